@@ -1,0 +1,149 @@
+"""Checks of what a caller passes, shared by all public functions.
+
+Every failure names the argument, what was expected and what came, and is raised before anything is launched. A wrong type
+or dtype is a TypeError, everything else a ValueError. The checks of shape, dtype, stride and device are free; the checks of
+values (functions named `values_of_...`) read tensors back from the device and are asked for by `values_wanted`.
+"""
+
+import math
+from numbers import Real
+
+import torch
+
+from .device import INTERPRETED
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+INTEGERS = (torch.int32, torch.int64)
+MAX_HEAD_DIM = 256
+
+
+def wrong_value(name, expected, got):
+    return ValueError(f"{name}: expected {expected}, got {got}")
+
+
+def wrong_type(name, expected, got):
+    return TypeError(f"{name}: expected {expected}, got {got}")
+
+
+def tensor(name, x, dtypes=None, ndim=None):
+    """x is a tensor of one of these dtypes, and of one of these numbers of dimensions."""
+    if not isinstance(x, torch.Tensor):
+        raise wrong_type(name, "a torch.Tensor", "None" if x is None else type(x).__name__)
+    if dtypes is not None and x.dtype not in dtypes:
+        raise wrong_type(name, "dtype " + " or ".join(map(str, dict.fromkeys(dtypes))), x.dtype)
+    ndims = (ndim,) if isinstance(ndim, int) else ndim
+    if ndims is not None and x.ndim not in ndims:
+        raise wrong_value(name, f"{' or '.join(map(str, ndims))} dimensions", f"{x.ndim} (shape {tuple(x.shape)})")
+
+
+def shape(name, x, axes, sizes):
+    """x has exactly these sizes; axes says what they are called, such as "[B, T, HV]"."""
+    if tuple(x.shape) != tuple(sizes):
+        raise wrong_value(name, f"shape {axes} = {tuple(sizes)}", tuple(x.shape))
+
+
+def last_dim_contiguous(name, x):
+    if x.shape[-1] > 1 and x.stride(-1) != 1:
+        raise wrong_value(name, "its last dimension contiguous (stride 1)", f"stride {x.stride(-1)}")
+
+
+def contiguous(name, x):
+    if not x.is_contiguous():
+        raise wrong_value(name, "a contiguous tensor", f"strides {x.stride()} for shape {tuple(x.shape)}")
+
+
+def rows_apart(name, x):
+    """No two elements of a tensor that is written share an address (as after expand)."""
+    if any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride())):
+        raise wrong_value(name, "no broadcast (stride 0) dimension in a tensor that is written", f"strides {x.stride()}")
+
+
+def one_device(tensors):
+    """All tensors of {name: tensor or None} are where the first one is, and kernels can run there."""
+    present = {name: x for name, x in tensors.items() if x is not None}
+    first, x0 = next(iter(present.items()))
+    for name, x in present.items():
+        if x.device != x0.device:
+            raise wrong_value(name, f"device {x0.device}, that of {first}", x.device)
+    if x0.device.type == "meta" or (x0.device.type == "cpu" and not INTERPRETED):
+        raise wrong_value(first, "a GPU tensor, or a CPU tensor under TRITON_INTERPRET=1", f"device {x0.device}")
+
+
+def heads(H, HV):
+    """Each query head serves the same number of value heads."""
+    if H < 1 or HV < 1 or HV % H:
+        raise wrong_value("v", f"a number of value heads HV that is a multiple of q's H = {H}", f"HV = {HV}")
+
+
+def head_dims(K, V):
+    for name, axis, dim in (("k", "K", K), ("v", "V", V)):
+        if not 1 <= dim <= MAX_HEAD_DIM:
+            raise wrong_value(name, f"a head dimension {axis} from 1 to {MAX_HEAD_DIM}", f"{axis} = {dim}")
+
+
+def number(name, x):
+    """A finite Python number."""
+    if isinstance(x, bool) or not isinstance(x, Real):
+        raise wrong_type(name, "a number", type(x).__name__)
+    if not math.isfinite(x):
+        raise wrong_value(name, "a finite number", x)
+    return float(x)
+
+
+def scale_or_default(scale, K):
+    return K**-0.5 if scale is None else number("scale", scale)
+
+
+def flag(name, x):
+    if not isinstance(x, bool):
+        raise wrong_type(name, "True or False", repr(x))
+
+
+def one_of(name, x, choices):
+    if x not in choices:
+        raise wrong_value(name, " or ".join(map(repr, choices)), repr(x))
+
+
+def values_wanted(validate, x):
+    """Whether values are to be checked: as asked, and without a word from the caller where it costs no synchronisation."""
+    if validate is not None and not isinstance(validate, bool):
+        raise wrong_type("validate", "True, False or None", repr(validate))
+    return x.device.type == "cpu" if validate is None else validate
+
+
+def sequence_bounds(cu_seqlens):
+    """cu_seqlens is [N+1]; returns N."""
+    tensor("cu_seqlens", cu_seqlens, INTEGERS, ndim=1)
+    if cu_seqlens.numel() < 1:
+        raise wrong_value("cu_seqlens", "N + 1 >= 1 elements", f"{cu_seqlens.numel()}")
+    contiguous("cu_seqlens", cu_seqlens)
+    return cu_seqlens.numel() - 1
+
+
+def values_of_cu_seqlens(cu_seqlens, tokens):
+    """0 = cu_seqlens[0] <= cu_seqlens[1] <= ... <= tokens; returns the bounds as a list."""
+    bounds = cu_seqlens.tolist()
+    if bounds[0] != 0:
+        raise wrong_value("cu_seqlens", "cu_seqlens[0] = 0", bounds[0])
+    for i, (start, end) in enumerate(zip(bounds, bounds[1:])):
+        if end < start:
+            raise wrong_value("cu_seqlens", "non-decreasing values", f"{start} then {end} at position {i + 1}")
+    if bounds[-1] > tokens:
+        raise wrong_value("cu_seqlens", f"a last value of at most {tokens}, the number of tokens", bounds[-1])
+    return bounds
+
+
+def indices(name, x, N):
+    tensor(name, x, INTEGERS, ndim=1)
+    shape(name, x, "[N]", (N,))
+
+
+def values_of_indices(name, x, rows, distinct, of):
+    """Indices are negative (padding) or name one of the rows of tensor `of`; the live ones differ where they are written."""
+    live = [i for i in x.tolist() if i >= 0]
+    for i in live:
+        if i >= rows:
+            raise wrong_value(name, f"indices below {rows}, the number of rows of {of}", i)
+    if distinct and len(set(live)) != len(live):
+        twice = next(i for i in live if live.count(i) > 1)
+        raise wrong_value(name, f"distinct live indices, because {of} is written", f"{twice} {live.count(twice)} times")

@@ -1,0 +1,75 @@
+"""Small @triton.jit helpers shared by the kernels: norms, gates, products.
+
+Everything here works on fp32 block values and returns fp32. The same source runs compiled and in the interpreter; the two
+places where they must differ ask INTERPRETED.
+"""
+
+import triton
+import triton.language as tl
+
+# Inside the square root of l2norm, as in the formula x / sqrt(sum(x^2) + eps).
+L2NORM_EPS = tl.constexpr(1e-6)
+
+
+@triton.jit
+def l2norm(b_x, AXIS: tl.constexpr):
+    """Scale b_x to unit length along AXIS: x / sqrt(sum(x^2) + 1e-6). b_x fp32, padding lanes zero."""
+    return b_x * (1.0 / tl.sqrt(tl.sum(b_x * b_x, axis=AXIS, keep_dims=True) + L2NORM_EPS))
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x)), with the exponential of a number <= 0 only, so that neither side overflows or loses its digits."""
+    e = tl.exp(-tl.abs(x))
+    return tl.where(x < 0, e, 1.0) / (1.0 + e)
+
+
+@triton.jit
+def softplus(x, beta, threshold):
+    """log(1 + exp(beta x)) / beta, and x itself where beta x is past the threshold.
+
+    log1p is formed as e * log(u) / (u - 1) with u = 1 + e rounded, which keeps its relative accuracy for tiny e.
+    """
+    bx = x * beta
+    e = tl.exp(tl.minimum(bx, threshold))
+    u = 1.0 + e
+    flat = u == 1.0
+    log1p = tl.where(flat, e, tl.log(u) * (e / tl.where(flat, 1.0, u - 1.0)))
+    return tl.where(bx > threshold, x, log1p / beta)
+
+
+@triton.jit
+def softplus_gate(x, A_log, beta, threshold):
+    """Natural log decay of the raw gate x = a + dt_bias: -exp(A_log) * softplus(x)."""
+    return -tl.exp(A_log) * softplus(x, beta, threshold)
+
+
+@triton.jit
+def bounded_gate(x, A_log, lower_bound):
+    """Natural log decay of the raw gate x = a + dt_bias with a lower bound: lower_bound * sigmoid(exp(A_log) * x)."""
+    return lower_bound * sigmoid(tl.exp(A_log) * x)
+
+
+# Decorated functions stay JITFunction only where they will be compiled.
+INTERPRETED = tl.constexpr(not isinstance(sigmoid, triton.runtime.JITFunction))
+
+
+@triton.jit
+def dot(b_a, b_b):
+    """b_a @ b_b accumulated in fp32; fp32 operands multiply in IEEE fp32, never tf32.
+
+    The interpreter multiplies bf16 operands as raw bits, so they are widened there; the products are the same.
+    """
+    if INTERPRETED:
+        b_a = b_a.to(tl.float32)
+        b_b = b_b.to(tl.float32)
+    return tl.dot(b_a, b_b, input_precision="ieee")
+
+
+@triton.jit
+def dot_add(b_a, b_b, b_acc):
+    """b_acc + b_a @ b_b, as dot does it."""
+    if INTERPRETED:
+        b_a = b_a.to(tl.float32)
+        b_b = b_b.to(tl.float32)
+    return tl.dot(b_a, b_b, acc=b_acc, input_precision="ieee")
