@@ -1,0 +1,17 @@
+"""Lists the packages: pyproject.toml holds everything else, but its own package search cannot rename folders."""
+
+import tomllib
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+FOLDERS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
+
+setup(
+    packages=[
+        name
+        for package, folder in FOLDERS.items()
+        for name in (package, *(f"{package}.{sub}" for sub in find_packages(str(ROOT / folder))))
+    ]
+)
