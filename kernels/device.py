@@ -73,3 +73,13 @@ def dot_add(b_a, b_b, b_acc):
         b_a = b_a.to(tl.float32)
         b_b = b_b.to(tl.float32)
     return tl.dot(b_a, b_b, acc=b_acc, input_precision="ieee")
+
+
+@triton.jit
+def round_to(b_x, dtype: tl.constexpr):
+    """fp32 b_x in another dtype, rounded to nearest even. The interpreter's own cast to bf16 truncates, so it rounds here."""
+    if INTERPRETED:
+        if dtype == tl.bfloat16:
+            bits = b_x.to(tl.int32, bitcast=True)
+            b_x = (bits + (((bits >> 16) & 1) + 0x7FFF)).to(tl.float32, bitcast=True)
+    return b_x.to(dtype)
