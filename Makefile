@@ -1,0 +1,42 @@
+# Needs python3 (3.11 or later) and make; .venv is made and filled on the way.
+PYTHON ?= python3
+# How long to fuzz: 30s, 10m, 8h.
+TIME ?= 60s
+# interpret or gpu; empty: a GPU where there is one.
+LANE ?=
+# Further arguments of the command behind the target: make test ARGS="-k verify"
+ARGS ?=
+# Extras of pyproject.toml that the environment should hold: make fuzz EXTRAS=test,fla
+EXTRAS ?= test
+
+BIN := .venv/bin
+ifneq ($(LANE),)
+export DIFFGDN_LANE := $(LANE)
+endif
+
+.PHONY: help setup fuzz test lint clean
+
+help:
+	@echo "make fuzz   check kernels against the oracle for TIME=$(TIME)  [LANE=interpret|gpu] [EXTRAS=test,fla] [ARGS=...]"
+	@echo "make test   replay the corpus, then all tests                [LANE=interpret|gpu] [ARGS=...]"
+	@echo "make lint   ruff and mypy"
+	@echo "make setup  .venv alone; every target above does this first"
+	@echo "make clean  remove .venv, builds and caches; findings stay"
+
+setup:
+	@$(PYTHON) tools/bootstrap.py $(EXTRAS)
+
+fuzz: setup
+	@$(BIN)/diffgdn fuzz --max-time $(TIME) $(ARGS)
+
+test: setup
+	@$(BIN)/python -m pytest -n auto --hypothesis-profile=ci $(ARGS)
+
+lint:
+	@$(PYTHON) tools/bootstrap.py lint
+	@$(BIN)/ruff check .
+	@tools/typecheck.sh
+
+clean:
+	rm -rf .venv build dist diffgdn.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
