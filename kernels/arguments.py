@@ -53,9 +53,12 @@ def contiguous(name, x):
 
 
 def rows_apart(name, x):
-    """No two elements of a tensor that is written share an address (as after expand)."""
-    if any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride())):
-        raise wrong_value(name, "no broadcast (stride 0) dimension in a tensor that is written", f"strides {x.stride()}")
+    """No two elements of a tensor that is written share an address (as they do after expand)."""
+    reach = 0
+    for stride, size in sorted((stride, size) for size, stride in zip(x.shape, x.stride()) if size > 1):
+        if stride <= reach:
+            raise wrong_value(name, "elements that do not overlap, as it is written", f"strides {x.stride()}, shape {tuple(x.shape)}")
+        reach += stride * (size - 1)
 
 
 def one_device(tensors):
@@ -147,3 +150,48 @@ def values_of_indices(name, x, rows, distinct, of):
     if distinct and len(set(live)) != len(live):
         twice = next(i for i in live if live.count(i) > 1)
         raise wrong_value(name, f"distinct live indices, because {of} is written", f"{twice} {live.count(twice)} times")
+
+
+def qkv(q, k, v):
+    """q, k [B, T, H, K] and v [B, T, HV, V] agree with each other; returns B, T, H, HV, K, V."""
+    tensor("q", q, FLOATS, ndim=4)
+    tensor("k", k, (q.dtype,), ndim=4)
+    tensor("v", v, (q.dtype,), ndim=4)
+    B, T, H, K = q.shape
+    shape("k", k, "[B, T, H, K], that of q,", (B, T, H, K))
+    if v.shape[:2] != (B, T):
+        raise wrong_value("v", f"shape [B, T, HV, V] with B, T = {(B, T)}, those of q", tuple(v.shape))
+    HV, V = v.shape[2:]
+    head_dims(K, V)
+    heads(H, HV)
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        last_dim_contiguous(name, x)
+    return B, T, H, HV, K, V
+
+
+def per_token(name, x, axes, sizes, dtypes):
+    """A gate or beta: one of these dtypes, this shape, contiguous in the last dimension."""
+    tensor(name, x, dtypes)
+    shape(name, x, axes, sizes)
+    last_dim_contiguous(name, x)
+
+
+def states(name, x, rows, HV, V, K, layout, written):
+    """x holds states [rows, HV, V, K] (kv: [rows, HV, K, V]); rows None: any number. Its leading strides are free."""
+    tensor(name, x, FLOATS, ndim=4)
+    rows = x.shape[0] if rows is None else rows
+    if layout == "kv":
+        shape(name, x, "[rows, HV, K, V]", (rows, HV, K, V))
+    else:
+        shape(name, x, "[rows, HV, V, K]", (rows, HV, V, K))
+    last_dim_contiguous(name, x)
+    if written:
+        rows_apart(name, x)
+
+
+def per_head(name, x, numel, axes, dtypes):
+    """A_log or dt_bias, of any shape with this many elements; returns it flat."""
+    tensor(name, x, dtypes)
+    if x.numel() != numel:
+        raise wrong_value(name, f"{numel} elements, {axes}", f"{x.numel()} (shape {tuple(x.shape)})")
+    return x.reshape(-1)

@@ -1,0 +1,14 @@
+"""Gated delta-rule attention in Triton, states laid out [V, K]. Needs torch and triton alone."""
+
+from .packed_decode import fused_recurrent_gated_delta_rule_packed_decode, fused_recurrent_kda_packed_decode
+from .pool import fused_recurrent_gated_delta_rule_update, fused_sigmoid_gating_delta_rule_update
+from .sequences import fused_recurrent_gated_delta_rule, fused_recurrent_kda
+
+__all__ = [
+    "fused_recurrent_gated_delta_rule",
+    "fused_recurrent_gated_delta_rule_packed_decode",
+    "fused_recurrent_gated_delta_rule_update",
+    "fused_recurrent_kda",
+    "fused_recurrent_kda_packed_decode",
+    "fused_sigmoid_gating_delta_rule_update",
+]

@@ -1,0 +1,72 @@
+"""Launches the recurrent kernel: arguments already checked, views made, strides counted, tile picked."""
+
+import triton
+
+from . import tiles
+from .recurrent import BOUNDED, GIVEN, SOFTPLUS, recurrent_kernel
+
+# Widest load: 16 bytes, 8 elements of 2 bytes. Strides and addresses that are multiples of it take the aligned variant.
+ALIGNED_UNIT = 8
+ALIGNED_BYTES = 16
+
+
+def packed_tokens(x, cu_seqlens):
+    """[B, T, ...] as [1, B*T, ...] where sequences are cut by cu_seqlens: a view, save for odd strides over B > 1."""
+    return x if cu_seqlens is None or x is None or x.shape[0] == 1 else x.reshape(1, -1, *x.shape[2:])
+
+
+def launch(
+    q, k, v, g, beta, o, *, kda, h0=None, ht=None, h_indices=None, cu_seqlens=None, cache=None, cache_indices=None,
+    cache_steps=0, parents=None, scale, l2norm=False, raw=False, A_log=None, dt_bias=None, lower_bound=None,
+    softplus_beta=1.0, softplus_threshold=20.0, kv=False, zero_padded=False, batch_invariant=False,
+):  # fmt: skip
+    """Run every sequence of q, k [B, T, H, K], v, o [B, T, HV, V], g and beta [B, T, HV] (kda: g [B, T, HV, K]).
+
+    Writes o (None: not wanted), ht (h0 itself, or a tensor apart) and cache. raw: g is the raw gate and beta raw.
+    """
+    q, k, v, g, beta, flat_o = (packed_tokens(x, cu_seqlens) for x in (q, k, v, g, beta, o))
+    B, T, H, K = k.shape
+    HV, V = v.shape[2:]
+    N = B if cu_seqlens is None else cu_seqlens.numel() - 1
+    final_apart = ht is not None and ht is not h0
+    if N == 0 or (T == 0 and not final_apart):
+        if o is not None:
+            o.zero_()
+        return
+
+    states = [x for x in (h0, ht, cache) if x is not None]
+    vectors = [x for x in (q, k, v, flat_o, *states, g if kda else None) if x is not None]
+    if raw and kda and dt_bias is not None:
+        vectors.append(dt_bias)
+    unit = ALIGNED_UNIT if all(map(is_aligned, vectors)) else 1
+    row = V if kv else K
+
+    tile = tiles.pick(N * HV, V, walks=cu_seqlens is None and T > 1 or cache is not None, batch_invariant=batch_invariant)
+    grid = (N * HV * triton.cdiv(V, tile.BV),)
+    recurrent_kernel[grid](
+        q, k, v, g, beta, A_log, dt_bias, flat_o, h0, ht, h_indices, cu_seqlens, cache, cache_indices, parents,
+        scale, 0.0 if lower_bound is None else lower_bound, softplus_beta, softplus_threshold,
+        N, T, B * T, HV, HV // H, cache_steps, 0 if parents is None else parents.shape[1],
+        *strides(q, (0, 1, 2), unit), *strides(k, (0, 1, 2), unit), *strides(v, (0, 1, 2), unit),
+        *strides(g, (0, 1, 2), unit if kda else 1), *strides(beta, (0, 1, 2), 1), *strides(flat_o, (0, 1, 2), unit),
+        *strides(h0, (0, 1, 2), unit), *strides(ht, (0, 1, 2), unit), *strides(cache, (0, 1, 2, 3), unit),
+        *strides(h_indices, (0,), 1), *strides(cache_indices, (0,), 1), *strides(parents, (0, 1), 1),
+        K=K, V=V, BK=max(triton.next_power_of_2(K), 16), BV=tile.BV, UNIT=unit,
+        PACKED_ROWS=all(x.shape[-2] == 1 or x.stride(-2) == row for x in states),
+        KV=kv, KDA=kda, GATE=GIVEN.value if not raw else SOFTPLUS.value if lower_bound is None else BOUNDED.value,
+        RAW_BETA=raw, L2NORM=l2norm, ONE_TOKEN=cu_seqlens is None and T == 1,
+        FINAL_APART=final_apart, ZERO_PADDED=zero_padded,
+        num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+
+
+def is_aligned(x):
+    """Whether the last dimension of x starts on a 16-byte boundary wherever its other indices point."""
+    return x.data_ptr() % ALIGNED_BYTES == 0 and all(
+        stride % ALIGNED_UNIT == 0 for size, stride in zip(x.shape[:-1], x.stride()) if size > 1
+    )
+
+
+def strides(x, dims, unit):
+    """The strides of these dimensions in units; a dimension of one element, whatever its stride says, is never stepped."""
+    return [0 if x is None or x.shape[dim] == 1 else x.stride(dim) // unit for dim in dims]
