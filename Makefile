@@ -8,6 +8,8 @@ LANE ?=
 ARGS ?=
 # Extras of pyproject.toml that the environment should hold: make fuzz EXTRAS=test,fla
 EXTRAS ?= test
+# Another torch than tools/bootstrap.py would choose, as pip spells it: make test TORCH="torch==2.12.0"
+TORCH ?=
 
 BIN := .venv/bin
 ifneq ($(LANE),)
@@ -24,7 +26,7 @@ help:
 	@echo "make clean  remove .venv, builds and caches; findings stay"
 
 setup:
-	@$(PYTHON) tools/bootstrap.py $(EXTRAS)
+	@$(PYTHON) tools/bootstrap.py --torch "$(TORCH)" $(EXTRAS)
 
 fuzz: setup
 	@$(BIN)/diffgdn fuzz --max-time $(TIME) $(ARGS)
@@ -33,7 +35,7 @@ test: setup
 	@$(BIN)/python -m pytest -n auto --hypothesis-profile=ci $(ARGS)
 
 lint:
-	@$(PYTHON) tools/bootstrap.py lint
+	@$(PYTHON) tools/bootstrap.py --torch "$(TORCH)" lint
 	@$(BIN)/ruff check .
 	@tools/typecheck.sh
 

@@ -1,4 +1,4 @@
-"""Lists the packages: pyproject.toml holds everything else, but its own package search cannot rename folders."""
+"""Lists the packages: pyproject.toml holds everything else, but cannot both search and rename folders."""
 
 import tomllib
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-FOLDERS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FOLDERS: dict[str, str] = PYPROJECT["tool"]["setuptools"]["package-dir"]
 
 setup(
     packages=[

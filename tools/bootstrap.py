@@ -1,14 +1,16 @@
-"""Makes .venv ready: what `make test` and `make fuzz` run first. Needs python3 (3.11 or later) and nothing else.
+"""Makes .venv ready: what `make test` and `make fuzz` run first. Needs python3 (3.11 or later), no more.
 
 Three kinds of machine, told apart here and nowhere else:
 
-- The python3 it is run with already has a suitable torch (a GPU image): .venv borrows everything from it, and only what is
-  missing is installed. If nothing is, no network is used.
+- The python3 it is run with already has a suitable torch (a GPU image): .venv borrows everything from
+  it, and only what is missing is installed. If nothing is, no network is used.
 - A GPU and no torch: torch with CUDA, which brings the triton it was built with.
-- No GPU: the one torch version named below, so that a CPU build of it is taken wherever pip is shown one (--find-links, an
-  extra index); triton, whose interpreter runs the kernels there, comes separately.
+- No GPU: the one torch version named below, so that a CPU build of it is taken wherever pip is shown one
+  (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL). It brings no triton: that comes with the rest, and its interpreter
+  runs the kernels there.
 
-Running it again costs nothing until pyproject.toml, setup.py, this file, the interpreter or the wish changes.
+Running it again costs nothing until pyproject.toml, setup.py, this file, the interpreter or the wish
+changes.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,8 @@ STAMPS = VENV / "ready"
 
 MIN_PYTHON = (3, 11)
 MIN_TORCH = (2, 11)
-# Exact on purpose: pip prefers 2.13.0+cpu, where it can see one, to the plain 2.13.0 and its gigabytes of CUDA packages.
+# Exact on purpose: pip prefers 2.13.0+cpu, where it can see one, to the plain 2.13.0 with its gigabytes
+# of CUDA packages.
 CPU_TORCH = "torch==2.13.0"
 GPU_TORCH = "torch>=2.11"
 ATTEMPTS = 3  # of an installation over the network
@@ -53,16 +55,21 @@ print(json.dumps(answer))
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("extras", nargs="*", default=["test"], help="extras of pyproject.toml (default: test)")
-    parser.add_argument("--torch", default=os.environ.get("TORCH", ""), help="install this torch instead, as pip spells it")
+    parser.add_argument("extras", nargs="*", default=["test"], help="of pyproject.toml (default: test)")
+    parser.add_argument("--torch", default="", help="install this torch instead, as pip spells it")
     wish = parser.parse_args()
     extras = sorted({name for word in wish.extras for name in word.split(",") if name})
 
     if sys.version_info < MIN_PYTHON:
-        return fail(f"python {'.'.join(map(str, MIN_PYTHON))} or later is needed, {sys.executable} is {sys.version.split()[0]}.",
-                    "Name another one: make test PYTHON=python3.12")
+        return fail(
+            f"python 3.11 or later is needed, {sys.executable} is {sys.version.split()[0]}.",
+            "Name another one: make test PYTHON=python3.12",
+        )
     if not sys.platform.startswith("linux"):
-        return fail(f"Triton has builds for Linux only, this is {sys.platform}.", "A Linux container or WSL 2 will do.")
+        return fail(
+            f"Triton is built for Linux only, and this is {sys.platform}.",
+            "A Linux container or WSL 2 will do.",
+        )
     stamp = STAMPS / "-".join(extras)
     key = fingerprint(wish.torch)
     if VENV_PYTHON.exists() and stamp.exists() and stamp.read_text() == key:
@@ -71,11 +78,14 @@ def main() -> int:
     started = time.monotonic()
     outer = probe()
     gpu = has_gpu(outer)
-    borrowed = outer.get("torch") is not None and tuple(outer["torch"]) >= MIN_TORCH and (outer["cuda"] or not gpu) and not wish.torch
+    suitable = tuple(outer.get("torch", ())) >= MIN_TORCH and (outer["cuda"] or not gpu)
+    borrowed = suitable and not wish.torch
     say(f"setting up {VENV.name} for {'a GPU' if gpu else 'the interpreter (no GPU found)'}")
-    if not make_venv():
-        return fail(f"{sys.executable} could make no virtual environment: it has neither ensurepip nor pip.",
-                    "On Debian and Ubuntu: apt install python3-venv")
+    if not make_venv(borrowed):
+        return fail(
+            f"{sys.executable} could make no virtual environment: it has neither ensurepip nor pip.",
+            "On Debian and Ubuntu: apt install python3-venv",
+        )
     lend(outer["sites"] if borrowed else [])
     project = f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)
     if borrowed:
@@ -85,7 +95,10 @@ def main() -> int:
         torch = wish.torch or (GPU_TORCH if gpu else CPU_TORCH)
         say(f"installing {torch}: the largest download")
         if not pip_over_network(torch):
-            return fail(f"{torch} could not be installed.", "Without a network, use a python3 that has it: make test PYTHON=...")
+            return fail(
+                f"{torch} could not be installed; pip says why above.",
+                "Without a network, name a python3 that has torch: make test PYTHON=...",
+            )
         done = False
     if not done:
         say("installing diffgdn and what it needs")
@@ -119,12 +132,19 @@ def has_gpu(outer: dict) -> bool:
     return smi is not None and subprocess.run([smi, "-L"], capture_output=True).stdout.startswith(b"GPU 0")
 
 
-def make_venv() -> bool:
-    """Keep a .venv that works; else make one."""
+def make_venv(borrowed: bool) -> bool:
+    """Keep a .venv that works; else make one.
+
+    One that borrows is first tried without pip: pip is borrowed too, and the old setuptools that Python
+    3.11 would put beside it cannot build this project and would hide the borrowed one. Otherwise that way
+    serves where ensurepip is not installed.
+    """
     if works():
         return True
-    for options in ([], ["--without-pip"]):
-        made = subprocess.run([sys.executable, "-m", "venv", "--clear", *options, str(VENV)], capture_output=True)
+    ways: list[list[str]] = [[], ["--without-pip"]]
+    for options in reversed(ways) if borrowed else ways:
+        command = [sys.executable, "-m", "venv", "--clear", *options, str(VENV)]
+        made = subprocess.run(command, capture_output=True)
         if made.returncode == 0 and works():
             return True
     return False
@@ -149,8 +169,8 @@ def pip_command() -> list[str]:
 def lend(sites: list[str]) -> None:
     """Let .venv see these site-packages, after its own.
 
-    Not `venv --system-site-packages`: when the python3 that has torch is itself in a virtual environment, that shows the
-    packages of the interpreter below it, and not torch.
+    Not `venv --system-site-packages`: when the python3 that has torch is itself in a virtual environment,
+    that shows the packages of the interpreter below it, and not torch.
     """
     [own] = VENV.glob("lib/python3*/site-packages")
     path = own / "diffgdn-borrowed.pth"
@@ -162,7 +182,7 @@ def lend(sites: list[str]) -> None:
 
 def pip(*arguments: str, quiet: bool = False) -> bool:
     """pip install into .venv. quiet: a refusal is an answer, not a trouble to show."""
-    command = [*pip_command(), "install", "--disable-pip-version-check", "--no-warn-script-location", *arguments]
+    command = [*pip_command(), "install", "--disable-pip-version-check", *arguments]
     if not sys.stdout.isatty():
         command.append("-q")
     output = subprocess.DEVNULL if quiet else None
@@ -170,12 +190,14 @@ def pip(*arguments: str, quiet: bool = False) -> bool:
 
 
 def pip_over_network(*arguments: str) -> bool:
+    """Try, and try again; in a log only the last attempt says what is wrong."""
     for attempt in range(1, ATTEMPTS + 1):
-        if pip(*arguments):
+        if pip(*arguments, quiet=attempt < ATTEMPTS and not sys.stdout.isatty()):
             return True
         if attempt < ATTEMPTS:
-            say(f"pip failed; once more in {5 * attempt} s, in case it was the network (attempt {attempt} of {ATTEMPTS})")
-            time.sleep(5 * attempt)
+            pause = 5 * attempt
+            say(f"attempt {attempt} of {ATTEMPTS} failed; once more in {pause} s, in case it was the network")
+            time.sleep(pause)
     return False
 
 
