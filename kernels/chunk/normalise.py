@@ -1,0 +1,37 @@
+"""Stage: l2norm of q or k over the head dimension, rounded to their dtype."""
+
+import torch
+import triton
+import triton.language as tl
+
+from ..device import INTERPRETED, l2norm, round_to
+from .strides import in_units
+
+BLOCK_R = 32  # rows per program
+
+
+@triton.jit(do_not_specialize=["x_b", "x_t", "x_h", "T", "H", "rows"])
+def l2norm_kernel(
+    p_x, p_y, x_b, x_t, x_h, T, H, rows, K: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr, UNIT: tl.constexpr
+):
+    o_r = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)
+    o_k = tl.arange(0, BK)
+    o_t = o_r // H
+    o_x = (o_t // T * x_b + o_t % T * x_t + o_r % H * x_h) * UNIT
+    mask = (o_r < rows)[:, None] & (o_k < K)[None, :]
+    b_x = tl.load(p_x + (o_x[:, None] + o_k[None, :]), mask=mask, other=0).to(tl.float32)  # [BR, BK]
+    b_y = round_to(l2norm(b_x, 1), p_y.dtype.element_ty)
+    tl.store(p_y + (o_r[:, None] * K + o_k[None, :]), b_y, mask=mask)
+
+
+def normalise(x):
+    """x [B, T, H, K], any strides with the last dimension contiguous -> a new contiguous tensor of unit rows."""
+    B, T, H, K = x.shape
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    rows = B * T * H
+    block_r = min(triton.next_power_of_2(rows), 1024) if INTERPRETED else BLOCK_R
+    strides, unit = in_units(x)
+    l2norm_kernel[(triton.cdiv(rows, block_r),)](
+        x, y, *strides, T, H, rows, K=K, BR=block_r, BK=triton.next_power_of_2(K), UNIT=unit, num_warps=4
+    )
+    return y

@@ -1,0 +1,54 @@
+"""The stages in order, and what surrounds them for both operations: the chunk table, the pool, the empty batch."""
+
+import torch
+import triton
+
+from .gates import kda_gates
+from .normalise import normalise
+from .output import output
+from .state import state_pass
+from .table import chunk_count, chunk_table
+from .wy_gdn import wy_gdn
+from .wy_kda import wy_kda
+
+
+def run(
+    q, k, v, g, beta, *, scale, initial_state, indices, cu_seqlens, l2norm, inplace_update, output_final_state,
+    boundary_states, chunk_size, layout, raw_beta=False, A_log=None, dt_bias=None, lower_bound=None,
+):  # fmt: skip
+    """Checked arguments in; o, the final state or None, the boundary states or None out. g with a K axis means kda."""
+    B, T, HV, V = v.shape
+    K = k.shape[3]
+    tokens = B * T
+    N = B if cu_seqlens is None else cu_seqlens.numel() - 1
+    matrix = (K, V) if layout == "kv" else (V, K)
+    final = None
+    if output_final_state:
+        dtype = torch.float32 if initial_state is None else initial_state.dtype
+        final = torch.empty(N, HV, *matrix, dtype=dtype, device=v.device)
+    dense = cu_seqlens is None
+    if dense:
+        cu_seqlens = torch.arange(N + 1, dtype=torch.int32, device=v.device) * T
+        chunks = B * triton.cdiv(T, chunk_size)
+    elif boundary_states:
+        chunks = chunk_count(cu_seqlens, chunk_size)  # the shape of a result: has to be known here
+    table, first = chunk_table(cu_seqlens, tokens, chunk_size)
+    if not dense and not boundary_states:
+        chunks = table.shape[0]  # at least as many as there are
+
+    if l2norm:
+        q, k = normalise(q), normalise(k)
+    pool = {"write_pool": inplace_update and initial_state is not None, "layout": layout, "chunk_size": chunk_size}
+    rest = initial_state, indices, final, cu_seqlens, first, chunks
+    if g.ndim == 3:
+        gc, w, u = wy_gdn(k, v, g, beta, table, chunk_size)
+        h, v_new = state_pass(k, w, u, gc, *rest, **pool)
+        o = output(q, k, v_new, gc, None, h, scale, table, layout=layout, chunk_size=chunk_size)
+    else:
+        gc = kda_gates(g, A_log, dt_bias, lower_bound, table, chunk_size)
+        w, kg, qg, u, A = wy_kda(q, k, v, gc, beta, table, chunk_size, raw_beta=raw_beta)
+        h, v_new = state_pass(kg, w, u, gc, *rest, **pool)
+        o = output(qg, None, v_new, None, A, h, scale, table, layout=layout, chunk_size=chunk_size)
+    if not boundary_states:
+        return o, final, None
+    return o, final, h.view(B, triton.cdiv(T, chunk_size), HV, *matrix) if dense else h.unsqueeze(0)

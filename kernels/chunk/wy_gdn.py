@@ -1,0 +1,81 @@
+"""Stage, gdn: the triangular system of one chunk and head.
+
+    L[i, j] = beta_i k_i.k_j exp(g_i - g_j) for j < i,    X = inv(I + L),    u = X (beta v),    w = X (beta exp(g) k)
+
+with g summed from the chunk's start; v_new = u - w S is then the chunk's delta for the state S before it (WY form of
+Yang et al., "Gated Delta Networks", section 3). The sums of g are stored for the later stages.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from ..device import dot, dot_add, round_to
+from .gates import log2_cumsum
+from .inverse import invert
+from .strides import in_units
+from .tiles import tile
+
+
+@triton.jit(do_not_specialize=["k_b", "k_t", "k_h", "v_b", "v_t", "v_h", "g_b", "g_t", "g_h", "b_b", "b_t", "b_h", "T", "HV", "G"])
+def wy_gdn_kernel(
+    p_k, p_v, p_g, p_beta, p_gc, p_w, p_u, p_table,
+    k_b, k_t, k_h, v_b, v_t, v_h, g_b, g_t, g_h, b_b, b_t, b_h, T, HV, G,
+    K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, UNIT: tl.constexpr,
+):  # fmt: skip
+    i_p = tl.program_id(0)
+    i_c, i_hv = i_p // HV, i_p % HV
+    start = tl.load(p_table + i_c * 2).to(tl.int64)
+    rows = tl.load(p_table + i_c * 2 + 1)
+    if rows <= 0:
+        return
+    dtype = p_w.dtype.element_ty
+    i_b, i_t = start // T, start % T
+    o_t = tl.arange(0, BT)
+    o_k = tl.arange(0, BK)
+    o_v = tl.arange(0, BV)
+    m_t = o_t < rows
+    row = start * HV + i_hv  # of the stages' own tensors [tokens, HV, ...]
+
+    b_g = tl.load(p_g + i_b * g_b + (i_t + o_t) * g_t + i_hv * g_h, mask=m_t, other=0).to(tl.float32)
+    b_g = log2_cumsum(b_g)
+    tl.store(p_gc + row + o_t * HV, b_g, mask=m_t)
+    b_beta = tl.load(p_beta + i_b * b_b + (i_t + o_t) * b_t + i_hv * b_h, mask=m_t, other=0).to(tl.float32)
+
+    p_k += (i_b * k_b + (i_t + o_t) * k_t + i_hv // G * k_h)[:, None] * UNIT + o_k[None, :]  # [BT, BK]
+    p_v += (i_b * v_b + (i_t + o_t) * v_t + i_hv * v_h)[:, None] * UNIT + o_v[None, :]  # [BT, BV]
+    b_L = tl.full([BT, BT], 0.0, tl.float32)
+    for i_k in range(0, K, BK):
+        b_k = tl.load(p_k + i_k, mask=m_t[:, None] & (o_k + i_k < K)[None, :], other=0)
+        b_L = dot_add(b_k, tl.trans(b_k), b_L)
+    below = o_t[:, None] > o_t[None, :]
+    # masked before the exponential: above the diagonal the difference is positive and may overflow
+    b_decay = tl.exp2(tl.where(below, b_g[:, None] - b_g[None, :], 0.0))
+    b_X = round_to(invert(tl.where(below, b_L * b_decay * b_beta[:, None], 0.0), BT), dtype)
+
+    o_w = row * K + o_t[:, None] * (HV * K) + o_k[None, :]
+    b_bg = b_beta * tl.exp2(b_g)
+    for i_k in range(0, K, BK):
+        m_k = m_t[:, None] & (o_k + i_k < K)[None, :]
+        b_k = tl.load(p_k + i_k, mask=m_k, other=0).to(tl.float32) * b_bg[:, None]
+        tl.store(p_w + (o_w + i_k), round_to(dot(b_X, round_to(b_k, dtype)), dtype), mask=m_k)
+    o_u = row * V + o_t[:, None] * (HV * V) + o_v[None, :]
+    for i_v in range(0, V, BV):
+        m_v = m_t[:, None] & (o_v + i_v < V)[None, :]
+        b_v = tl.load(p_v + i_v, mask=m_v, other=0).to(tl.float32) * b_beta[:, None]
+        tl.store(p_u + (o_u + i_v), round_to(dot(b_X, round_to(b_v, dtype)), dtype), mask=m_v)
+
+
+def wy_gdn(k, v, g, beta, table, chunk_size):
+    """Returns gc fp32 [B, T, HV] (log2 units, summed within chunks), w [B, T, HV, K] and u [B, T, HV, V] in k's dtype."""
+    B, T, HV, V = v.shape
+    H, K = k.shape[2:]
+    gc = torch.empty(B, T, HV, dtype=torch.float32, device=k.device)
+    w = torch.empty(B, T, HV, K, dtype=k.dtype, device=k.device)
+    u = torch.empty(B, T, HV, V, dtype=k.dtype, device=k.device)
+    strides, unit = in_units(k, v)
+    wy_gdn_kernel[(table.shape[0] * HV,)](
+        k, v, g, beta, gc, w, u, table, *strides, *g.stride(), *beta.stride(), T, HV, HV // H,
+        K=K, V=V, BT=chunk_size, UNIT=unit, **tile("wy_gdn", k.dtype, chunk_size, K, V),
+    )  # fmt: skip
+    return gc, w, u

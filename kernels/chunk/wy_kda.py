@@ -1,0 +1,146 @@
+"""Stage, kda: the triangular system of one chunk and head, with a gate per channel.
+
+    L[i, j] = beta_i sum_c k_ic k_jc exp(g_ic - g_jc) for j < i,    A_qk[i, j] = sum_c q_ic k_jc exp(g_ic - g_jc) for j <= i
+
+with g summed from the chunk's start; X, u, w as for gdn, and kg = k exp(g_end - g), qg = q exp(g) for the later stages.
+
+The exponential lies inside the sum over channels, so for a matrix product it has to be split between the two factors. Splitting
+it at a token m with j <= m <= i makes both exponents, g_i - g_m and g_m - g_j, zero or less: neither overflows, and a
+forgotten key stays forgotten. Each block of 2S tokens is split at its middle, for its lower left quarter, from S = BT / 2 down
+to S = 16. Inside the 16 x 16 blocks on the diagonal the differences are formed element by element.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from ..device import dot, round_to, sigmoid
+from .inverse import invert
+from .strides import in_units
+from .tiles import tile
+
+
+@triton.jit(
+    do_not_specialize=["q_b", "q_t", "q_h", "k_b", "k_t", "k_h", "v_b", "v_t", "v_h", "b_b", "b_t", "b_h", "T", "HV", "G"]
+)
+def wy_kda_kernel(
+    p_q, p_k, p_v, p_gc, p_beta, p_w, p_u, p_kg, p_qg, p_A, p_table,
+    q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, b_b, b_t, b_h, T, HV, G,
+    K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BC: tl.constexpr,
+    RAW_BETA: tl.constexpr, UNIT: tl.constexpr,
+):  # fmt: skip
+    i_p = tl.program_id(0)
+    i_c, i_hv = i_p // HV, i_p % HV
+    start = tl.load(p_table + i_c * 2).to(tl.int64)
+    rows = tl.load(p_table + i_c * 2 + 1)
+    if rows <= 0:
+        return
+    dtype = p_w.dtype.element_ty
+    i_b, i_t = start // T, start % T
+    o_t = tl.arange(0, BT)
+    o_k = tl.arange(0, BK)
+    o_v = tl.arange(0, BV)
+    m_t = o_t < rows
+    row = start * HV + i_hv  # of the stages' own tensors [tokens, HV, ...]
+
+    p_gc += row * K
+    p_q += (i_b * q_b + i_t * q_t + i_hv // G * q_h) * UNIT
+    p_k += (i_b * k_b + i_t * k_t + i_hv // G * k_h) * UNIT
+    g_t = HV * K
+    q_t = q_t.to(tl.int64) * UNIT
+    k_t = k_t.to(tl.int64) * UNIT
+    o_q = o_t[:, None] * q_t + o_k[None, :]  # [BT, BK]
+    o_kk = o_t[:, None] * k_t + o_k[None, :]
+    o_g = o_t[:, None] * g_t + o_k[None, :]
+
+    # Between the blocks of 16.
+    b_L = tl.full([BT, BT], 0.0, tl.float32)
+    b_A = tl.full([BT, BT], 0.0, tl.float32)
+    if BT > 16:
+        for i_k in range(0, K, BK):
+            m_tk = m_t[:, None] & (o_k + i_k < K)[None, :]
+            b_q = tl.load(p_q + i_k + o_q, mask=m_tk, other=0).to(tl.float32)
+            b_k = tl.load(p_k + i_k + o_kk, mask=m_tk, other=0).to(tl.float32)
+            b_g = tl.load(p_gc + i_k + o_g, mask=m_tk, other=0)
+            for s in tl.static_range(4, 6):  # S = 16, 32
+                if (2 << s) <= BT:
+                    late = (o_t >> s) % 2 == 1  # in the second half of its block of 2S tokens
+                    middle = tl.minimum(((o_t >> s) | 1) << s, rows - 1)
+                    b_m = tl.load(p_gc + i_k + (middle[:, None] * g_t + o_k[None, :]), mask=m_tk, other=0)
+                    b_e = tl.exp2(tl.where(late[:, None], b_g - b_m, b_m - b_g))  # rows past the end: exp2(0)
+                    b_ke = round_to(b_k * b_e, dtype)
+                    b_kt = tl.trans(b_ke)
+                    quarter = ((o_t >> s)[:, None] == ((o_t >> s) + 1)[None, :]) & late[:, None]
+                    b_L += tl.where(quarter, dot(b_ke, b_kt), 0.0)
+                    b_A += tl.where(quarter, dot(round_to(b_q * b_e, dtype), b_kt), 0.0)
+
+    # Inside them: [NB, 16, 16], BC channels at a time.
+    NB: tl.constexpr = BT // 16
+    r_i = tl.arange(0, NB)[:, None] * 16 + tl.arange(0, 16)[None, :]  # [NB, 16] tokens
+    o_c = tl.arange(0, BC)
+    b_Lb = tl.full([NB, 16, 16], 0.0, tl.float32)
+    b_Ab = tl.full([NB, 16, 16], 0.0, tl.float32)
+    seen = r_i[:, :, None] >= r_i[:, None, :]
+    for i_k in range(0, K, BC):
+        m_c = (r_i < rows)[:, :, None] & (o_c + i_k < K)[None, None, :]  # [NB, 16, BC]
+        b_q = tl.load(p_q + i_k + (r_i[:, :, None] * q_t + o_c[None, None, :]), mask=m_c, other=0).to(tl.float32)
+        b_k = tl.load(p_k + i_k + (r_i[:, :, None] * k_t + o_c[None, None, :]), mask=m_c, other=0).to(tl.float32)
+        b_g = tl.load(p_gc + i_k + (r_i[:, :, None] * g_t + o_c[None, None, :]), mask=m_c, other=0)
+        # masked before the exponential; rows past the end have a difference of 0 - g_j
+        on = (seen & (r_i < rows)[:, :, None])[:, :, :, None]
+        b_d = tl.where(on, b_g[:, :, None, :] - b_g[:, None, :, :], 0.0)
+        b_d = tl.exp2(b_d) * b_k[:, None, :, :]  # [NB, 16, 16, BC]
+        b_Lb += tl.sum(b_d * b_k[:, :, None, :], axis=3)
+        b_Ab += tl.sum(b_d * b_q[:, :, None, :], axis=3)
+    if NB == 1:
+        b_L = tl.reshape(b_Lb, [BT, BT])
+        b_A = tl.reshape(b_Ab, [BT, BT])
+    else:
+        here = (o_t // 16)[:, None] == (o_t // 16)[None, :]
+        b_L = tl.where(here, tl.reshape(tl.broadcast_to(b_Lb[:, :, None, :], [NB, 16, NB, 16]), [BT, BT]), b_L)
+        b_A = tl.where(here, tl.reshape(tl.broadcast_to(b_Ab[:, :, None, :], [NB, 16, NB, 16]), [BT, BT]), b_A)
+    b_A = tl.where(o_t[:, None] >= o_t[None, :], b_A, 0.0)
+    o_A = row * BT + (o_t[:, None] * (HV * BT) + o_t[None, :])
+    tl.store(p_A + o_A, round_to(b_A, dtype), mask=m_t[:, None])
+
+    b_beta = tl.load(p_beta + i_b * b_b + (i_t + o_t) * b_t + i_hv * b_h, mask=m_t, other=0).to(tl.float32)
+    if RAW_BETA:
+        b_beta = tl.where(m_t, sigmoid(b_beta), 0.0)
+    b_X = round_to(invert(tl.where(o_t[:, None] > o_t[None, :], b_L * b_beta[:, None], 0.0), BT), dtype)
+
+    row_k = row * K
+    for i_k in range(0, K, BK):
+        m_k = o_k + i_k < K
+        m_tk = m_t[:, None] & m_k[None, :]
+        b_q = tl.load(p_q + i_k + o_q, mask=m_tk, other=0).to(tl.float32)
+        b_k = tl.load(p_k + i_k + o_kk, mask=m_tk, other=0).to(tl.float32)
+        b_g = tl.load(p_gc + i_k + o_g, mask=m_tk, other=0)
+        b_end = tl.load(p_gc + i_k + ((rows - 1) * g_t + o_k), mask=m_k, other=0)
+        b_e = tl.exp2(b_g)
+        at = row_k + i_k + o_g
+        tl.store(p_qg + at, round_to(b_q * b_e, dtype), mask=m_tk)
+        tl.store(p_kg + at, round_to(b_k * tl.exp2(tl.where(m_tk, b_end[None, :] - b_g, 0.0)), dtype), mask=m_tk)
+        b_w = dot(b_X, round_to(b_k * (b_beta[:, None] * b_e), dtype))
+        tl.store(p_w + at, round_to(b_w, dtype), mask=m_tk)
+    p_v += (i_b * v_b + (i_t + o_t) * v_t + i_hv * v_h)[:, None] * UNIT + o_v[None, :]  # [BT, BV]
+    o_u = row * V + o_t[:, None] * (HV * V) + o_v[None, :]
+    for i_v in range(0, V, BV):
+        m_v = m_t[:, None] & (o_v + i_v < V)[None, :]
+        b_v = tl.load(p_v + i_v, mask=m_v, other=0).to(tl.float32) * b_beta[:, None]
+        tl.store(p_u + (o_u + i_v), round_to(dot(b_X, round_to(b_v, dtype)), dtype), mask=m_v)
+
+
+def wy_kda(q, k, v, gc, beta, table, chunk_size, *, raw_beta):
+    """Returns w, kg, qg [B, T, HV, K], u [B, T, HV, V] and A_qk [B, T, HV, BT], all in k's dtype."""
+    B, T, HV, V = v.shape
+    H, K = k.shape[2:]
+    new = {"dtype": k.dtype, "device": k.device}
+    w, kg, qg = (torch.empty(B, T, HV, K, **new) for _ in range(3))
+    u = torch.empty(B, T, HV, V, **new)
+    A = torch.empty(B, T, HV, chunk_size, **new)
+    strides, unit = in_units(q, k, v)
+    wy_kda_kernel[(table.shape[0] * HV,)](
+        q, k, v, gc, beta, w, u, kg, qg, A, table, *strides, *beta.stride(), T, HV, HV // H,
+        K=K, V=V, BT=chunk_size, RAW_BETA=raw_beta, UNIT=unit, **tile("wy_kda", k.dtype, chunk_size, K, V),
+    )  # fmt: skip
+    return w, kg, qg, u, A
