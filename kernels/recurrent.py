@@ -216,6 +216,15 @@ def recurrent_kernel(
         p_q = q + (at_q + i_h * stride_q_head) * UNIT
         p_o = o + (at_o + i_hv * stride_o_head) * UNIT
 
+    if UNIT > 1:
+        p_k = tl.multiple_of(p_k, 16)
+        p_v = tl.multiple_of(p_v, 16)
+        if KDA:
+            p_g = tl.multiple_of(p_g, 16)
+        if o is not None:
+            p_q = tl.multiple_of(p_q, 16)
+            p_o = tl.multiple_of(p_o, 16)
+
     if ZERO_PADDED:
         if i_slot < 0:
             tl.store(p_o + o_v, tl.zeros([BV], o.dtype.element_ty), mask=mask_v)
@@ -243,6 +252,8 @@ def recurrent_kernel(
 
     if h0 is not None:
         p_h0 = h0 + (i_slot * stride_h0_slot + i_hv * stride_h0_head) * UNIT
+        if UNIT > 1:
+            p_h0 = tl.multiple_of(p_h0, 16)
         b_h0 = tl.zeros([BV, BK], h0.dtype.element_ty)
         if i_slot >= 0:
             b_h0 = tl.load(p_h0 + at_h0, mask=mask_h, other=pad_h)
@@ -256,13 +267,18 @@ def recurrent_kernel(
         b_A_log = tl.load(A_log + i_hv).to(tl.float32)
         if dt_bias is not None:
             if KDA:
-                b_dt_bias = tl.load(dt_bias + i_hv * K + o_k, mask=mask_k, other=pad_k).to(tl.float32)
+                p_dt_bias = dt_bias + i_hv * K
+                if UNIT > 1:
+                    p_dt_bias = tl.multiple_of(p_dt_bias, 16)
+                b_dt_bias = tl.load(p_dt_bias + o_k, mask=mask_k, other=pad_k).to(tl.float32)
             else:
                 b_dt_bias = tl.load(dt_bias + i_hv).to(tl.float32)
 
     if cache is not None:
         i_cache = tl.load(cache_indices + i_n * stride_cache_index).to(tl.int64)
         p_cache = cache + (i_cache * stride_cache_slot + i_hv * stride_cache_head) * UNIT
+        if UNIT > 1:
+            p_cache = tl.multiple_of(p_cache, 16)
         kept = tl.where(i_cache >= 0, cache_steps, 0)
     if parents is not None:
         p_parents = parents + i_n * stride_parent_seq
@@ -323,4 +339,6 @@ def recurrent_kernel(
     if ht is not None:
         if i_slot >= 0:
             p_ht = ht + (i_slot * stride_ht_slot + i_hv * stride_ht_head) * UNIT
+            if UNIT > 1:
+                p_ht = tl.multiple_of(p_ht, 16)
             tl.store(p_ht + at_ht, b_h.to(ht.dtype.element_ty), mask=mask_h)
