@@ -1,0 +1,200 @@
+"""Looks for failing cases of a strategy with Hypothesis, and shrinks each kind of failure within a time
+limit.
+
+A search goes in rounds. Each round generates until a class of check fails that has not failed before, then
+shrinks that class alone; the next round counts it as passing and goes on. So every class gets a shrink of its
+own, and a class that fails often cannot hide another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, settings
+from hypothesis.errors import Unsatisfiable
+from hypothesis.strategies import SearchStrategy
+
+from diffgdn.case import Case
+
+if TYPE_CHECKING:
+    from diffgdn.checks import CheckFailure
+    from diffgdn.execute import Verdict
+
+MAX_SHRINK_SECONDS = 30.0
+
+
+class Found(NamedTuple):
+    """One class of failure: its smallest known case, that case's failure, and the case it was first seen
+    on.
+    """
+
+    case: Case
+    failure: CheckFailure
+    unshrunk: Case
+
+
+class _Fails(Exception):
+    """Tells Hypothesis that a case fails. Raised from one line only, so that one round has one failure to
+    shrink.
+    """
+
+    def __init__(self, case: Case, failure: CheckFailure) -> None:
+        super().__init__(case.id)
+        self.case = case
+        self.failure = failure
+
+
+class _Stop(BaseException):
+    """Leaves Hypothesis at once. Not an Exception: Hypothesis would take that for a failing case."""
+
+    def __init__(self, cause: Exception | None = None) -> None:
+        super().__init__()
+        self.cause = cause
+
+
+def _ignore(verdict: Verdict) -> None:
+    """The callback of who does not listen."""
+
+
+@dataclass
+class Search:
+    """The function that Hypothesis calls, and what it remembers between calls.
+
+    Verdicts are remembered by case id: a case is run once, however often Hypothesis asks, and so gives one
+    answer. When a shrink has had its time, cases not seen before count as passing, unrun: Hypothesis then
+    ends soon, and with a failure it knows."""
+
+    run: Callable[[Case], Verdict]
+    max_shrink_seconds: float = MAX_SHRINK_SECONDS
+    deadline: float | None = None
+    on_verdict: Callable[[Verdict], None] = _ignore
+    on_failure: Callable[[Verdict], None] = _ignore
+    ignore: Collection[type[CheckFailure]] = ()
+    clock: Callable[[], float] = time.monotonic
+
+    found: dict[type[CheckFailure], Found] = field(default_factory=dict)
+    generated: int = 0
+    # Failure, refusal and their absence; not the verdict, which may hold large tensors.
+    _answers: dict[str, CheckFailure | bool] = field(default_factory=dict)
+    _finished: set[type[CheckFailure]] = field(default_factory=set)
+    _shrinking: type[CheckFailure] | None = None
+    _shrink_until: float = 0.0
+
+    def __call__(self, case: Case) -> None:
+        """Answer Hypothesis: return for a case that passes, reject one that is refused, raise for one that
+        fails.
+        """
+        shrinking = self._shrinking is not None
+        if not shrinking:
+            if self.deadline is not None and self.clock() >= self.deadline:
+                raise _Stop
+        elif case.id not in self._answers and self.clock() >= self._shrink_until:
+            return
+        answer = self._answer(case)
+        if answer is True:
+            reject()
+        self.generated += not shrinking
+        if answer is False or type(answer) in self._finished or not self._wanted(type(answer)):
+            return
+        raise _Fails(case, answer)
+
+    def _wanted(self, kind: type[CheckFailure]) -> bool:
+        """Whether a failure of this class is the one this round shrinks; the first one seen becomes it."""
+        if self._shrinking is None:
+            self._shrinking = kind
+            self._shrink_until = self.clock() + self.max_shrink_seconds
+        return self._shrinking is kind
+
+    def _answer(self, case: Case) -> CheckFailure | bool:
+        """The case's failure; True if the target refuses it; False if all is well."""
+        known = self._answers.get(case.id)
+        if known is not None:
+            return known
+        try:
+            verdict = self.run(case)
+            self.on_verdict(verdict)
+            failure = verdict.failure
+            answer: CheckFailure | bool = verdict.refused is not None if failure is None else failure
+            self._answers[case.id] = answer
+            if failure is not None and type(failure) not in self.found and type(failure) not in self.ignore:
+                self.found[type(failure)] = Found(case, failure, case)
+                self.on_failure(verdict)
+        except Exception as error:
+            # A fault of the machinery, not of a kernel: nothing to shrink.
+            raise _Stop(error) from error
+        return answer
+
+    def round(self, strategy: SearchStrategy[Case], max_examples: int, number: str) -> bool:
+        """Generate until a class fails that no earlier round has shrunk, then shrink it. Whether there was
+        one.
+        """
+
+        @seed(number)
+        @settings(
+            max_examples=max_examples,
+            phases=(Phase.generate, Phase.shrink),
+            database=None,
+            deadline=None,
+            derandomize=False,
+            print_blob=False,
+            verbosity=Verbosity.quiet,
+            # Generation must end with the first failure: what comes after it is then known to be the shrink.
+            report_multiple_bugs=False,
+            suppress_health_check=(
+                HealthCheck.too_slow,  # it would time the kernel, which is as slow as it is
+                HealthCheck.filter_too_much,  # a target may refuse most cases; nothing is wrong then
+                HealthCheck.data_too_large,  # the search ends by count and time, not by the size of cases
+            ),
+        )
+        @given(case=strategy)
+        def test(case: Case) -> None:
+            self(case)
+
+        self._shrinking = None
+        try:
+            test()
+        except _Fails as fails:
+            kind = type(fails.failure)
+            self.found[kind] = Found(fails.case, fails.failure, self.found[kind].unshrunk)
+            self._finished.add(kind)
+            return True
+        except _Stop as stop:
+            if stop.cause is not None:
+                raise stop.cause from None
+        except Unsatisfiable:
+            if not self._answers:
+                raise  # the strategy's own fault: not one case came out of it, refused or not
+        return False
+
+
+def find(
+    strategy: SearchStrategy[Case],
+    run: Callable[[Case], Verdict],
+    *,
+    max_examples: int,
+    seed: int,
+    max_shrink_seconds: float = MAX_SHRINK_SECONDS,
+    deadline: float | None = None,
+    on_verdict: Callable[[Verdict], None] = _ignore,
+    on_failure: Callable[[Verdict], None] = _ignore,
+    ignore: Collection[type[CheckFailure]] = (),
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Found]:
+    """Failing cases of a strategy, shrunk, one for each class of failure, in the order in which the classes
+    were first seen.
+
+    run: gives a case's verdict; what it raises itself is the caller's fault and comes out of here unchanged.
+    max_examples: cases to generate, those of the shrinks not counted. deadline: when to stop generating, on
+    `clock`; a shrink then under way may still take its max_shrink_seconds. on_verdict: called for every case
+    that was run. on_failure: called once a class, with the first, unshrunk failure, before shrinking starts.
+    ignore: classes that count as passing."""
+    search = Search(run, max_shrink_seconds, deadline, on_verdict, on_failure, ignore, clock)
+    search._finished.update(ignore)
+    number = 0
+    while search.generated < max_examples and search.round(
+        strategy, max_examples - search.generated, f"{seed}.{number}"
+    ):
+        number += 1
+    return list(search.found.values())
