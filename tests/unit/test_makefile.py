@@ -1,0 +1,42 @@
+"""What `make` hands on to the commands behind it."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def dry_run(*words: str) -> str:
+    """The commands that make would run, and the lane that it would export to them."""
+    command = ["make", "--dry-run", "--print-data-base", *words]
+    # a fresh environment: `make test LANE=interpret` hands its own words down to every make below it
+    fresh = {"PATH": os.environ["PATH"]}
+    shown = subprocess.run(command, cwd=ROOT, env=fresh, check=True, capture_output=True, text=True).stdout
+    return "\n".join(line for line in shown.splitlines() if line.startswith((".venv/bin", "python", "DIFFGDN_LANE")))
+
+
+def test_fuzz_sets_up_first_and_runs_for_a_minute() -> None:
+    setup, fuzz = dry_run("fuzz").splitlines()
+    assert "tools/bootstrap.py" in setup
+    assert fuzz.split() == [".venv/bin/diffgdn", "fuzz", "--max-time", "60s"]
+
+
+def test_fuzz_passes_the_time_and_further_arguments_on() -> None:
+    assert dry_run("fuzz", "TIME=30s", "ARGS=--op gdn.*").endswith("diffgdn fuzz --max-time 30s --op gdn.*")
+
+
+def test_test_runs_the_ci_profile_on_all_cores() -> None:
+    setup, test = dry_run("test").splitlines()
+    assert "tools/bootstrap.py" in setup
+    assert test.split()[1:] == ["-m", "pytest", "-n", "auto", "--hypothesis-profile=ci"]
+
+
+def test_lane_is_exported_only_where_asked_for() -> None:
+    assert "DIFFGDN_LANE := interpret" in dry_run("fuzz", "LANE=interpret")
+    assert "DIFFGDN_LANE" not in dry_run("fuzz")
