@@ -1,10 +1,14 @@
 """Gated delta-rule attention in Triton, states laid out [V, K]. Needs torch and triton alone."""
 
+from .chunk.gdn import chunk_gated_delta_rule
+from .chunk.kda import chunk_kda
 from .packed_decode import fused_recurrent_gated_delta_rule_packed_decode, fused_recurrent_kda_packed_decode
 from .pool import fused_recurrent_gated_delta_rule_update, fused_sigmoid_gating_delta_rule_update
 from .sequences import fused_recurrent_gated_delta_rule, fused_recurrent_kda
 
 __all__ = [
+    "chunk_gated_delta_rule",
+    "chunk_kda",
     "fused_recurrent_gated_delta_rule",
     "fused_recurrent_gated_delta_rule_packed_decode",
     "fused_recurrent_gated_delta_rule_update",

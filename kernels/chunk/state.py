@@ -14,10 +14,10 @@ from .strides import in_units
 from .tiles import tile
 
 
-@triton.jit(do_not_specialize=["k_b", "k_t", "k_h", "s_n", "s_h", "s_r", "T", "HV", "G"])
+@triton.jit(do_not_specialize=["k_b", "k_t", "k_h", "s_n", "s_h", "s_r", "i_s", "T", "HV", "G"])
 def state_kernel(
     p_k, p_w, p_u, p_gc, p_h, p_v_new, p_pool, p_indices, p_final, p_cu, p_first,
-    k_b, k_t, k_h, s_n, s_h, s_r, T, HV, G,
+    k_b, k_t, k_h, s_n, s_h, s_r, i_s, T, HV, G,
     K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     KDA: tl.constexpr, KV: tl.constexpr, HAS_POOL: tl.constexpr, HAS_INDICES: tl.constexpr,
     WRITE_POOL: tl.constexpr, WRITE_FINAL: tl.constexpr, UNIT: tl.constexpr,
@@ -31,7 +31,7 @@ def state_kernel(
     chunks = (length + BT - 1) // BT
     slot = i_n.to(tl.int64)
     if HAS_INDICES:
-        slot = tl.load(p_indices + i_n).to(tl.int64)
+        slot = tl.load(p_indices + i_n * i_s).to(tl.int64)
 
     dtype = p_w.dtype.element_ty
     o_t = tl.arange(0, BT)
@@ -110,7 +110,7 @@ def state_pass(k, w, u, gc, pool, indices, final, cu_seqlens, first, chunks, *, 
     tiles = tile("state", k.dtype, chunk_size, K, V)
     state_kernel[(N * HV * triton.cdiv(V, tiles["BV"]),)](
         k, w, u, gc, h, v_new, pool, indices, final, cu_seqlens, first,
-        *strides, *(pool.stride()[:3] if pool is not None else (0, 0, 0)), max(T, 1), HV, HV // k.shape[2],
+        *strides, *(pool.stride()[:3] if pool is not None else (0, 0, 0)), 0 if indices is None else indices.stride(0), max(T, 1), HV, HV // k.shape[2],
         K=K, V=V, BT=chunk_size, KDA=gc.ndim == 4, KV=kv, HAS_POOL=pool is not None, HAS_INDICES=indices is not None,
         WRITE_POOL=write_pool, WRITE_FINAL=final is not None, UNIT=unit, **tiles,
     )  # fmt: skip

@@ -1,0 +1,38 @@
+"""What both public functions ask of the arguments they share."""
+
+from .. import arguments as check
+
+CHUNK_SIZES = (16, 32, 64)
+
+
+def check_shared(
+    q, v, tensors, *, scale, initial_state, indices, cu_seqlens, chunk_size, layout, flags, inplace_update, validate
+):
+    """Everything but q, k, v, the gates and beta themselves; `tensors` and `flags` by name. Returns the scale."""
+    B, T, _, K = q.shape
+    HV, V = v.shape[2:]
+    for name, value in flags.items():
+        check.flag(name, value)
+    check.flag("inplace_update", inplace_update)
+    check.one_of("chunk_size", chunk_size, CHUNK_SIZES)
+    check.one_of("layout", layout, ("vk", "kv"))
+    scale = check.scale_or_default(scale, K)
+    N = B
+    if cu_seqlens is not None:
+        N = check.sequence_bounds(cu_seqlens)
+        if B != 1:
+            raise check.wrong_value("q", "batch size B = 1 with cu_seqlens (sequences end to end)", f"B = {B}")
+    written = initial_state is not None and inplace_update
+    if initial_state is not None:
+        check.states("initial_state", initial_state, N if indices is None else None, HV, V, K, layout, written)
+    if indices is not None:
+        check.indices("initial_state_indices", indices, N)
+    check.one_device(
+        tensors | {"initial_state": initial_state, "initial_state_indices": indices, "cu_seqlens": cu_seqlens}
+    )
+    if check.values_wanted(validate, q):
+        if cu_seqlens is not None:
+            check.values_of_cu_seqlens(cu_seqlens, T)
+        if initial_state is not None and indices is not None:
+            check.values_of_indices("initial_state_indices", indices, initial_state.shape[0], written, "initial_state")
+    return scale
