@@ -1,0 +1,257 @@
+"""Findings on disk: one JSON file each, written at once or not at all, and readable without the version that
+wrote it.
+
+Beside ID.json may lie what was made from it for people: ID.py, a standalone repro script, and ID.png or
+ID.txt, a picture of the error. The JSON alone is the finding."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from diffgdn.case import Case
+
+FORMAT_VERSION = 1
+MAX_BYTES = 1 << 20  # a case is a few kilobytes; anything near this is no finding
+EXAMPLE = (
+    "example"  # the kind of an entry that never failed: a case chosen by hand because it is easy to get wrong
+)
+LANES = ("interpret", "gpu")
+SIDE_FILES = (".py", ".png", ".txt")
+
+
+class CorpusError(ValueError):
+    """A file that is no finding, or a name that leads to none. The message is one line and names the file."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A failing case, and what is known about it.
+
+    kind, message, tensor and place are those of the failed check (`checks.CheckFailure`). versions: of what
+    ran it, by name. seed: of the campaign. found: the date, in ISO form. unshrunk: the case on which the
+    failure was first seen, if it was larger."""
+
+    case: Case
+    target: str
+    lane: str
+    kind: str
+    message: str
+    tensor: str | None = None
+    place: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seed: int | None = None
+    found: str = ""
+    unshrunk: Case | None = None
+
+    @property
+    def operation(self) -> str:
+        return self.case.op
+
+    @property
+    def id(self) -> str:
+        """Target, operation, kind and case id, in letters that are safe in a file name."""
+        return "-".join((_safe(self.target), self.case.op, _safe(self.kind), self.case.id))
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dict with `format_version`."""
+        plain = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
+        cases = {
+            "case": self.case.to_json(),
+            "unshrunk": None if self.unshrunk is None else self.unshrunk.to_json(),
+        }
+        return {
+            "format_version": FORMAT_VERSION,
+            "operation": self.operation,
+            **plain,
+            "versions": dict(self.versions),
+            **cases,
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> Finding:
+        """The finding that `to_json` wrote. Raises CorpusError for an unknown version or field, or a wrong
+        type.
+        """
+        return _parse(data)
+
+
+def today() -> str:
+    """The date of a finding made now, in UTC."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def versions(device: str | None = None) -> dict[str, str]:
+    """Versions of what a finding depends on, from the installed packages' metadata: nothing is imported."""
+    known = {"python": platform.python_version(), "device": device or platform.machine()}
+    for name in ("diffgdn", "torch", "triton", "numpy"):
+        try:
+            known[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            known[name] = "none"
+    return known
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A folder of findings. It need not exist before the first one is saved."""
+
+    path: Path
+
+    def save(self, finding: Finding) -> Path:
+        """Write a finding, atomically; one that is already there is left as it was. The path of its JSON
+        file.
+        """
+        target = self.path / f"{finding.id}.json"
+        if not target.exists():
+            text = json.dumps(finding.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
+            write(target, text.encode() + b"\n")
+        return target
+
+    def remove(self, finding: Finding) -> None:
+        """Delete a finding and what lies beside it, where it exists."""
+        for suffix in (".json", *SIDE_FILES):
+            (self.path / (finding.id + suffix)).unlink(missing_ok=True)
+
+    def findings(self) -> list[Finding]:
+        """All findings, sorted by id. Raises CorpusError for the first file that is none."""
+        if not self.path.is_dir():
+            return []
+        return sorted((read(path) for path in self.path.glob("*.json")), key=lambda finding: finding.id)
+
+    def get(self, name: str | os.PathLike[str]) -> Finding:
+        """The finding of an id, of a file in this folder, or of a case's id where that names one finding
+        only.
+        """
+        text = os.fspath(name)
+        path = Path(text)
+        if path.suffix != ".json":
+            path = self.path / f"{text}.json"
+        elif path.parent == Path() or not path.exists():
+            path = self.path / path
+        if path.resolve().parent != self.path.resolve():
+            raise CorpusError(f"{text}: not in {self.path}")
+        if not path.exists() and re.fullmatch(r"[0-9a-f]{12}", text):
+            same = sorted(self.path.glob(f"*-{text}.json"))
+            if len(same) > 1:
+                raise CorpusError(f"{text}: several findings: {', '.join(one.stem for one in same)}")
+            path = same[0] if same else path
+        if not path.exists():
+            raise CorpusError(f"{text}: no such finding in {self.path}")
+        return read(path)
+
+
+def read(path: Path) -> Finding:
+    """The finding in a file, wherever it lies. Raises CorpusError, in one line that names the file."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise CorpusError(f"larger than {MAX_BYTES} bytes")
+        return Finding.from_json(
+            json.loads(path.read_bytes(), parse_constant=_no_constant, object_pairs_hook=_no_twins)
+        )
+    except OSError as error:
+        raise CorpusError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if isinstance(error, CorpusError) else f"not JSON: {error}"
+        raise CorpusError(f"{path}: {reason}") from None
+
+
+def write(path: Path, content: bytes) -> None:
+    """Put a file in place whole: after a crash there is either all of it or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's files are readable by their owner alone
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _safe(text: str) -> str:
+    """No separators of paths or of ids, and no leading dot."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "_", text).strip("._") or "_"
+
+
+def _no_constant(name: str) -> float:
+    raise CorpusError(f"{name} is not JSON")
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise CorpusError("a field is given twice")
+    return data
+
+
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "operation": (str,),
+    "case": (dict,),
+    "target": (str,),
+    "lane": (str,),
+    "kind": (str,),
+    "message": (str,),
+    "tensor": (str, type(None)),
+    "place": (str, type(None)),
+    "versions": (dict,),
+    "seed": (int, type(None)),
+    "found": (str,),
+    "unshrunk": (dict, type(None)),
+}
+
+
+def _parse(data: Any) -> Finding:
+    if not isinstance(data, dict):
+        raise CorpusError(f"a finding is a JSON object, got {type(data).__name__}")
+    version = data.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise CorpusError(f"format_version: expected {FORMAT_VERSION}, got {version!r:.40}")
+    body = {name: value for name, value in data.items() if name != "format_version"}
+    for names, word in ((set(body) - set(_FIELDS), "unknown"), (set(_FIELDS) - set(body), "missing")):
+        if names:
+            raise CorpusError(f"{word} field {', '.join(map(repr, sorted(names)))}")
+    for name, kinds in _FIELDS.items():
+        if type(body[name]) not in kinds:
+            expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise CorpusError(f"{name}: expected {expected}, got {body[name]!r:.40}")
+    if not all(isinstance(value, str) for value in body["versions"].values()):
+        raise CorpusError(f"versions: expected strings, got {body['versions']!r:.40}")
+    if body["lane"] not in LANES:
+        raise CorpusError(f"lane: expected {' or '.join(LANES)}, got {body['lane']!r:.40}")
+    if body["found"]:
+        _date(body["found"])
+    for name in ("case", "unshrunk"):
+        if body[name] is not None:
+            body[name] = _case(name, body[name])
+    operation = body.pop("operation")
+    if operation != body["case"].op:
+        raise CorpusError(f"operation: {operation!r:.40}, but the case is of {body['case'].op}")
+    return Finding(**body)
+
+
+def _date(text: str) -> None:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        raise CorpusError(f"found: expected a date like 2026-01-31, got {text!r:.40}") from None
+
+
+def _case(name: str, data: dict[str, Any]) -> Case:
+    try:
+        return Case.from_json(data)
+    except (ValueError, TypeError) as error:
+        raise CorpusError(f"{name}: {error}") from None
