@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SHOWN = (".venv/bin", "python", "DIFFGDN_LANE")  # commands of ours, and the lane in the data base
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -18,7 +19,7 @@ def dry_run(*words: str) -> str:
     # a fresh environment: `make test LANE=interpret` hands its own words down to every make below it
     fresh = {"PATH": os.environ["PATH"]}
     shown = subprocess.run(command, cwd=ROOT, env=fresh, check=True, capture_output=True, text=True).stdout
-    return "\n".join(line for line in shown.splitlines() if line.startswith((".venv/bin", "python", "DIFFGDN_LANE")))
+    return "\n".join(line for line in shown.splitlines() if line.startswith(SHOWN))
 
 
 def test_fuzz_sets_up_first_and_runs_for_a_minute() -> None:
