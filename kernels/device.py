@@ -7,16 +7,31 @@ places where they must differ ask INTERPRETED.
 import triton
 import triton.language as tl
 
+
+
+def inlined(function):
+    """A @triton.jit function for use inside kernels: itself, or, in the interpreter, the plain function under it.
+
+    The interpreter patches triton.language anew for each call of a jit function from another (0.2 ms); once, for the
+    kernel, is enough.
+    """
+    return function if isinstance(function, triton.runtime.JITFunction) else function.rewrite()
+
+
+sum_along = inlined(tl.sum)
+
 # Inside the square root of l2norm, as in the formula x / sqrt(sum(x^2) + eps).
 L2NORM_EPS = tl.constexpr(1e-6)
 
 
+@inlined
 @triton.jit
 def l2norm(b_x, AXIS: tl.constexpr):
     """Scale b_x to unit length along AXIS: x / sqrt(sum(x^2) + 1e-6). b_x fp32, padding lanes zero."""
-    return b_x * (1.0 / tl.sqrt(tl.sum(b_x * b_x, axis=AXIS, keep_dims=True) + L2NORM_EPS))
+    return b_x * (1.0 / tl.sqrt(sum_along(b_x * b_x, axis=AXIS, keep_dims=True) + L2NORM_EPS))
 
 
+@inlined
 @triton.jit
 def sigmoid(x):
     """1 / (1 + exp(-x)), with the exponential of a number <= 0 only, so that neither side overflows or loses its digits."""
@@ -24,6 +39,7 @@ def sigmoid(x):
     return tl.where(x < 0, e, 1.0) / (1.0 + e)
 
 
+@inlined
 @triton.jit
 def softplus(x, beta, threshold):
     """log(1 + exp(beta x)) / beta, and x itself where beta x is past the threshold.
@@ -38,12 +54,14 @@ def softplus(x, beta, threshold):
     return tl.where(bx > threshold, x, log1p / beta)
 
 
+@inlined
 @triton.jit
 def softplus_gate(x, A_log, beta, threshold):
     """Natural log decay of the raw gate x = a + dt_bias: -exp(A_log) * softplus(x)."""
     return -tl.exp(A_log) * softplus(x, beta, threshold)
 
 
+@inlined
 @triton.jit
 def bounded_gate(x, A_log, lower_bound):
     """Natural log decay of the raw gate x = a + dt_bias with a lower bound: lower_bound * sigmoid(exp(A_log) * x)."""
@@ -54,6 +72,7 @@ def bounded_gate(x, A_log, lower_bound):
 INTERPRETED = tl.constexpr(not isinstance(sigmoid, triton.runtime.JITFunction))
 
 
+@inlined
 @triton.jit
 def dot(b_a, b_b):
     """b_a @ b_b accumulated in fp32; fp32 operands multiply in IEEE fp32, never tf32.
@@ -66,6 +85,7 @@ def dot(b_a, b_b):
     return tl.dot(b_a, b_b, input_precision="ieee")
 
 
+@inlined
 @triton.jit
 def dot_add(b_a, b_b, b_acc):
     """b_acc + b_a @ b_b, as dot does it."""
@@ -75,6 +95,7 @@ def dot_add(b_a, b_b, b_acc):
     return tl.dot(b_a, b_b, acc=b_acc, input_precision="ieee")
 
 
+@inlined
 @triton.jit
 def round_to(b_x, dtype: tl.constexpr):
     """fp32 b_x in another dtype, rounded to nearest even. The interpreter's own cast to bf16 truncates, so it rounds here."""

@@ -8,7 +8,7 @@ registers, and writes them once.
 import triton
 import triton.language as tl
 
-from .device import bounded_gate, l2norm, sigmoid, softplus_gate
+from .device import bounded_gate, inlined, l2norm, sigmoid, softplus_gate, sum_along
 
 # How the log decay and beta arrive.
 GIVEN = tl.constexpr(0)  # as they are used
@@ -16,6 +16,7 @@ SOFTPLUS = tl.constexpr(1)  # raw gate a: -exp(A_log) * softplus(a + dt_bias)
 BOUNDED = tl.constexpr(2)  # raw gate a: lower_bound * sigmoid(exp(A_log) * (a + dt_bias))
 
 
+@inlined
 @triton.jit
 def advance(
     b_h, p_k, p_v, p_g, p_beta, o_k, o_v, mask_k, mask_v, pad_k, pad_v,
@@ -39,7 +40,7 @@ def advance(
     if KDA:
         b_a = b_a[None, :]
     b_h = b_h * b_a
-    b_d = b_v - tl.sum(b_h * b_k[None, :], 1)  # [BV]
+    b_d = b_v - sum_along(b_h * b_k[None, :], 1)  # [BV]
     if p_beta is not None:
         b_beta = tl.load(p_beta).to(tl.float32)
         if RAW_BETA:
@@ -48,6 +49,7 @@ def advance(
     return b_h + b_d[:, None] * b_k[None, :]
 
 
+@inlined
 @triton.jit
 def ancestors(p_parents, stride_parent, token):
     """Bit s of the answer: whether step s is `token` or one of its ancestors. Steps below 64; below 0: the start."""
@@ -303,12 +305,19 @@ def recurrent_kernel(
                         b_h = tl.load(p_h0 + at_h0, mask=mask_h, other=pad_h).to(tl.float32)
                 for i_s in range(0, parent + 1):
                     if ((bits >> i_s) & 1) != 0:
+                        p_k_s = p_k0 + i_s * stride_k_tok * UNIT
+                        p_v_s = p_v0 + i_s * stride_v_tok * UNIT
+                        p_g_s = p_g0 + i_s * stride_g_tok * G_UNIT
                         p_beta_s = None
                         if beta is not None:
                             p_beta_s = p_beta0 + i_s * stride_beta_tok
+                        if UNIT > 1:
+                            p_k_s = tl.multiple_of(p_k_s, 16)
+                            p_v_s = tl.multiple_of(p_v_s, 16)
+                            if KDA:
+                                p_g_s = tl.multiple_of(p_g_s, 16)
                         b_h = advance(
-                            b_h, p_k0 + i_s * stride_k_tok * UNIT, p_v0 + i_s * stride_v_tok * UNIT,
-                            p_g0 + i_s * stride_g_tok * G_UNIT, p_beta_s, o_k, o_v, mask_k, mask_v, pad_k, pad_v,
+                            b_h, p_k_s, p_v_s, p_g_s, p_beta_s, o_k, o_v, mask_k, mask_v, pad_k, pad_v,
                             b_A_log, b_dt_bias, lower_bound, softplus_beta, softplus_threshold, KDA, GATE, RAW_BETA, L2NORM,
                         )  # fmt: skip
 
@@ -322,7 +331,7 @@ def recurrent_kernel(
             b_A_log, b_dt_bias, lower_bound, softplus_beta, softplus_threshold, KDA, GATE, RAW_BETA, L2NORM,
         )  # fmt: skip
         if o is not None:
-            b_o = tl.sum(b_h * b_q[None, :], 1)  # [BV]
+            b_o = sum_along(b_h * b_q[None, :], 1)  # [BV]
             tl.store(p_o + o_v, b_o.to(o.dtype.element_ty), mask=mask_v)
             p_q += stride_q_tok * UNIT
             p_o += stride_o_tok * UNIT
