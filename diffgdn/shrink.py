@@ -54,7 +54,7 @@ class _Stop(BaseException):
         self.cause = cause
 
 
-def _ignore(verdict: Verdict) -> None:
+def _ignore(_: object) -> None:
     """The callback of who does not listen."""
 
 
@@ -73,6 +73,7 @@ class Search:
     on_failure: Callable[[Verdict], None] = _ignore
     ignore: Collection[type[CheckFailure]] = ()
     clock: Callable[[], float] = time.monotonic
+    on_shrunk: Callable[[Found], None] = _ignore
 
     found: dict[type[CheckFailure], Found] = field(default_factory=dict)
     generated: int = 0
@@ -159,6 +160,7 @@ class Search:
             kind = type(fails.failure)
             self.found[kind] = Found(fails.case, fails.failure, self.found[kind].unshrunk)
             self._finished.add(kind)
+            self.on_shrunk(self.found[kind])
             return True
         except _Stop as stop:
             if stop.cause is not None:
@@ -181,6 +183,7 @@ def find(
     on_failure: Callable[[Verdict], None] = _ignore,
     ignore: Collection[type[CheckFailure]] = (),
     clock: Callable[[], float] = time.monotonic,
+    on_shrunk: Callable[[Found], None] = _ignore,
 ) -> list[Found]:
     """Failing cases of a strategy, shrunk, one for each class of failure, in the order in which the classes
     were first seen.
@@ -189,8 +192,8 @@ def find(
     max_examples: cases to generate, those of the shrinks not counted. deadline: when to stop generating, on
     `clock`; a shrink then under way may still take its max_shrink_seconds. on_verdict: called for every case
     that was run. on_failure: called once a class, with the first, unshrunk failure, before shrinking starts.
-    ignore: classes that count as passing."""
-    search = Search(run, max_shrink_seconds, deadline, on_verdict, on_failure, ignore, clock)
+    on_shrunk: called once a class, when its shrinking ends. ignore: classes that count as passing."""
+    search = Search(run, max_shrink_seconds, deadline, on_verdict, on_failure, ignore, clock, on_shrunk)
     search._finished.update(ignore)
     number = 0
     while search.generated < max_examples and search.round(
