@@ -173,6 +173,18 @@ class Case(_Record):
         return self.operation.raw_gates or (self.op == "kda.extend" and self.gates.raw)
 
     @property
+    def keeps_steps(self) -> bool:
+        """The state after every step goes to an intermediate buffer: verify, and update with verify's options."""
+        return self.operation.keeps_steps or (self.operation.kind == "update" and self.pool.steps > 0)
+
+    @property
+    def writes_state(self) -> bool:
+        """The caller's state ends with the state after the last token."""
+        if self.op == "kda.recurrent":
+            return self.inplace and self.final and self.values.state != "none"
+        return self.operation.writes_pool and not self.keeps_steps and self.inplace and self.values.state != "none"
+
+    @property
     def id(self) -> str:
         """Twelve hex digits of the SHA-256 of the canonical JSON form."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
@@ -286,11 +298,11 @@ def _check_pool(case: Case) -> None:
         _require(len(pool.indices) == len(case.lens), f"pool.indices: one per sequence, got {pool.indices} for {len(case.lens)}")
         _require(all(-1 <= index < pool.slots for index in pool.indices), f"pool.indices: -1 to {pool.slots - 1}, got {pool.indices}")
         live = [index for index in pool.indices if index >= 0]
-        if operation.writes_pool and case.inplace:
+        if case.writes_state:
             _require(len(set(live)) == len(live), f"pool.indices: live ones must differ where the state is written, got {pool.indices}")
     else:
         _require(pool.indices == (), f"pool.indices: {case.op} has a dense state, got {pool.indices}")
-    if operation.keeps_steps:
+    if case.keeps_steps:
         _require(pool.steps >= max(case.lens) and pool.steps >= 1, f"pool.steps: at least the longest draft, got {pool.steps} for {case.lens}")
         _require(len(pool.rows) == len(case.lens), f"pool.rows: one per sequence, got {pool.rows}")
         _require(all(-1 <= row < pool.buffer for row in pool.rows), f"pool.rows: -1 to {pool.buffer - 1}, got {pool.rows}")
@@ -301,7 +313,7 @@ def _check_pool(case: Case) -> None:
             f"pool.rows: padding sequences have row -1, got {pool.rows} for {pool.indices}",
         )
     else:
-        _require(not pool.rows and pool.steps == 0 and pool.buffer == 0, f"pool.rows, steps, buffer: only verify has them, got {pool}")
+        _require(not pool.rows and pool.steps == 0 and pool.buffer == 0, f"pool.rows, steps, buffer: only verify and update have them, got {pool}")
     if case.values.state == "none":
         _require(operation.kind in ("recurrent", "extend"), f"values.state: {case.op} always takes a state")
         _require(not operation.has_pool or all(index == -1 for index in pool.indices), "values.state: without a pool every index is -1")
@@ -317,7 +329,7 @@ def _check_gates(case: Case) -> None:
 
 
 def _check_parents(case: Case) -> None:
-    _require(case.operation.keeps_steps, f"parents: only verify takes trees, got {case.op}")
+    _require(case.keeps_steps, f"parents: only verify and update with steps take trees, got {case.op}")
     _require(len(case.parents) == len(case.lens), f"parents: one tuple a sequence, got {len(case.parents)}")
     for tree, length in zip(case.parents, case.lens, strict=True):
         _require(len(tree) == length, f"parents: {tree} for a sequence of {length} tokens")

@@ -72,7 +72,7 @@ def expected(
     rounding = rounding or Exact()
     batch = lanes.make(case, data, rounding, device)
     every = case.chunk_size if case.operation.is_chunked and case.boundary else 0
-    o, S, kept, before = recurrence.run(batch, rounding, _parents(case, device), case.operation.keeps_steps, every)
+    o, S, kept, before = recurrence.run(batch, rounding, _parents(case, device), case.keeps_steps, every)
     return Expected(
         o=_pick(case, o, 1, list(case.lens)),
         state=_by_sequence(case, S),

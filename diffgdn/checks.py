@@ -1,0 +1,300 @@
+"""The questions asked of a run, one exception class each, in a fixed order; the first that fails is the verdict.
+
+A message names the operation, the tensor, the place and the size of the trouble, in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from diffgdn import noise, poison
+from diffgdn.arena import Change
+from diffgdn.case import Case
+
+
+class CheckFailure(AssertionError):
+    """A check that a run did not pass."""
+
+    kind: ClassVar[str] = ""
+
+    def __init__(self, operation: str, tensor: str | None, place: str | None, message: str) -> None:
+        super().__init__(message)
+        self.operation, self.tensor, self.place, self.message = operation, tensor, place, message
+
+    def __str__(self) -> str:
+        where = " ".join(part for part in (self.operation, self.tensor, self.place) if part)
+        return f"{where}: {self.message}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.operation, self.tensor, self.place, self.message)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "operation": self.operation, "tensor": self.tensor, "place": self.place, "message": self.message}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> CheckFailure:
+        """The failure that `to_json` wrote. Raises ValueError for an unknown kind."""
+        for cls in ALL:
+            if cls.kind == data.get("kind"):
+                return cls(data["operation"], data["tensor"], data["place"], data["message"])
+        raise ValueError(f"unknown kind of failure {data.get('kind')!r}; known: {', '.join(cls.kind for cls in ALL)}")
+
+
+class KernelRaised(CheckFailure):
+    """The kernel raised on a case that the contract allows."""
+
+    kind = "raised"
+
+
+class KernelCrashed(CheckFailure):
+    """The process that ran the kernel died."""
+
+    kind = "crashed"
+
+
+class KernelHung(CheckFailure):
+    """The kernel did not return within its time limit."""
+
+    kind = "hung"
+
+
+class InputChanged(CheckFailure):
+    """A tensor that the caller passed to be read was written."""
+
+    kind = "input_changed"
+
+
+class GuardWritten(CheckFailure):
+    """Memory beside a tensor, or between the rows of a view, was written."""
+
+    kind = "guard_written"
+
+
+class NeverWritten(CheckFailure):
+    """An element of a result still holds the poison that its memory started with."""
+
+    kind = "never_written"
+
+
+class PoisonLeaked(CheckFailure):
+    """Memory that must not be read (guards, padding tokens, unnamed slots, fresh workspaces) reached a result."""
+
+    kind = "poison_leaked"
+
+
+class NotFinite(CheckFailure):
+    """A result is infinite or NaN where the oracle is finite."""
+
+    kind = "not_finite"
+
+
+class NotExact(CheckFailure):
+    """The case leaves nothing to round, and yet a result differs."""
+
+    kind = "not_exact"
+
+
+class BeyondBound(CheckFailure):
+    """An error is larger than the roundings of the precision contract explain."""
+
+    kind = "beyond_bound"
+
+
+class SlotChanged(CheckFailure):
+    """A pool slot or buffer row that the operation must leave alone was written."""
+
+    kind = "slot_changed"
+
+
+class NotRepeatable(CheckFailure):
+    """The same call twice gave different bits."""
+
+    kind = "not_repeatable"
+
+
+ALL: tuple[type[CheckFailure], ...] = (
+    KernelRaised,
+    KernelCrashed,
+    KernelHung,
+    InputChanged,
+    GuardWritten,
+    NeverWritten,
+    PoisonLeaked,
+    NotFinite,
+    NotExact,
+    BeyondBound,
+    SlotChanged,
+    NotRepeatable,
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One result beside the oracle's, everything in float64 on the CPU and of one shape.
+
+    bound is the largest error that passes; noise what it is made from, without the final rounding.
+    """
+
+    case: Case
+    name: str
+    dtype: torch.dtype
+    got: Tensor
+    expected: Tensor
+    noise: Tensor
+    half_ulp: Tensor
+    unwritten: Tensor
+
+    @property
+    def error(self) -> Tensor:
+        return (self.got - self.expected).abs()
+
+    @property
+    def bound(self) -> Tensor:
+        return self.half_ulp + noise.LIMIT * self.noise + noise.TINY
+
+    @property
+    def overflows(self) -> Tensor:
+        """Elements that a correct kernel may round to infinity: the format ends within the bound."""
+        return self.expected.abs() + self.bound >= torch.finfo(self.dtype).max
+
+    @property
+    def share(self) -> float:
+        """Worst error, less the unavoidable final rounding, as a share of LIMIT noises."""
+        if not self.got.numel():
+            return 0.0
+        excess = (self.error - self.half_ulp).clamp(min=0.0) / (noise.LIMIT * self.noise + noise.TINY)
+        return float(torch.where(self.overflows, 0.0, excess).nan_to_num(nan=torch.inf).max())
+
+    def worst(self) -> tuple[int, ...]:
+        """Index of the element whose error is the largest multiple of its bound."""
+        ratio = torch.where(self.overflows, 0.0, self.error / self.bound).nan_to_num(nan=torch.inf)
+        return tuple(int(i) for i in torch.unravel_index(ratio.argmax(), ratio.shape))
+
+    def place(self, index: tuple[int, ...]) -> str:
+        """An index in the words of the result: sequence, token, head, row, column."""
+        return describe_place(self.case, self.name, index)
+
+    def first(self, mask: Tensor) -> tuple[int, ...]:
+        return tuple(int(i) for i in mask.nonzero()[0])
+
+
+def describe_place(case: Case, name: str, index: tuple[int, ...]) -> str:
+    """Words for an index into a result of a case (see `oracle.Expected` for the shapes)."""
+    if name in ("o", "steps"):
+        sequence = max(n for n in range(len(case.lens)) if case.starts[n] <= index[0] and case.lens[n] > 0)
+        words = [f"sequence {sequence}", f"token {index[0] - case.starts[sequence]}"]
+    elif name == "boundary":
+        chunk, sequence = index[0], 0
+        while chunk >= -(-case.lens[sequence] // case.chunk_size):
+            chunk -= -(-case.lens[sequence] // case.chunk_size)
+            sequence += 1
+        words = [f"sequence {sequence}", f"chunk {chunk}"]
+    else:
+        words = [f"sequence {index[0]}"]
+    words.append(f"head {index[1]}")
+    words += [f"{axis} {i}" for axis, i in zip(("V", "K"), index[2:], strict=False)]
+    return "(" + ", ".join(words) + ")"
+
+
+def _count(mask: Tensor) -> str:
+    return f"{int(mask.sum())} of {mask.numel()} elements"
+
+
+def memory(case: Case, change: Change | None) -> None:
+    """Nothing outside the documented writes differs from the snapshot: inputs, guards, gaps."""
+    if change is None or (change.where == "element" and change.tensor in ("state", "buffer")):
+        return
+    if change.where == "element":
+        raise InputChanged(case.op, change.tensor, f"{list(change.index)}", f"a read-only input was written ({change.count} 16-bit words changed)")
+    side = "before its start" if change.offset < 0 else "past its end" if change.where == "guard" else "between its rows or slots"
+    raise GuardWritten(case.op, change.tensor, f"at element {change.offset}", f"memory {side} was written ({change.count} 16-bit words changed)")
+
+
+def slots(case: Case, change: Change | None) -> None:
+    """Slots and buffer rows that the operation does not write are bit-identical."""
+    if change is None or change.where != "element" or change.tensor not in ("state", "buffer"):
+        return
+    row = change.index[0]
+    if change.tensor == "buffer":
+        owner = f"row {row} step {change.index[1]}"
+        raise SlotChanged(case.op, "buffer", owner, f"a step that no draft token owns was written ({change.count} 16-bit words changed)")
+    if not case.operation.has_pool:
+        raise InputChanged(case.op, "state", f"sequence {row}", "the initial state was written")
+    users = [n for n, slot in enumerate(case.pool.indices) if slot == row]
+    why = f"sequence {users[0]} only reads it" if users else "no sequence names it"
+    raise SlotChanged(case.op, "state", f"slot {row}", f"the slot was written, and {why} ({change.count} 16-bit words changed)")
+
+
+def written(comparison: Comparison) -> None:
+    """Every element of a result was written."""
+    mask = comparison.unwritten
+    if mask.any():
+        index = comparison.first(mask)
+        raise NeverWritten(comparison.case.op, comparison.name, comparison.place(index), f"never written ({_count(mask)})")
+
+
+def finite(comparison: Comparison, clean: Callable[[], Tensor | None]) -> None:
+    """Finite where the oracle is. `clean` gives the same result from a run without poison, to tell a leak from an overflow."""
+    mask = ~comparison.got.isfinite() & ~comparison.overflows
+    if not mask.any():
+        return
+    index = comparison.first(mask)
+    rerun = clean()
+    if rerun is not None and bool(rerun[mask].isfinite().all()):
+        raise PoisonLeaked(
+            comparison.case.op,
+            comparison.name,
+            comparison.place(index),
+            f"memory that must not be read reached the result ({_count(mask)}; finite once that memory is zero)",
+        )
+    raise NotFinite(
+        comparison.case.op,
+        comparison.name,
+        comparison.place(index),
+        f"got {float(comparison.got[index])}, expected {float(comparison.expected[index]):.6g} ({_count(mask)})",
+    )
+
+
+def exact(comparison: Comparison) -> None:
+    """Bit for bit what the oracle says, signs of zeros apart."""
+    mask = comparison.got != comparison.expected
+    if mask.any():
+        index = comparison.worst()
+        raise NotExact(
+            comparison.case.op,
+            comparison.name,
+            comparison.place(index),
+            f"got {float(comparison.got[index]):.9g}, expected exactly {float(comparison.expected[index]):.9g} ({_count(mask)} differ)",
+        )
+
+
+def bounded(comparison: Comparison) -> None:
+    """Every error within its bound."""
+    mask = (comparison.error > comparison.bound) & ~comparison.overflows
+    if mask.any():
+        index = comparison.worst()
+        error, bound = float(comparison.error[index]), float(comparison.bound[index])
+        raise BeyondBound(
+            comparison.case.op,
+            comparison.name,
+            comparison.place(index),
+            f"got {float(comparison.got[index]):.9g}, expected {float(comparison.expected[index]):.9g}: error {error:.3g} is "
+            f"{error / bound:.3g} times the bound {bound:.3g} ({_count(mask)} beyond theirs)",
+        )
+
+
+def repeatable(case: Case, first: Tensor, second: Tensor, names: str) -> None:
+    """Two runs from the same memory left the same bits."""
+    if not torch.equal(first, second):
+        count = int((first != second).sum())
+        raise NotRepeatable(case.op, names, None, f"the same call twice gave different bits ({count} 16-bit words)")
+
+
+def unwritten_mask(tensor: Tensor) -> Tensor:
+    """Where a result in its own dtype still holds poison."""
+    return poison.where(tensor).view(tensor.shape)

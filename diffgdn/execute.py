@@ -1,0 +1,246 @@
+"""Run one case on one target, compare it with the oracle, and reach a verdict. In this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from diffgdn import arena, checks, inputs, noise, oracle
+from diffgdn.arena import Arguments
+from diffgdn.case import Case
+from diffgdn.checks import CheckFailure, Comparison
+from diffgdn.inputs import Data
+from diffgdn.oracle import Expected
+from diffgdn.poison import PoisonedEmpty
+from diffgdn.targets import Target
+
+GPU_ORACLE_WORK = 2e6  # state elements times tokens from which the oracle is quicker on the GPU
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answers for one case. failure is None where every check passed; refused says why nothing was run.
+
+    shares: worst error of each result as a share of its bound. seconds: inputs, kernel, oracle, checks.
+    comparison: the result that failed, beside the oracle's, where a comparison failed.
+    """
+
+    case: Case
+    target: str
+    lane: str
+    failure: CheckFailure | None = None
+    refused: str | None = None
+    exact: bool = False
+    shares: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    comparison: Comparison | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.failure is None
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def device_of(lane: str) -> str:
+    """Where a lane's tensors live."""
+    return "cuda" if lane == "gpu" else "cpu"
+
+
+def run(case: Case, target: Target, lane: str) -> Verdict:
+    """The verdict on one case. A kernel's fault never raises; errors of the framework itself do."""
+    refusal = target.refuses(case, lane)
+    if refusal is not None:
+        return Verdict(case, target.name, lane, refused=refusal)
+    clock, run = _Clock(), _Run(case, target, lane)
+    failure = None
+    try:
+        run.judge(clock)
+    except CheckFailure as found:
+        failure = found
+    finally:
+        run.release()
+    comparison = run.current if failure is not None and failure.tensor == getattr(run.current, "name", None) else None
+    return Verdict(case, target.name, lane, failure, None, run.exact, run.shares, clock.seconds, comparison)
+
+
+def assert_correct(case: Case, target: Target, lane: str) -> Verdict:
+    """Like `run`, raising the failure if there is one."""
+    verdict = run(case, target, lane)
+    if verdict.failure is not None:
+        raise verdict.failure
+    return verdict
+
+
+class _Run:
+    def __init__(self, case: Case, target: Target, lane: str) -> None:
+        self.case, self.target, self.lane = case, target, lane
+        self.device = device_of(lane)
+        self.exact = False
+        self.shares: dict[str, float] = {}
+        self.current: Comparison | None = None
+        self.arguments: Arguments | None = None
+
+    def judge(self, clock: _Clock) -> None:
+        """Ask every question in order; the first that fails raises its CheckFailure."""
+        case, contract = self.case, self.target.contract(self.case.op)
+        with clock("inputs"):
+            data = inputs.draw(case)
+            self.arguments = arena.arrange(case, data, self.device, self.target.layout)
+        with clock("kernel"):
+            returned = self._call(self.arguments)
+        with clock("checks"):
+            change = self.arguments.changes()
+            checks.memory(case, change)
+            results = {name: tensor.cpu() for name, tensor in self._results(self.arguments, returned).items()}
+        with clock("oracle"):
+            where = self._oracle_device()
+            truth = oracle.expected(case, data, device=where)
+            spread = noise.measure(case, data, truth, contract, where)
+            self.exact = noise.is_exact(case, data, truth, contract, {_TRUTH[name]: tensor.dtype for name, tensor in results.items()})
+        with clock("checks"):
+            for comparison in self._comparisons(results, truth, spread):
+                self.current = comparison
+                checks.written(comparison)
+                checks.finite(comparison, lambda: self._clean(data).get(comparison.name))  # noqa: B023 (called at once)
+                if self.exact:
+                    checks.exact(comparison)
+                else:
+                    self.shares[comparison.name] = comparison.share
+                    checks.bounded(comparison)
+            self.current = None
+            checks.slots(case, change)
+        with clock("kernel"):
+            self._repeat(results)
+
+    def release(self) -> None:
+        """Give a far pool's memory back at once."""
+        far = self.arguments is not None and self.arguments.far is not None
+        self.arguments = None
+        if far and self.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def _call(self, arguments: Arguments, zeros: bool = False) -> dict[str, Tensor]:
+        try:
+            with PoisonedEmpty(zeros):
+                returned = self.target.run(self.case, arguments)
+            if self.device == "cuda":
+                torch.cuda.synchronize()
+        except Exception as error:
+            message = str(error).strip() or "no message"
+            raise checks.KernelRaised(self.case.op, None, None, f"{type(error).__name__}: {message}") from error
+        return returned
+
+    def _results(self, arguments: Arguments, returned: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Every result that this case has, [.., V, K] whatever the layout, in its own dtype."""
+        case = self.case
+        o = returned["o"]
+        out = {"o": self._shaped("o", o, case.tokens * case.HV * case.V).reshape(case.tokens, case.HV, case.V)[: case.total]}
+        if case.writes_state:
+            state = arguments.state_vk()
+            rows = _stored(case)
+            out["state"] = state[[case.pool.indices[n] for n in rows] if case.operation.has_pool else rows]
+        for name, kept in (("final", case.final and not case.operation.keeps_steps), ("boundary", case.boundary)):
+            if kept and name in returned:
+                states = returned[name]
+                out[name] = states.mT if arguments.layout == "kv" else states
+        if "boundary" in out:
+            chunks = sum(-(-length // case.chunk_size) for length in case.lens)
+            out["boundary"] = self._shaped("boundary", out["boundary"], chunks * case.HV * case.V * case.K).reshape(chunks, case.HV, case.V, case.K)
+        if "final" in out:
+            out["final"] = self._shaped("final", out["final"], len(case.lens) * case.HV * case.V * case.K)
+        if case.keeps_steps:
+            buffer = arguments.state_vk("buffer")
+            pairs = _kept(case)
+            out["steps"] = buffer[[row for _, row, _ in pairs], [step for _, _, step in pairs]]
+        return out
+
+    def _shaped(self, name: str, tensor: Tensor, numel: int) -> Tensor:
+        if tensor.numel() != numel:
+            raise checks.KernelRaised(self.case.op, name, None, f"returned shape {tuple(tensor.shape)}, expected {numel} elements")
+        return tensor
+
+    def _comparisons(self, results: dict[str, Tensor], truth: Expected, spread: dict[str, Tensor]) -> Iterator[Comparison]:
+        expected = truth.items()
+        for name, got in results.items():
+            key = _TRUTH[name]
+            pick = _picker(self.case, name)
+            wanted, noises = pick(expected[key]).cpu(), pick(spread[key]).cpu()
+            half = noise.half_ulp(wanted.abs() + noise.LIMIT * noises, got.dtype)
+            yield Comparison(self.case, name, got.dtype, got.double().reshape(wanted.shape), wanted, noises, half, checks.unwritten_mask(got.reshape(wanted.shape)))
+
+    def _clean(self, data: Data) -> dict[str, Tensor]:
+        """Results of the same case with zeros for all poison: padding tokens, unnamed slots, guards, fresh memory."""
+        calm = {name: torch.nan_to_num(tensor, nan=0.0) if tensor.is_floating_point() else tensor for name, tensor in data.items()}
+        arguments = arena.arrange(self.case, calm, self.device, self.target.layout, zeros=True)
+        try:
+            returned = self._call(arguments, zeros=True)
+        except CheckFailure:
+            return {}
+        results = {name: tensor.cpu().double() for name, tensor in self._results(arguments, returned).items()}
+        return {name: tensor.reshape(self.current.got.shape) if self.current and name == self.current.name else tensor for name, tensor in results.items()}
+
+    def _repeat(self, first: dict[str, Tensor]) -> None:
+        """A second run from the same memory. In the interpreter, which is sequential, one case in four is enough."""
+        if self.lane == "interpret" and int(self.case.id[0], 16) % 4:
+            return
+        assert self.arguments is not None
+        after = self.arguments.bits()
+        self.arguments.restore()
+        again = self._results(self.arguments, self._call(self.arguments))
+        for name, tensor in first.items():
+            checks.repeatable(self.case, _words(tensor), _words(again[name].cpu()), name)
+        checks.repeatable(self.case, after, self.arguments.bits(), "memory")
+
+    def _oracle_device(self) -> str:
+        case = self.case
+        work = case.HV * case.K * case.V * len(case.lens) * max(case.lens)
+        return self.device if work > GPU_ORACLE_WORK else "cpu"
+
+
+_TRUTH = {"o": "o", "state": "state", "final": "state", "boundary": "boundary", "steps": "steps"}
+
+
+def _stored(case: Case) -> list[int]:
+    """Sequences whose slot must hold a new state: live and not empty."""
+    slots = case.pool.indices if case.operation.has_pool else (0,) * len(case.lens)
+    return [n for n, (slot, length) in enumerate(zip(slots, case.lens, strict=True)) if slot >= 0 and length > 0]
+
+
+def _kept(case: Case) -> list[tuple[int, int, int]]:
+    """(token, buffer row, step) of every step that must be in the intermediate buffer."""
+    return [
+        (case.starts[n] + step, row, step) for n, row in enumerate(case.pool.rows) if row >= 0 for step in range(case.lens[n])
+    ]
+
+
+def _picker(case: Case, name: str) -> Callable[[Tensor], Tensor]:
+    if name == "state":
+        return lambda truth: truth[_stored(case)]
+    if name == "steps":
+        return lambda truth: truth[[token for token, _, _ in _kept(case)]]
+    if name == "o" and case.operation.single_token:
+        # packed_decode's rows for padding are zero, whatever a zero state would give.
+        live = torch.tensor([slot >= 0 for slot in case.pool.indices])
+        return lambda truth: truth * live.to(truth.device).view(-1, 1, 1)
+    return lambda truth: truth
+
+
+def _words(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(torch.int16)

@@ -1,0 +1,81 @@
+"""Implementations under test: the built-in targets by name, and users' own by `module:name`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from diffgdn.targets.base import FunctionTarget, Target, TargetError, default_contract, target
+
+__all__ = ["FunctionTarget", "Target", "TargetError", "default_contract", "get", "missing", "names", "target"]
+
+BUILT_IN = ("vk", "kv", "eager", "fla")
+
+
+def names() -> tuple[str, ...]:
+    """The built-in targets."""
+    return BUILT_IN
+
+
+def missing(name: str, lane: str) -> str | None:
+    """Why a built-in target cannot run on this lane here, with what to do about it; None if it can."""
+    if name != "fla":
+        return None
+    if lane != "gpu":
+        return "fla runs on a GPU only"
+    if importlib.util.find_spec("fla") is None:
+        return "fla-core is not installed; pip install fla-core"
+    return None
+
+
+def get(name: str) -> Target:
+    """A built-in target, or the object that `module:name` or `path/to/file.py:name` names.
+
+    Raises TargetError, in one line, where there is none.
+    """
+    if name in ("vk", "kv"):
+        from diffgdn.targets.own import own
+
+        return own(name)
+    if name == "eager":
+        from diffgdn.targets.eager import Eager
+
+        return Eager()
+    if name == "fla":
+        from diffgdn.targets.fla import Fla
+
+        return Fla()
+    module, separator, attribute = name.rpartition(":")
+    if not separator or not module or not attribute:
+        raise TargetError(f"unknown target {name!r}; built in: {', '.join(BUILT_IN)}; your own: module:name")
+    found = getattr(_load(module), attribute, None)
+    if found is None:
+        raise TargetError(f"target {name!r}: {module} has no attribute {attribute!r}")
+    if not all(hasattr(found, part) for part in ("name", "layout", "operations", "contract", "refuses", "run")):
+        raise TargetError(f"target {name!r}: {attribute} is {type(found).__name__}, not a target; decorate it with @diffgdn.target(...)")
+    return found
+
+
+def _load(module: str) -> Any:
+    if not module.endswith(".py"):
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))  # a user's module beside where the command is run
+        try:
+            return importlib.import_module(module)
+        except Exception as error:  # whatever a user's module raises while it is imported
+            raise TargetError(f"target module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
+    path = Path(module)
+    if not path.is_file():
+        raise TargetError(f"target file {module!r} does not exist")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, loaded)
+    try:
+        spec.loader.exec_module(loaded)
+    except Exception as error:
+        raise TargetError(f"target file {module!r} cannot be imported: {type(error).__name__}: {error}") from error
+    return loaded

@@ -1,0 +1,138 @@
+"""How an operation is called: SGLang's function name and keyword arguments for a case, and what comes back.
+
+One place, used by the project's own kernels, by users' kernels and by repro scripts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from diffgdn.arena import Arguments
+from diffgdn.case import Case
+
+FUNCTIONS = {
+    "gdn.extend": "chunk_gated_delta_rule",
+    "kda.extend": "chunk_kda",
+    "gdn.recurrent": "fused_recurrent_gated_delta_rule",
+    "kda.recurrent": "fused_recurrent_kda",
+    "gdn.update": "fused_recurrent_gated_delta_rule_update",
+    "kda.update": "fused_recurrent_gated_delta_rule_update",
+    "gdn.decode": "fused_sigmoid_gating_delta_rule_update",
+    "kda.decode": "fused_sigmoid_gating_delta_rule_update",
+    "gdn.packed_decode": "fused_recurrent_gated_delta_rule_packed_decode",
+    "kda.packed_decode": "fused_recurrent_kda_packed_decode",
+    "gdn.verify": "fused_sigmoid_gating_delta_rule_update",
+    "kda.verify": "fused_sigmoid_gating_delta_rule_update",
+}
+# Keywords that exist here and not in SGLang's functions; a kernel that does not name one is called without it.
+EXTRAS = frozenset({"output_final_state", "output_boundary_states", "chunk_size", "layout", "batch_invariant"})
+# SGLang's own spelling where it has one of these names itself.
+NATIVE = {"gdn.recurrent": frozenset({"output_final_state"}), "kda.extend": frozenset({"output_intermediate_states"})}
+SOFTPLUS_BETA = 1.0
+SOFTPLUS_THRESHOLD = 20.0
+
+
+def keywords(case: Case, arguments: Arguments) -> dict[str, Any]:
+    """Keyword arguments of the operation's public function for a case."""
+    builders = {
+        "extend": _extend,
+        "recurrent": _recurrent,
+        "update": _update,
+        "decode": _sigmoid_gating,
+        "verify": _sigmoid_gating,
+        "packed_decode": _packed_decode,
+    }
+    out = builders[case.operation.kind](case, arguments)
+    out["use_qk_l2norm_in_kernel"] = case.l2norm
+    out["batch_invariant"] = case.batch_invariant
+    return out
+
+
+def _sequence(case: Case, arguments: Arguments) -> dict[str, Any]:
+    names = ("q", "k", "v", "g", "beta")
+    return {**{name: arguments[name] for name in names}, "scale": case.scale, "cu_seqlens": arguments.get("cu_seqlens")}
+
+
+def _extend(case: Case, arguments: Arguments) -> dict[str, Any]:
+    out = {
+        "scale": case.scale,
+        "initial_state": arguments.get("state"),
+        "initial_state_indices": arguments.get("indices"),
+        "cu_seqlens": arguments.get("cu_seqlens"),
+        "output_final_state": case.final,
+        "chunk_size": case.chunk_size,
+        "inplace_update": case.inplace,
+        "layout": arguments.layout,
+    }
+    if case.op == "gdn.extend":
+        return {**_sequence(case, arguments), **out, "output_boundary_states": case.boundary}
+    out |= {name: arguments[name] for name in ("q", "k", "v")} | {"output_intermediate_states": case.boundary}
+    if not case.gates.raw:
+        return {**out, "g": arguments["g"], "beta": arguments["beta"]}
+    raw = {"g": arguments["a"], "beta": arguments["b"], "beta_is_raw": True, "lower_bound": case.gates.lower_bound}
+    return {**out, **raw, "A_log": arguments["A_log"], "dt_bias": arguments["dt_bias"]}
+
+
+def _recurrent(case: Case, arguments: Arguments) -> dict[str, Any]:
+    out = {**_sequence(case, arguments), "initial_state": arguments.get("state"), "output_final_state": case.final}
+    if case.op == "kda.recurrent":
+        out["inplace_final_state"] = case.writes_state
+    return out
+
+
+def _steps(case: Case, arguments: Arguments) -> dict[str, Any]:
+    if not case.keeps_steps:
+        return {}
+    return {
+        "disable_state_update": True,
+        "intermediate_states_buffer": arguments["buffer"],
+        "intermediate_state_indices": arguments["rows"],
+        "cache_steps": case.pool.steps,
+        "retrieve_parent_token": arguments.get("parents"),
+    }
+
+
+def _pool(case: Case, arguments: Arguments) -> dict[str, Any]:
+    out = {"initial_state_source": arguments["state"], "initial_state_indices": arguments["indices"], "layout": arguments.layout}
+    return {**out, **_steps(case, arguments)}
+
+
+def _update(case: Case, arguments: Arguments) -> dict[str, Any]:
+    return {**_sequence(case, arguments), **_pool(case, arguments)}
+
+
+def _sigmoid_gating(case: Case, arguments: Arguments) -> dict[str, Any]:
+    tensors = {name: arguments[name] for name in ("A_log", "a", "dt_bias", "q", "k", "v", "b")}
+    out = {**tensors, **_pool(case, arguments), "scale": case.scale, "cu_seqlens": arguments.get("cu_seqlens")}
+    out |= {"softplus_beta": SOFTPLUS_BETA, "softplus_threshold": SOFTPLUS_THRESHOLD}
+    return {**out, "is_kda": case.operation.is_kda, "lower_bound": case.gates.lower_bound}
+
+
+def _packed_decode(case: Case, arguments: Arguments) -> dict[str, Any]:
+    out = {name: arguments[name] for name in ("mixed_qkv", "a", "b", "A_log", "dt_bias", "out")}
+    out |= {"initial_state": arguments["state"], "ssm_state_indices": arguments["indices"], "scale": case.effective_scale}
+    return out if case.op == "gdn.packed_decode" else {**out, "lower_bound": case.gates.lower_bound}
+
+
+def results(case: Case, arguments: Arguments, returned: Any) -> dict[str, Tensor]:
+    """A function's return value by the names of `oracle.Expected`, states still in the call's layout.
+
+    `o` always; `final` and `boundary` where they were asked for and returned. The pool and the buffer are read from the arguments.
+    """
+    kind = case.operation.kind
+    if kind in ("update", "decode", "verify"):
+        return {"o": returned}
+    if kind == "packed_decode":
+        return {"o": arguments["out"]}
+    if not isinstance(returned, tuple):
+        return {"o": returned}
+    out = {"o": returned[0]}
+    rest = list(returned[1:])
+    if case.op == "kda.extend":
+        names = (["boundary"] if case.boundary else []) + (["final"] if case.final else [])
+    else:
+        names = ["final", "boundary"]
+    asked = {"final": case.final, "boundary": case.boundary}
+    return out | {name: value for name, value in zip(names, rest, strict=False) if value is not None and asked[name]}

@@ -1,0 +1,124 @@
+"""The operations in plain PyTorch, in the input precision: what a reader would write first.
+
+States and steps are rounded to the dtype of q after every operation, gates are computed in fp32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffgdn.arena import Arguments
+from diffgdn.case import Case
+from diffgdn.inputs import DTYPE
+from diffgdn.noise import Contract
+from diffgdn.operations import OPERATIONS
+
+L2NORM_EPS = 1e-6
+
+
+class Eager:
+    """A target over all operations and both lanes."""
+
+    name = "eager"
+    layout = "vk"
+    operations = tuple(OPERATIONS)
+
+    def contract(self, op: str) -> Contract:
+        return Contract(operand="input", accumulator="input", state="input")
+
+    def configurations(self, op: str) -> int:
+        return 1
+
+    def refuses(self, case: Case, lane: str) -> str | None:
+        return None
+
+    def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
+        dtype = DTYPE[case.dtype]
+        q, k, v = _rows(case, arguments)
+        g, beta = _gates(case, arguments)
+        out = torch.zeros(case.tokens, case.HV, case.V, dtype=dtype, device=v.device)
+        finals, boundaries = [], []
+        for n, length in enumerate(case.lens):
+            start = case.starts[n]
+            part = slice(start, start + length)
+            states, before, o = _sequence(case, n, _initial(case, arguments, n), q[part], k[part], v[part], g[part], beta[part])
+            out[part] = 0 if case.operation.single_token and case.pool.indices[n] < 0 else o
+            boundaries += before
+            finals.append(states[-1])
+            _store(case, arguments, n, states)
+        shape = arguments["out"].shape if case.operation.single_token else arguments["v"].shape
+        results = {"o": out.view(shape)}
+        if case.operation.single_token:
+            arguments["out"].copy_(results["o"])
+        if case.final and not case.writes_state:
+            kept = DTYPE[case.pool.dtype] if case.values.state != "none" else torch.float32
+            results["final"] = torch.stack(finals).to(kept)
+        if case.operation.is_chunked and case.boundary:
+            empty = v.new_empty(0, case.HV, case.V, case.K)
+            results["boundary"] = (torch.stack(boundaries) if boundaries else empty).unsqueeze(0)
+        return results
+
+
+def _rows(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k [tokens, HV, K] and v [tokens, HV, V], normalised and repeated over the groups, in the input dtype."""
+    if case.operation.single_token:
+        wide = case.H * case.K
+        q, k, v = arguments["mixed_qkv"].split([wide, wide, case.HV * case.V], dim=-1)
+    else:
+        q, k, v = arguments["q"], arguments["k"], arguments["v"]
+    q, k = q.reshape(case.tokens, case.H, case.K), k.reshape(case.tokens, case.H, case.K)
+    if case.l2norm:
+        q, k = (x * torch.rsqrt((x.float() ** 2).sum(-1, keepdim=True) + L2NORM_EPS).to(x.dtype) for x in (q, k))
+    group = case.HV // case.H
+    return q.repeat_interleave(group, 1), k.repeat_interleave(group, 1), v.reshape(case.tokens, case.HV, case.V)
+
+
+def _gates(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor]:
+    """Decay exp(g) [tokens, HV, 1 or K] and beta [tokens, HV], in the input dtype."""
+    dtype, width = DTYPE[case.dtype], case.K if case.operation.is_kda else 1
+    if not case.raw_gates:
+        g, beta = arguments["g"].float().reshape(case.tokens, case.HV, width), arguments["beta"].reshape(case.tokens, case.HV)
+        return torch.exp(g).to(dtype), beta.to(dtype)
+    rate = torch.exp(arguments["A_log"].float()).view(case.HV, 1)
+    x = arguments["a"].float().reshape(case.tokens, case.HV, width) + arguments["dt_bias"].float().view(case.HV, width)
+    bound = case.gates.lower_bound
+    g = -rate * F.softplus(x) if bound is None else bound * torch.sigmoid(rate * x)
+    return torch.exp(g).to(dtype), torch.sigmoid(arguments["b"].float()).reshape(case.tokens, case.HV).to(dtype)
+
+
+def _initial(case: Case, arguments: Arguments, n: int) -> Tensor:
+    dtype, shape = DTYPE[case.dtype], (case.HV, case.V, case.K)
+    slot = case.pool.indices[n] if case.operation.has_pool else n
+    state = arguments.get("state")
+    if state is None or slot < 0:
+        return torch.zeros(shape, dtype=dtype, device=arguments.arena.device)
+    return state[slot].to(dtype, copy=True)
+
+
+def _sequence(
+    case: Case, n: int, S: Tensor, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """States [initial, after token 0, ...], states before each chunk, outputs [length, HV, V]."""
+    states, before, outputs = [S], [], []
+    parents = case.parents[n] if case.parents else range(-1, len(q) - 1)
+    for t, parent in enumerate(parents):
+        if t % case.chunk_size == 0:
+            before.append(states[-1])
+        S = states[parent + 1] * decay[t].unsqueeze(-2)
+        d = beta[t].unsqueeze(-1) * (v[t] - (S * k[t].unsqueeze(-2)).sum(-1))
+        S = S + d.unsqueeze(-1) * k[t].unsqueeze(-2)
+        states.append(S)
+        outputs.append(case.effective_scale * (S * q[t].unsqueeze(-2)).sum(-1))
+    return states, before, torch.stack(outputs) if outputs else v
+
+
+def _store(case: Case, arguments: Arguments, n: int, states: list[Tensor]) -> None:
+    if len(states) == 1:
+        return
+    if case.keeps_steps and case.pool.rows[n] >= 0:
+        arguments["buffer"][case.pool.rows[n], : len(states) - 1] = torch.stack(states[1:])
+    slot = case.pool.indices[n] if case.operation.has_pool else n
+    if case.writes_state and slot >= 0:
+        arguments["state"][slot] = states[-1].to(arguments["state"].dtype)

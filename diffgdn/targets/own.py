@@ -1,0 +1,14 @@
+"""The project's own Triton kernels, one target a state layout."""
+
+from __future__ import annotations
+
+from diffgdn import kernels
+from diffgdn.operations import OPERATIONS
+from diffgdn.targets import calls
+from diffgdn.targets.base import FunctionTarget
+
+
+def own(layout: str) -> FunctionTarget:
+    """`vk` or `kv`: every operation that has the layout."""
+    functions = {op: getattr(kernels, calls.FUNCTIONS[op]) for op, operation in OPERATIONS.items() if layout in operation.layouts}
+    return FunctionTarget(layout, functions, layout)
