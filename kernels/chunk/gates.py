@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import INTERPRETED, bounded_gate, softplus_gate
+from ..device import bounded_gate, inlined, softplus_gate
 from .strides import in_units
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -16,11 +16,14 @@ LOG2E = tl.constexpr(1.4426950408889634)
 # running sum its digits (or, at -inf, turn differences of sums into NaN).
 STRONGEST = tl.constexpr(-150.0)
 
+cumsum_along = inlined(tl.cumsum)
 
+
+@inlined
 @triton.jit
 def log2_cumsum(b_g):
     """The running sum over axis 0 of natural log decays b_g (fp32; 0 past the chunk's end), in log2 units."""
-    return tl.cumsum(tl.where(b_g < STRONGEST, STRONGEST, b_g) * LOG2E, axis=0)
+    return cumsum_along(tl.where(b_g < STRONGEST, STRONGEST, b_g) * LOG2E, axis=0)
 
 
 @triton.jit(do_not_specialize=["g_b", "g_t", "g_h", "T", "HV", "lower_bound"])

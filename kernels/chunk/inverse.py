@@ -8,9 +8,10 @@ fewer products, and loses all accuracy for near-parallel keys, where the powers 
 import triton
 import triton.language as tl
 
-from ..device import dot
+from ..device import dot, inlined, sum_along
 
 
+@inlined
 @triton.jit
 def diagonal_blocks(b_L, BT: tl.constexpr, S: tl.constexpr):
     """The diagonal [S, S] blocks of b_L [BT, BT] as [BT // S, S, S]."""
@@ -20,10 +21,11 @@ def diagonal_blocks(b_L, BT: tl.constexpr, S: tl.constexpr):
     else:
         i = tl.arange(0, N)
         on = i[:, None, None, None] == i[None, None, :, None]
-        b_D = tl.sum(tl.where(on, tl.reshape(b_L, [N, S, N, S]), 0.0), axis=2)
+        b_D = sum_along(tl.where(on, tl.reshape(b_L, [N, S, N, S]), 0.0), axis=2)
     return b_D
 
 
+@inlined
 @triton.jit
 def merge(b_X, b_L, BT: tl.constexpr, S: tl.constexpr):
     """From the inverses b_X [BT // S, S, S] of the diagonal blocks of I + b_L to those of the blocks twice as large."""
@@ -42,6 +44,7 @@ def merge(b_X, b_L, BT: tl.constexpr, S: tl.constexpr):
     return tl.reshape(tl.permute(tl.join(b_top, b_low), (0, 3, 1, 2)), [N, 2 * S, 2 * S])
 
 
+@inlined
 @triton.jit
 def invert(b_L, BT: tl.constexpr):
     """inv(I + b_L) [BT, BT] for b_L [BT, BT] fp32, zero on and above the diagonal. BT is 16, 32 or 64."""

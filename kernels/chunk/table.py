@@ -8,7 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import INTERPRETED
+from ..device import INTERPRETED, sum_along
+from .gates import cumsum_along
 
 BLOCK_C = 64  # table entries per program
 BLOCK_N = 64  # sequences looked at in one step
@@ -27,16 +28,16 @@ def chunk_table_kernel(p_cu, p_table, p_first, N, tokens, bound, BT: tl.constexp
         bos = tl.load(p_cu + o_n, mask=m_n, other=0).to(tl.int32)
         eos = tl.load(p_cu + o_n + 1, mask=m_n, other=0).to(tl.int32)
         chunks = (eos - bos + BT - 1) // BT
-        end = seen + tl.cumsum(chunks, axis=0)
+        end = seen + cumsum_along(chunks, axis=0)
         first = end - chunks
         if i_p == 0:
             tl.store(p_first + o_n, first, mask=m_n)
         # [BC, BN]: at most one sequence owns a chunk
         owns = (o_c[:, None] >= first[None, :]) & (o_c[:, None] < end[None, :])
         at = bos[None, :] + (o_c[:, None] - first[None, :]) * BT
-        start += tl.sum(tl.where(owns, at, 0), axis=1)
-        rows += tl.sum(tl.where(owns, tl.minimum(eos[None, :] - at, BT), 0), axis=1)
-        seen += tl.sum(chunks, axis=0)
+        start += sum_along(tl.where(owns, at, 0), axis=1)
+        rows += sum_along(tl.where(owns, tl.minimum(eos[None, :] - at, BT), 0), axis=1)
+        seen += sum_along(chunks, axis=0)
     past = o_c >= seen
     start = tl.where(past, tl.load(p_cu + N).to(tl.int32) + (o_c - seen) * BT, start)
     rows = tl.where(past, -tl.minimum(tl.maximum(tokens - start, 0), BT), rows)

@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import dot, round_to, sigmoid
+from ..device import dot, round_to, sigmoid, sum_along
 from .inverse import invert
 from .strides import in_units
 from .tiles import tile
@@ -90,8 +90,8 @@ def wy_kda_kernel(
         on = (seen & (r_i < rows)[:, :, None])[:, :, :, None]
         b_d = tl.where(on, b_g[:, :, None, :] - b_g[:, None, :, :], 0.0)
         b_d = tl.exp2(b_d) * b_k[:, None, :, :]  # [NB, 16, 16, BC]
-        b_Lb += tl.sum(b_d * b_k[:, :, None, :], axis=3)
-        b_Ab += tl.sum(b_d * b_q[:, :, None, :], axis=3)
+        b_Lb += sum_along(b_d * b_k[:, :, None, :], axis=3)
+        b_Ab += sum_along(b_d * b_q[:, :, None, :], axis=3)
     if NB == 1:
         b_L = tl.reshape(b_Lb, [BT, BT])
         b_A = tl.reshape(b_Ab, [BT, BT])
