@@ -8,7 +8,6 @@ import triton
 import triton.language as tl
 
 
-
 def inlined(function):
     """A @triton.jit function for use inside kernels: itself, or, in the interpreter, the plain function under it.
 
@@ -102,5 +101,6 @@ def round_to(b_x, dtype: tl.constexpr):
     if INTERPRETED:
         if dtype == tl.bfloat16:
             bits = b_x.to(tl.int32, bitcast=True)
-            b_x = (bits + (((bits >> 16) & 1) + 0x7FFF)).to(tl.float32, bitcast=True)
+            rounded = (bits + (((bits >> 16) & 1) + 0x7FFF)).to(tl.float32, bitcast=True)
+            b_x = tl.where(b_x == b_x, rounded, b_x)  # the carry would run out of some NaNs
     return b_x.to(dtype)

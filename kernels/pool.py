@@ -27,9 +27,9 @@ def fused_recurrent_gated_delta_rule_update(
 
     Verify. intermediate_states_buffer [rows, steps, HV, V, K] takes the state after each step of sequence n at row
     intermediate_state_indices[n] (None: its slot's number; negative: not at all). cache_steps: how many steps of it to use
-    (None: all). retrieve_parent_token [N, steps <= 64]: token i continues from token retrieve_parent_token[n, i] < i, or,
-    if that is negative, from the initial state; entry 0 is not read. Other branches are recomputed from the initial state
-    in fp32, not read back from the buffer.
+    (None: all). retrieve_parent_token [N, steps <= 64]: token i > 0 continues from token retrieve_parent_token[n, i], which
+    is from 0 to i - 1; entry 0 is not read. A branch is recomputed from the initial state in fp32, never read back from the
+    buffer.
 
     Dtypes: q, k, v one of bf16, fp16, fp32; g and beta that or fp32; states any of the three, rounded once, when stored.
     disable_output_calculation: o is then a zero of shape [1, 1, 1, 1]. batch_invariant: the bits of a sequence do not depend on

@@ -8,7 +8,7 @@ registers, and writes them once.
 import triton
 import triton.language as tl
 
-from .device import bounded_gate, inlined, l2norm, sigmoid, softplus_gate, sum_along
+from .device import bounded_gate, inlined, l2norm, round_to, sigmoid, softplus_gate, sum_along
 
 # How the log decay and beta arrive.
 GIVEN = tl.constexpr(0)  # as they are used
@@ -332,12 +332,12 @@ def recurrent_kernel(
         )  # fmt: skip
         if o is not None:
             b_o = sum_along(b_h * b_q[None, :], 1)  # [BV]
-            tl.store(p_o + o_v, b_o.to(o.dtype.element_ty), mask=mask_v)
+            tl.store(p_o + o_v, round_to(b_o, o.dtype.element_ty), mask=mask_v)
             p_q += stride_q_tok * UNIT
             p_o += stride_o_tok * UNIT
         if cache is not None:
             if i_t < kept:
-                tl.store(p_cache + at_cache, b_h.to(cache.dtype.element_ty), mask=mask_h)
+                tl.store(p_cache + at_cache, round_to(b_h, cache.dtype.element_ty), mask=mask_h)
             p_cache += stride_cache_step * UNIT
         p_k += stride_k_tok * UNIT
         p_v += stride_v_tok * UNIT
@@ -350,4 +350,4 @@ def recurrent_kernel(
             p_ht = ht + (i_slot * stride_ht_slot + i_hv * stride_ht_head) * UNIT
             if UNIT > 1:
                 p_ht = tl.multiple_of(p_ht, 16)
-            tl.store(p_ht + at_ht, b_h.to(ht.dtype.element_ty), mask=mask_h)
+            tl.store(p_ht + at_ht, round_to(b_h, ht.dtype.element_ty), mask=mask_h)
