@@ -1,0 +1,7 @@
+"""Hypothesis strategies for cases of the twelve operations, and the menus of what kernels specialise on."""
+
+from diffgdn.strategies import geometries
+from diffgdn.strategies.generate import cases, representative, representatives
+from diffgdn.strategies.menu import Build, Menu
+
+__all__ = ["Build", "Menu", "cases", "geometries", "representative", "representatives"]

@@ -1,0 +1,141 @@
+"""The strategy of cases: draws a build, heads, sequences, laws and flags, simplest first, and puts them
+together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import strategies as st
+from hypothesis.errors import InvalidArgument
+
+from diffgdn.case import Case, Gates, Pool, Values
+from diffgdn.operations import OPERATIONS, Operation
+from diffgdn.strategies import geometries, laws, sizes
+from diffgdn.strategies.batch import Batch, batches, rarely
+from diffgdn.strategies.menu import LANES, STATES, Build, Menu, builds
+
+LAYOUTS = ("vk", "kv")
+H_FEW = (1, 1, 1, 1, 2, 2, 3)
+RATIOS = (1, 1, 1, 2, 2, 3, 4)
+H_MORE = (1, 1, 2, 2, 3, 4, 6, 8)
+CROWDS = (2, 40, 264)  # heads of two sequences: with 64 states or fewer, with more, and with more than 512
+
+
+def cases(
+    op: str, *, lane: str = "interpret", menu: Menu | None = None, configs: int = 1, layout: str = "vk"
+) -> st.SearchStrategy[Case]:
+    """Cases of an operation.
+
+    lane: "interpret" or "gpu", which decides how large they are. menu: what kernels specialise on comes from
+    its builds; None: anything goes. configs: entries of a foreign kernel's configuration list, one of which
+    each case is pinned to. layout: "vk" or "kv", of the target's states. Shrinks toward one sequence, one
+    head, one token, ones, and no gate. Raises InvalidArgument, with the value, for anything else.
+    """
+    if op not in OPERATIONS:
+        raise InvalidArgument(f"op={op!r}: expected one of {', '.join(OPERATIONS)}")
+    if lane not in LANES:
+        raise InvalidArgument(f"lane={lane!r}: expected one of {', '.join(LANES)}")
+    if menu is not None and not isinstance(menu, Menu):
+        raise InvalidArgument(f"menu={menu!r}: expected a Menu or None")
+    if not isinstance(configs, int) or isinstance(configs, bool) or configs < 1:
+        raise InvalidArgument(f"configs={configs!r}: expected a whole number of 1 or more")
+    if layout not in OPERATIONS[op].layouts:
+        raise InvalidArgument(f"layout={layout!r}: {op} has {' and '.join(OPERATIONS[op].layouts)}")
+    chosen = builds(op, lane) if menu is None else st.sampled_from(menu.entries(op))
+    return _cases(op, lane, chosen, configs)
+
+
+@st.composite
+def _cases(draw: st.DrawFn, op: str, lane: str, chosen: st.SearchStrategy[Build], configs: int) -> Case:
+    operation = OPERATIONS[op]
+    build = draw(chosen)
+    exact = draw(st.sampled_from((False, False, True))) and not (build.l2norm or build.bounded)
+    H, HV = draw(_heads(operation, lane, build))
+    room = sizes.room(op, lane, build, HV, draw(rarely(12)))
+    batch = draw(batches(operation, build, room, HV))
+    gates = draw(laws.gates(operation, build, max(batch.lens), exact))
+    values = draw(laws.values(build, exact))
+    scale = draw(laws.scales(build.K, exact))
+    edits = draw(laws.edits(_editable(operation, build, batch, H, HV))) if not exact else ()
+    case = _assemble(op, build, batch, H, HV, gates, values)
+    return replace(case, scale=scale, edits=edits, config=draw(st.integers(0, configs - 1)))
+
+
+def _assemble(op: str, build: Build, batch: Batch, H: int, HV: int, gates: Gates, values: Values) -> Case:
+    return Case(
+        op=op,
+        lens=batch.lens,
+        H=H,
+        HV=HV,
+        K=build.K,
+        V=build.V,
+        dtype=build.dtype,
+        pool=batch.pool,
+        gates=gates,
+        values=values,
+        packed=build.packed,
+        batched=batch.batched,
+        tail=batch.tail,
+        cu_dtype=build.cu_dtype,
+        index_dtype=build.index_dtype,
+        view=build.view,
+        l2norm=build.l2norm,
+        chunk_size=build.chunk_size,
+        inplace=build.inplace,
+        boundary=build.boundary,
+        final=build.final,
+        batch_invariant=build.batch_invariant,
+        parents=batch.parents,
+    )
+
+
+@st.composite
+def _heads(draw: st.DrawFn, operation: Operation, lane: str, build: Build) -> tuple[int, int]:
+    """H and HV: a few heads and their ratio; on a GPU at times those of a published model."""
+    few = lane == "interpret"
+    H = draw(st.sampled_from(H_FEW if few else H_MORE))
+    ratio = draw(st.sampled_from(RATIOS))
+    if few or not draw(rarely(10)):
+        return H, H * ratio
+    limit = STATES if not build.crowded else max(HV for _, HV in geometries.heads(operation.family))
+    return draw(st.sampled_from([pair for pair in geometries.heads(operation.family) if pair[1] <= limit]))
+
+
+def _editable(operation: Operation, build: Build, batch: Batch, H: int, HV: int) -> dict[str, int]:
+    """Elements of the tensors that may be edited, padding tokens left out."""
+    tokens = sum(batch.lens)
+    sizes = {"q": tokens * H * build.K, "k": tokens * H * build.K, "v": tokens * HV * build.V}
+    if not (operation.raw_gates or build.raw):
+        sizes["g"] = tokens * HV * (build.K if operation.is_kda else 1)
+    return sizes
+
+
+def representative(op: str, build: Build) -> Case:
+    """A small case that makes kernels compile the build."""
+    return representatives(op, build)[0]
+
+
+def representatives(op: str, build: Build) -> tuple[Case, ...]:
+    """Small cases that make kernels compile all that a build may meet: one, or for a crowded build one a
+    tile."""
+    many = build.crowded and not build.batch_invariant and not OPERATIONS[op].is_chunked
+    return tuple(_representative(op, build, heads) for heads in (CROWDS if many else CROWDS[:1]))
+
+
+def _representative(op: str, build: Build, heads: int) -> Case:
+    operation = OPERATIONS[op]
+    # Two of everything: a dimension of one element has no stride, and might pass for an aligned one.
+    length = 1 if operation.single_token or (not build.packed and build.one) else 2
+    pool = Pool(indices=(), dtype=build.state_dtype)
+    if operation.has_pool and build.given:
+        pool = Pool(slots=2, indices=(0, 1), pitch=int(build.odd_pitch), dtype=build.state_dtype)
+    elif operation.has_pool:
+        pool = replace(pool, indices=(-1, -1))
+    if operation.keeps_steps:
+        pool = replace(pool, steps=length, buffer=2, rows=(0, 1))
+    parents = ((-1, 0)[:length],) * 2 if build.tree else ()
+    batch = Batch(lens=(length, length), pool=pool, parents=parents, tail=0, batched=False)
+    bound = laws.BOUNDS[0] if build.bounded else None
+    gates = Gates(dtype=build.gate_dtype, raw=build.raw, lower_bound=bound)
+    values = Values(state="law" if build.given else "none")
+    return _assemble(op, build, batch, heads, heads, gates, values)

@@ -1,0 +1,209 @@
+"""What kernels are compiled for, apart from what only runs through them.
+
+A GPU campaign waits for compilation, so there everything that a kernel specialises on comes from a `Menu`: a
+few `Build`s an operation, drawn anew for each campaign from its seed. In the interpreter nothing is compiled
+and every build is drawn freely.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.errors import InvalidArgument
+
+from diffgdn.operations import OPERATIONS
+
+LANES = ("interpret", "gpu")
+PER_OPERATION = 6  # entries a menu: all twelve operations together stay under 150 compiled kernels
+KERNELS_PER_EXTEND = 6  # an extend runs as several kernels, each compiled for the build
+STATES = 64  # states (sequences * value heads) up to which a recurrent kernel has one tile, unless crowded
+TILES = 3  # tiles that a crowded, not batch-invariant build may meet
+
+# Head dimensions, repeated to be drawn more often; the first of the list is where shrinking ends.
+SMALL = (16, 1, 2, 3, 4, 5, 7, 8, 12, 15, 17, 24, 31, 32, 33, 40, 48, 60, 64)
+LARGE = (65, 96, 100, 128, 160, 255, 256)
+DIMS = {
+    "interpret": SMALL * 4 + LARGE,
+    "gpu": (16, 128, 64, 128, 32, 128, 64, 256, 1, 8, 17, 33, 48, 60, 100, 128, 192, 255),
+}
+OTHER_DTYPES = ("bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Build:
+    """What the kernels of one operation are compiled for. The defaults are the simplest of each.
+
+    one: a dense batch has exactly one token a sequence (else at least two). tree: parents are passed.
+    bounded: kda's gate with a lower bound. odd_pitch: slots of the pool are not 16 bytes aligned. given: an
+    initial state is passed. crowded: so many states that launchers may take another tile.
+    """
+
+    K: int = 16
+    V: int = 16
+    dtype: str = "float32"
+    gate_dtype: str = "float32"
+    state_dtype: str = "float32"
+    l2norm: bool = False
+    chunk_size: int = 16
+    raw: bool = False
+    bounded: bool = False
+    packed: bool = True
+    one: bool = False
+    tree: bool = False
+    view: str = "contiguous"
+    odd_pitch: bool = False
+    cu_dtype: str = "int32"
+    index_dtype: str = "int32"
+    given: bool = True
+    inplace: bool = True
+    boundary: bool = False
+    final: bool = True
+    batch_invariant: bool = False
+    crowded: bool = False
+
+    def variants(self, op: str) -> int:
+        """Kernels that this build makes the compiler compile, at most."""
+        if OPERATIONS[op].is_chunked:
+            return KERNELS_PER_EXTEND
+        return TILES if self.crowded and not self.batch_invariant else 1
+
+
+def published(op: str) -> Build:
+    """The build of published models: K = V = 128 in bf16 with l2norm inside, fp32 states and gates."""
+    operation = OPERATIONS[op]
+    raw = op == "kda.extend"  # elsewhere the operation leaves no choice
+    bounded = operation.is_kda and (operation.raw_gates or raw)
+    chunk_size = 64 if operation.is_chunked else Build.chunk_size
+    return Build(
+        K=128,
+        V=128,
+        dtype="bfloat16",
+        l2norm=True,
+        chunk_size=chunk_size,
+        raw=raw,
+        bounded=bounded,
+        crowded=True,
+    )
+
+
+def options(op: str, lane: str) -> dict[str, tuple[Any, ...]]:
+    """What each choice of a build is drawn from, simplest first, repeated to be drawn more often.
+
+    `square` and `own_gates` are choices without a field: V = K, and gates in the dtype of q.
+    """
+    operation = OPERATIONS[op]
+    kind = operation.kind
+    flag, rare = (False, True), (False, False, False, True)
+    table: dict[str, tuple[Any, ...]] = {
+        "K": DIMS[lane],
+        "V": DIMS[lane],
+        "square": (False, False, True) if lane == "interpret" else flag,
+        "dtype": ("float32", "bfloat16", "float16", "bfloat16"),
+        "own_gates": rare,
+        "state_dtype": ("float32", "bfloat16", "float16", "float32"),
+        "l2norm": (False, False, True),
+        "view": ("contiguous", "packed", "gapped"),
+        "batch_invariant": rare,
+    }
+    if lane == "gpu":
+        table["crowded"] = (False, False, False, False, True)
+    if operation.is_kda and (operation.raw_gates or kind == "extend"):
+        table["bounded"] = rare
+    if kind == "extend":
+        table["chunk_size"] = (16, 16, 16, 32, 64) if lane == "interpret" else (16, 64, 32, 64)
+        table |= {"boundary": flag}
+        if operation.is_kda:
+            table["raw"] = flag
+    if operation.has_pool:
+        table |= {"odd_pitch": rare, "index_dtype": ("int32", "int64")}
+    if kind in ("extend", "recurrent"):
+        table |= {"given": (True, True, True, True, False), "final": (True, True, False)}
+    if kind in ("extend", "update", "decode"):
+        table["inplace"] = (True, True, True, False)
+    if kind == "verify":
+        table["tree"] = flag
+    if not operation.single_token:
+        table |= {"packed": (True, True, False), "one": (True, False, False), "cu_dtype": ("int32", "int64")}
+    return table
+
+
+def make(op: str, picks: dict[str, Any]) -> Build:
+    """The build of these choices, with what does not apply left at its default."""
+    picks = dict(picks)
+    if picks.pop("square"):
+        picks["V"] = picks["K"]
+    if picks.pop("own_gates"):
+        picks["gate_dtype"] = picks["dtype"]
+    if picks.get("packed", True):
+        picks.pop("one", None)
+    else:
+        picks.pop("cu_dtype", None)
+    if not picks.get("given", True):
+        picks.pop("odd_pitch", None)
+        picks.pop("inplace", None)
+    if op == "kda.extend" and not picks["raw"]:
+        picks.pop("bounded")
+    return Build(**picks)
+
+
+@cache
+def builds(op: str, lane: str) -> st.SearchStrategy[Build]:
+    """Any build of an operation."""
+    table = {name: st.sampled_from(values) for name, values in options(op, lane).items()}
+    return st.fixed_dictionaries(table).map(lambda picks: make(op, picks))
+
+
+def _simplicity(build: Build) -> tuple[Any, ...]:
+    """Orders builds: fewer departures from the simplest one first, then smaller dimensions."""
+    departures = sum(getattr(build, name) != getattr(Build(), name) for name in Build.__dataclass_fields__)
+    return departures, build.K * build.V, repr(build)
+
+
+@dataclass(frozen=True)
+class Menu:
+    """A few builds an operation, simplest first."""
+
+    seed: int
+    lane: str
+    builds: tuple[tuple[str, tuple[Build, ...]], ...]
+
+    @classmethod
+    def draw(
+        cls, seed: int, operations: Iterable[str], lane: str = "gpu", per_operation: int = PER_OPERATION
+    ) -> Menu:
+        """The menu of a campaign: the same seed gives the same builds. The build of published models is
+        always one of them."""
+        if lane not in LANES:
+            raise InvalidArgument(f"lane={lane!r}: expected one of {', '.join(LANES)}")
+        if not isinstance(per_operation, int) or per_operation < 1:
+            raise InvalidArgument(f"per_operation={per_operation!r}: expected a whole number of 1 or more")
+        drawn = []
+        for op in operations:
+            if op not in OPERATIONS:
+                raise InvalidArgument(f"operations: {op!r} is not one of {', '.join(OPERATIONS)}")
+            rng = random.Random(f"{seed}/{op}")
+            table = options(op, lane)
+            found = {published(op)}
+            while len(found) < per_operation:
+                found.add(make(op, {name: rng.choice(values) for name, values in table.items()}))
+            drawn.append((op, tuple(sorted(found, key=_simplicity))))
+        return cls(seed=seed, lane=lane, builds=tuple(drawn))
+
+    def entries(self, op: str) -> tuple[Build, ...]:
+        """The builds of an operation, simplest first. Raises InvalidArgument for one that is not on the
+        menu."""
+        for name, found in self.builds:
+            if name == op:
+                return found
+        known = ", ".join(name for name, _ in self.builds)
+        raise InvalidArgument(f"menu: it has no entries for {op!r}, only for {known or 'nothing'}")
+
+    @property
+    def variants(self) -> int:
+        """Kernels to compile for the whole menu, at most."""
+        return sum(build.variants(op) for op, found in self.builds for build in found)

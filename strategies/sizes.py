@@ -1,0 +1,70 @@
+"""How large a case may be, so that a lane gets through many of them.
+
+The interpreter pays for each program and each token of it, whatever their width. A GPU pays for the noise of
+the case: the reference computation walks every token of every state, several times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffgdn.operations import OPERATIONS
+from diffgdn.strategies.menu import STATES, Build
+
+# Interpreter: programs of a chunk kernel (chunks * value heads), or tokens walked by programs of the
+# recurrent kernel.
+CHUNKS, CHUNKS_ROOMY = 6, 24
+STEPS, STEPS_ROOMY = 24, 80
+# GPU: tokens in all, and elements that the reference walks (tokens * value heads * K * V).
+TOKENS, TOKENS_ROOMY = 300, 1500
+WALK, WALK_ROOMY = 48_000_000, 160_000_000
+# Elements of a pool or an intermediate buffer, and slots of a pool.
+POOL = {"interpret": 300_000, "gpu": 16_000_000}
+SLOTS = {"interpret": 40, "gpu": 100}
+
+# Longest sequence by kind, where the sum allows it: (interpret, gpu), each (usual, roomy).
+LONGEST = {
+    "recurrent": ((12, 40), (100, 400)),
+    "update": ((8, 24), (32, 100)),
+    "decode": ((4, 8), (8, 32)),
+    "packed_decode": ((1, 1), (1, 1)),
+    "verify": ((6, 12), (12, 40)),
+}
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a batch may hold. grain: tokens that cost one unit of budget, whole or begun. slots: as far as a
+    slot index reaches."""
+
+    grain: int
+    budget: int
+    longest: int
+    sequences: int
+    slots: int
+
+    def cost(self, length: int) -> int:
+        return -(-length // self.grain)
+
+
+def room(op: str, lane: str, build: Build, HV: int, roomy: bool) -> Room:
+    """The room of a case with HV value heads; roomy: the rare larger one."""
+    kind, state = OPERATIONS[op].kind, HV * build.K * build.V
+    interpret = lane == "interpret"
+    if interpret and kind == "extend":
+        # Two chunks at least, or no case with many heads would ever cross a boundary.
+        budget = max(2, (CHUNKS_ROOMY if roomy else CHUNKS) // HV)
+        grain, longest, sequences = build.chunk_size, budget * build.chunk_size, 10 if roomy else 5
+    elif interpret:
+        grain, budget = 1, max(3, (STEPS_ROOMY if roomy else STEPS) // HV)
+        longest, sequences = min(LONGEST[kind][0][roomy], budget), max(2, min(8, budget))
+    else:
+        walk = (WALK_ROOMY if roomy else WALK) // state
+        grain, budget = 1, max(8, min(TOKENS_ROOMY if roomy else TOKENS, walk))
+        longest = budget if kind == "extend" else min(LONGEST[kind][1][roomy], budget)
+        # A state costs about as much as a few tokens.
+        sequences = max(1, min(40 if roomy else 12, budget if kind != "verify" else walk // (4 * longest)))
+        if not build.crowded:
+            sequences = max(1, min(sequences, STATES // HV))
+    slots = max(2, min(SLOTS[lane], POOL[lane] // state))
+    return Room(grain, budget, longest, sequences, slots)
