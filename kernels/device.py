@@ -97,10 +97,24 @@ def dot_add(b_a, b_b, b_acc):
 @inlined
 @triton.jit
 def round_to(b_x, dtype: tl.constexpr):
-    """fp32 b_x in another dtype, rounded to nearest even. The interpreter's own cast to bf16 truncates, so it rounds here."""
+    """fp32 b_x in another dtype, rounded to nearest even.
+
+    The interpreter's own cast to bf16 truncates and gets subnormals wrong, so there they are rounded and flushed here.
+    """
     if INTERPRETED:
         if dtype == tl.bfloat16:
             bits = b_x.to(tl.int32, bitcast=True)
-            rounded = (bits + (((bits >> 16) & 1) + 0x7FFF)).to(tl.float32, bitcast=True)
+            rounded = ((bits + (((bits >> 16) & 1) + 0x7FFF)) & -0x10000).to(tl.float32, bitcast=True)
             b_x = tl.where(b_x == b_x, rounded, b_x)  # the carry would run out of some NaNs
+            b_x = tl.where(tl.abs(b_x) < 1.1754943508222875e-38, 0.0, b_x)
     return b_x.to(dtype)
+
+
+@inlined
+@triton.jit
+def iota(N: tl.constexpr):
+    """0 .. N - 1. In the interpreter in 64 bits: it spends eight operations on checking each 32-bit sum or product."""
+    i = tl.arange(0, N)
+    if INTERPRETED:
+        i = i.to(tl.int64)
+    return i

@@ -87,7 +87,7 @@ class FunctionTarget:
         if self.layout not in case.operation.layouts:
             return f"{case.op} has no {self.layout} layout"
         accepts = self._accepts[case.op]
-        if accepts is not None and case.boundary and case.chunk_size != 64 and "chunk_size" not in accepts:
+        if accepts is not None and case.operation.is_chunked and case.boundary and case.chunk_size != 64 and "chunk_size" not in accepts:
             return "its boundary states are those of 64-token chunks"
         return self._refuses(case) if self._refuses else None
 
