@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import bounded_gate, inlined, softplus_gate
+from ..device import bounded_gate, inlined, iota, softplus_gate
 from .strides import in_units
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -38,8 +38,8 @@ def kda_gate_kernel(
     rows = tl.load(p_table + i_c * 2 + 1)
     if rows <= 0:
         return
-    o_t = tl.arange(0, BT)
-    o_k = tl.arange(0, BK)
+    o_t = iota(BT)
+    o_k = iota(BK)
     m_k = o_k < K
     mask = (o_t < rows)[:, None] & m_k[None, :]
     o_g = (start // T * g_b + (start % T + o_t) * g_t + i_hv * g_h) * UNIT

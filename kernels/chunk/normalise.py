@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import INTERPRETED, l2norm, round_to
+from ..device import INTERPRETED, iota, l2norm, round_to
 from .strides import in_units
 
 BLOCK_R = 32  # rows per program
@@ -14,8 +14,8 @@ BLOCK_R = 32  # rows per program
 def l2norm_kernel(
     p_x, p_y, x_b, x_t, x_h, T, H, rows, K: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr, UNIT: tl.constexpr
 ):
-    o_r = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)
-    o_k = tl.arange(0, BK)
+    o_r = tl.program_id(0).to(tl.int64) * BR + iota(BR)
+    o_k = iota(BK)
     o_t = o_r // H
     o_x = (o_t // T * x_b + o_t % T * x_t + o_r % H * x_h) * UNIT
     mask = (o_r < rows)[:, None] & (o_k < K)[None, :]

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import dot_add, round_to
+from ..device import dot_add, iota, round_to
 from .strides import in_units
 from .tiles import tile
 
@@ -28,9 +28,9 @@ def output_kernel(
     start = tl.load(p_table + i_c * 2).to(tl.int64)
     rows = tl.load(p_table + i_c * 2 + 1)
     row = start * HV + i_hv
-    o_t = tl.arange(0, BT)
-    o_k = tl.arange(0, BK)
-    o_v = i_p % NV * BV + tl.arange(0, BV)
+    o_t = iota(BT)
+    o_k = iota(BK)
+    o_v = i_p % NV * BV + iota(BV)
     m_v = o_v < V
     p_o += row * V + o_t[:, None] * (HV * V) + o_v[None, :]  # [BT, BV]
     if rows <= 0:  # padding tokens

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import dot, dot_add, round_to
+from ..device import dot, dot_add, iota, round_to
 from .strides import in_units
 from .tiles import tile
 
@@ -34,9 +34,9 @@ def state_kernel(
         slot = tl.load(p_indices + i_n * i_s).to(tl.int64)
 
     dtype = p_w.dtype.element_ty
-    o_t = tl.arange(0, BT)
-    o_k = tl.arange(0, BK)
-    o_v = i_p % NV * BV + tl.arange(0, BV)
+    o_t = iota(BT)
+    o_k = iota(BK)
+    o_v = i_p % NV * BV + iota(BV)
     m_k = o_k < K
     m_v = o_v < V
     m_kv = m_k[:, None] & m_v[None, :]

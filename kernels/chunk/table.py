@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import INTERPRETED, sum_along
+from ..device import INTERPRETED, iota, sum_along
 from .gates import cumsum_along
 
 BLOCK_C = 64  # table entries per program
@@ -18,12 +18,12 @@ BLOCK_N = 64  # sequences looked at in one step
 @triton.jit(do_not_specialize=["N", "tokens", "bound"])
 def chunk_table_kernel(p_cu, p_table, p_first, N, tokens, bound, BT: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr):
     i_p = tl.program_id(0)
-    o_c = i_p * BC + tl.arange(0, BC)
+    o_c = i_p * BC + iota(BC)
     start = tl.full([BC], 0, tl.int32)
     rows = tl.full([BC], 0, tl.int32)
     seen = 0  # chunks of the sequences looked at so far
     for i_n in range(0, N, BN):
-        o_n = i_n + tl.arange(0, BN)
+        o_n = i_n + iota(BN)
         m_n = o_n < N
         bos = tl.load(p_cu + o_n, mask=m_n, other=0).to(tl.int32)
         eos = tl.load(p_cu + o_n + 1, mask=m_n, other=0).to(tl.int32)

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import dot, dot_add, round_to
+from ..device import dot, dot_add, iota, round_to
 from .gates import log2_cumsum
 from .inverse import invert
 from .strides import in_units
@@ -31,9 +31,9 @@ def wy_gdn_kernel(
         return
     dtype = p_w.dtype.element_ty
     i_b, i_t = start // T, start % T
-    o_t = tl.arange(0, BT)
-    o_k = tl.arange(0, BK)
-    o_v = tl.arange(0, BV)
+    o_t = iota(BT)
+    o_k = iota(BK)
+    o_v = iota(BV)
     m_t = o_t < rows
     row = start * HV + i_hv  # of the stages' own tensors [tokens, HV, ...]
 

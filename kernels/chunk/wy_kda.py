@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import dot, round_to, sigmoid, sum_along
+from ..device import dot, iota, round_to, sigmoid, sum_along
 from .inverse import invert
 from .strides import in_units
 from .tiles import tile
@@ -37,9 +37,9 @@ def wy_kda_kernel(
         return
     dtype = p_w.dtype.element_ty
     i_b, i_t = start // T, start % T
-    o_t = tl.arange(0, BT)
-    o_k = tl.arange(0, BK)
-    o_v = tl.arange(0, BV)
+    o_t = iota(BT)
+    o_k = iota(BK)
+    o_v = iota(BV)
     m_t = o_t < rows
     row = start * HV + i_hv  # of the stages' own tensors [tokens, HV, ...]
 
@@ -76,8 +76,8 @@ def wy_kda_kernel(
 
     # Inside them: [NB, 16, 16], BC channels at a time.
     NB: tl.constexpr = BT // 16
-    r_i = tl.arange(0, NB)[:, None] * 16 + tl.arange(0, 16)[None, :]  # [NB, 16] tokens
-    o_c = tl.arange(0, BC)
+    r_i = iota(NB)[:, None] * 16 + iota(16)[None, :]  # [NB, 16] tokens
+    o_c = iota(BC)
     b_Lb = tl.full([NB, 16, 16], 0.0, tl.float32)
     b_Ab = tl.full([NB, 16, 16], 0.0, tl.float32)
     seen = r_i[:, :, None] >= r_i[:, None, :]
