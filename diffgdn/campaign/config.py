@@ -1,0 +1,70 @@
+"""What a campaign is asked for, and what comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffgdn.corpus import Finding
+
+SHRINK_SHARE = 6  # a shrink takes at most this part of the campaign's time, ...
+SHRINK_SECONDS = (5.0, 30.0)  # ... but within these limits
+GRACE_SECONDS = 10.0  # that shrinks under way may go on after the time is up
+
+
+def shrink_seconds(max_time: float | None) -> float:
+    """How long one finding may be shrunk in a campaign of this length."""
+    least, most = SHRINK_SECONDS
+    return most if max_time is None else min(most, max(least, max_time / SHRINK_SHARE))
+
+
+@dataclass(frozen=True)
+class Config:
+    """A campaign to be run.
+
+    max_time: seconds of exploration, for which start-up, replay and compilation do not count; max_cases:
+    cases explored, those of shrinks not counted. None: no such limit. corpus: the folder of findings; it need
+    not exist. hang_seconds: after which a case counts as hung; None for the lane's own.
+    """
+
+    target: str
+    operations: tuple[str, ...]
+    lane: str
+    seed: int
+    workers: int
+    corpus: Path
+    max_time: float | None = None
+    max_cases: int | None = None
+    hang_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("workers", self.workers),
+            ("max_cases", self.max_cases),
+            ("max_time", self.max_time),
+        ):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: expected more than 0, got {value}")
+        if not self.operations:
+            raise ValueError("operations: expected at least one")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """findings: as they stand in the corpus.
+
+    problem: why the campaign could not be run, or not as asked, in one line.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    interrupted: bool = False
+    problem: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """1 with findings, else 2 with a problem, else 130 after Ctrl-C, else 0."""
+        if self.findings:
+            return 1
+        if self.problem is not None:
+            return 2
+        return 130 if self.interrupted else 0

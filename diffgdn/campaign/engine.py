@@ -1,0 +1,304 @@
+"""Runs a campaign: phase after phase, it gives tasks to workers and turns what they send into events."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diffgdn import events, strategies
+from diffgdn.campaign import tasks
+from diffgdn.campaign.config import GRACE_SECONDS, Config, Outcome, shrink_seconds
+from diffgdn.campaign.ledger import Ledger
+from diffgdn.campaign.pool import Died, Pool
+from diffgdn.campaign.rotation import Rotation
+from diffgdn.case import Case
+from diffgdn.corpus import Corpus, Finding, today
+from diffgdn.events import Listener
+
+POLL_SECONDS = 0.2
+LEEWAY_SECONDS = 3.0  # beyond all limits, for a worker to answer before it is ended
+MOST_DEATHS = 3  # workers that an operation may cost before it is left out
+MOST_FAILED_STARTS = 3
+MOST_VARIANTS = 200  # compiled ahead of time
+
+
+class _Unable(Exception):
+    """The campaign cannot go on; one line for the user."""
+
+
+def run(config: Config, listener: Listener) -> Outcome:
+    """Run a campaign to its end, or to Ctrl-C. Kernel faults become findings; a set-up problem ends up in the
+    outcome.
+
+    Raises CorpusError if the corpus holds a file that is no finding, before anything else happens.
+    """
+    corpus = Corpus(config.corpus)
+    old = [finding for finding in corpus.findings() if finding.target == config.target]
+    old = [finding for finding in old if finding.operation in config.operations]
+    return _Campaign(config, listener, corpus).run(old)
+
+
+class _Campaign:
+    def __init__(self, config: Config, listener: Listener, corpus: Corpus) -> None:
+        self.config, self.emit, self.corpus = config, listener, corpus
+        self.ledger = Ledger(corpus)
+        self.ready: tasks.Ready | None = None
+        self.rotation: Rotation | None = None
+        self.deaths: Counter[str] = Counter()
+        self.failed_starts = 0
+        self.left_out: set[str] = set()
+        self.fault: str | None = (
+            None  # of the framework, not of a kernel: the campaign did not do what it was asked
+        )
+        self.phase = "start"
+
+    def run(self, old: list[Finding]) -> Outcome:
+        config, begin = self.config, time.monotonic()
+        self.emit(
+            events.CampaignStarted(
+                config.target,
+                config.operations,
+                config.lane,
+                config.seed,
+                config.workers,
+                config.max_time,
+                config.max_cases,
+                str(config.corpus),
+            )
+        )
+        interrupted, problem = False, None
+        with tempfile.TemporaryDirectory(prefix="diffgdn-") as name:
+            try:
+                with Pool(
+                    config.workers, config.lane, Path(name), config.target, config.seed, config.hang_seconds
+                ) as self.pool:
+                    self._phases(old)
+            except KeyboardInterrupt:
+                interrupted = True
+            except _Unable as error:
+                problem = str(error)
+        problem = problem or self.fault
+        findings = self.ledger.findings
+        self.emit(events.CampaignEnded(time.monotonic() - begin, findings, interrupted, problem))
+        return Outcome(findings, interrupted, problem)
+
+    def _phases(self, old: list[Finding]) -> None:
+        config = self.config
+        with self._phase("start"):
+            while self.ready is None:
+                self._receive()
+        operations = self._operations()
+        if old:
+            with self._phase("replay", len(old)):
+                self._each([tasks.RunCase(f.case, config.target, "replay", f) for f in old])
+        menu = None
+        if config.lane == "gpu":
+            menu = strategies.Menu.draw(config.seed, operations, lane="gpu")
+            self._prepare(menu, operations)
+        self.rotation = rotation = Rotation(
+            operations, config.lane, config.seed, config.max_cases, shrink_seconds(config.max_time), menu
+        )
+        for operation in self.left_out:
+            rotation.drop(operation)
+        with self._phase("explore"):
+            rotation.start(config.max_time, GRACE_SECONDS)
+            self._drive(lambda: rotation.next(self.ledger.known))
+
+    def _operations(self) -> tuple[str, ...]:
+        """The operations asked for that the target has; the others are skipped, with a word."""
+        assert self.ready is not None
+        for operation in self.config.operations:
+            if operation not in self.ready.operations:
+                reason = f"target {self.config.target} does not implement it"
+                self.emit(events.OperationSkipped(operation, reason))
+        operations = tuple(op for op in self.config.operations if op in self.ready.operations)
+        if not operations:
+            raise _Unable(
+                f"target {self.config.target} implements none of {', '.join(self.config.operations)}; "
+                f"it has {', '.join(self.ready.operations)}"
+            )
+        return operations
+
+    def _prepare(self, menu: strategies.Menu, operations: tuple[str, ...]) -> None:
+        """Compile each variant once, by one worker: Triton's cache on disk then serves the others."""
+        assert self.ready is not None
+        cases = [
+            (config, case)
+            for operation in operations
+            for build in menu.entries(operation)
+            for case in strategies.representatives(operation, build)
+            for config in range(self.ready.configurations[operation])
+        ]
+        # A foreign kernel's configurations multiply its variants: what is too much for now compiles when it
+        # is met.
+        cases = sorted(cases, key=lambda entry: entry[0])[:MOST_VARIANTS]
+        builds = [
+            tasks.RunCase(replace(case, config=config), self.config.target, "compile")
+            for config, case in cases
+        ]
+        # The slowest to compile first, so that no worker is left with one at the end.
+        builds.sort(key=lambda task: (not task.case.operation.is_chunked, -task.case.K * task.case.V))
+        with self._phase("compile", len(builds)):
+            self._each(builds)
+        shapes = [
+            tasks.RunCase(case, self.config.target, "geometries")
+            for operation in operations
+            for case in strategies.geometries.cases(operation)
+        ]
+        with self._phase("geometries", len(shapes)):
+            self._each(shapes)
+
+    @contextmanager
+    def _phase(self, name: str, steps: int = 0) -> Iterator[None]:
+        self.phase = name
+        begin = time.monotonic()
+        self.emit(events.PhaseStarted(name, steps))
+        try:
+            yield
+        finally:
+            self.emit(events.PhaseEnded(name, time.monotonic() - begin))
+
+    def _each(self, work: list[tasks.RunCase]) -> None:
+        queue = [task for task in work if task.case.op not in self.left_out]
+        self._drive(lambda: queue.pop(0) if queue else None)
+
+    def _drive(self, source: Callable[[], tasks.Task | None]) -> None:
+        """Give tasks to idle workers until there are none left and all are done."""
+        while True:
+            for index in self.pool.idle():
+                task = source()
+                if task is None:
+                    break
+                self.pool.give(index, task)
+            over = self.rotation is not None and self.rotation.out_of_time
+            if not self.pool.busy() and (over or self.pool.idle()):
+                return
+            self._receive()
+            give_up = None if self.rotation is None else self.rotation.give_up
+            if give_up is not None and time.monotonic() > give_up + LEEWAY_SECONDS:
+                return  # what is still running is ended with the pool; its failures are saved, unshrunk
+
+    def _receive(self) -> None:
+        for worker, message in self.pool.receive(POLL_SECONDS):
+            self._handle(worker, message)
+
+    def _handle(self, worker: int, message: Any) -> None:
+        match message:
+            case events.CaseRun():
+                self.emit(message)
+            case tasks.Ready():
+                self.ready = self.ready or message
+                self.emit(events.WorkerStarted(worker, message.device, message.versions))
+            case tasks.Failed():
+                self._failed(worker, message)
+            case tasks.Shrunk():
+                self._shrunk(worker, message)
+            case tasks.Done():
+                self._done(worker, message)
+            case tasks.SetupFailed():
+                raise _Unable(message.message)
+            case Died():
+                self._died(worker, message)
+
+    def _failed(self, worker: int, message: tasks.Failed) -> None:
+        record = self.ledger.found(message.finding, worker if message.shrinks else None)
+        if record is not None:
+            self.emit(events.FindingFound(record.finding, str(record.path)))
+        if message.shrinks:
+            if self.ledger.owner(message.finding) == worker:
+                others = [index for index in self.pool.busy() if index != worker]
+            else:
+                others = [worker]  # it need not bother
+            for index in others:
+                self.pool.tell(index, tasks.Known(tasks.key(message.finding)))
+
+    def _shrunk(self, worker: int, message: tasks.Shrunk) -> None:
+        changed = self.ledger.shrunk(message.first, message.finding, worker)
+        if changed is not None:
+            record, before = changed
+            self.emit(events.FindingShrunk(record.finding, str(record.path), before.id, message.seconds))
+
+    def _done(self, worker: int, done: tasks.Done) -> None:
+        task = self.pool.finished(worker)
+        if isinstance(task, tasks.Explore):
+            self.ledger.release(worker)
+            assert self.rotation is not None
+            self.rotation.done(task, done.cases)
+            if done.error is not None:
+                self._error(task.operation, done.error)
+        elif isinstance(task, tasks.RunCase):
+            if done.error is not None:
+                self._error(task.case.op, done.error)
+            if task.phase == "compile":
+                self.emit(events.CompileProgress(task.case.op, done.seconds))
+            elif task.finding is not None:
+                self._replayed(task.finding, done)
+
+    def _replayed(self, finding: Finding, done: tasks.Done) -> None:
+        path = self.corpus.path / f"{finding.id}.json"
+        if done.error is None and done.refused is None and done.failure is not None:
+            self.ledger.replayed(finding, path)
+            self.emit(events.FindingReplayed(finding, str(path), "FAILED", done.failure["message"]))
+        elif done.error is None and done.refused is None:
+            self.emit(events.FindingReplayed(finding, str(path), "FIXED"))
+        else:
+            self.emit(events.FindingReplayed(finding, str(path), "REFUSED", done.error or done.refused))
+
+    def _died(self, worker: int, died: Died) -> None:
+        """Report it, keep the case it died of as a finding, and put a new worker in its place."""
+        task, case = died.task, died.case
+        operation = case.op if case is not None else None
+        if isinstance(task, tasks.Explore):
+            operation = task.operation
+            self.ledger.release(worker)
+            assert self.rotation is not None
+            self.rotation.done(task, task.examples)
+        self.emit(events.WorkerDied(worker, died.reason, operation, None if case is None else case.id))
+        if operation is None:
+            self.failed_starts += 1
+            if self.failed_starts >= MOST_FAILED_STARTS:
+                raise _Unable(f"workers end before their first case: {died.reason}")
+        elif case is not None:
+            self._crashed(task, case, died)
+        if operation is not None:
+            self.deaths[operation] += 1
+            if self.deaths[operation] == MOST_DEATHS:
+                self._leave_out(operation, f"it cost {MOST_DEATHS} workers, the last: {died.reason}")
+        self.pool.start(worker)
+
+    def _crashed(self, task: tasks.Task | None, case: Case, died: Died) -> None:
+        if isinstance(task, tasks.RunCase) and task.finding is not None:
+            self._replayed(task.finding, tasks.Done(failure={"message": died.reason}))
+            return
+        finding = Finding(
+            case=case,
+            target=self.config.target,
+            lane=self.config.lane,
+            kind="hung" if died.hung else "crashed",
+            message=died.reason if died.hung else f"the process that ran the kernel ended: {died.reason}",
+            versions={} if self.ready is None else self.ready.versions,
+            seed=self.config.seed,
+            found=today(),
+        )
+        record = self.ledger.found(finding, None, final=True)
+        if record is not None:
+            self.emit(events.FindingFound(record.finding, str(record.path)))
+
+    def _leave_out(self, operation: str, reason: str) -> None:
+        """No more of this operation."""
+        if operation not in self.left_out:
+            self.left_out.add(operation)
+            self.emit(events.OperationSkipped(operation, reason))
+            if self.rotation is not None:
+                self.rotation.drop(operation)
+
+    def _error(self, operation: str, message: str) -> None:
+        """Something else than a kernel went wrong: say so in the end, and go on with the other operations."""
+        self.fault = self.fault or f"{operation}: {message}"
+        self._leave_out(operation, message)

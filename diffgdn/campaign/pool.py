@@ -1,0 +1,182 @@
+"""Worker processes: started, fed one task each, watched, replaced when they die.
+
+Each worker has a pipe of its own: a process that dies while it writes to a shared queue would leave the queue
+locked for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from diffgdn import lane as lanes
+from diffgdn.campaign import tasks, worker
+from diffgdn.case import Case
+
+HANG_SECONDS = {"interpret": 120.0, "gpu": 120.0}  # for one case, a first compilation included
+GPU_WORKERS = (
+    16  # per GPU: what a fuzz loop needs of the GPU is small, each context holds about half a gigabyte of it
+)
+STOP_SECONDS = 2.0
+
+
+def automatic_workers(lane: str) -> int:
+    """As many workers as CPU cores this process may use; on a GPU at most 16 for each GPU."""
+    cores = len(os.sched_getaffinity(0))
+    return cores if lane == "interpret" else min(cores, GPU_WORKERS * max(1, len(lanes.visible_gpus())))
+
+
+@dataclass(frozen=True)
+class Died:
+    """A worker is gone.
+
+    task: the one it was given; case: the one it was running. hung: it took too long over that case.
+    """
+
+    reason: str
+    task: tasks.Task | None
+    case: Case | None
+    hung: bool = False
+
+
+@dataclass
+class _Worker:
+    process: multiprocessing.process.BaseProcess
+    pipe: Connection
+    task: tasks.Task | None = None
+    ready: bool = False
+
+
+class Pool:
+    """Workers 0 to count - 1 on one lane. A context manager: leaving it ends all of them."""
+
+    def __init__(
+        self,
+        count: int,
+        lane: str,
+        folder: Path,
+        target: str | None,
+        seed: int | None = None,
+        hang_seconds: float | None = None,
+    ) -> None:
+        self._setup = worker.Setup(lane, target, seed, str(folder))
+        self._hang_seconds = HANG_SECONDS[lane] if hang_seconds is None else hang_seconds
+        self._folder = folder
+        self._count = count
+        self._workers: dict[int, _Worker] = {}
+
+    def __enter__(self) -> Pool:
+        for index in range(self._count):
+            self.start(index)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, index: int) -> None:
+        """Start a worker, or one in the place of a dead one."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=worker.main, args=(index, self._setup, theirs), name=f"worker {index}", daemon=True
+        )
+        process.start()
+        theirs.close()
+        self._workers[index] = _Worker(process, ours)
+
+    def give(self, index: int, task: tasks.Task) -> None:
+        self._workers[index].task = task
+        self.tell(index, task)
+
+    def tell(self, index: int, message: Any) -> None:
+        """Send something; to a worker that has just died, nothing: `receive` will report its death."""
+        with contextlib.suppress(OSError):
+            self._workers[index].pipe.send(message)
+
+    def finished(self, index: int) -> tasks.Task | None:
+        """The task that a worker has answered with Done; from now on it is idle."""
+        task, self._workers[index].task = self._workers[index].task, None
+        return task
+
+    def idle(self) -> list[int]:
+        return [index for index, entry in self._workers.items() if entry.ready and entry.task is None]
+
+    def busy(self) -> list[int]:
+        return [index for index, entry in self._workers.items() if entry.task is not None]
+
+    def alive(self) -> list[int]:
+        return list(self._workers)
+
+    def receive(self, timeout: float) -> Iterator[tuple[int, Any]]:
+        """What workers sent, waiting for the first to send: messages and, the last of a worker, `Died`."""
+        waiting: dict[Any, int] = {}
+        for index, entry in self._workers.items():
+            waiting[entry.pipe] = waiting[entry.process.sentinel] = index
+        if not waiting:
+            return
+        for index in sorted({waiting[one] for one in wait(list(waiting), timeout)}):
+            yield from self._drain(index)
+        yield from self._hung()
+
+    def _drain(self, index: int) -> Iterator[tuple[int, Any]]:
+        entry = self._workers[index]
+        dead = (
+            not entry.process.is_alive()
+        )  # asked first: what it sent before it died is then all in the pipe
+        try:
+            while entry.pipe.poll():
+                message = entry.pipe.recv()
+                entry.ready |= isinstance(message, tasks.Ready)
+                yield index, message
+        except (EOFError, OSError):
+            dead = True
+        if dead:
+            entry.process.join()
+            yield index, self._bury(index, self._reason(index, entry.process.exitcode))
+
+    def _hung(self) -> Iterator[tuple[int, Any]]:
+        for index in self.busy():
+            since = worker.running_since(self._folder, index)
+            if since is not None and time.time() - since > self._hang_seconds:
+                self._workers[index].process.kill()
+                self._workers[index].process.join()
+                reason = f"no answer within {self._hang_seconds:g} s"
+                yield index, self._bury(index, reason, hung=True)
+
+    def _bury(self, index: int, reason: str, hung: bool = False) -> Died:
+        entry = self._workers.pop(index)
+        entry.pipe.close()
+        case = worker.current_case(self._folder, index) if entry.task is not None else None
+        return Died(reason, entry.task, case, hung)
+
+    def _reason(self, index: int, status: int | None) -> str:
+        """How a process ended, and the last line it printed."""
+        if status is not None and status < 0:
+            reason = f"killed by {signal.Signals(-status).name}"
+        elif status == tasks.POISONED:
+            reason = "the kernel broke its GPU context"
+        else:
+            reason = f"exit status {status}"
+        line = worker.last_words(self._folder, index)
+        return f"{reason}: {line}" if line else reason
+
+    def stop(self) -> None:
+        """End all workers; those in the middle of a task have no time to finish it."""
+        for entry in self._workers.values():
+            entry.pipe.close()
+            entry.process.terminate()
+        until = time.monotonic() + STOP_SECONDS
+        for entry in self._workers.values():
+            entry.process.join(max(0.0, until - time.monotonic()))
+            if entry.process.is_alive():
+                entry.process.kill()
+                entry.process.join()
+        self._workers.clear()

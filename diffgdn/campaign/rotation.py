@@ -1,0 +1,100 @@
+"""Which batch of cases comes next: operations in turn, first small batches, then larger ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from diffgdn.campaign.tasks import Explore, Key, derive_seed
+
+# A first batch is small so that every operation is soon reached; later ones are larger, since a search learns
+# from its own examples, and begins each batch with the simplest ones.
+FIRST_EXAMPLES = {"interpret": 3, "gpu": 16}
+MOST_EXAMPLES = {"interpret": 24, "gpu": 128}
+BARREN_BATCHES = 4  # batches without one new case after which an operation has no more of them
+
+
+class Rotation:
+    """Hands out batches until the time or the number of cases is used up, or no operation is left.
+
+    Every batch has a seed of its own, made from the campaign's seed, the operation and the batch's number. So
+    no two workers explore the same stream, and which streams there are does not depend on how many workers
+    there are.
+    """
+
+    def __init__(
+        self,
+        operations: Iterable[str],
+        lane: str,
+        seed: int,
+        max_cases: int | None,
+        shrink_seconds: float,
+        menu: Any = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._queue = list(operations)
+        self._lane, self._seed, self._left = lane, seed, max_cases
+        self._shrink_seconds, self._menu, self._clock = shrink_seconds, menu, clock
+        self._deadline: float | None = None
+        self._shrink_until: float | None = None
+        self._batches = dict.fromkeys(self._queue, 0)
+        self._barren = dict.fromkeys(self._queue, 0)
+
+    def start(self, max_time: float | None, grace: float) -> None:
+        """The time begins to count. grace: seconds that a shrink may take beyond the end."""
+        if max_time is not None:
+            self._deadline = self._clock() + max_time
+            self._shrink_until = self._deadline + grace
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return tuple(self._queue)
+
+    @property
+    def out_of_time(self) -> bool:
+        return self._deadline is not None and self._clock() >= self._deadline
+
+    @property
+    def give_up(self) -> float | None:
+        """When even shrinks must have ended."""
+        return self._shrink_until
+
+    def next(self, known: frozenset[Key]) -> Explore | None:
+        """The next batch; None if there is none now."""
+        if not self._queue or self.out_of_time or self._left == 0:
+            return None
+        operation = self._queue.pop(0)
+        self._queue.append(operation)
+        number = self._batches[operation]
+        self._batches[operation] += 1
+        examples = min(FIRST_EXAMPLES[self._lane] << min(number, 16), MOST_EXAMPLES[self._lane])
+        if self._left is not None:
+            examples = min(examples, self._left)
+            self._left -= examples
+        return Explore(
+            operation=operation,
+            examples=examples,
+            seed=derive_seed(self._seed, operation, number),
+            shrink_seconds=self._shrink_seconds,
+            deadline=self._deadline,
+            shrink_until=self._shrink_until,
+            known=known,
+            menu=self._menu,
+        )
+
+    def done(self, task: Explore, cases: int) -> None:
+        """A batch has ended, or its worker has; cases: how many it ran."""
+        if self._left is not None:
+            self._left += max(0, task.examples - cases)
+        if task.operation in self._barren and not self.out_of_time:
+            self._barren[task.operation] = 0 if cases else self._barren[task.operation] + 1
+            if self._barren[task.operation] >= BARREN_BATCHES:
+                self.drop(task.operation)
+
+    def drop(self, operation: str) -> bool:
+        """Take an operation out; whether it was in."""
+        if operation not in self._queue:
+            return False
+        self._queue.remove(operation)
+        return True

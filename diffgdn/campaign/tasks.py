@@ -1,0 +1,130 @@
+"""What the campaign asks of its workers, and what they answer, apart from events.
+
+Imports neither torch nor Hypothesis.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffgdn.case import Case
+from diffgdn.corpus import Finding
+
+# Two failures with the same key are the same finding: operation, kind of check, tensor. A campaign has one
+# target.
+Key = tuple[str, str, str | None]
+
+# Exit status of a worker whose GPU context a kernel has broken: nothing run in it later can be trusted.
+POISONED = 70
+
+
+def key(finding: Finding) -> Key:
+    return finding.operation, finding.kind, finding.tensor
+
+
+def derive_seed(seed: int, *labels: object) -> int:
+    """A seed for one part of a campaign: other labels, another stream."""
+    text = "/".join(map(str, (seed, *labels)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something a worker is to do."""
+
+
+@dataclass(frozen=True)
+class Explore(Task):
+    """Generate cases of an operation; shrink what fails in a way that is not `known`.
+
+    deadline: when to stop generating; shrink_until: when to stop shrinking; both on time.monotonic, which on
+    Linux all processes share. shrink_seconds: for one shrink.
+    """
+
+    operation: str
+    examples: int
+    seed: int
+    shrink_seconds: float
+    deadline: float | None = None
+    shrink_until: float | None = None
+    known: frozenset[Key] = frozenset()
+    menu: Any = None  # strategies.Menu
+
+
+@dataclass(frozen=True)
+class RunCase(Task):
+    """Run one case.
+
+    phase: as in the events. finding: what is being replayed. picture: answer with where the error is, in
+    text.
+    """
+
+    case: Case
+    target: str
+    phase: str
+    finding: Finding | None = None
+    picture: bool = False
+
+
+@dataclass(frozen=True)
+class Known:
+    """Sent to a worker in the middle of a task: another worker has this failure in hand."""
+
+    key: Key
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker has imported what it needs, and this is what it found.
+
+    configurations: of a foreign kernel, per operation.
+    """
+
+    device: str
+    versions: Mapping[str, str]
+    operations: tuple[str, ...]
+    layout: str
+    configurations: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SetupFailed:
+    """A worker cannot work at all: an unknown target, a missing package. message: one line for the user."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A case failed. unshrunk, as far as this worker knows; `shrinks`: it will now try."""
+
+    finding: Finding
+    shrinks: bool
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """The finding announced as `first` has become `finding`."""
+
+    first: Finding
+    finding: Finding
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """A task is finished. cases: explored ones. failure: of a RunCase, `CheckFailure.to_json()`; `text`: its
+    picture.
+
+    error: the machinery, not a kernel, went wrong; one line.
+    """
+
+    cases: int = 0
+    seconds: float = 0.0
+    failure: Mapping[str, Any] | None = None
+    refused: str | None = None
+    text: str | None = None
+    error: str | None = None
