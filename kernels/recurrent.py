@@ -101,35 +101,35 @@ def recurrent_kernel(
     GROUP,  # HV // H
     cache_steps,
     parent_steps,
-    # Strides marked u count in units of UNIT elements: a factor that the compiler knows is what makes wide loads legal.
-    stride_q_seq: tl.int64,  # u
-    stride_q_tok: tl.int64,  # u
-    stride_q_head: tl.int64,  # u
-    stride_k_seq: tl.int64,  # u
-    stride_k_tok: tl.int64,  # u
-    stride_k_head: tl.int64,  # u
-    stride_v_seq: tl.int64,  # u
-    stride_v_tok: tl.int64,  # u
-    stride_v_head: tl.int64,  # u
-    stride_g_seq: tl.int64,  # u for kda
-    stride_g_tok: tl.int64,  # u for kda
-    stride_g_head: tl.int64,  # u for kda
+    # Strides of one sequence to the next: of one row of the batch, or, packed, of one token.
+    stride_q_seq: tl.int64,
+    stride_q_tok: tl.int64,
+    stride_q_head: tl.int64,
+    stride_k_seq: tl.int64,
+    stride_k_tok: tl.int64,
+    stride_k_head: tl.int64,
+    stride_v_seq: tl.int64,
+    stride_v_tok: tl.int64,
+    stride_v_head: tl.int64,
+    stride_g_seq: tl.int64,
+    stride_g_tok: tl.int64,
+    stride_g_head: tl.int64,
     stride_beta_seq: tl.int64,
     stride_beta_tok: tl.int64,
     stride_beta_head: tl.int64,
-    stride_o_seq: tl.int64,  # u
-    stride_o_tok: tl.int64,  # u
-    stride_o_head: tl.int64,  # u
-    stride_h0_slot: tl.int64,  # u
-    stride_h0_head: tl.int64,  # u
-    stride_h0_row: tl.int64,  # u
-    stride_ht_slot: tl.int64,  # u
-    stride_ht_head: tl.int64,  # u
-    stride_ht_row: tl.int64,  # u
-    stride_cache_slot: tl.int64,  # u
-    stride_cache_step: tl.int64,  # u
-    stride_cache_head: tl.int64,  # u
-    stride_cache_row: tl.int64,  # u
+    stride_o_seq: tl.int64,
+    stride_o_tok: tl.int64,
+    stride_o_head: tl.int64,
+    stride_h0_slot: tl.int64,
+    stride_h0_head: tl.int64,
+    stride_h0_row: tl.int64,
+    stride_ht_slot: tl.int64,
+    stride_ht_head: tl.int64,
+    stride_ht_row: tl.int64,
+    stride_cache_slot: tl.int64,
+    stride_cache_step: tl.int64,
+    stride_cache_head: tl.int64,
+    stride_cache_row: tl.int64,
     stride_h_index: tl.int64,
     stride_cache_index: tl.int64,
     stride_parent_seq: tl.int64,
@@ -138,7 +138,7 @@ def recurrent_kernel(
     V: tl.constexpr,
     BK: tl.constexpr,  # K rounded up to a power of two
     BV: tl.constexpr,
-    UNIT: tl.constexpr,
+    ALIGNED: tl.constexpr,  # every row of K or V elements starts on a 16-byte boundary: wide loads are legal
     PACKED_ROWS: tl.constexpr,  # rows of every state tensor lie end to end: their addresses are constants
     KV: tl.constexpr,  # state tensors are [.., K, V]
     KDA: tl.constexpr,
@@ -188,37 +188,26 @@ def recurrent_kernel(
             if i_n == N - 1:
                 b_zero = tl.zeros([BV], o.dtype.element_ty)
                 for i_t in range(eos, tokens):
-                    tl.store(o + (i_t * stride_o_tok + i_hv * stride_o_head) * UNIT + o_v, b_zero, mask=mask_v)
+                    tl.store(o + i_t * stride_o_tok + i_hv * stride_o_head + o_v, b_zero, mask=mask_v)
         if not FINAL_APART:
             if length <= 0:
                 return
-        at_q = bos * stride_q_tok
-        at_k = bos * stride_k_tok
-        at_v = bos * stride_v_tok
-        at_g = bos * stride_g_tok
-        at_beta = bos * stride_beta_tok
-        at_o = bos * stride_o_tok
+        start = bos
     else:
         length = 1 if ONE_TOKEN else T
-        at_q = i_n * stride_q_seq
-        at_k = i_n * stride_k_seq
-        at_v = i_n * stride_v_seq
-        at_g = i_n * stride_g_seq
-        at_beta = i_n * stride_beta_seq
-        at_o = i_n * stride_o_seq
+        start = i_n
 
-    G_UNIT: tl.constexpr = UNIT if KDA else 1
-    p_k = k + (at_k + i_h * stride_k_head) * UNIT
-    p_v = v + (at_v + i_hv * stride_v_head) * UNIT
-    p_g = g + (at_g + i_hv * stride_g_head) * G_UNIT
+    p_k = k + start * stride_k_seq + i_h * stride_k_head
+    p_v = v + start * stride_v_seq + i_hv * stride_v_head
+    p_g = g + start * stride_g_seq + i_hv * stride_g_head
     p_beta = None
     if beta is not None:
-        p_beta = beta + at_beta + i_hv * stride_beta_head
+        p_beta = beta + start * stride_beta_seq + i_hv * stride_beta_head
     if o is not None:
-        p_q = q + (at_q + i_h * stride_q_head) * UNIT
-        p_o = o + (at_o + i_hv * stride_o_head) * UNIT
-
-    if UNIT > 1:
+        p_q = q + start * stride_q_seq + i_h * stride_q_head
+        p_o = o + start * stride_o_seq + i_hv * stride_o_head
+    # The hints have to stand where an address is made: they do not reach through a function's arguments.
+    if ALIGNED:
         p_k = tl.multiple_of(p_k, 16)
         p_v = tl.multiple_of(p_v, 16)
         if KDA:
@@ -244,17 +233,17 @@ def recurrent_kernel(
         o_v64 = o_v.to(tl.int64)[:, None]
         o_k64 = o_k.to(tl.int64)[None, :]
         if KV:
-            at_h0 = o_v64 + o_k64 * (stride_h0_row * UNIT)
-            at_ht = o_v64 + o_k64 * (stride_ht_row * UNIT)
-            at_cache = o_v64 + o_k64 * (stride_cache_row * UNIT)
+            at_h0 = o_v64 + o_k64 * stride_h0_row
+            at_ht = o_v64 + o_k64 * stride_ht_row
+            at_cache = o_v64 + o_k64 * stride_cache_row
         else:
-            at_h0 = o_v64 * (stride_h0_row * UNIT) + o_k64
-            at_ht = o_v64 * (stride_ht_row * UNIT) + o_k64
-            at_cache = o_v64 * (stride_cache_row * UNIT) + o_k64
+            at_h0 = o_v64 * stride_h0_row + o_k64
+            at_ht = o_v64 * stride_ht_row + o_k64
+            at_cache = o_v64 * stride_cache_row + o_k64
 
     if h0 is not None:
-        p_h0 = h0 + (i_slot * stride_h0_slot + i_hv * stride_h0_head) * UNIT
-        if UNIT > 1:
+        p_h0 = h0 + i_slot * stride_h0_slot + i_hv * stride_h0_head
+        if ALIGNED:
             p_h0 = tl.multiple_of(p_h0, 16)
         b_h0 = tl.zeros([BV, BK], h0.dtype.element_ty)
         if i_slot >= 0:
@@ -270,7 +259,7 @@ def recurrent_kernel(
         if dt_bias is not None:
             if KDA:
                 p_dt_bias = dt_bias + i_hv * K
-                if UNIT > 1:
+                if ALIGNED:
                     p_dt_bias = tl.multiple_of(p_dt_bias, 16)
                 b_dt_bias = tl.load(p_dt_bias + o_k, mask=mask_k, other=pad_k).to(tl.float32)
             else:
@@ -278,8 +267,8 @@ def recurrent_kernel(
 
     if cache is not None:
         i_cache = tl.load(cache_indices + i_n * stride_cache_index).to(tl.int64)
-        p_cache = cache + (i_cache * stride_cache_slot + i_hv * stride_cache_head) * UNIT
-        if UNIT > 1:
+        p_cache = cache + i_cache * stride_cache_slot + i_hv * stride_cache_head
+        if ALIGNED:
             p_cache = tl.multiple_of(p_cache, 16)
         kept = tl.where(i_cache >= 0, cache_steps, 0)
     if parents is not None:
@@ -305,13 +294,13 @@ def recurrent_kernel(
                         b_h = tl.load(p_h0 + at_h0, mask=mask_h, other=pad_h).to(tl.float32)
                 for i_s in range(0, parent + 1):
                     if ((bits >> i_s) & 1) != 0:
-                        p_k_s = p_k0 + i_s * stride_k_tok * UNIT
-                        p_v_s = p_v0 + i_s * stride_v_tok * UNIT
-                        p_g_s = p_g0 + i_s * stride_g_tok * G_UNIT
+                        p_k_s = p_k0 + i_s * stride_k_tok
+                        p_v_s = p_v0 + i_s * stride_v_tok
+                        p_g_s = p_g0 + i_s * stride_g_tok
                         p_beta_s = None
                         if beta is not None:
                             p_beta_s = p_beta0 + i_s * stride_beta_tok
-                        if UNIT > 1:
+                        if ALIGNED:
                             p_k_s = tl.multiple_of(p_k_s, 16)
                             p_v_s = tl.multiple_of(p_v_s, 16)
                             if KDA:
@@ -333,21 +322,35 @@ def recurrent_kernel(
         if o is not None:
             b_o = sum_along(b_h * b_q[None, :], 1)  # [BV]
             tl.store(p_o + o_v, round_to(b_o, o.dtype.element_ty), mask=mask_v)
-            p_q += stride_q_tok * UNIT
-            p_o += stride_o_tok * UNIT
         if cache is not None:
             if i_t < kept:
                 tl.store(p_cache + at_cache, round_to(b_h, cache.dtype.element_ty), mask=mask_h)
-            p_cache += stride_cache_step * UNIT
-        p_k += stride_k_tok * UNIT
-        p_v += stride_v_tok * UNIT
-        p_g += stride_g_tok * G_UNIT
-        if beta is not None:
-            p_beta += stride_beta_tok
+
+        if not ONE_TOKEN:
+            p_k += stride_k_tok
+            p_v += stride_v_tok
+            p_g += stride_g_tok
+            if beta is not None:
+                p_beta += stride_beta_tok
+            if o is not None:
+                p_q += stride_q_tok
+                p_o += stride_o_tok
+            if cache is not None:
+                p_cache += stride_cache_step
+            if ALIGNED:
+                p_k = tl.multiple_of(p_k, 16)
+                p_v = tl.multiple_of(p_v, 16)
+                if KDA:
+                    p_g = tl.multiple_of(p_g, 16)
+                if o is not None:
+                    p_q = tl.multiple_of(p_q, 16)
+                    p_o = tl.multiple_of(p_o, 16)
+                if cache is not None:
+                    p_cache = tl.multiple_of(p_cache, 16)
 
     if ht is not None:
         if i_slot >= 0:
-            p_ht = ht + (i_slot * stride_ht_slot + i_hv * stride_ht_head) * UNIT
-            if UNIT > 1:
+            p_ht = ht + i_slot * stride_ht_slot + i_hv * stride_ht_head
+            if ALIGNED:
                 p_ht = tl.multiple_of(p_ht, 16)
             tl.store(p_ht + at_ht, round_to(b_h, ht.dtype.element_ty), mask=mask_h)

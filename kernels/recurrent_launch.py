@@ -5,10 +5,6 @@ import triton
 from . import tiles
 from .recurrent import BOUNDED, GIVEN, SOFTPLUS, recurrent_kernel
 
-# Widest load: 16 bytes, 8 elements of 2 bytes. Strides and addresses that are multiples of it take the aligned variant.
-ALIGNED_UNIT = 8
-ALIGNED_BYTES = 16
-
 
 def packed_tokens(x, cu_seqlens):
     """[B, T, ...] as [1, B*T, ...] where sequences are cut by cu_seqlens: a view, save for odd strides over B > 1."""
@@ -35,11 +31,9 @@ def launch(
         return
 
     states = [x for x in (h0, ht, cache) if x is not None]
-    vectors = [x for x in (q, k, v, flat_o, *states, g if kda else None) if x is not None]
-    if raw and kda and dt_bias is not None:
-        vectors.append(dt_bias)
-    unit = ALIGNED_UNIT if all(map(is_aligned, vectors)) else 1
+    rows_read = [x for x in (q, k, v, flat_o, *states, g if kda else None, dt_bias if kda else None) if x is not None]
     row = V if kv else K
+    sequence = (0, 1, 2) if cu_seqlens is None else (1, 1, 2)  # a packed sequence starts so many tokens into the batch
 
     tile = tiles.pick(N * HV, V, walks=cu_seqlens is None and T > 1 or cache is not None, batch_invariant=batch_invariant)
     grid = (N * HV * triton.cdiv(V, tile.BV),)
@@ -47,11 +41,10 @@ def launch(
         q, k, v, g, beta, A_log, dt_bias, flat_o, h0, ht, h_indices, cu_seqlens, cache, cache_indices, parents,
         scale, 0.0 if lower_bound is None else lower_bound, softplus_beta, softplus_threshold,
         N, T, B * T, HV, HV // H, cache_steps, 0 if parents is None else parents.shape[1],
-        *strides(q, (0, 1, 2), unit), *strides(k, (0, 1, 2), unit), *strides(v, (0, 1, 2), unit),
-        *strides(g, (0, 1, 2), unit if kda else 1), *strides(beta, (0, 1, 2), 1), *strides(flat_o, (0, 1, 2), unit),
-        *strides(h0, (0, 1, 2), unit), *strides(ht, (0, 1, 2), unit), *strides(cache, (0, 1, 2, 3), unit),
-        *strides(h_indices, (0,), 1), *strides(cache_indices, (0,), 1), *strides(parents, (0, 1), 1),
-        K=K, V=V, BK=max(triton.next_power_of_2(K), 16), BV=tile.BV, UNIT=unit,
+        *strides(q, sequence), *strides(k, sequence), *strides(v, sequence), *strides(g, sequence),
+        *strides(beta, sequence), *strides(flat_o, sequence), *strides(h0, (0, 1, 2)), *strides(ht, (0, 1, 2)),
+        *strides(cache, (0, 1, 2, 3)), *strides(h_indices, (0,)), *strides(cache_indices, (0,)), *strides(parents, (0, 1)),
+        K=K, V=V, BK=max(triton.next_power_of_2(K), 16), BV=tile.BV, ALIGNED=all(map(is_aligned, rows_read)),
         PACKED_ROWS=all(x.shape[-2] == 1 or x.stride(-2) == row for x in states),
         KV=kv, KDA=kda, GATE=GIVEN.value if not raw else SOFTPLUS.value if lower_bound is None else BOUNDED.value,
         RAW_BETA=raw, L2NORM=l2norm, ONE_TOKEN=cu_seqlens is None and T == 1,
@@ -61,12 +54,13 @@ def launch(
 
 
 def is_aligned(x):
-    """Whether the last dimension of x starts on a 16-byte boundary wherever its other indices point."""
-    return x.data_ptr() % ALIGNED_BYTES == 0 and all(
-        stride % ALIGNED_UNIT == 0 for size, stride in zip(x.shape[:-1], x.stride()) if size > 1
+    """Whether the rows of x, its last dimension, start on 16-byte boundaries wherever its other indices point."""
+    boundary = 16 // x.element_size()
+    return x.data_ptr() % 16 == 0 and all(
+        stride % boundary == 0 for size, stride in zip(x.shape[:-1], x.stride()) if size > 1
     )
 
 
-def strides(x, dims, unit):
-    """The strides of these dimensions in units; a dimension of one element, whatever its stride says, is never stepped."""
-    return [0 if x is None or x.shape[dim] == 1 else x.stride(dim) // unit for dim in dims]
+def strides(x, dims):
+    """The strides of these dimensions; a dimension of one element, whatever its stride says, is never stepped."""
+    return [0 if x is None or x.shape[dim] == 1 else x.stride(dim) for dim in dims]
