@@ -36,8 +36,7 @@ test: setup
 
 lint:
 	@$(PYTHON) tools/bootstrap.py --torch "$(TORCH)" lint
-	@$(BIN)/ruff check .
-	@tools/typecheck.sh
+	@$(BIN)/ruff check .; ruff=$$?; tools/typecheck.sh && exit $$ruff
 
 clean:
 	rm -rf .venv build dist diffgdn.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

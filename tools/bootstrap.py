@@ -93,7 +93,8 @@ def main() -> int:
         done = pip("--no-index", "--no-build-isolation", "--editable", project, quiet=True)
     else:
         torch = wish.torch or (GPU_TORCH if gpu else CPU_TORCH)
-        say(f"installing {torch}: the largest download")
+        if not holds_torch():
+            say(f"installing {torch}: the largest download")
         if not pip_over_network(torch):
             return fail(
                 f"{torch} could not be installed; pip says why above.",
@@ -156,6 +157,12 @@ def works() -> bool:
         return subprocess.run([*pip_command(), "--version"], capture_output=True).returncode == 0
     except OSError:
         return False
+
+
+def holds_torch() -> bool:
+    """.venv has some torch, from an earlier set-up."""
+    look = "import importlib.metadata; importlib.metadata.version('torch')"
+    return subprocess.run([str(VENV_PYTHON), "-c", look], capture_output=True).returncode == 0
 
 
 def pip_command() -> list[str]:
