@@ -1,7 +1,7 @@
 """Small @triton.jit helpers shared by the kernels: norms, gates, products.
 
-Everything here works on fp32 block values and returns fp32. The same source runs compiled and in the interpreter; the two
-places where they must differ ask INTERPRETED.
+Everything here works on fp32 block values and returns fp32. The same source runs compiled and in the
+interpreter; the two places where they must differ ask INTERPRETED.
 """
 
 import triton
@@ -11,8 +11,8 @@ import triton.language as tl
 def inlined(function):
     """A @triton.jit function for use inside kernels: itself, or, in the interpreter, the plain function under it.
 
-    The interpreter patches triton.language anew for each call of a jit function from another (0.2 ms); once, for the
-    kernel, is enough.
+    The interpreter patches triton.language anew for each call of a jit function from another (0.2 ms); once,
+    for the kernel, is enough.
     """
     return function if isinstance(function, triton.runtime.JITFunction) else function.rewrite()
 
@@ -43,7 +43,8 @@ def sigmoid(x):
 def softplus(x, beta, threshold):
     """log(1 + exp(beta x)) / beta, and x itself where beta x is past the threshold.
 
-    log1p is formed as e * log(u) / (u - 1) with u = 1 + e rounded, which keeps its relative accuracy for tiny e.
+    log1p is formed as e * log(u) / (u - 1) with u = 1 + e rounded, which keeps its relative accuracy for tiny
+    e.
     """
     bx = x * beta
     e = tl.exp(tl.minimum(bx, threshold))
@@ -76,7 +77,8 @@ INTERPRETED = tl.constexpr(not isinstance(sigmoid, triton.runtime.JITFunction))
 def dot(b_a, b_b):
     """b_a @ b_b accumulated in fp32; fp32 operands multiply in IEEE fp32, never tf32.
 
-    The interpreter multiplies bf16 operands as raw bits, so they are widened there; the products are the same.
+    The interpreter multiplies bf16 operands as raw bits, so they are widened there; the products are the
+    same.
     """
     if INTERPRETED:
         b_a = b_a.to(tl.float32)
@@ -99,14 +101,18 @@ def dot_add(b_a, b_b, b_acc):
 def round_to(b_x, dtype: tl.constexpr):
     """fp32 b_x in another dtype, rounded to nearest even.
 
-    The interpreter's own cast to bf16 truncates and gets subnormals wrong, so there they are rounded and flushed here.
+    The interpreter's own cast to bf16 truncates and gets subnormals wrong, so there they are rounded and
+    flushed here.
     """
     if INTERPRETED:
         if dtype == tl.bfloat16:
-            bits = b_x.to(tl.int32, bitcast=True)
-            rounded = ((bits + (((bits >> 16) & 1) + 0x7FFF)) & -0x10000).to(tl.float32, bitcast=True)
-            b_x = tl.where(b_x == b_x, rounded, b_x)  # the carry would run out of some NaNs
-            b_x = tl.where(tl.abs(b_x) < 1.1754943508222875e-38, 0.0, b_x)
+            bits = b_x.to(tl.int32, bitcast=True).to(tl.int64)  # 64 bits: see iota
+            rounded = (
+                ((bits + (((bits >> 16) & 1) + 0x7FFF)) & -0x10000).to(tl.int32).to(tl.float32, bitcast=True)
+            )
+            # NaN, where the carry could run out, stays NaN; what is below the smallest normal number becomes
+            # 0
+            b_x = tl.where(tl.abs(b_x) >= 1.1754943508222875e-38, rounded, b_x * 0.0)
     return b_x.to(dtype)
 
 
