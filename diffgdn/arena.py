@@ -239,7 +239,7 @@ def _add_projection(builder: _Builder, case: Case, parts: list[tuple[str, Tensor
     rows, dtype = _rows(case), parts[0][1].dtype
     if case.view == "packed":
         width = sum(math.prod(inner) for _, _, inner in parts)
-        values = torch.cat([tensor.reshape(case.tokens, -1) for _, tensor, _ in parts], dim=1)
+        values = torch.cat([tensor.flatten(1) for _, tensor, _ in parts], dim=1)
         builder.add(joint, values, (*rows, width), dtype)
         column = 0
         for name, _, inner in parts:
@@ -258,7 +258,7 @@ def _add_projection(builder: _Builder, case: Case, parts: list[tuple[str, Tensor
 def _add_tokens(builder: _Builder, case: Case, data: Data) -> None:
     heads = [("q", data["q"], (case.H, case.K)), ("k", data["k"], (case.H, case.K)), ("v", data["v"], (case.HV, case.V))]
     if case.operation.single_token:
-        values = torch.cat([tensor.reshape(case.tokens, -1) for _, tensor, _ in heads], dim=1)
+        values = torch.cat([tensor.flatten(1) for _, tensor, _ in heads], dim=1)
         width = values.shape[1]
         stride = width + (ODD_GAP if case.view == "gapped" else 16 if case.view == "packed" else 0)
         builder.add("mixed_qkv", values, (case.tokens, width), values.dtype, (stride, 1))

@@ -243,4 +243,4 @@ def _picker(case: Case, name: str) -> Callable[[Tensor], Tensor]:
 
 
 def _words(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(torch.int16)
+    return tensor.reshape(-1).contiguous().view(torch.int16)

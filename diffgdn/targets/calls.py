@@ -96,6 +96,8 @@ def _steps(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 def _pool(case: Case, arguments: Arguments) -> dict[str, Any]:
     out = {"initial_state_source": arguments["state"], "initial_state_indices": arguments["indices"], "layout": arguments.layout}
+    if not case.inplace:
+        out["disable_state_update"] = True
     return {**out, **_steps(case, arguments)}
 
 
