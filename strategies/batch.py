@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from hypothesis import strategies as st
 
@@ -21,9 +21,27 @@ FAR_OFFSET = 2**31  # elements; from here on an offset no longer fits 32 bits
 EVEN = 64  # elements: a slot pitch that is a multiple of it keeps every slot aligned
 
 
+T = TypeVar("T")
+
+
+@lru_cache(maxsize=4096, typed=True)  # typed: 0 and False are different draws
+def among(*values: T) -> st.SearchStrategy[T]:
+    """One of these values, the first being the simplest.
+
+    Kept, because making a strategy costs more than drawing from it.
+    """
+    return st.sampled_from(values)
+
+
+@lru_cache(maxsize=4096)
+def whole(low: int, high: int) -> st.SearchStrategy[int]:
+    """A whole number from low to high."""
+    return st.integers(low, high)
+
+
 def rarely(one_in: int) -> st.SearchStrategy[bool]:
     """True once in so many."""
-    return st.sampled_from((False,) * (one_in - 1) + (True,))
+    return among(*[False] * (one_in - 1), True)
 
 
 # How a drawn number of tokens becomes a length. Each takes a number down to a nearby length of interest,
@@ -53,9 +71,10 @@ SNAPS = (_as_is, _as_is, _as_is, _multiple, _one_more, _one_less, _one_less, _on
 PLAIN = (_as_is,) * 7 + (_nothing,)
 
 
-def snapped(longest: int, grain: int) -> st.SearchStrategy[int]:
+def snapped(draw: st.DrawFn, longest: int, grain: int) -> int:
     """A number from 0 to `longest`, often near a multiple of `grain`; shrinks to 0."""
-    return st.builds(lambda n, snap: snap(n, grain), st.integers(0, longest), st.sampled_from(SNAPS[:-1]))
+    n = draw(whole(0, longest))
+    return draw(among(*SNAPS[:-1]))(n, grain)
 
 
 class Sequence(NamedTuple):
@@ -75,32 +94,37 @@ def sequences(
     operation: Operation, build: Build, longest: int, grain: int, count: int, reach: int
 ) -> st.SearchStrategy[list[Sequence]]:
     """One to `count` sequences of up to `longest` tokens whose slots reach up to `reach`."""
-    snaps = SNAPS if grain > 1 else PLAIN
-    # One token is simpler than none.
-    n = st.integers(0, longest).map(lambda n: 1 - n if n < 2 else n)
-    fields: dict[str, st.SearchStrategy[object]] = {
-        "wanted": st.builds(lambda n, snap: snap(n, grain), n, st.sampled_from(snaps))
-    }
-    if operation.single_token:
-        fields["wanted"] = st.just(1)
-    if build.tree:
-        back = st.one_of(st.just(0), st.integers(0, 2), st.integers(0, longest))
-        trees = st.lists(back, min_size=1, max_size=longest).map(tuple) | st.just(())
-        fields["backs"] = trees
+    return st.lists(_sequence(operation, build, longest, grain, 2 * count, reach), min_size=1, max_size=count)
+
+
+@st.composite
+def _sequence(
+    draw: st.DrawFn, operation: Operation, build: Build, longest: int, grain: int, rows: int, reach: int
+) -> Sequence:
+    backs: tuple[int, ...] = ()
+    if build.tree and not draw(rarely(8)):
+        backs = tuple(draw(_backs(longest)))
+        wanted = len(backs)
+    elif build.tree:
+        wanted = 0
+    elif operation.single_token:
+        wanted = 1
+    else:
+        n = draw(whole(0, longest))
+        snap = draw(among(*(SNAPS if grain > 1 else PLAIN)))
+        wanted = snap(1 - n if n < 2 else n, grain)  # one token is simpler than none
+    found = Sequence(wanted, backs=backs)
     if operation.has_pool and build.given:
-        fields["padding"] = rarely(6)
-        fields["slot"] = st.integers(0, reach)
-    if operation.keeps_steps:
-        fields["row"] = st.integers(0, min(reach, 2 * count))
-        fields["kept"] = st.sampled_from((True, True, True, True, False))
-    return st.lists(st.builds(_sequence, st.fixed_dictionaries(fields)), min_size=1, max_size=count)
+        found = found._replace(padding=draw(rarely(6)), slot=draw(whole(0, reach)))
+    if operation.keeps_steps or build.steps:
+        found = found._replace(row=draw(whole(0, min(reach, rows))), kept=not draw(rarely(5)))
+    return found
 
 
-def _sequence(fields: dict[str, object]) -> Sequence:
-    backs = fields.get("backs")
-    if isinstance(backs, tuple):
-        fields = {**fields, "wanted": len(backs)}
-    return Sequence(**fields)  # type: ignore[arg-type]
+@lru_cache
+def _backs(longest: int) -> st.SearchStrategy[list[int]]:
+    back = st.one_of(st.just(0), st.integers(0, 2), st.integers(0, longest))
+    return st.lists(back, min_size=1, max_size=longest)
 
 
 @dataclass(frozen=True)
@@ -114,23 +138,22 @@ class Batch:
     batched: bool
 
 
-@st.composite
-def batches(draw: st.DrawFn, operation: Operation, build: Build, room: Room, HV: int) -> Batch:
+def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room) -> Batch:
     """Sequences that fit the room, as the build asks for: packed or dense, chains or trees, with or without a
     pool."""
     pooled = operation.has_pool and build.given
     far = pooled and build.state_dtype != "float32" and draw(rarely(16))
-    crowd = draw(st.sampled_from((min(2, room.sequences), min(4, room.sequences), room.sequences)))
-    longest = draw(st.sampled_from((room.longest, min(room.grain + 2, room.longest), min(3, room.longest))))
-    reach = draw(st.sampled_from((0, room.sequences, room.slots - 1))) if pooled else 0
+    crowd = min(draw(among(2, 4, room.sequences)), room.sequences)
+    longest = min(draw(among(room.longest, room.longest, room.longest, room.grain + 2, 3)), room.longest)
+    reach = draw(among(0, room.sequences, room.slots - 1)) if pooled else 0
     found = draw(sequences(operation, build, longest, room.grain, 2 if far else crowd, 1 if far else reach))
     batched = operation.kind in ("decode", "verify") and build.packed and draw(rarely(4))
     lens = _lengths(found, build, room, batched)
     found = found[: len(lens)]
     tail = 0
     if build.packed and not batched and not operation.single_token:
-        tail = draw(st.sampled_from((0, 0, 0, 1, 3, room.grain, 2 * room.grain + 1)))
-    pool = draw(_pools(operation, build, room, tuple(found), lens, far, HV))
+        tail = draw(among(0, 0, 0, 1, 3, room.grain, 2 * room.grain + 1))
+    pool = _draw_pool(draw, operation, build, found, lens, far)
     parents: tuple[tuple[int, ...], ...] = ()
     if build.tree:
         parents = tuple(_tree(sequence.backs, length) for sequence, length in zip(found, lens, strict=True))
@@ -176,16 +199,13 @@ def _spread(wanted: list[int], live: list[bool], shared: bool) -> tuple[int, ...
     return tuple(out)
 
 
-@st.composite
-def _pools(
+def _draw_pool(
     draw: st.DrawFn,
     operation: Operation,
     build: Build,
-    room: Room,
-    found: tuple[Sequence, ...],
+    found: list[Sequence],
     lens: tuple[int, ...],
     far: bool,
-    HV: int,
 ) -> Pool:
     """The pool of these sequences. far: one that takes a live slot past 2**31 elements."""
     if not operation.has_pool:
@@ -195,22 +215,22 @@ def _pools(
     all_padding = draw(rarely(24)) and not far
     live = [not all_padding and not sequence.padding for sequence in found]
     wanted = [sequence.slot for sequence in found]
-    odd = int(build.odd_pitch)
+    odd, keeps_steps = int(build.odd_pitch), operation.keeps_steps or build.steps
     if far:
         # The first sequence is live in the last of two or three slots; the wanted slot of another is 0 or 1.
-        slots = draw(st.integers(2, 3))
+        slots = draw(whole(2, 3))
         live[0], wanted = True, [slots - 1, *[0] * (len(wanted) - 1)]
         pitch = FAR_OFFSET // (slots - 1) + odd
         indices = _spread(wanted, live, False)
     else:
-        read_only = not (operation.writes_pool and build.inplace)
+        read_only = keeps_steps or not build.inplace
         indices = _spread(wanted, live, read_only and draw(rarely(4)))
-        slots = max(0, *indices, *[0]) + 1 + draw(st.sampled_from((0, 1, 3)))
-        pitch = draw(st.sampled_from((0, 0, 0, EVEN, 4 * EVEN))) + odd
+        slots = max(0, *indices, *[0]) + 1 + draw(among(0, 1, 3))
+        pitch = draw(among(0, 0, 0, EVEN, 4 * EVEN)) + odd
     pool = Pool(slots=slots, indices=indices, pitch=pitch, dtype=build.state_dtype)
-    if not operation.keeps_steps:
+    if not keeps_steps:
         return pool
     rows = _spread([s.row for s in found], [a and s.kept for a, s in zip(live, found, strict=True)], False)
-    buffer = max(0, *rows, *[0]) + 1 + draw(st.integers(0, 1))
-    steps = max(1, *lens) + draw(st.sampled_from((0, 0, 1, 3)))
+    buffer = max(0, *rows, *[0]) + 1 + draw(whole(0, 1))
+    steps = max(1, *lens) + draw(among(0, 0, 1, 3))
     return Pool(slots, indices, pitch, build.state_dtype, steps, buffer, rows)

@@ -11,7 +11,7 @@ from hypothesis.errors import InvalidArgument
 from diffgdn.case import Case, Gates, Pool, Values
 from diffgdn.operations import OPERATIONS, Operation
 from diffgdn.strategies import geometries, laws, sizes
-from diffgdn.strategies.batch import Batch, batches, rarely
+from diffgdn.strategies.batch import Batch, among, draw_batch, rarely, whole
 from diffgdn.strategies.menu import LANES, STATES, Build, Menu, builds
 
 LAYOUTS = ("vk", "kv")
@@ -49,16 +49,16 @@ def cases(
 def _cases(draw: st.DrawFn, op: str, lane: str, chosen: st.SearchStrategy[Build], configs: int) -> Case:
     operation = OPERATIONS[op]
     build = draw(chosen)
-    exact = draw(st.sampled_from((False, False, True))) and not (build.l2norm or build.bounded)
-    H, HV = draw(_heads(operation, lane, build))
+    exact = not (build.l2norm or build.bounded) and draw(among(False, True, True, False, False))
+    H, HV = _draw_heads(draw, operation, lane, build)
     room = sizes.room(op, lane, build, HV, draw(rarely(12)))
-    batch = draw(batches(operation, build, room, HV))
-    gates = draw(laws.gates(operation, build, max(batch.lens), exact))
-    values = draw(laws.values(build, exact))
-    scale = draw(laws.scales(build.K, exact))
-    edits = draw(laws.edits(_editable(operation, build, batch, H, HV))) if not exact else ()
+    batch = draw_batch(draw, operation, build, room)
+    gates = laws.draw_gates(draw, operation, build, max(batch.lens), exact)
+    values = laws.draw_values(draw, build, exact)
+    scale = laws.draw_scale(draw, build.K, exact)
+    edits = laws.draw_edits(draw, _editable(operation, build, batch, H, HV)) if not exact else ()
     case = _assemble(op, build, batch, H, HV, gates, values)
-    return replace(case, scale=scale, edits=edits, config=draw(st.integers(0, configs - 1)))
+    return replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)))
 
 
 def _assemble(op: str, build: Build, batch: Batch, H: int, HV: int, gates: Gates, values: Values) -> Case:
@@ -89,16 +89,15 @@ def _assemble(op: str, build: Build, batch: Batch, H: int, HV: int, gates: Gates
     )
 
 
-@st.composite
-def _heads(draw: st.DrawFn, operation: Operation, lane: str, build: Build) -> tuple[int, int]:
+def _draw_heads(draw: st.DrawFn, operation: Operation, lane: str, build: Build) -> tuple[int, int]:
     """H and HV: a few heads and their ratio; on a GPU at times those of a published model."""
     few = lane == "interpret"
-    H = draw(st.sampled_from(H_FEW if few else H_MORE))
-    ratio = draw(st.sampled_from(RATIOS))
+    H = draw(among(*(H_FEW if few else H_MORE)))
+    ratio = draw(among(*RATIOS))
     if few or not draw(rarely(10)):
         return H, H * ratio
     limit = STATES if not build.crowded else max(HV for _, HV in geometries.heads(operation.family))
-    return draw(st.sampled_from([pair for pair in geometries.heads(operation.family) if pair[1] <= limit]))
+    return draw(among(*[pair for pair in geometries.heads(operation.family) if pair[1] <= limit]))
 
 
 def _editable(operation: Operation, build: Build, batch: Batch, H: int, HV: int) -> dict[str, int]:
@@ -131,7 +130,7 @@ def _representative(op: str, build: Build, heads: int) -> Case:
         pool = Pool(slots=2, indices=(0, 1), pitch=int(build.odd_pitch), dtype=build.state_dtype)
     elif operation.has_pool:
         pool = replace(pool, indices=(-1, -1))
-    if operation.keeps_steps:
+    if operation.keeps_steps or build.steps:
         pool = replace(pool, steps=length, buffer=2, rows=(0, 1))
     parents = ((-1, 0)[:length],) * 2 if build.tree else ()
     batch = Batch(lens=(length, length), pool=pool, parents=parents, tail=0, batched=False)

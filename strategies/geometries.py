@@ -52,8 +52,8 @@ LENS = {  # small token counts that still cross a chunk, hold an empty sequence,
 
 def heads(family: str) -> tuple[tuple[int, int], ...]:
     """(H, HV) of a family's models, fewest value heads first."""
-    return tuple(sorted({(g.H, g.HV) for g in GEOMETRIES if g.family == family}, key=lambda pair: (pair[1],
-    pair[0])))
+    pairs = {(geometry.H, geometry.HV) for geometry in GEOMETRIES if geometry.family == family}
+    return tuple(sorted(pairs, key=lambda pair: (pair[1], pair[0])))
 
 
 def cases(op: str) -> list[Case]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from hypothesis import strategies as st
@@ -38,7 +38,8 @@ OTHER_DTYPES = ("bfloat16", "float16")
 class Build:
     """What the kernels of one operation are compiled for. The defaults are the simplest of each.
 
-    one: a dense batch has exactly one token a sequence (else at least two). tree: parents are passed.
+    one: a dense batch has exactly one token a sequence (else at least two). steps: update
+    keeps the state after each step, as verify always does. tree: parents are passed.
     bounded: kda's gate with a lower bound. odd_pitch: slots of the pool are not 16 bytes aligned. given: an
     initial state is passed. crowded: so many states that launchers may take another tile.
     """
@@ -54,6 +55,7 @@ class Build:
     bounded: bool = False
     packed: bool = True
     one: bool = False
+    steps: bool = False
     tree: bool = False
     view: str = "contiguous"
     odd_pitch: bool = False
@@ -123,9 +125,11 @@ def options(op: str, lane: str) -> dict[str, tuple[Any, ...]]:
         table |= {"odd_pitch": rare, "index_dtype": ("int32", "int64")}
     if kind in ("extend", "recurrent"):
         table |= {"given": (True, True, True, True, False), "final": (True, True, False)}
-    if kind in ("extend", "update", "decode"):
+    if kind in ("extend", "update", "decode") or op == "kda.recurrent":
         table["inplace"] = (True, True, True, False)
-    if kind == "verify":
+    if kind == "update":
+        table["steps"] = rare
+    if kind in ("update", "verify"):
         table["tree"] = flag
     if not operation.single_token:
         table |= {"packed": (True, True, False), "one": (True, False, False), "cu_dtype": ("int32", "int64")}
@@ -148,6 +152,10 @@ def make(op: str, picks: dict[str, Any]) -> Build:
         picks.pop("inplace", None)
     if op == "kda.extend" and not picks["raw"]:
         picks.pop("bounded")
+    if OPERATIONS[op].kind == "update" and not picks["steps"]:
+        picks.pop("tree")
+    if picks.get("steps", False):
+        picks.pop("inplace")
     return Build(**picks)
 
 
@@ -155,7 +163,7 @@ def make(op: str, picks: dict[str, Any]) -> Build:
 def builds(op: str, lane: str) -> st.SearchStrategy[Build]:
     """Any build of an operation."""
     table = {name: st.sampled_from(values) for name, values in options(op, lane).items()}
-    return st.fixed_dictionaries(table).map(lambda picks: make(op, picks))
+    return st.fixed_dictionaries(table).map(partial(make, op))
 
 
 def _simplicity(build: Build) -> tuple[Any, ...]:
