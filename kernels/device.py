@@ -110,9 +110,9 @@ def round_to(b_x, dtype: tl.constexpr):
             rounded = (
                 ((bits + (((bits >> 16) & 1) + 0x7FFF)) & -0x10000).to(tl.int32).to(tl.float32, bitcast=True)
             )
-            # NaN, where the carry could run out, stays NaN; what is below the smallest normal number becomes
-            # 0
-            b_x = tl.where(tl.abs(b_x) >= 1.1754943508222875e-38, rounded, b_x * 0.0)
+            # NaN, which the carry could turn into a number, stays NaN; a subnormal becomes 0
+            normal = tl.abs(b_x) >= 1.1754943508222875e-38
+            b_x = tl.where(normal, rounded, tl.where(b_x == b_x, 0.0, b_x))
     return b_x.to(dtype)
 
 
