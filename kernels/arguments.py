@@ -1,11 +1,13 @@
 """Checks of what a caller passes, shared by all public functions.
 
-Every failure names the argument, what was expected and what came, and is raised before anything is launched. A wrong type
-or dtype is a TypeError, everything else a ValueError. The checks of shape, dtype, stride and device are free; the checks of
-values (functions named `values_of_...`) read tensors back from the device and are asked for by `values_wanted`.
+Every failure names the argument, what was expected and what came, and is raised before anything is launched.
+A wrong type or dtype is a TypeError, everything else a ValueError. The checks of shape, dtype, stride and
+device are free; the checks of values (functions named `values_of_...`) read tensors back from the device and
+are asked for by `values_wanted`.
 """
 
 import math
+from itertools import pairwise
 from numbers import Real
 
 import torch
@@ -33,7 +35,9 @@ def tensor(name, x, dtypes=None, ndim=None):
         raise wrong_type(name, "dtype " + " or ".join(map(str, dict.fromkeys(dtypes))), x.dtype)
     ndims = (ndim,) if isinstance(ndim, int) else ndim
     if ndims is not None and x.ndim not in ndims:
-        raise wrong_value(name, f"{' or '.join(map(str, ndims))} dimensions", f"{x.ndim} (shape {tuple(x.shape)})")
+        raise wrong_value(
+            name, f"{' or '.join(map(str, ndims))} dimensions", f"{x.ndim} (shape {tuple(x.shape)})"
+        )
 
 
 def shape(name, x, axes, sizes):
@@ -55,9 +59,15 @@ def contiguous(name, x):
 def rows_apart(name, x):
     """No two elements of a tensor that is written share an address (as they do after expand)."""
     reach = 0
-    for stride, size in sorted((stride, size) for size, stride in zip(x.shape, x.stride()) if size > 1):
+    for stride, size in sorted(
+        (stride, size) for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1
+    ):
         if stride <= reach:
-            raise wrong_value(name, "elements that do not overlap, as it is written", f"strides {x.stride()}, shape {tuple(x.shape)}")
+            raise wrong_value(
+                name,
+                "elements that do not overlap, as it is written",
+                f"strides {x.stride()}, shape {tuple(x.shape)}",
+            )
         reach += stride * (size - 1)
 
 
@@ -69,7 +79,9 @@ def one_device(tensors):
         if x.device != x0.device:
             raise wrong_value(name, f"device {x0.device}, that of {first}", x.device)
     if x0.device.type == "meta" or (x0.device.type == "cpu" and not INTERPRETED):
-        raise wrong_value(first, "a GPU tensor, or a CPU tensor under TRITON_INTERPRET=1", f"device {x0.device}")
+        raise wrong_value(
+            first, "a GPU tensor, or a CPU tensor under TRITON_INTERPRET=1", f"device {x0.device}"
+        )
 
 
 def heads(H, HV):
@@ -108,7 +120,7 @@ def one_of(name, x, choices):
 
 
 def values_wanted(validate, x):
-    """Whether values are to be checked: as asked, and without a word from the caller where it costs no synchronisation."""
+    """Whether values are to be checked: as asked, or, unasked, where reading them synchronises nothing."""
     if validate is not None and not isinstance(validate, bool):
         raise wrong_type("validate", "True, False or None", repr(validate))
     return x.device.type == "cpu" if validate is None else validate
@@ -128,9 +140,11 @@ def values_of_cu_seqlens(cu_seqlens, tokens):
     bounds = cu_seqlens.tolist()
     if bounds[0] != 0:
         raise wrong_value("cu_seqlens", "cu_seqlens[0] = 0", bounds[0])
-    for i, (start, end) in enumerate(zip(bounds, bounds[1:])):
+    for i, (start, end) in enumerate(pairwise(bounds)):
         if end < start:
-            raise wrong_value("cu_seqlens", "non-decreasing values", f"{start} then {end} at position {i + 1}")
+            raise wrong_value(
+                "cu_seqlens", "non-decreasing values", f"{start} then {end} at position {i + 1}"
+            )
     if bounds[-1] > tokens:
         raise wrong_value("cu_seqlens", f"a last value of at most {tokens}, the number of tokens", bounds[-1])
     return bounds
@@ -142,14 +156,16 @@ def indices(name, x, N):
 
 
 def values_of_indices(name, x, rows, distinct, of):
-    """Indices are negative (padding) or name one of the rows of tensor `of`; the live ones differ where they are written."""
+    """Indices are negative (padding) or rows of `of`; where that is written, the live ones differ."""
     live = [i for i in x.tolist() if i >= 0]
     for i in live:
         if i >= rows:
             raise wrong_value(name, f"indices below {rows}, the number of rows of {of}", i)
     if distinct and len(set(live)) != len(live):
         twice = next(i for i in live if live.count(i) > 1)
-        raise wrong_value(name, f"distinct live indices, because {of} is written", f"{twice} {live.count(twice)} times")
+        raise wrong_value(
+            name, f"distinct live indices, because {of} is written", f"{twice} {live.count(twice)} times"
+        )
 
 
 def qkv(q, k, v):
@@ -177,7 +193,7 @@ def per_token(name, x, axes, sizes, dtypes):
 
 
 def states(name, x, rows, HV, V, K, layout, written):
-    """x holds states [rows, HV, V, K] (kv: [rows, HV, K, V]); rows None: any number. Its leading strides are free."""
+    """x holds states [rows, HV, V, K] (kv: [rows, HV, K, V]); rows None: any number. Any leading strides."""
     tensor(name, x, FLOATS, ndim=4)
     rows = x.shape[0] if rows is None else rows
     if layout == "kv":

@@ -1,4 +1,6 @@
-"""Updates of a pool of states through the recurrent kernel: given gates, or raw ones (decode); in place, or as verify does."""
+"""Updates of a pool of states through the recurrent kernel, gates given or raw (decode); verify too."""
+
+from itertools import pairwise
 
 import torch
 
@@ -12,28 +14,31 @@ MAX_TREE_STEPS = 64
 def fused_recurrent_gated_delta_rule_update(
     q, k, v, g, beta=None, scale=None, initial_state_source=None, initial_state_indices=None, cu_seqlens=None,
     use_qk_l2norm_in_kernel=False, disable_state_update=False, disable_output_calculation=False,
-    intermediate_states_buffer=None, intermediate_state_indices=None, cache_steps=None, retrieve_parent_token=None, *,
-    layout="vk", batch_invariant=False, validate=None,
+    intermediate_states_buffer=None, intermediate_state_indices=None, cache_steps=None,
+    retrieve_parent_token=None, *, layout="vk", batch_invariant=False, validate=None,
 ):  # fmt: skip
-    """Gated delta rule over states that live in a pool, gates given: S <- exp(g) S; S <- S + beta (v - S k) k^T; o = scale S q.
+    """Gated delta rule over states that live in a pool, with gates given.
 
-    Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; cu_seqlens [N + 1] cuts the B*T tokens into N
-    sequences, without it N = B. g is the natural log of the decay: [B, T, HV] for GDN, [B, T, HV, K] for KDA; beta
-    [B, T, HV], None for ones. scale: None for K^-0.5.
-    initial_state_source [slots, HV, V, K] is the pool, a view with any leading strides; initial_state_indices [N] names each
-    sequence's slot. The slot is updated in place unless disable_state_update. A negative index is padding: it starts from a
-    zero state and writes no state. The slots of empty sequences stay as they are. No pool: zero states, written nowhere.
-    layout: "kv" for state tensors [.., HV, K, V].
+    S <- exp(g) S; S <- S + beta (v - S k) k^T; o = scale S q.
 
-    Verify. intermediate_states_buffer [rows, steps, HV, V, K] takes the state after each step of sequence n at row
-    intermediate_state_indices[n] (None: its slot's number; negative: not at all). cache_steps: how many steps of it to use
-    (None: all). retrieve_parent_token [N, steps <= 64]: token i > 0 continues from token retrieve_parent_token[n, i], which
-    is from 0 to i - 1; entry 0 is not read. A branch is recomputed from the initial state in fp32, never read back from the
-    buffer.
+    Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; cu_seqlens [N + 1] cuts the B*T
+    tokens into N sequences, without it N = B. g is the natural log of the decay: [B, T, HV] for GDN, [B, T,
+    HV, K] for KDA; beta [B, T, HV], None for ones. scale: None for K^-0.5. initial_state_source [slots, HV,
+    V, K] is the pool, a view with any leading strides; initial_state_indices [N] names each sequence's slot.
+    The slot is updated in place unless disable_state_update. A negative index is padding: it starts from a
+    zero state and writes no state. The slots of empty sequences stay as they are. No pool: zero states,
+    written nowhere. layout: "kv" for state tensors [.., HV, K, V].
 
-    Dtypes: q, k, v one of bf16, fp16, fp32; g and beta that or fp32; states any of the three, rounded once, when stored.
-    disable_output_calculation: o is then a zero of shape [1, 1, 1, 1]. batch_invariant: the bits of a sequence do not depend on
-    the batch it is in. validate: check the values of cu_seqlens, indices and parents too (None: on CPU only).
+    Verify. intermediate_states_buffer [rows, steps, HV, V, K] takes the state after each step of sequence n
+    at row intermediate_state_indices[n] (None: its slot's number; negative: not at all). cache_steps: how
+    many steps of it to use (None: all). retrieve_parent_token [N, steps <= 64]: token i > 0 continues from
+    token retrieve_parent_token[n, i], which is from 0 to i - 1; entry 0 is not read. A branch is recomputed
+    from the initial state in fp32, never read back from the buffer.
+
+    Dtypes: q, k, v one of bf16, fp16, fp32; g and beta that or fp32; states any of the three, rounded once,
+    when stored. disable_output_calculation: o is then a zero of shape [1, 1, 1, 1]. batch_invariant: the bits
+    of a sequence do not depend on the batch it is in. validate: check the values of cu_seqlens, indices and
+    parents too (None: on CPU only).
 
     Returns o [B, T, HV, V] in q's dtype, zero past cu_seqlens[-1].
     Raises ValueError or TypeError, before anything is written, for arguments that do not fit together.
@@ -49,9 +54,9 @@ def fused_recurrent_gated_delta_rule_update(
         check.per_token("beta", beta, "[B, T, HV]", (B, T, HV), (torch.float32, q.dtype))
     check.flag("disable_output_calculation", disable_output_calculation)
     options = _check_pool(
-        q, v, dict(q=q, k=k, v=v, g=g, beta=beta), scale, initial_state_source, initial_state_indices, cu_seqlens,
-        use_qk_l2norm_in_kernel, disable_state_update, intermediate_states_buffer, intermediate_state_indices, cache_steps,
-        retrieve_parent_token, layout, batch_invariant, validate,
+        q, v, dict(q=q, k=k, v=v, g=g, beta=beta), scale, initial_state_source, initial_state_indices,
+        cu_seqlens, use_qk_l2norm_in_kernel, disable_state_update, intermediate_states_buffer,
+        intermediate_state_indices, cache_steps, retrieve_parent_token, layout, batch_invariant, validate,
     )  # fmt: skip
     o = None if disable_output_calculation else q.new_empty(v.shape)
     launch(q, k, v, g, beta, o, kda=kda, **options)
@@ -59,26 +64,29 @@ def fused_recurrent_gated_delta_rule_update(
 
 
 def fused_sigmoid_gating_delta_rule_update(
-    A_log, a, dt_bias, softplus_beta, softplus_threshold, q, k, v, b, initial_state_source, initial_state_indices, scale=None,
-    use_qk_l2norm_in_kernel=False, cu_seqlens=None, is_kda=False, lower_bound=None, disable_state_update=False,
-    intermediate_states_buffer=None, intermediate_state_indices=None, cache_steps=None, retrieve_parent_token=None, *,
-    layout="vk", batch_invariant=False, validate=None,
+    A_log, a, dt_bias, softplus_beta, softplus_threshold, q, k, v, b, initial_state_source,
+    initial_state_indices, scale=None, use_qk_l2norm_in_kernel=False, cu_seqlens=None, is_kda=False,
+    lower_bound=None, disable_state_update=False, intermediate_states_buffer=None,
+    intermediate_state_indices=None, cache_steps=None, retrieve_parent_token=None, *, layout="vk",
+    batch_invariant=False, validate=None,
 ):  # fmt: skip
     """Decode and verify: fused_recurrent_gated_delta_rule_update with the gates computed from raw a and b.
 
-    g = -exp(A_log) * softplus(a + dt_bias), with lower_bound (KDA) g = lower_bound * sigmoid(exp(A_log) * (a + dt_bias));
-    beta = sigmoid(b). softplus(x) = log(1 + exp(softplus_beta x)) / softplus_beta, and x where softplus_beta x is past
-    softplus_threshold. All of it in fp32.
+    g = -exp(A_log) * softplus(a + dt_bias), with lower_bound (KDA) g = lower_bound * sigmoid(exp(A_log) * (a
+    + dt_bias)); beta = sigmoid(b). softplus(x) = log(1 + exp(softplus_beta x)) / softplus_beta, and x where
+    softplus_beta x is past softplus_threshold. All of it in fp32.
 
-    A_log: HV elements, fp32. dt_bias: HV elements, for is_kda HV * K. a: [tokens, HV] or [B, T, HV]; for is_kda
-    [tokens, HV * K], [tokens, HV, K], [B, T, HV * K] or [B, T, HV, K]. b: [tokens, HV] or [B, T, HV]. a, b and dt_bias in fp32
-    or q's dtype. Everything else as in fused_recurrent_gated_delta_rule_update.
+    A_log: HV elements, fp32. dt_bias: HV elements, for is_kda HV * K. a: [tokens, HV] or [B, T, HV]; for
+    is_kda [tokens, HV * K], [tokens, HV, K], [B, T, HV * K] or [B, T, HV, K]. b: [tokens, HV] or [B, T, HV].
+    a, b and dt_bias in fp32 or q's dtype. Everything else as in fused_recurrent_gated_delta_rule_update.
     """
     B, T, H, HV, K, V = check.qkv(q, k, v)
     check.flag("is_kda", is_kda)
     channels = HV * K if is_kda else HV
     A_log = check.per_head("A_log", A_log, HV, "[HV]", (torch.float32,))
-    dt_bias = check.per_head("dt_bias", dt_bias, channels, "[HV, K]" if is_kda else "[HV]", (torch.float32, q.dtype))
+    dt_bias = check.per_head(
+        "dt_bias", dt_bias, channels, "[HV, K]" if is_kda else "[HV]", (torch.float32, q.dtype)
+    )
     a = _raw("a", a, B, T, HV, K if is_kda else None, q.dtype)
     b = _raw("b", b, B, T, HV, None, q.dtype)
     if lower_bound is not None:
@@ -90,9 +98,10 @@ def fused_sigmoid_gating_delta_rule_update(
         raise check.wrong_value("softplus_beta", "a number above 0", softplus_beta)
     softplus_threshold = check.number("softplus_threshold", softplus_threshold)
     options = _check_pool(
-        q, v, dict(q=q, k=k, v=v, a=a, b=b, A_log=A_log, dt_bias=dt_bias), scale, initial_state_source, initial_state_indices,
-        cu_seqlens, use_qk_l2norm_in_kernel, disable_state_update, intermediate_states_buffer, intermediate_state_indices,
-        cache_steps, retrieve_parent_token, layout, batch_invariant, validate,
+        q, v, dict(q=q, k=k, v=v, a=a, b=b, A_log=A_log, dt_bias=dt_bias), scale, initial_state_source,
+        initial_state_indices, cu_seqlens, use_qk_l2norm_in_kernel, disable_state_update,
+        intermediate_states_buffer, intermediate_state_indices, cache_steps, retrieve_parent_token, layout,
+        batch_invariant, validate,
     )  # fmt: skip
     o = q.new_empty(v.shape)
     launch(
@@ -118,8 +127,8 @@ def _raw(name, x, B, T, HV, K, dtype):
 
 
 def _check_pool(
-    q, v, tensors, scale, pool, indices, cu_seqlens, l2norm, disable_state_update, buffer, buffer_indices, cache_steps, parents,
-    layout, batch_invariant, validate,
+    q, v, tensors, scale, pool, indices, cu_seqlens, l2norm, disable_state_update, buffer, buffer_indices,
+    cache_steps, parents, layout, batch_invariant, validate,
 ):  # fmt: skip
     """What update and decode ask of the rest of their arguments; returns the options of the launch."""
     B, T, H, K = q.shape
@@ -141,28 +150,38 @@ def _check_pool(
         if buffer_indices is not None:
             check.indices("intermediate_state_indices", buffer_indices, N)
         elif indices is None:
-            raise check.wrong_type("intermediate_state_indices", "a torch.Tensor, without initial_state_indices to go by", "None")
+            raise check.wrong_type(
+                "intermediate_state_indices", "a torch.Tensor, without initial_state_indices to go by", "None"
+            )
     if parents is not None:
         check.tensor("retrieve_parent_token", parents, check.INTEGERS, ndim=2)
-        fits = parents.shape[0] == N and (T if cu_seqlens is None else 1) <= parents.shape[1] <= MAX_TREE_STEPS
-        if not fits:
-            expected = f"shape [N, steps] with N = {N} and steps from {T if cu_seqlens is None else 1} to {MAX_TREE_STEPS}"
+        least = T if cu_seqlens is None else 1
+        if parents.shape[0] != N or not least <= parents.shape[1] <= MAX_TREE_STEPS:
+            expected = f"shape [N, steps] with N = {N} and steps from {least} to {MAX_TREE_STEPS}"
             raise check.wrong_value("retrieve_parent_token", expected, tuple(parents.shape))
     check.one_device(
         tensors
         | dict(
-            initial_state_source=pool, initial_state_indices=indices, cu_seqlens=cu_seqlens, intermediate_states_buffer=buffer,
-            intermediate_state_indices=buffer_indices, retrieve_parent_token=parents,
+            initial_state_source=pool,
+            initial_state_indices=indices,
+            cu_seqlens=cu_seqlens,
+            intermediate_states_buffer=buffer,
+            intermediate_state_indices=buffer_indices,
+            retrieve_parent_token=parents,
         )
-    )  # fmt: skip
+    )
     if check.values_wanted(validate, q):
         lengths = [T] * N
         if cu_seqlens is not None:
             bounds = check.values_of_cu_seqlens(cu_seqlens, B * T)
-            lengths = [end - start for start, end in zip(bounds, bounds[1:])]
+            lengths = [end - start for start, end in pairwise(bounds)]
         if pool is not None:
             check.values_of_indices(
-                "initial_state_indices", indices, pool.shape[0], not disable_state_update, "initial_state_source"
+                "initial_state_indices",
+                indices,
+                pool.shape[0],
+                not disable_state_update,
+                "initial_state_source",
             )
         if buffer is not None:
             name, rows = "intermediate_state_indices", buffer_indices
@@ -174,9 +193,9 @@ def _check_pool(
             _check_longest("retrieve_parent_token", parents.shape[1], lengths)
             _check_parents(parents, lengths)
     return dict(
-        h0=pool, ht=None if disable_state_update else pool, h_indices=indices, cu_seqlens=cu_seqlens, cache=buffer,
-        cache_indices=indices if buffer_indices is None else buffer_indices, cache_steps=steps, parents=parents, scale=scale,
-        l2norm=l2norm, kv=layout == "kv", batch_invariant=batch_invariant,
+        h0=pool, ht=None if disable_state_update else pool, h_indices=indices, cu_seqlens=cu_seqlens,
+        cache=buffer, cache_indices=indices if buffer_indices is None else buffer_indices, cache_steps=steps,
+        parents=parents, scale=scale, l2norm=l2norm, kv=layout == "kv", batch_invariant=batch_invariant,
     )  # fmt: skip
 
 
@@ -185,7 +204,9 @@ def _check_buffer(buffer, cache_steps, needed, HV, V, K, layout):
     name = "intermediate_states_buffer"
     check.tensor(name, buffer, check.FLOATS, ndim=5)
     tail = (HV, K, V) if layout == "kv" else (HV, V, K)
-    check.shape(name, buffer, f"[rows, steps, HV, {'K, V' if layout == 'kv' else 'V, K'}]", (*buffer.shape[:2], *tail))
+    check.shape(
+        name, buffer, f"[rows, steps, HV, {'K, V' if layout == 'kv' else 'V, K'}]", (*buffer.shape[:2], *tail)
+    )
     check.last_dim_contiguous(name, buffer)
     check.rows_apart(name, buffer)
     steps = buffer.shape[1]
@@ -202,11 +223,15 @@ def _check_buffer(buffer, cache_steps, needed, HV, V, K, layout):
 
 def _check_longest(name, steps, lengths):
     if max(lengths, default=0) > steps:
-        raise check.wrong_value(name, f"at least {max(lengths)} steps, the length of the longest sequence", steps)
+        raise check.wrong_value(
+            name, f"at least {max(lengths)} steps, the length of the longest sequence", steps
+        )
 
 
 def _check_parents(parents, lengths):
-    for n, (row, length) in enumerate(zip(parents.tolist(), lengths)):
+    for n, (row, length) in enumerate(zip(parents.tolist(), lengths, strict=True)):
         for i in range(1, length):
             if not 0 <= row[i] < i:
-                raise check.wrong_value("retrieve_parent_token", f"entry [{n}, {i}] from 0 to {i - 1}", row[i])
+                raise check.wrong_value(
+                    "retrieve_parent_token", f"entry [{n}, {i}] from 0 to {i - 1}", row[i]
+                )

@@ -1,14 +1,14 @@
 """The recurrent kernel: one program walks one sequence for one value head and BV rows of its state.
 
-It serves whole sequences, updates of a state pool, decode, packed decode and verify, for GDN and KDA. Rows of the state do
-not depend on each other, so a program needs nothing from its neighbours: it reads its rows once, keeps them in fp32
-registers, and writes them once.
+It serves whole sequences, updates of a state pool, decode, packed decode and verify, for GDN and KDA. Rows of
+the state do not depend on each other, so a program needs nothing from its neighbours: it reads its rows once,
+keeps them in fp32 registers, and writes them once.
 """
 
 import triton
 import triton.language as tl
 
-from .device import bounded_gate, inlined, l2norm, round_to, sigmoid, softplus_gate, sum_along
+from .device import bounded_gate, inlined, iota, l2norm, round_to, sigmoid, softplus_gate, sum_along
 
 # How the log decay and beta arrive.
 GIVEN = tl.constexpr(0)  # as they are used
@@ -52,7 +52,7 @@ def advance(
 @inlined
 @triton.jit
 def ancestors(p_parents, stride_parent, token):
-    """Bit s of the answer: whether step s is `token` or one of its ancestors. Steps below 64; below 0: the start."""
+    """Bit s says whether step s (below 64) is `token` or one of its ancestors. Below 0 is the start."""
     step = tl.maximum(token, 0)
     bits = tl.full((), 1, tl.int64) << step
     while step > 0:
@@ -70,10 +70,20 @@ def ancestors(p_parents, stride_parent, token):
     + [f"stride_cache_{d}" for d in ("slot", "step", "head", "row")]
     + ["stride_h_index", "stride_cache_index", "stride_parent_seq", "stride_parent_step"],
     do_not_specialize_on_alignment=[
-        "q", "k", "v", "g", "beta", "A_log", "dt_bias", "o", "h0", "ht", "h_indices", "cu_seqlens", "cache", "cache_indices",
-        "parents",
-    ],
-)  # fmt: skip
+        "q",
+        "k",
+        "v",
+        "g",
+        "beta",
+        "A_log",
+        "dt_bias",
+        "o",
+        "h0",
+        "ht",
+        "h_indices",
+    ]
+    + ["cu_seqlens", "cache", "cache_indices", "parents"],
+)
 def recurrent_kernel(
     q,  # [N, T, H, K] or, packed, [tokens, H, K]
     k,
@@ -157,8 +167,8 @@ def recurrent_kernel(
     i_hv = (i_nh % HV).to(tl.int64)
     i_h = i_hv // GROUP
 
-    o_k = tl.arange(0, BK)
-    o_v = (pid % NV) * BV + tl.arange(0, BV)
+    o_k = iota(BK)
+    o_v = (pid % NV) * BV + iota(BV)
     # Masks that would be all true are left out, so that nothing stands between the compiler and wide loads.
     mask_k = None
     pad_k = None
@@ -279,11 +289,13 @@ def recurrent_kernel(
         p_g0 = p_g
         p_beta0 = p_beta
 
-    for i_t in range(0, length):
+    for i_t in range(length):
         if parents is not None:
-            # Tables that were not validated are still kept from leading outside: a parent not before its child becomes the
-            # token before it, a negative one the start.
-            parent = tl.load(p_parents + i_t * stride_parent_step, mask=(i_t > 0) & (i_t < parent_steps), other=i_t - 1)
+            # Tables that were not validated are still kept from leading outside: a parent not before its
+            # child becomes the token before it, a negative one the start.
+            parent = tl.load(
+                p_parents + i_t * stride_parent_step, mask=(i_t > 0) & (i_t < parent_steps), other=i_t - 1
+            )
             parent = tl.maximum(tl.minimum(parent.to(tl.int32), i_t - 1), -1)
             if parent != i_t - 1:
                 # Another branch: its states are gone, so take its path again from the start, in fp32.
@@ -292,7 +304,7 @@ def recurrent_kernel(
                 if h0 is not None:
                     if i_slot >= 0:
                         b_h = tl.load(p_h0 + at_h0, mask=mask_h, other=pad_h).to(tl.float32)
-                for i_s in range(0, parent + 1):
+                for i_s in range(parent + 1):
                     if ((bits >> i_s) & 1) != 0:
                         p_k_s = p_k0 + i_s * stride_k_tok
                         p_v_s = p_v0 + i_s * stride_v_tok
@@ -307,7 +319,8 @@ def recurrent_kernel(
                                 p_g_s = tl.multiple_of(p_g_s, 16)
                         b_h = advance(
                             b_h, p_k_s, p_v_s, p_g_s, p_beta_s, o_k, o_v, mask_k, mask_v, pad_k, pad_v,
-                            b_A_log, b_dt_bias, lower_bound, softplus_beta, softplus_threshold, KDA, GATE, RAW_BETA, L2NORM,
+                            b_A_log, b_dt_bias, lower_bound, softplus_beta, softplus_threshold, KDA, GATE,
+                            RAW_BETA, L2NORM,
                         )  # fmt: skip
 
         if o is not None:

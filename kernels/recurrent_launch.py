@@ -7,18 +7,20 @@ from .recurrent import BOUNDED, GIVEN, SOFTPLUS, recurrent_kernel
 
 
 def packed_tokens(x, cu_seqlens):
-    """[B, T, ...] as [1, B*T, ...] where sequences are cut by cu_seqlens: a view, save for odd strides over B > 1."""
-    return x if cu_seqlens is None or x is None or x.shape[0] == 1 else x.reshape(1, -1, *x.shape[2:])
+    """[B, T, ...] as [1, B*T, ...] where cu_seqlens cuts the sequences: a view, save for odd strides."""
+    return x if cu_seqlens is None or x is None or x.shape[0] == 1 else x.flatten(0, 1).unsqueeze(0)
 
 
 def launch(
-    q, k, v, g, beta, o, *, kda, h0=None, ht=None, h_indices=None, cu_seqlens=None, cache=None, cache_indices=None,
-    cache_steps=0, parents=None, scale, l2norm=False, raw=False, A_log=None, dt_bias=None, lower_bound=None,
-    softplus_beta=1.0, softplus_threshold=20.0, kv=False, zero_padded=False, batch_invariant=False,
+    q, k, v, g, beta, o, *, kda, h0=None, ht=None, h_indices=None, cu_seqlens=None, cache=None,
+    cache_indices=None, cache_steps=0, parents=None, scale, l2norm=False, raw=False, A_log=None, dt_bias=None,
+    lower_bound=None, softplus_beta=1.0, softplus_threshold=20.0, kv=False, zero_padded=False,
+    batch_invariant=False,
 ):  # fmt: skip
-    """Run every sequence of q, k [B, T, H, K], v, o [B, T, HV, V], g and beta [B, T, HV] (kda: g [B, T, HV, K]).
+    """Run all sequences of q, k [B, T, H, K], v, o [B, T, HV, V], g, beta [B, T, HV] (kda: g [B, T, HV, K]).
 
-    Writes o (None: not wanted), ht (h0 itself, or a tensor apart) and cache. raw: g is the raw gate and beta raw.
+    Writes o (None: not wanted), ht (h0 itself, or a tensor apart) and cache. raw: g is the raw gate and beta
+    raw.
     """
     q, k, v, g, beta, flat_o = (packed_tokens(x, cu_seqlens) for x in (q, k, v, g, beta, o))
     B, T, H, K = k.shape
@@ -31,36 +33,46 @@ def launch(
         return
 
     states = [x for x in (h0, ht, cache) if x is not None]
-    rows_read = [x for x in (q, k, v, flat_o, *states, g if kda else None, dt_bias if kda else None) if x is not None]
+    rows_read = [
+        x for x in (q, k, v, flat_o, *states, g if kda else None, dt_bias if kda else None) if x is not None
+    ]
     row = V if kv else K
-    sequence = (0, 1, 2) if cu_seqlens is None else (1, 1, 2)  # a packed sequence starts so many tokens into the batch
+    sequence = (
+        (0, 1, 2) if cu_seqlens is None else (1, 1, 2)
+    )  # a packed sequence starts so many tokens into the batch
 
-    tile = tiles.pick(N * HV, V, walks=cu_seqlens is None and T > 1 or cache is not None, batch_invariant=batch_invariant)
+    tile = tiles.pick(N * HV, V, walks=B * T > N or cache is not None, batch_invariant=batch_invariant)
     grid = (N * HV * triton.cdiv(V, tile.BV),)
     recurrent_kernel[grid](
-        q, k, v, g, beta, A_log, dt_bias, flat_o, h0, ht, h_indices, cu_seqlens, cache, cache_indices, parents,
-        scale, 0.0 if lower_bound is None else lower_bound, softplus_beta, softplus_threshold,
-        N, T, B * T, HV, HV // H, cache_steps, 0 if parents is None else parents.shape[1],
-        *strides(q, sequence), *strides(k, sequence), *strides(v, sequence), *strides(g, sequence),
-        *strides(beta, sequence), *strides(flat_o, sequence), *strides(h0, (0, 1, 2)), *strides(ht, (0, 1, 2)),
-        *strides(cache, (0, 1, 2, 3)), *strides(h_indices, (0,)), *strides(cache_indices, (0,)), *strides(parents, (0, 1)),
-        K=K, V=V, BK=max(triton.next_power_of_2(K), 16), BV=tile.BV, ALIGNED=all(map(is_aligned, rows_read)),
-        PACKED_ROWS=all(x.shape[-2] == 1 or x.stride(-2) == row for x in states),
-        KV=kv, KDA=kda, GATE=GIVEN.value if not raw else SOFTPLUS.value if lower_bound is None else BOUNDED.value,
-        RAW_BETA=raw, L2NORM=l2norm, ONE_TOKEN=cu_seqlens is None and T == 1,
-        FINAL_APART=final_apart, ZERO_PADDED=zero_padded,
-        num_warps=tile.num_warps, num_stages=tile.num_stages,
+        q, k, v, g, beta, A_log, dt_bias, flat_o, h0, ht, h_indices, cu_seqlens, cache, cache_indices,
+        parents, scale, 0.0 if lower_bound is None else lower_bound, softplus_beta, softplus_threshold, N, T,
+        B * T, HV, HV // H, cache_steps, 0 if parents is None else parents.shape[1], *strides(q, sequence),
+        *strides(k, sequence), *strides(v, sequence), *strides(g, sequence), *strides(beta, sequence),
+        *strides(flat_o, sequence), *strides(h0, (0, 1, 2)), *strides(ht, (0, 1, 2)),
+        *strides(cache, (0, 1, 2, 3)), *strides(h_indices, (0,)), *strides(cache_indices, (0,)),
+        *strides(parents, (0, 1)), K=K, V=V, BK=max(triton.next_power_of_2(K), 16), BV=tile.BV,
+        ALIGNED=all(is_aligned(x, batch_invariant) for x in rows_read),
+        PACKED_ROWS=all(x.shape[-2] == 1 or x.stride(-2) == row for x in states), KV=kv, KDA=kda,
+        GATE=GIVEN.value if not raw else SOFTPLUS.value if lower_bound is None else BOUNDED.value,
+        RAW_BETA=raw, L2NORM=l2norm, ONE_TOKEN=cu_seqlens is None and T == 1, FINAL_APART=final_apart,
+        ZERO_PADDED=zero_padded, num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
 
 
-def is_aligned(x):
-    """Whether the rows of x, its last dimension, start on 16-byte boundaries wherever its other indices point."""
+def is_aligned(x, whatever_the_sizes):
+    """Whether the rows of x, its last dimension, all start on 16-byte boundaries.
+
+    The answer picks a variant of the kernel, and with it maybe the order of a sum: where the bits must not
+    depend on the batch, the stride of a batch of one counts too.
+    """
     boundary = 16 // x.element_size()
     return x.data_ptr() % 16 == 0 and all(
-        stride % boundary == 0 for size, stride in zip(x.shape[:-1], x.stride()) if size > 1
+        stride % boundary == 0
+        for size, stride in zip(x.shape[:-1], x.stride()[:-1], strict=True)
+        if size > 1 or whatever_the_sizes
     )
 
 
 def strides(x, dims):
-    """The strides of these dimensions; a dimension of one element, whatever its stride says, is never stepped."""
+    """The strides of these dimensions; one of a single element may say anything and is never stepped."""
     return [0 if x is None or x.shape[dim] == 1 else x.stride(dim) for dim in dims]

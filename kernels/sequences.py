@@ -12,21 +12,23 @@ def fused_recurrent_gated_delta_rule(
 ):  # fmt: skip
     """Gated delta rule (GDN), token by token: S <- exp(g) S; S <- S + beta (v - S k) k^T; o = scale S q.
 
-    Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; with cu_seqlens [N + 1] B is 1 and T all
-    tokens. g [B, T, HV] is the natural log of the decay; beta [B, T, HV], or None for ones. scale: None for K^-0.5.
-    initial_state [N, HV, V, K] is read only; None starts from zero.
-    Dtypes: q, k, v one of bf16, fp16, fp32; g and beta that or fp32; initial_state any of the three.
-    use_qk_l2norm_in_kernel: q and k are first divided by sqrt(sum(x^2) + 1e-6).
-    batch_invariant: the bits of a sequence do not depend on the batch it is in. validate: check the values of cu_seqlens
-    (None: on CPU only).
+    Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; with cu_seqlens [N + 1] B is 1
+    and T all tokens. g [B, T, HV] is the natural log of the decay; beta [B, T, HV], or None for ones. scale:
+    None for K^-0.5. initial_state [N, HV, V, K] is read only; None starts from zero. Dtypes: q, k, v one of
+    bf16, fp16, fp32; g and beta that or fp32; initial_state any of the three. use_qk_l2norm_in_kernel: q and
+    k are first divided by sqrt(sum(x^2) + 1e-6). batch_invariant: the bits of a sequence do not depend on the
+    batch it is in. validate: check the values of cu_seqlens (None: on CPU only).
 
-    Returns (o [B, T, HV, V] in q's dtype, zero past cu_seqlens[-1]; final state [N, HV, V, K] in fp32, or None).
-    Raises ValueError or TypeError, before anything is computed, for arguments that do not fit together.
+    Returns (o [B, T, HV, V] in q's dtype, zero past cu_seqlens[-1]; final state [N, HV, V, K] in fp32, or
+    None). Raises ValueError or TypeError, before anything is computed, for arguments that do not fit
+    together.
     """
     B, T, H, HV, K, V = check.qkv(q, k, v)
     check.per_token("g", g, "[B, T, HV]", (B, T, HV), (torch.float32, q.dtype))
     check.flag("output_final_state", output_final_state)
-    N, scale = _check(q, k, v, g, beta, scale, initial_state, cu_seqlens, use_qk_l2norm_in_kernel, batch_invariant, validate)
+    N, scale = _check(
+        q, k, v, g, beta, scale, initial_state, cu_seqlens, use_qk_l2norm_in_kernel, batch_invariant, validate
+    )
     o = q.new_empty(v.shape)
     final_state = q.new_empty(N, HV, V, K, dtype=torch.float32) if output_final_state else None
     launch(
@@ -37,16 +39,17 @@ def fused_recurrent_gated_delta_rule(
 
 
 def fused_recurrent_kda(
-    q, k, v, g, beta=None, scale=None, initial_state=None, inplace_final_state=True, use_qk_l2norm_in_kernel=True,
-    cu_seqlens=None, *, output_final_state=None, batch_invariant=False, validate=None,
+    q, k, v, g, beta=None, scale=None, initial_state=None, inplace_final_state=True,
+    use_qk_l2norm_in_kernel=True, cu_seqlens=None, *, output_final_state=None, batch_invariant=False,
+    validate=None,
 ):  # fmt: skip
-    """Kimi delta attention (KDA), token by token: as fused_recurrent_gated_delta_rule with one decay per channel of K.
+    """Kimi delta attention (KDA), token by token: one decay per channel of K.
 
-    Shapes, dtypes and the other arguments are those of fused_recurrent_gated_delta_rule, save g [B, T, HV, K].
-    inplace_final_state: the final state is written into initial_state, which is returned; an empty sequence's row is left
-    as it is. False: initial_state is read only and the final state returned is new, in initial_state's dtype (fp32 without
-    one). output_final_state: None for a final state wherever there is an initial one or none is to be overwritten, True for
-    one in any case, False for none that is new.
+    Shapes, dtypes and the other arguments are those of fused_recurrent_gated_delta_rule, save g [B, T, HV,
+    K]. inplace_final_state: the final state is written into initial_state, which is returned; an empty
+    sequence's row is left as it is. False: initial_state is read only and the final state returned is new, in
+    initial_state's dtype (fp32 without one). output_final_state: None for a final state wherever there is an
+    initial one or none is to be overwritten, True for one in any case, False for none that is new.
 
     Returns (o, final state or None).
     """
@@ -56,7 +59,8 @@ def fused_recurrent_kda(
     if output_final_state is not None:
         check.flag("output_final_state", output_final_state)
     N, scale = _check(
-        q, k, v, g, beta, scale, initial_state, cu_seqlens, use_qk_l2norm_in_kernel, batch_invariant, validate, inplace_final_state
+        q, k, v, g, beta, scale, initial_state, cu_seqlens, use_qk_l2norm_in_kernel, batch_invariant,
+        validate, inplace_final_state,
     )  # fmt: skip
     o = q.new_empty(v.shape)
     if inplace_final_state and initial_state is not None:
@@ -73,7 +77,9 @@ def fused_recurrent_kda(
     return o, final_state
 
 
-def _check(q, k, v, g, beta, scale, initial_state, cu_seqlens, l2norm, batch_invariant, validate, written=False):
+def _check(
+    q, k, v, g, beta, scale, initial_state, cu_seqlens, l2norm, batch_invariant, validate, written=False
+):
     """What both functions ask of the rest of their arguments; returns N and the scale."""
     B, T, H, K = q.shape
     HV, V = v.shape[2:]
@@ -86,7 +92,9 @@ def _check(q, k, v, g, beta, scale, initial_state, cu_seqlens, l2norm, batch_inv
     if cu_seqlens is not None:
         N = check.sequence_bounds(cu_seqlens)
         if B != 1:
-            raise check.wrong_value("q", "batch size B = 1 with cu_seqlens (sequences end to end)", f"B = {B}")
+            raise check.wrong_value(
+                "q", "batch size B = 1 with cu_seqlens (sequences end to end)", f"B = {B}"
+            )
     if initial_state is not None:
         check.states("initial_state", initial_state, N, HV, V, K, "vk", written)
     check.one_device(dict(q=q, k=k, v=v, g=g, beta=beta, initial_state=initial_state, cu_seqlens=cu_seqlens))

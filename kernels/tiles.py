@@ -13,15 +13,17 @@ class Tile(NamedTuple):
     num_stages: int
 
 
-# Not measured yet. (number of N * HV up to which the row holds, tile). One warp reads a whole row of K; few states leave
-# the card empty unless their rows are dealt to many programs, many states want long runs of rows and few programs.
+# Rows of (N * HV up to which the row holds, tile). Not measured yet. One warp reads whole rows of K; few
+# states leave the card empty unless their rows are dealt to many programs, many states want long runs of rows
+# and few programs.
 STEP = ((64, Tile(8, 1, 1)), (512, Tile(16, 1, 1)), (None, Tile(32, 1, 1)))  # one state in, one state out
-WALK = ((512, Tile(8, 1, 1)), (None, Tile(16, 1, 1)))  # many tokens, or a state kept after each
+WALK = ((2048, Tile(4, 1, 1)), (None, Tile(32, 1, 1)))  # many tokens, or a state kept after each
 
 # The bits of a result may depend on the tile: the one tile used where they must not depend on the batch.
 INVARIANT = Tile(16, 1, 1)
 
-# The interpreter pays for each operation, not for its size. Still a split where V > 128, so that it stays exercised.
+# The interpreter pays for each operation, not for its size. Still a split where V > 128, so that it stays
+# exercised.
 INTERPRETER = Tile(128, 1, 1)
 
 # A benchmark or a test puts a Tile here to use it for every launch.
@@ -29,7 +31,7 @@ override: Tile | None = None
 
 
 def pick(states, V, walks, batch_invariant):
-    """The tile for `states` = N * HV states of V rows; `walks` where more than one token or the cache makes the work."""
+    """The tile for `states` = N * HV states of V rows; `walks` where they take many tokens or are kept."""
     if override is not None:
         tile = override
     elif INTERPRETED:

@@ -1,4 +1,5 @@
-"""Wrong calls of the recurrent functions: each is refused by name, with what was expected and what came, and writes nothing."""
+# ruff: noqa: E501 - a wrong call is one row of a table, message and all
+"""Wrong calls of the recurrent functions: refused by name, with what was expected and what came; nothing is written."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ def floats(*shape, dtype=torch.float32):
 
 def whole():
     return dict(
-        q=floats(B, T, H, K), k=floats(B, T, H, K), v=floats(B, T, HV, V), g=floats(B, T, HV), beta=floats(B, T, HV),
-        initial_state=floats(B, HV, V, K), output_final_state=True, validate=True,
+        q=floats(B, T, H, K), k=floats(B, T, H, K), v=floats(B, T, HV, V), g=floats(B, T, HV),
+        beta=floats(B, T, HV), initial_state=floats(B, HV, V, K), output_final_state=True, validate=True,
     )  # fmt: skip
 
 
@@ -39,15 +40,17 @@ def whole_kda():
 
 def update():
     return dict(
-        q=floats(B, T, H, K), k=floats(B, T, H, K), v=floats(B, T, HV, V), g=floats(B, T, HV), beta=floats(B, T, HV),
-        initial_state_source=floats(SLOTS, HV, V, K), initial_state_indices=ints(3, 0), validate=True,
+        q=floats(B, T, H, K), k=floats(B, T, H, K), v=floats(B, T, HV, V), g=floats(B, T, HV),
+        beta=floats(B, T, HV), initial_state_source=floats(SLOTS, HV, V, K), initial_state_indices=ints(3, 0),
+        validate=True,
     )  # fmt: skip
 
 
 def verify():
     return update() | dict(
         disable_state_update=True, intermediate_states_buffer=floats(3, STEPS, HV, V, K),
-        intermediate_state_indices=ints(2, -1), cache_steps=STEPS, retrieve_parent_token=ints(*[0, 0, 1, 0] * B).view(B, STEPS),
+        intermediate_state_indices=ints(2, -1), cache_steps=STEPS,
+        retrieve_parent_token=ints(*[0, 0, 1, 0] * B).view(B, STEPS),
     )  # fmt: skip
 
 
@@ -65,8 +68,9 @@ def decode_kda():
 
 def packed():
     return dict(
-        mixed_qkv=floats(B, 2 * H * K + HV * V), a=floats(B, HV), b=floats(B, HV), A_log=floats(HV), dt_bias=floats(HV), scale=1.0,
-        initial_state=floats(SLOTS, HV, V, K), out=floats(B, 1, HV, V), ssm_state_indices=ints(3, 0), validate=True,
+        mixed_qkv=floats(B, 2 * H * K + HV * V), a=floats(B, HV), b=floats(B, HV), A_log=floats(HV),
+        dt_bias=floats(HV), scale=1.0, initial_state=floats(SLOTS, HV, V, K), out=floats(B, 1, HV, V),
+        ssm_state_indices=ints(3, 0), validate=True,
     )  # fmt: skip
 
 

@@ -1,6 +1,8 @@
-"""The recurrent kernels keep their contract: each test is one sentence of it, against a plain float64 recurrence."""
+"""The recurrent kernels keep their contract: a sentence of it a test, against a plain float64 recurrence."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import pytest
 
@@ -27,11 +29,11 @@ BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 both = pytest.mark.parametrize("kda", [False, True], ids=["gdn", "kda"])
 
 
-# -- the truth ---------------------------------------------------------------------------------------------------------------
+# -- the truth --
 
 
 def walk(S, q, k, v, g, beta, scale, l2norm=False, parents=None):
-    """One sequence [T, ...] from state S [HV, V, K], all in float64: outputs [T, HV, V], the state after each step."""
+    """One sequence [T, ...] from S [HV, V, K] in float64: outputs [T, HV, V], states after each step."""
     q, k, v, g, beta = (x.double() for x in (q, k, v, g, beta))
     group = v.shape[1] // q.shape[1]
     q, k = (x.repeat_interleave(group, 1) for x in (q, k))
@@ -65,11 +67,14 @@ def close(actual, expected):
     one_rounding = {BF16: 2**-8, FP16: 2**-11, FP32: 0}[actual.dtype]
     assert actual.shape == expected.shape
     torch.testing.assert_close(
-        actual.double(), expected.double(), rtol=one_rounding * 1.01, atol=1e-5 * max(1.0, expected.abs().max().item())
+        actual.double(),
+        expected.double(),
+        rtol=one_rounding * 1.01,
+        atol=1e-5 * max(1.0, expected.abs().max().item()),
     )
 
 
-# -- inputs ------------------------------------------------------------------------------------------------------------------
+# -- inputs --
 
 
 class Inputs:
@@ -94,7 +99,19 @@ class Inputs:
 
     def decode(self, pool, indices, **options):
         return fused_sigmoid_gating_delta_rule_update(
-            self.A_log, self.a, self.dt_bias, 1.0, 20.0, self.q, self.k, self.v, self.b, pool, indices, is_kda=self.kda, **options
+            self.A_log,
+            self.a,
+            self.dt_bias,
+            1.0,
+            20.0,
+            self.q,
+            self.k,
+            self.v,
+            self.b,
+            pool,
+            indices,
+            is_kda=self.kda,
+            **options,
         )
 
     def update(self, pool, indices, **options):
@@ -103,13 +120,17 @@ class Inputs:
         )
 
     def truth(self, pool, indices, bounds, l2norm=False, parents=None):
-        """Outputs [B, T, HV, V], the pool after, and the list of states of each sequence, for sequences between bounds."""
+        """For sequences between bounds: outputs [B, T, HV, V], the pool after, each one's states by step."""
         q, k, v, g, beta = self.tokens("q", "k", "v", "g", "beta")
         o = torch.zeros(v.shape, dtype=torch.float64, device=DEVICE)
         after, kept = pool.double(), []
-        for n, (start, end) in enumerate(zip(bounds, bounds[1:])):
+        for n, (start, end) in enumerate(pairwise(bounds)):
             i = indices[n]
-            S = pool[i].double() if i >= 0 else torch.zeros(self.HV, self.V, self.K, dtype=torch.float64, device=DEVICE)
+            S = (
+                pool[i].double()
+                if i >= 0
+                else torch.zeros(self.HV, self.V, self.K, dtype=torch.float64, device=DEVICE)
+            )
             s = slice(start, end)
             tree = None if parents is None else parents[n]
             outputs, states = walk(S, q[s], k[s], v[s], g[s], beta[s], self.scale, l2norm, tree)
@@ -125,7 +146,7 @@ def ints(*values, dtype=torch.int32):
     return torch.tensor(values, dtype=dtype, device=DEVICE)
 
 
-# -- decode ------------------------------------------------------------------------------------------------------------------
+# -- decode --
 
 
 @both
@@ -142,7 +163,9 @@ def test_decode_in_every_dtype(kda, dtype, state):
     close(pool, after)
 
 
-@pytest.mark.parametrize(("K", "V"), [(1, 1), (1, 3), (3, 1), (16, 16), (20, 7), (60, 100), (128, 128), (256, 17), (17, 256)])
+@pytest.mark.parametrize(
+    ("K", "V"), [(1, 1), (1, 3), (3, 1), (16, 16), (20, 7), (60, 100), (128, 128), (256, 17), (17, 256)]
+)
 @both
 def test_decode_for_head_dims_from_1_to_256(kda, K, V):
     x = Inputs(kda, B=1, HV=1, K=K, V=V)
@@ -211,7 +234,9 @@ def test_softplus_beta_and_threshold_are_honoured():
     bent = torch.where(2.0 * raw > 0.5, raw, torch.log1p(torch.exp(2.0 * raw)) / 2.0)
     x.g = -x.A_log.double().exp() * bent
     expected, _, _ = x.truth(x.pool, [1], [0, 2])
-    o = fused_sigmoid_gating_delta_rule_update(x.A_log, x.a, x.dt_bias, 2.0, 0.5, x.q, x.k, x.v, x.b, x.pool, ints(1))
+    o = fused_sigmoid_gating_delta_rule_update(
+        x.A_log, x.a, x.dt_bias, 2.0, 0.5, x.q, x.k, x.v, x.b, x.pool, ints(1)
+    )
     close(o, expected)
 
 
@@ -272,7 +297,7 @@ def test_sequences_may_cut_a_batch_of_several_rows(kda):
 
 
 def strided(x, dim, factor, noise):
-    """A view equal to x, of a larger tensor full of noise, whose stride at dim is `factor` times what it needs to be."""
+    """A view equal to x into a larger tensor full of noise, its stride at dim `factor` times the needed."""
     shape = list(x.shape)
     shape[dim] *= factor
     backing = torch.full(shape, noise, dtype=x.dtype, device=x.device)
@@ -312,7 +337,9 @@ def test_update_works_in_a_pool_that_is_a_view_of_a_wider_envelope(kda, layout):
 def test_a_pool_past_two_to_the_31_elements_is_addressed_in_64_bits():
     x = Inputs(B=1)
     pitch = 2**30 + 64
-    memory = torch.empty(pitch * 4, dtype=BF16, device=DEVICE)  # pages that nothing touches cost a CPU nothing
+    memory = torch.empty(
+        pitch * 4, dtype=BF16, device=DEVICE
+    )  # pages that nothing touches cost a CPU nothing
     pool = memory.as_strided((4, x.HV, x.V, x.K), (pitch, x.V * x.K, x.K, 1))
     pool[3] = x.pool[0].to(BF16)
     expected, after, _ = x.truth(pool[3:].float(), [0], [0, 1])
@@ -364,7 +391,7 @@ def test_a_sequence_has_the_same_bits_alone_and_in_any_batch(kda):
     assert torch.equal(pool[3], alone[3])
 
 
-# -- update ------------------------------------------------------------------------------------------------------------------
+# -- update --
 
 
 @both
@@ -410,7 +437,7 @@ def test_update_survives_gates_of_nothing_and_of_everything(kda, g):
     close(pool, after)
 
 
-# -- verify ------------------------------------------------------------------------------------------------------------------
+# -- verify --
 
 TREES = {
     "chain": [0, 0, 1, 2, 3],
@@ -429,8 +456,8 @@ def test_verify_keeps_the_state_after_every_step_and_leaves_the_pool_alone(kda, 
     pool = turn(x.pool).contiguous()
     buffer = torch.full((4, 5, *pool.shape[1:]), 7.0, device=DEVICE)
     o = x.decode(
-        pool, ints(1, 1, -1), disable_state_update=True, layout=layout,
-        intermediate_states_buffer=buffer, intermediate_state_indices=ints(2, 0, -1, dtype=torch.int64), cache_steps=4,
+        pool, ints(1, 1, -1), disable_state_update=True, layout=layout, intermediate_states_buffer=buffer,
+        intermediate_state_indices=ints(2, 0, -1, dtype=torch.int64), cache_steps=4,
     )  # fmt: skip
     expected, _, kept = x.truth(x.pool, [1, 1, -1], [0, 3, 6, 9])
     close(o, expected)
@@ -458,8 +485,8 @@ def test_verify_continues_each_token_from_its_parent(kda, tree):
     buffer = torch.zeros(2, 5, x.HV, x.V, x.K, device=DEVICE)
     table = strided(ints(*parents[0], *parents[1]).view(2, 5), 1, 2, 1 << 20)
     o = x.decode(
-        x.pool, ints(4, -1), disable_state_update=True, use_qk_l2norm_in_kernel=True, retrieve_parent_token=table,
-        intermediate_states_buffer=buffer, intermediate_state_indices=ints(1, 0),
+        x.pool, ints(4, -1), disable_state_update=True, use_qk_l2norm_in_kernel=True,
+        retrieve_parent_token=table, intermediate_states_buffer=buffer, intermediate_state_indices=ints(1, 0),
     )  # fmt: skip
     expected, _, kept = x.truth(x.pool, [4, -1], [0, 5, 10], l2norm=True, parents=parents)
     close(o, expected)
@@ -473,7 +500,9 @@ def test_a_tree_does_not_depend_on_the_buffer_or_its_dtype():
     without = x.update(x.pool, ints(2), **options)
     buffer = torch.zeros(1, 5, x.HV, x.V, x.K, dtype=BF16, device=DEVICE)
     rows = ints(0)
-    kept = x.update(x.pool, ints(2), intermediate_states_buffer=buffer, intermediate_state_indices=rows, **options)
+    kept = x.update(
+        x.pool, ints(2), intermediate_states_buffer=buffer, intermediate_state_indices=rows, **options
+    )
     assert torch.equal(kept, without)
 
 
@@ -483,8 +512,9 @@ def test_verify_of_packed_sequences_of_different_lengths(kda):
     bounds, slots, parents = [0, 2, 2, 5], [3, 0, 3], [[0, 0, 9, 9], [9, 9, 9, 9], [9, 0, 0, 9]]
     buffer = torch.full((3, 4, x.HV, x.V, x.K), 7.0, dtype=BF16, device=DEVICE)
     o = x.decode(
-        x.pool, ints(*slots), cu_seqlens=ints(*bounds), disable_state_update=True, intermediate_states_buffer=buffer,
-        intermediate_state_indices=ints(0, 1, 2), retrieve_parent_token=torch.tensor(parents, device=DEVICE),
+        x.pool, ints(*slots), cu_seqlens=ints(*bounds), disable_state_update=True,
+        intermediate_states_buffer=buffer, intermediate_state_indices=ints(0, 1, 2),
+        retrieve_parent_token=torch.tensor(parents, device=DEVICE),
     )  # fmt: skip
     expected, _, kept = x.truth(x.pool, slots, bounds, parents=parents)
     close(o, expected)
@@ -494,14 +524,16 @@ def test_verify_of_packed_sequences_of_different_lengths(kda):
     assert (buffer[2, 3:] == 7.0).all()
 
 
-# -- packed decode -----------------------------------------------------------------------------------------------------------
+# -- packed decode --
 
 
 def packed(x, out=None, indices=(), pool=None, **options):
     mixed = torch.cat([t[:, 0].flatten(1) for t in (x.q, x.k, x.v)], 1)
     function = fused_recurrent_kda_packed_decode if x.kda else fused_recurrent_gated_delta_rule_packed_decode
     wide = strided(mixed, 0, 2, float("nan"))
-    return function(wide, x.a[:, 0], x.b[:, 0], x.A_log, x.dt_bias, None, pool, out, ints(*indices), **options)
+    return function(
+        wide, x.a[:, 0], x.b[:, 0], x.A_log, x.dt_bias, None, pool, out, ints(*indices), **options
+    )
 
 
 @both
@@ -528,7 +560,7 @@ def test_packed_kda_decode_takes_a_lower_bound():
     close(pool, after)
 
 
-# -- whole sequences ---------------------------------------------------------------------------------------------------------
+# -- whole sequences --
 
 
 def test_whole_gdn_sequences_return_a_final_state_and_leave_the_initial_one():
@@ -566,7 +598,9 @@ def test_whole_kda_sequences_write_the_final_state_in_place_or_apart():
     x = Inputs(kda=True, B=2, T=3, slots=2, state=BF16)
     expected, after, _ = x.truth(x.pool, [0, 1], [0, 3, 6], l2norm=True)
     before = x.pool.clone()
-    o, apart = fused_recurrent_kda(x.q, x.k, x.v, x.g, x.beta, initial_state=x.pool, inplace_final_state=False)
+    o, apart = fused_recurrent_kda(
+        x.q, x.k, x.v, x.g, x.beta, initial_state=x.pool, inplace_final_state=False
+    )
     assert torch.equal(x.pool, before)
     assert apart.dtype == BF16
     close(o, expected)
