@@ -1,0 +1,83 @@
+"""Tensors as Python source: short where they are regular, written out where they are small, packed where they
+are not.
+"""
+
+from __future__ import annotations
+
+import base64
+import textwrap
+import zlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LISTED = 2048  # elements up to which values are written out
+WIDTH = 100
+_FLOAT_BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
+
+
+def source(tensor: Tensor) -> str:
+    """An expression, over names of a script (torch, nan, inf, unpack), that gives a contiguous CPU tensor of
+    the same bits; NaNs may differ.
+    """
+    tensor = tensor.detach().cpu().contiguous()
+    shape, dtype = tuple(tensor.shape), tensor.dtype
+    if not tensor.numel():
+        return f"torch.zeros({shape}, dtype={dtype})"
+    flat = tensor.reshape(-1)
+    if tensor.numel() > 1 and _constant(flat):
+        return f"torch.full({shape}, {_number(flat[0])}, dtype={dtype})"
+    if tensor.numel() <= LISTED:
+        return f"torch.tensor({_listed(tensor)}, dtype={dtype})"
+    return _packed(flat, shape)
+
+
+def _constant(flat: Tensor) -> bool:
+    if flat.is_floating_point():
+        # 0.0 and -0.0 are two values here, all NaNs one
+        same = (flat == flat[0]) & (flat.signbit() == flat[0].signbit())
+        return bool((same | (flat.isnan() & flat[0].isnan())).all())
+    return bool((flat == flat[0]).all())
+
+
+def _number(value: Tensor) -> str:
+    """The shortest decimal that reads back as the same float32; bf16 and fp16 values are float32 values."""
+    return str(np.float32(value.item())) if value.is_floating_point() else str(value.item())
+
+
+def _listed(tensor: Tensor) -> str:
+    """Nested lists, wrapped."""
+    if tensor.dim() == 0:
+        return _number(tensor)
+    if tensor.dim() == 1:
+        return _wrapped("[" + ", ".join(_number(value) for value in tensor) + "]")
+    rows = ",\n".join(_listed(row) for row in tensor)
+    if "\n" not in rows:
+        return f"[{rows}]"
+    return "[\n" + textwrap.indent(rows, "    ") + ",\n]"
+
+
+def _wrapped(text: str) -> str:
+    return "\n ".join(textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False))
+
+
+def _packed(flat: Tensor, shape: tuple[int, ...]) -> str:
+    """A call of the script's unpack(text, kind, dtype, shape): base64 of zlib of the little-endian
+    elements.
+    """
+    kind = _FLOAT_BITS.get(flat.dtype, flat.dtype)
+    raw = flat.view(kind).numpy()
+    text = base64.b64encode(zlib.compress(raw.astype(raw.dtype.newbyteorder("<")).tobytes(), 9)).decode()
+    lines = "\n".join(f'    "{line}"' for line in textwrap.wrap(text, WIDTH))
+    return f'unpack(\n{lines},\n    "{raw.dtype.name}", {flat.dtype}, {shape},\n)'
+
+
+def coarse(bound: Tensor) -> Tensor:
+    """A float32 tensor that packs well: where it is not written out, its values are rounded to 1 in 128."""
+    if bound.numel() <= LISTED:
+        return bound
+    dropped = 23 - 7  # of float32's 23 bits of mantissa
+    bits = bound.contiguous().view(torch.int32)
+    rounded = ((bits + (1 << (dropped - 1))) >> dropped << dropped).view(torch.float32)
+    return torch.where(bound.isfinite(), rounded, bound)
