@@ -1,8 +1,11 @@
 """The noise of a case: how far a correct kernel may stray from the oracle on it.
 
-The reference computation runs in float64 several times, with a random relative perturbation at each point where the
-precision contract allows a rounding, of that rounding's size. The spread of those runs, element by element, is the noise. The
-bound on an error is LIMIT noises plus the one rounding to the output format, which no kernel can avoid.
+The reference computation runs in float64 several times, with a random perturbation at each point where the precision
+contract allows a rounding, of that rounding's root mean square size. The spread of those runs, element by element, is the
+noise. The bound on an error is LIMIT noises plus the one rounding to the output format, which no kernel can avoid.
+
+Perturbations are a fixed size with a random sign: where one rounding dominates, such as that of a gate which all elements of a
+state share, six samples then give its size exactly, and a lucky draw cannot make the noise too small.
 """
 
 from __future__ import annotations
@@ -20,9 +23,12 @@ from diffgdn.oracle import Exact, Expected
 LIMIT = 8.0  # noises; the largest seen for correct kernels is reported by every campaign
 SAMPLES = 6
 SAMPLE_BUDGET = 3e7  # elements of all lanes and samples together, beyond which fewer samples are taken
-ROW_SHARE = 0.5  # of a row's noise that every element of the row may use: six samples say little about one element
+POOLED_SHARE = 0.7  # of the pooled estimate that every element may use: six samples say little about one element
+ROUNDING_RMS = 0.5  # of the unit roundoff: root mean square of a rounding's relative error, over mantissas
+FUNCTION_UNITS = 4.0  # units that an elementary function on a GPU may be off by: approximate exp2, log2, sqrt, division
 TINY = 2.0**-120  # below any result that fp32 arithmetic with flushed denormals resolves
 UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+TF32_UNIT = 2.0**-10  # eleven significant bits; tensor cores cut the rest off rather than round
 PRECISION = {torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}  # significant bits
 LOWEST_EXPONENT = {torch.float32: -125, torch.bfloat16: -125, torch.float16: -13}  # frexp exponent of the smallest normal
 SMALLEST = {torch.float16: 2.0**-24}  # subnormals matter in fp16 alone: the other formats reach below TINY
@@ -35,17 +41,19 @@ class Contract:
 
     operand: format of matrix operands and of intermediates between chunk stages (A, w, u, h, v_new, A_qk), "input" for the
     dtype of q. accumulator: of sums, gates and everything else. state: of the running state between steps or chunks.
-    chunked: rounding points are those of the chunked form.
+    chunked: rounding points are those of the chunked form. tf32: matrix products of fp32 operands may run in tf32.
     """
 
     operand: str = "float32"
     accumulator: str = "float32"
     state: str = "float32"
     chunked: bool = False
+    tf32: bool = False
 
     def unit(self, case: Case, name: str) -> float:
         """Unit roundoff of one of the three formats for this case."""
-        return UNIT[self.dtype(case, name)]
+        unit = UNIT[self.dtype(case, name)]
+        return max(unit, TF32_UNIT) if self.tf32 and name == "operand" else unit
 
     def dtype(self, case: Case, name: str) -> torch.dtype:
         chosen = getattr(self, name)
@@ -57,47 +65,53 @@ CHUNKED = Contract(operand="input", chunked=True)
 
 
 class Perturbed:
-    """A Rounding that multiplies by 1 + u z at each point, z uniform in [-1, 1]."""
+    """A Rounding that moves a value at each point by the size of a rounding, up or down at random."""
 
     def __init__(self, case: Case, contract: Contract, samples: int, device: torch.device | str) -> None:
         self.lead = (samples,)
         self.generator = torch.Generator().manual_seed(int(case.id, 16))
-        self.pool = _random_pool(device)
+        self.pool = _random_signs(device)
         formats = {name: contract.dtype(case, name) for name in ("operand", "accumulator", "state")}
-        self.units = {name: UNIT[dtype] for name, dtype in formats.items()}
-        self.floors = {name: 0.5 * SMALLEST.get(dtype, 0.0) for name, dtype in formats.items()}
+        self.units = {name: ROUNDING_RMS * UNIT[dtype] for name, dtype in formats.items()}
+        self.floors = {name: ROUNDING_RMS * SMALLEST.get(dtype, 0.0) for name, dtype in formats.items()}
 
-    def _z(self, x: Tensor) -> Tensor:
+    def _signs(self, x: Tensor) -> Tensor:
         count = x.numel()
-        if count > POOL_SIZE // 2:
-            return self.pool.repeat(-(-count // POOL_SIZE) + 1)[self._offset() :][:count].view(x.shape)
-        return self.pool[self._offset() :][:count].view(x.shape)
-
-    def _offset(self) -> int:
-        return int(torch.randint(POOL_SIZE // 2, (), generator=self.generator))
+        start = int(torch.randint(POOL_SIZE // 2, (), generator=self.generator))
+        pool = self.pool if count <= POOL_SIZE // 2 else self.pool.repeat(-(-count // POOL_SIZE) + 1)
+        return pool[start : start + count].view(x.shape)
 
     def _nudge(self, x: Tensor, unit: float, floor: float = 0.0) -> Tensor:
         if floor:  # a rounding moves a nonzero number by up to half the smallest one, however small it is
-            return x + torch.where(x == 0, 0.0, x.abs() * unit + floor) * self._z(x)
-        return x + x * self._z(x) * unit
+            return x + torch.where(x == 0, 0.0, x.abs() * unit + floor) * self._signs(x)
+        return x + x * self._signs(x) * unit
 
     def operand(self, x: Tensor) -> Tensor:
         return self._nudge(x, max(self.units["operand"], self.units["accumulator"]), self.floors["operand"])
 
     def accumulate(self, x: Tensor) -> Tensor:
-        # twice: the sum that follows rounds again, along a tree
-        return self._nudge(x, 2.0 * self.units["accumulator"], self.floors["accumulator"])
+        return self._nudge(x, self.units["accumulator"], self.floors["accumulator"])
+
+    def function(self, x: Tensor) -> Tensor:
+        return self._nudge(x, FUNCTION_UNITS * self.units["accumulator"], self.floors["accumulator"])
 
     def state(self, x: Tensor) -> Tensor:
         return self._nudge(x, max(self.units["state"], self.units["accumulator"]), self.floors["state"])
 
     def exponent(self, x: Tensor) -> Tensor:
-        # A cumulative sum rounds relative to its size, scaling by log2(e) again; exp2 itself is good to 2 units.
-        unit = self.units["accumulator"]
-        return x + (2.0 * x.abs() + 2.0) * self._z(x) * unit
+        # Scaling by log2(e) rounds relative to x; the exponential's own error is an absolute one of the exponent.
+        return x + (2.0 * x.abs() + FUNCTION_UNITS) * self._signs(x) * self.units["accumulator"]
 
-    def norm(self, x: Tensor) -> Tensor:
-        return self._nudge(x, 4.0 * self.units["accumulator"])
+    def cumulative(self, x: Tensor) -> Tensor:
+        G = torch.cumsum(x, dim=-2)
+        return G + torch.cumsum(G * self._signs(G), dim=-2) * self.units["accumulator"]
+
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        """Each partial sum rounds. In sequence the squares of n partial sums add up to about n/2 sum(x^2) for terms of random sign
+        and n/3 (sum x)^2 for terms of one sign; other orders do better."""
+        out = a @ b
+        size = (0.5 * (a.square() @ b.square()) + out.square() / 3.0).mul_(a.shape[-1]).sqrt_()
+        return out + size * self._signs(out) * self.units["accumulator"]
 
 
 class Rounded(Exact):
@@ -105,9 +119,13 @@ class Rounded(Exact):
 
     def __init__(self, case: Case, contract: Contract) -> None:
         self.formats = {name: contract.dtype(case, name) for name in ("operand", "accumulator", "state")}
+        self.tf32 = contract.tf32
 
     def operand(self, x: Tensor) -> Tensor:
-        return x.to(self.formats["operand"]).double()
+        rounded = x.to(self.formats["operand"])
+        if self.tf32 and rounded.dtype == torch.float32:
+            rounded = (rounded.view(torch.int32) & ~0x1FFF).view(torch.float32)
+        return rounded.double()
 
     def accumulate(self, x: Tensor) -> Tensor:
         return x.to(self.formats["accumulator"]).double()
@@ -115,18 +133,24 @@ class Rounded(Exact):
     def state(self, x: Tensor) -> Tensor:
         return x.to(self.formats["state"]).double()
 
-    exponent = norm = accumulate
+    exponent = function = accumulate
+
+    def cumulative(self, x: Tensor) -> Tensor:
+        return self.accumulate(torch.cumsum(x, dim=-2))
+
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.accumulate(a @ b)
 
 
 _POOLS: dict[str, Tensor] = {}
 
 
-def _random_pool(device: torch.device | str) -> Tensor:
-    """Uniform numbers in [-1, 1], the same on every device; slices of it serve as fresh draws, which keeps noise cheap."""
+def _random_signs(device: torch.device | str) -> Tensor:
+    """Random signs, the same on every device; slices of them serve as fresh draws, which keeps noise cheap."""
     key = str(device)
     if key not in _POOLS:
         generator = torch.Generator().manual_seed(20240229)
-        _POOLS[key] = (2.0 * torch.rand(POOL_SIZE, generator=generator, dtype=torch.float64) - 1.0).to(device)
+        _POOLS[key] = (2.0 * torch.randint(2, (POOL_SIZE,), generator=generator, dtype=torch.int8) - 1.0).double().to(device)
     return _POOLS[key]
 
 
@@ -144,13 +168,17 @@ def _samples(case: Case) -> int:
 
 
 def measure(case: Case, data: Data, expected: Expected, contract: Contract, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Noise of each result, of the same shape: root mean square deviation over the samples, at least ROW_SHARE of its row's."""
+    """Noise of each result, of the same shape: root mean square deviation over the samples, at least POOLED_SHARE of an estimate
+    pooled over the row, and for states over row and column."""
     perturbed = _reference(case, data, contract, Perturbed(case, contract, _samples(case), device), device).items()
     out = {}
     for name, truth in expected.items().items():
         square = (perturbed[name] - truth).square().mean(0)
-        row = square.mean(-1, keepdim=True) * ROW_SHARE**2
-        out[name] = torch.maximum(square, row).sqrt()
+        pooled = square.mean(-1, keepdim=True)
+        if name != "o" and square.numel():  # [..., V, K]: what a row and a column have in common, as a product
+            column = square.mean(-2, keepdim=True)
+            pooled = pooled * column / square.mean((-2, -1), keepdim=True).clamp(min=1e-300)
+        out[name] = torch.maximum(square, POOLED_SHARE**2 * pooled).sqrt()
     return out
 
 

@@ -1,0 +1,277 @@
+"""The released flash-linear-attention kernels (`fla-core`) as a target.
+
+fla takes dense states, one a sequence, and returns new ones: the adapter gathers them from the pool (zeros for
+index -1), and puts the final ones back where the operation writes the pool and the sequence is not empty.
+fla knows no padding tokens behind the last sequence: it is passed the real ones alone, and its output is filled
+up with zeros, which nothing compares. What fla takes differs between its versions (0.4 to 0.6) and is read from
+its own signatures, docstrings and checks. A refusal is something that fla says about itself; a wrong answer is
+a finding.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffgdn.arena import Arguments
+from diffgdn.case import Case
+from diffgdn.noise import Contract
+from diffgdn.operations import OPERATIONS
+from diffgdn.targets import pinning
+from diffgdn.targets.base import TargetError
+
+PACKAGE = "fla"
+FUNCTIONS = {
+    "gdn.extend": ("fla.ops.gated_delta_rule", "chunk_gated_delta_rule"),
+    "gdn.recurrent": ("fla.ops.gated_delta_rule", "fused_recurrent_gated_delta_rule"),
+    "kda.extend": ("fla.ops.kda", "chunk_kda"),
+    "kda.recurrent": ("fla.ops.kda", "fused_recurrent_kda"),
+}
+# The option for states [V, K] instead of [K, V], by its names since 0.6 and before.
+V_FIRST = ("state_v_first", "transpose_state_layout")
+RAW = (
+    "use_gate_in_kernel",
+    "use_beta_sigmoid_in_kernel",
+)  # both are needed: our raw gates come with raw beta
+SAFE_LOWER_BOUND = -5.0  # chunk_kda: "`lower_bound` must be in the safe range [-5, 0)"
+CONFIGURATIONS = 8  # at most: each one compiles every kernel anew, and fla's longest lists have 25 entries
+
+# chunk_gated_delta_rule and chunk_kda (files below fla/ops, as of 0.6.0).
+# Stored between stages in the dtype of k: A (gated_delta_rule/chunk_fwd.py: `torch.zeros(..., dtype=k.dtype)`;
+# kda/chunk_intra.py: Aqk, Akk), w and u (wy_fast.py: empty_like), h (common/chunk_delta_h.py: `k.new_empty`),
+# normalised q and k (../modules/norm/l2norm.py: `torch.empty_like(x)`).
+# Cast to it as operands: the state (`b_h1.to(b_w.dtype)`), v_new (`b_v.to(k.dtype.element_ty)`), beta * k and
+# beta * v (wy_fast.py).
+# In fp32: gates and their sums (utils/cumsum.py: `output_dtype=torch.float`), accumulators, the running state,
+# the final state (`dtype=torch.float32`).
+# tf32: products of fp32 operands take tl.dot's default, and the merge of A's inverse asks for it by name
+# (SOLVE_TRIL_DOT_PRECISION), whatever the input dtype.
+CHUNK = Contract(operand="input", chunked=True, tf32=True)
+# fused_recurrent_gated_delta_rule and fused_recurrent_kda (fused_recurrent.py of either): every load is followed
+# by `.to(tl.float32)`, sums are tl.sum and not tl.dot, the state stays in registers as fp32 and the final state is
+# allocated as fp32.
+RECURRENT = Contract()
+
+
+def _import() -> dict[str, Callable[..., Any]]:
+    """fla's functions by operation, without those that this version does not have. Raises TargetError."""
+    found: dict[str, Callable[..., Any]] = {}
+    with warnings.catch_warnings():
+        # fla warns about what it finds on the machine, and pytest turns warnings into errors.
+        warnings.simplefilter("ignore")
+        for op, (module, name) in FUNCTIONS.items():
+            try:
+                function = getattr(importlib.import_module(module), name, None)
+            except ModuleNotFoundError as error:
+                if error.name is not None and error.name.startswith(module):
+                    continue
+                raise TargetError(_one_line(error)) from error
+            except Exception as error:  # whatever fla raises while it looks at devices and builds its kernels
+                raise TargetError(_one_line(error)) from error
+            if function is not None:
+                found[op] = function
+    if not found:
+        raise TargetError(f"fla has none of {', '.join(name for _, name in FUNCTIONS.values())}")
+    return found
+
+
+def _one_line(error: Exception) -> str:
+    missing = isinstance(error, ModuleNotFoundError) and error.name == PACKAGE
+    if missing:
+        return "fla-core is not installed; pip install fla-core"
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return f"fla-core cannot be imported: {type(error).__name__}: {reason}"
+
+
+class _Callee:
+    """One of fla's functions, and what this version of it takes."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.call = function
+        inner = inspect.unwrap(function)
+        self.names = frozenset(inspect.signature(inner).parameters)
+        try:
+            source = inspect.getsource(inner)
+        except (OSError, TypeError):
+            source = ""
+        sizes = re.search(r"chunk_size not in \(([\d, ]+)\)", source)
+        self.chunk_sizes = (
+            tuple(int(size) for size in sizes.group(1).split(",") if size.strip()) if sizes else (64,)
+        )
+        self.takes_chunk_size = sizes is not None
+        self.asks_float32_state = "initial_state.dtype == torch.float32" in source
+        # The versions without it document v as [B, T, H, V], and take what they get.
+        self.grouped_values = "GVA" in (inspect.getdoc(inner) or "")
+        self.v_first = next((name for name in V_FIRST if name in self.names), None)
+
+    @property
+    def layouts(self) -> int:
+        return 2 if self.v_first else 1
+
+
+class Fla:
+    """A target over the chunked and the recurrent operations, on a GPU."""
+
+    name = "fla"
+    layout = "vk"  # of the pool that it is given; the layout of what fla gets is chosen by `case.config`
+
+    def __init__(
+        self, functions: Mapping[str, Callable[..., Any]] | None = None, package: str = PACKAGE
+    ) -> None:
+        """Imports fla. functions and package stand in for it, by operation and by name."""
+        self._callees = {op: _Callee(function) for op, function in (functions or _import()).items()}
+        self._package = package
+        self._tuners: tuple[int, list[Any]] = (-1, [])
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return tuple(op for op in OPERATIONS if op in self._callees)
+
+    def contract(self, op: str) -> Contract:
+        return CHUNK if OPERATIONS[op].is_chunked else RECURRENT
+
+    def configurations(self, op: str) -> int:
+        """Entries of the longest list among the kernels that an operation launches, in each state layout.
+
+        CONFIGURATIONS at most: their number multiplies what a campaign compiles.
+        """
+        callee = self._callees[op]
+        longest = max(
+            (len(tuner.configs) for tuner in pinning.reachable(callee.call, self._package)), default=1
+        )
+        return min(CONFIGURATIONS, callee.layouts * max(longest, 1))
+
+    def refuses(self, case: Case, lane: str) -> str | None:
+        if case.op not in self._callees:
+            return f"fla has no function for {case.op}"
+        if lane != "gpu":
+            return "fla runs on a GPU only"
+        callee = self._callees[case.op]
+        if case.HV != case.H and not callee.grouped_values:
+            return "this version of fla documents as many value heads as query heads"
+        state = case.values.state != "none"
+        if state and callee.asks_float32_state and case.pool.dtype != "float32":
+            return "fla asserts that initial_state is float32"
+        if case.operation.is_chunked and case.chunk_size not in callee.chunk_sizes:
+            return f"fla takes chunks of {', '.join(map(str, callee.chunk_sizes))} tokens"
+        if case.boundary and "return_intermediate_states" not in callee.names:
+            return "fla does not return boundary states here"
+        return self._refuses_gates(case, callee)
+
+    def _refuses_gates(self, case: Case, callee: _Callee) -> str | None:
+        if not case.raw_gates:
+            return None
+        if not callee.names.issuperset(RAW):
+            return "this version of fla does not take raw gates with raw beta"
+        bound = case.gates.lower_bound
+        if bound is not None and not callee.names.issuperset(("lower_bound", "safe_gate")):
+            return "this version of fla has no lower_bound"
+        if bound is not None and not SAFE_LOWER_BOUND <= bound < 0.0:
+            return "fla raises for a lower_bound outside [-5, 0)"
+        return None
+
+    def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
+        callee = self._callees[case.op]
+        v_first = callee.v_first is not None and case.config % 2 == 1
+        given = _keywords(case, arguments, callee, v_first)
+        # Steps of 3.5 spread a few configurations over long lists, and pair either layout with odd and even entries.
+        entry = 7 * case.config // 2
+        # chunk_kda: "return_intermediate_states is only allowed in inference mode".
+        mode = torch.inference_mode() if case.boundary else torch.no_grad()
+        with mode, pinning.pinned(self._all_tuners(), entry), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # notes on shapes and renamed options
+            returned = callee.call(**given)
+        # A copy made outside inference mode is an ordinary tensor again.
+        parts = [part.clone() if isinstance(part, Tensor) and case.boundary else part for part in returned]
+        out = {"o": _with_tail(case, parts[0])}
+        final = parts[1]
+        if final is not None and not v_first:
+            final = final.mT
+        if case.final and final is not None:
+            out["final"] = final
+        if case.writes_state:
+            _scatter(case, arguments, final)
+        if case.boundary:
+            out["boundary"] = parts[2] if v_first else parts[2].mT
+        return out
+
+    def _all_tuners(self) -> list[Any]:
+        """Autotuners of every loaded module of fla; it loads some of them at a first call."""
+        count = sum(1 for name in list(sys.modules) if name.split(".")[0] == self._package)
+        if self._tuners[0] != count:
+            self._tuners = (count, pinning.loaded(self._package))
+        return self._tuners[1]
+
+
+def _keywords(case: Case, arguments: Arguments, callee: _Callee, v_first: bool) -> dict[str, Any]:
+    raw = case.raw_gates
+    tokens = {"q": "q", "k": "k", "v": "v", "g": "a" if raw else "g", "beta": "b" if raw else "beta"}
+    out: dict[str, Any] = {name: _real(case, arguments[source]) for name, source in tokens.items()}
+    out |= {
+        "scale": case.scale,
+        "initial_state": _gather(case, arguments, v_first),
+        "output_final_state": case.final or case.writes_state,
+        "use_qk_l2norm_in_kernel": case.l2norm,
+    }
+    if case.packed:
+        # A copy, because fla keeps the last few that it saw, and this one is a view of the whole arena.
+        out["cu_seqlens"] = arguments["cu_seqlens"].clone()
+    if callee.v_first is not None:
+        out[callee.v_first] = v_first
+    if case.operation.is_chunked and callee.takes_chunk_size:
+        out["chunk_size"] = case.chunk_size
+    if case.boundary:
+        out["return_intermediate_states"] = True
+    if raw:
+        out |= {
+            "A_log": arguments["A_log"],
+            "dt_bias": arguments["dt_bias"].flatten(),
+            **dict.fromkeys(RAW, True),
+        }
+        if case.gates.lower_bound is not None:
+            out |= {"lower_bound": case.gates.lower_bound, "safe_gate": True}
+    return out
+
+
+def _real(case: Case, tensor: Tensor) -> Tensor:
+    """Tokens of sequences alone. A batch packed to [1, tokens, ...] may have padding tokens; others have none."""
+    return tensor[:, : case.total] if case.tail else tensor
+
+
+def _with_tail(case: Case, o: Tensor) -> Tensor:
+    if not case.tail:
+        return o
+    return torch.cat([o, o.new_zeros(o.shape[0], case.tail, *o.shape[2:])], dim=1)
+
+
+def _slots(case: Case) -> tuple[int, ...]:
+    """The slot of each sequence: its own number where the state is dense."""
+    return case.pool.indices if case.operation.has_pool else tuple(range(len(case.lens)))
+
+
+def _gather(case: Case, arguments: Arguments, v_first: bool) -> Tensor | None:
+    """Dense initial states, [N, HV, V, K] or [N, HV, K, V], in the pool's dtype; zeros for padding."""
+    if case.values.state == "none":
+        return None
+    pool, slots = arguments["state"], _slots(case)
+    rows = [n for n, slot in enumerate(slots) if slot >= 0]
+    out = pool.new_zeros(len(slots), *pool.shape[1:])
+    out[rows] = pool[[slots[n] for n in rows]]
+    return out if v_first else out.mT.contiguous()
+
+
+def _scatter(case: Case, arguments: Arguments, final: Tensor) -> None:
+    """Put final states [N, HV, V, K], rounded to the pool's dtype, into the slots of sequences that have tokens."""
+    pool, slots = arguments["state"], _slots(case)
+    rows = [
+        n for n, (slot, length) in enumerate(zip(slots, case.lens, strict=True)) if slot >= 0 and length > 0
+    ]
+    pool[[slots[n] for n in rows]] = final[rows].to(pool.dtype)

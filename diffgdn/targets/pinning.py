@@ -1,0 +1,144 @@
+"""A foreign kernel's autotuning, pinned: a configuration of its own list, by number, and nothing is benchmarked.
+
+Benchmarking inside a fuzz loop costs seconds per shape, makes a run depend on the load of the machine, and hides
+which configuration failed. Objects are recognised by their parts (configs, cache, run), so that subclasses of
+triton.runtime.autotuner.Autotuner count, and wrappers such as Heuristics are looked through by their `fn`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import CodeType, ModuleType
+from typing import Any
+
+# What triton.runtime.autotuner.Autotuner itself (its `_bench`) takes as "this configuration does not fit this call":
+# such an entry would never have been chosen, so that its failing says nothing about the kernel.
+UNFIT = frozenset({"OutOfResources", "CompileTimeAssertionFailure", "PTXASError"})
+WRAPPERS = 8  # decorators around one kernel, at most
+
+
+def autotuner(value: Any) -> Any | None:
+    """The autotuner that a decorated kernel is or wraps, else None."""
+    if isinstance(value, (ModuleType, type, str, int, float)):
+        return None
+    for _ in range(WRAPPERS):
+        if (
+            isinstance(getattr(value, "configs", None), list)
+            and hasattr(value, "cache")
+            and callable(getattr(value, "run", None))
+        ):
+            return value
+        value = getattr(value, "fn", None)
+        if value is None:
+            return None
+    return None
+
+
+def loaded(package: str) -> list[Any]:
+    """Every autotuner that a loaded module of a package holds, each once."""
+    found = {}
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == package and module is not None:
+            for value in list(vars(module).values()):
+                tuner = autotuner(value)
+                if tuner is not None:
+                    found[id(tuner)] = tuner
+    return list(found.values())
+
+
+def reachable(function: Callable[..., Any], package: str) -> list[Any]:
+    """Autotuners that a function's code leads to through functions and classes of its package.
+
+    Read from the names in compiled code, without a call: what a call launches is among them. `backward` methods
+    are left out.
+    """
+    found: dict[int, Any] = {}
+    seen: set[int] = set()
+    queue: list[Any] = [function]
+    while queue:
+        item = queue.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        tuner = autotuner(item)
+        if tuner is not None:
+            found[id(tuner)] = tuner
+        elif isinstance(item, type):
+            queue += [
+                part for name, part in vars(item).items() if name != "backward" and _is_of(part, package)
+            ]
+        elif _is_of(item, package):
+            inner = inspect.unwrap(getattr(item, "__func__", item))
+            code = getattr(inner, "__code__", None)
+            names = _names(code) if isinstance(code, CodeType) else ()
+            queue += [inner.__globals__[name] for name in names if name in inner.__globals__]
+    return list(found.values())
+
+
+def _is_of(value: Any, package: str) -> bool:
+    module = getattr(getattr(value, "__func__", value), "__module__", None)
+    return isinstance(module, str) and module.split(".")[0] == package and not isinstance(value, ModuleType)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+@contextmanager
+def pinned(tuners: Iterable[Any], entry: int) -> Iterator[None]:
+    """While active, every autotuner launches entry `entry` (modulo the length) of its list, and benchmarks nothing.
+
+    Entries that the tuner's own early pruning takes out for a call do not count. One that does not fit the device
+    (see UNFIT) gives way to the next, as it would under autotuning.
+    """
+    changed = [(tuner, tuner.configs, vars(tuner).get("run")) for tuner in tuners]
+    for tuner, configs, _ in changed:
+        tuner.run = _Pin(tuner, configs, entry)
+    try:
+        yield
+    finally:
+        for tuner, configs, run in changed:
+            tuner.configs = configs
+            tuner.cache.clear()
+            if run is None:
+                del tuner.run  # the method of its class again
+            else:
+                tuner.run = run
+
+
+class _Pin:
+    """Stands in for an autotuner's `run`."""
+
+    def __init__(self, tuner: Any, configs: list[Any], entry: int) -> None:
+        self.tuner, self.configs, self.entry, self.run = tuner, configs, entry, tuner.run
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        candidates = self._candidates(args, kwargs)
+        unfit: Exception | None = None
+        for step in range(len(candidates)):
+            # A list of one is what an autotuner launches without a look at its cache or at the clock.
+            self.tuner.configs = [candidates[(self.entry + step) % len(candidates)]]
+            self.tuner.cache.clear()
+            try:
+                return self.run(*args, **kwargs)
+            except Exception as error:
+                if UNFIT.isdisjoint(cls.__name__ for cls in type(error).__mro__):
+                    raise
+                unfit = unfit or error
+        assert unfit is not None
+        raise unfit
+
+    def _candidates(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        prune = getattr(self.tuner, "early_config_prune", None)
+        if prune is None:
+            return self.configs
+        return (
+            list(prune(self.configs, dict(zip(self.tuner.arg_names, args, strict=False)), **kwargs))
+            or self.configs
+        )
