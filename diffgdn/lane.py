@@ -33,7 +33,7 @@ def detect() -> str:
 def gpu_missing() -> str | None:
     """Why the gpu lane cannot be entered here, or None."""
     if not visible_gpus():
-        if os.environ.get("CUDA_VISIBLE_DEVICES") is not None and _nvml_devices():
+        if os.environ.get("CUDA_VISIBLE_DEVICES") is not None and devices_found():
             return f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r} hides every GPU"
         return "no NVIDIA GPU is visible"
     if torch_cuda() is None:
@@ -77,7 +77,7 @@ def bind(worker_index: int) -> None:
 
 def visible_gpus() -> list[str]:
     """Ids, as in CUDA_VISIBLE_DEVICES, of the GPUs the caller made visible; no CUDA context is created."""
-    devices = _nvml_devices()
+    devices = [device for device, _ in devices_found()]
     asked = os.environ.get("CUDA_VISIBLE_DEVICES")
     if asked is None or not devices:
         return devices
@@ -108,8 +108,11 @@ def _triton_interprets() -> bool | None:
     return None if function is None else type(function).__name__ == "InterpretedFunction"
 
 
-def _nvml_devices() -> list[str]:
-    """All devices of this machine: indices, and the UUIDs of slices where a GPU is partitioned (MIG)."""
+def devices_found() -> list[tuple[str, str]]:
+    """All devices of this machine, visible or not: id and name.
+
+    A partitioned GPU (MIG) counts as its slices.
+    """
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -120,11 +123,13 @@ def _nvml_devices() -> list[str]:
         count = ctypes.c_uint()
         if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
             return []
-        found: list[str] = []
+        found: list[tuple[str, str]] = []
         for index in range(count.value):
-            handle = ctypes.c_void_p()
+            handle, name = ctypes.c_void_p(), ctypes.create_string_buffer(96)
             if nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) == 0:
-                found += _slices(nvml, handle) or [str(index)]
+                nvml.nvmlDeviceGetName(handle, name, len(name))
+                ids = _slices(nvml, handle) or [str(index)]
+                found += [(device, name.value.decode()) for device in ids]
         return found
     finally:
         nvml.nvmlShutdown()

@@ -50,6 +50,7 @@ class _Campaign:
         self.ledger = Ledger(corpus)
         self.ready: tasks.Ready | None = None
         self.rotation: Rotation | None = None
+        self.undocumented: list[Finding] = []
         self.deaths: Counter[str] = Counter()
         self.failed_starts = 0
         self.left_out: set[str] = set()
@@ -109,6 +110,8 @@ class _Campaign:
         with self._phase("explore"):
             rotation.start(config.max_time, GRACE_SECONDS)
             self._drive(lambda: rotation.next(self.ledger.known))
+            self.undocumented += self.ledger.unfinished
+            self._drive(lambda: None)
 
     def _operations(self) -> tuple[str, ...]:
         """The operations asked for that the target has; the others are skipped, with a word."""
@@ -172,7 +175,7 @@ class _Campaign:
         """Give tasks to idle workers until there are none left and all are done."""
         while True:
             for index in self.pool.idle():
-                task = source()
+                task = self._document() or source()
                 if task is None:
                     break
                 self.pool.give(index, task)
@@ -181,8 +184,14 @@ class _Campaign:
                 return
             self._receive()
             give_up = None if self.rotation is None else self.rotation.give_up
-            if give_up is not None and time.monotonic() > give_up + LEEWAY_SECONDS:
+            if give_up is not None and self.pool.busy() and time.monotonic() > give_up + LEEWAY_SECONDS:
                 return  # what is still running is ended with the pool; its failures are saved, unshrunk
+
+    def _document(self) -> tasks.Document | None:
+        """What is to be laid beside a finding that will not change any more."""
+        if not self.undocumented:
+            return None
+        return tasks.Document(self.undocumented.pop(0), str(self.corpus.path))
 
     def _receive(self) -> None:
         for worker, message in self.pool.receive(POLL_SECONDS):
@@ -222,6 +231,7 @@ class _Campaign:
         changed = self.ledger.shrunk(message.first, message.finding, worker)
         if changed is not None:
             record, before = changed
+            self.undocumented.append(record.finding)
             self.emit(events.FindingShrunk(record.finding, str(record.path), before.id, message.seconds))
 
     def _done(self, worker: int, done: tasks.Done) -> None:
@@ -239,6 +249,8 @@ class _Campaign:
                 self.emit(events.CompileProgress(task.case.op, done.seconds))
             elif task.finding is not None:
                 self._replayed(task.finding, done)
+        elif isinstance(task, tasks.Document) and done.error is not None:
+            self.fault = self.fault or f"{task.finding.id}: no script or picture: {done.error}"
 
     def _replayed(self, finding: Finding, done: tasks.Done) -> None:
         path = self.corpus.path / f"{finding.id}.json"
@@ -276,6 +288,8 @@ class _Campaign:
         if isinstance(task, tasks.RunCase) and task.finding is not None:
             self._replayed(task.finding, tasks.Done(failure={"message": died.reason}))
             return
+        if isinstance(task, tasks.Document):
+            return  # it is about a finding already
         finding = Finding(
             case=case,
             target=self.config.target,
@@ -288,6 +302,7 @@ class _Campaign:
         )
         record = self.ledger.found(finding, None, final=True)
         if record is not None:
+            self.undocumented.append(finding)
             self.emit(events.FindingFound(record.finding, str(record.path)))
 
     def _leave_out(self, operation: str, reason: str) -> None:

@@ -41,6 +41,11 @@ class Ledger:
             key for key, record in self._records.items() if record.final or record.owner is not None
         )
 
+    @property
+    def unfinished(self) -> list[Finding]:
+        """Findings that have not been shrunk."""
+        return [record.finding for record in self._records.values() if not record.final]
+
     def replayed(self, finding: Finding, path: Path) -> None:
         """A finding that was in the corpus before still fails."""
         self._records.setdefault(key(finding), Record(finding, path, final=True))

@@ -10,16 +10,17 @@ import time
 import traceback
 from collections import OrderedDict
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from hypothesis.strategies import SearchStrategy
 
-from diffgdn import corpus, execute, localize, shrink, strategies, targets
+from diffgdn import corpus, execute, localize, repro, shrink, strategies, targets
 from diffgdn.campaign import tasks
 from diffgdn.campaign.worker import CurrentCase, Setup, say
 from diffgdn.case import Case
-from diffgdn.checks import CheckFailure
+from diffgdn.checks import CheckFailure, KernelCrashed, KernelHung
 from diffgdn.corpus import Finding
 from diffgdn.events import CaseRun
 from diffgdn.execute import Verdict
@@ -75,6 +76,8 @@ class Session:
                 return self._explore(task)
             if isinstance(task, tasks.RunCase):
                 return self._run_case(task)
+            if isinstance(task, tasks.Document):
+                return self._document(task)
             raise TypeError(f"unknown task {task!r}")
         except SetupError as error:
             return tasks.Done(error=str(error))
@@ -123,6 +126,16 @@ class Session:
             refused=verdict.refused,
             text=_picture(verdict) if task.picture else None,
         )
+
+    def _document(self, task: tasks.Document) -> tasks.Done:
+        finding, folder = task.finding, Path(task.folder)
+        target = self.target(finding.target)
+        repro.write(finding, folder)
+        if finding.kind not in (KernelCrashed.kind, KernelHung.kind):
+            comparison = self._run(finding.case, target).comparison
+            if comparison is not None:
+                localize.picture(comparison, folder / f"{finding.id}.png")
+        return tasks.Done()
 
     def _explore(self, task: tasks.Explore) -> tasks.Done:
         assert self._setup.target is not None

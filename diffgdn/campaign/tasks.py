@@ -70,6 +70,14 @@ class RunCase(Task):
 
 
 @dataclass(frozen=True)
+class Document(Task):
+    """Write the repro script, and where there is one the picture, beside a finding's file in the folder."""
+
+    finding: Finding
+    folder: str
+
+
+@dataclass(frozen=True)
 class Known:
     """Sent to a worker in the middle of a task: another worker has this failure in hand."""
 

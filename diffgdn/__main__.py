@@ -1,0 +1,6 @@
+"""`python -m diffgdn`."""
+
+from diffgdn.cli import main
+
+if __name__ == "__main__":
+    main()

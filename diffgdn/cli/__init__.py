@@ -1,0 +1,55 @@
+"""The command line.
+
+Nothing here imports torch: that takes seconds, and a wrong argument should be told at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from diffgdn import __version__
+from diffgdn.cli.doctor import doctor
+from diffgdn.cli.fuzz import fuzz
+from diffgdn.cli.options import CONTEXT
+from diffgdn.cli.replay import replay, show
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="diffgdn", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Property-based differential testing for gated delta-rule attention kernels.
+
+    Exit status: 0 nothing found, 1 findings, 2 usage or set-up problem, 130 interrupted with nothing found.
+    """
+
+
+for command in (fuzz, replay, show, doctor):
+    cli.add_command(command)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line; its exit status. A usage or set-up problem is one line on stderr."""
+    try:
+        return cli.main(arguments or ["--help"], prog_name="diffgdn", standalone_mode=False)
+    except click.ClickException as error:
+        click.echo(f"diffgdn: {error.format_message()}", err=True)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("diffgdn: interrupted", err=True)
+        return 130
+
+
+def main() -> None:
+    """Entry point."""
+    signal.signal(
+        signal.SIGTERM, _terminate
+    )  # a CI job that is cancelled ends like Ctrl-C: its findings are kept
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,122 @@
+"""`diffgdn fuzz`: a campaign, watched."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import click
+
+from diffgdn import operations
+from diffgdn.cli.options import (
+    CONTEXT,
+    Duration,
+    Problem,
+    Workers,
+    chosen_lane,
+    lane_option,
+    writable_file,
+    writable_folder,
+)
+from diffgdn.corpus import CorpusError
+from diffgdn.events import Event
+from diffgdn.report.finding import DEFAULT_CORPUS
+
+DEFAULT_SECONDS = 60.0
+MOST_SEED = 2**64 - 1
+
+
+@click.command(context_settings=CONTEXT)
+@click.option(
+    "--target", default="vk", show_default=True, help="vk, kv, eager, fla, or your own: module:name."
+)
+@click.option(
+    "--op", "pattern", default="*", show_default=True, help="Operations, as a shell pattern: 'gdn.*'."
+)
+@click.option(
+    "--max-time",
+    type=Duration(),
+    help="How long to explore: 30s, 10m, 8h.  [default: 60s, or no limit with --max-cases]",
+)
+@click.option("--max-cases", type=click.IntRange(min=1), help="How many cases to explore.")
+@click.option(
+    "--workers",
+    type=Workers(),
+    default="auto",
+    show_default=True,
+    help="Processes; auto: one a core, at most 16 a GPU.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, MOST_SEED), help="Explore the same cases as the campaign with this seed."
+)
+@click.option(
+    "--corpus",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_CORPUS,
+    show_default=True,
+    help="Folder of findings: replayed first, added to.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path),
+    help="Write the result of the campaign to this file.",
+)
+@lane_option
+def fuzz(
+    target: str,
+    pattern: str,
+    max_time: float | None,
+    max_cases: int | None,
+    workers: int,
+    seed: int | None,
+    corpus: Path,
+    json_file: Path | None,
+    lane: str | None,
+) -> int:
+    """Generate cases, run them on a target, check them against the oracle, shrink and save what fails.
+
+    Start-up, replay and compilation do not count toward the limits. Ctrl-C ends early and keeps what was
+    found.
+    """
+    try:
+        selected = operations.matching(pattern)
+    except ValueError as error:
+        raise Problem(f"--op: {error}") from None
+    lane = chosen_lane(lane)
+    writable_folder(corpus, "--corpus")
+    if json_file is not None:
+        writable_file(json_file, "--json")
+
+    from rich.console import Console
+
+    from diffgdn import campaign
+    from diffgdn.report.console import ConsoleReport
+    from diffgdn.report.jsonfile import JsonFile
+
+    if max_time is None and max_cases is None:
+        max_time = DEFAULT_SECONDS
+    config = campaign.Config(
+        target=target,
+        operations=selected,
+        lane=lane,
+        seed=secrets.randbelow(2**32) if seed is None else seed,
+        workers=workers or campaign.automatic_workers(lane),
+        corpus=corpus,
+        max_time=max_time,
+        max_cases=max_cases,
+    )
+    with ConsoleReport(Console(highlight=False)) as console:
+        listeners = [console, *([JsonFile(json_file)] if json_file is not None else [])]
+
+        def listen(event: Event) -> None:
+            for listener in listeners:
+                listener(event)
+
+        try:
+            outcome = campaign.run(config, listen)
+        except CorpusError as error:
+            raise Problem(f"--corpus: {error}") from None
+    if outcome.problem is not None:
+        click.echo(f"diffgdn: {outcome.problem}", err=True)
+    return outcome.exit_code

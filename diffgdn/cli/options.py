@@ -1,0 +1,88 @@
+"""What command-line arguments mean, and what is wrong with them, in one line each."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffgdn import lane as lanes
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Problem(click.ClickException):
+    """A usage or set-up problem: one line, exit status 2."""
+
+    exit_code = 2
+
+
+class Duration(click.ParamType):
+    """90, 90s, 1.5m, 8h: seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", value.strip())
+        if match is None or float(match.group(1)) == 0:
+            self.fail(f"expected a time such as 60s, 10m or 8h, got {value!r}", param, ctx)
+        return float(match.group(1)) * UNITS[match.group(2)]
+
+
+class Workers(click.ParamType):
+    """`auto`, which becomes 0, or a number of processes."""
+
+    name = "workers"
+    most = 1024
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value == "auto" or isinstance(value, int):
+            return 0 if value == "auto" else value
+        if not value.isdecimal() or not 1 <= int(value) <= self.most:
+            self.fail(f"expected auto or a number from 1 to {self.most}, got {value!r}", param, ctx)
+        return int(value)
+
+
+def chosen_lane(asked: str | None) -> str:
+    """The lane that was asked for, or the one this machine has. Raises Problem."""
+    try:
+        lane = asked or lanes.detect()
+    except ValueError as error:
+        raise Problem(str(error)) from None
+    missing = lanes.gpu_missing() if lane == "gpu" else None
+    if missing is not None:
+        raise Problem(f"lane gpu: {missing}; --lane interpret runs kernels on the CPU")
+    return lane
+
+
+def writable_folder(path: Path, option: str) -> None:
+    """Raise Problem unless files can be created in the folder, which need not exist yet. Creates nothing."""
+    existing = path
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise Problem(f"{option} {path}: {existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise Problem(f"{option} {path}: {existing} is not writable")
+
+
+def writable_file(path: Path, option: str) -> None:
+    """Raise Problem unless the file can be written. Creates nothing."""
+    if path.is_dir():
+        raise Problem(f"{option} {path}: it is a folder")
+    if not path.parent.exists():
+        raise Problem(f"{option} {path}: folder {path.parent} does not exist")
+    writable_folder(path.parent, option)
+
+
+lane_option = click.option(
+    "--lane",
+    type=click.Choice(lanes.LANES),
+    help="Where kernels run: a GPU, or Triton's interpreter on the CPU.  [default: a GPU if there is one]",
+)

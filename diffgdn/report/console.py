@@ -1,0 +1,251 @@
+"""The campaign on a screen: a table that moves on a terminal, lines elsewhere, and the whole table at the end."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from diffgdn import events
+from diffgdn.events import Event
+from diffgdn.report import finding as findings
+from diffgdn.report.tally import OperationTally, Tally
+
+LINE_SECONDS = 5.0
+FRAMES_PER_SECOND = 4.0
+PHASE_WORDS = {
+    "start": "starting workers",
+    "replay": "replaying the corpus",
+    "compile": "compiling",
+    "geometries": "model geometries",
+    "explore": "exploring",
+}
+
+
+class ConsoleReport:
+    """A listener that prints. A context manager: leaving it restores the terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tally = Tally()
+        self._lock = threading.Lock()  # the live table is drawn from a thread of its own
+        self._live: Live | None = None
+        self._next_line = 0.0
+
+    def __enter__(self) -> ConsoleReport:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            self._tally(event)
+        match event:
+            case events.CampaignStarted():
+                self._begin()
+            case events.PhaseStarted():
+                self._next_line = time.monotonic() + LINE_SECONDS
+            case events.PhaseEnded(phase="compile"):
+                seconds = _duration(event.seconds)
+                self._print(
+                    f"compiled {self._tally.compiled} variants in {seconds}, shared by all workers",
+                    style="dim",
+                )
+            case events.FindingFound():
+                self._found(event)
+            case events.FindingShrunk():
+                self._print(
+                    f"shrunk in {_duration(event.seconds)}: {findings.headline(event.finding)}", style="red"
+                )
+            case events.FindingReplayed():
+                self._replayed(event)
+            case events.OperationSkipped():
+                self._print(f"{event.operation} is left out: {event.reason}", style="yellow")
+            case events.WorkerDied():
+                case = f" in {event.operation}, case {event.case_id}" if event.case_id else ""
+                self._print(f"worker {event.worker} died{case}: {event.reason}", style="red")
+            case events.CampaignEnded():
+                self._end(event)
+                return
+        self._line()
+
+    def _begin(self) -> None:
+        started = self._tally.started
+        assert started is not None
+        limits = [
+            *([_duration(started.max_time)] if started.max_time is not None else []),
+            *([f"{started.max_cases} cases"] if started.max_cases is not None else []),
+        ]
+        workers = "1 worker" if started.workers == 1 else f"{started.workers} workers"
+        self._print(
+            f"fuzz {started.target} on lane {started.lane}: {len(started.operations)} operations, "
+            f"{' or '.join(limits) or 'no limit'}, {workers}, seed {started.seed}"
+        )
+        if self._console.is_terminal:
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._frame,
+                refresh_per_second=FRAMES_PER_SECOND,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+
+    def _found(self, event: events.FindingFound) -> None:
+        self._print(f"found: {findings.headline(event.finding)}", style="bold red")
+
+    def _replayed(self, event: events.FindingReplayed) -> None:
+        style = {"FAILED": "red", "FIXED": "green"}.get(event.status, "yellow")
+        reason = f": {event.reason}" if event.reason and event.status != "FAILED" else ""
+        self._print(f"replayed {event.finding.id}: {event.status}{reason}", style=style)
+
+    def _line(self) -> None:
+        """Where nobody can watch a table move: a line now and then."""
+        if self._live is not None or self._tally.phase == "start":
+            return
+        now = time.monotonic()
+        if now >= self._next_line:
+            self._next_line = now + LINE_SECONDS
+            self._print(_status(self._tally))
+
+    def _frame(self) -> RenderableType:
+        with self._lock:
+            return Group(_progress(self._tally), _table(self._tally))
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _end(self, event: events.CampaignEnded) -> None:
+        self._stop()
+        if self._tally.phase == "start":
+            return  # nothing was run: the command says why
+        self._console.print(_table(self._tally))
+        for finding, path in self._tally.findings.values():
+            self._console.print()
+            first, *rest = findings.lines(finding, path)
+            self._print(f"FINDING  {first}", style="bold red")
+            for line in rest:
+                self._print(line)
+        self._console.print()
+        self._print(
+            _conclusion(self._tally, event), style="bold red" if self._tally.findings else "bold green"
+        )
+
+    def _print(self, text: str, style: str = "") -> None:
+        """Text as it is: no markup, no colours by content, no line breaks in a command to be copied."""
+        self._console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 9.95:
+        return f"{seconds:.1f} s".replace(".0 s", " s")
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _share(share: float | None) -> str:
+    if share is None:
+        return "-"
+    if not math.isfinite(share) or share >= 1000:
+        return "inf" if not math.isfinite(share) else f"{share:.1e}"
+    return f"{share:.2f}"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _status(tally: Tally) -> str:
+    words = PHASE_WORDS[tally.phase]
+    found = _count(len(tally.findings), "finding")
+    if tally.phase != "explore":
+        return f"{words}: {tally.steps_done} of {tally.steps}, {found}"
+    reached = sum(one.cases > 0 for one in tally.operations.values())
+    return (
+        f"{words}, {_duration(tally.phase_seconds)}: {tally.cases} cases, {tally.rate:.1f}/s, "
+        f"{reached} of {len(tally.operations)} operations, {found}"
+    )
+
+
+def _progress(tally: Tally) -> RenderableType:
+    started = tally.started
+    assert started is not None
+    done, total = float(tally.steps_done), float(tally.steps)
+    if tally.phase == "explore":
+        shares = [
+            *([tally.phase_seconds / started.max_time] if started.max_time else []),
+            *([tally.explored / started.max_cases] if started.max_cases else []),
+        ]
+        done, total = max(shares, default=0.0), 1.0
+    row = Table.grid(padding=(0, 1))
+    bar = ProgressBar(total=total or None, completed=min(done, total), width=24, pulse=total == 0)
+    words = PHASE_WORDS.get(tally.phase, "")
+    if tally.phase == "explore":
+        limit = f" of {_duration(started.max_time)}" if started.max_time else ""
+        over = started.max_time is not None and tally.phase_seconds > started.max_time
+        words = "finishing shrinks" if over else words
+        text = f"{_duration(tally.phase_seconds)}{limit}  {tally.cases} cases  {tally.rate:.1f}/s"
+    else:
+        text = f"{tally.steps_done} of {tally.steps}" if tally.steps else _duration(tally.phase_seconds)
+    row.add_row(words, bar, text)
+    return row
+
+
+def _table(tally: Tally) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold")
+    table.add_column("operation")
+    for name in ("cases", "exact", "worst error / bound", "findings"):
+        table.add_column(name, justify="right")
+    for operation, one in tally.operations.items():
+        found = len(tally.findings_of(operation))
+        table.add_row(
+            escape(operation),
+            str(one.cases),
+            str(one.exact),
+            _share(one.worst),
+            Text(str(found), style="bold red") if found else Text("-", style="dim"),
+            style="dim" if one.cases == 0 else "",
+        )
+    return table
+
+
+def _note(operation: str, one: OperationTally) -> str | None:
+    if one.cases == 0 and one.refused:
+        return f"{operation}: all {one.refused} cases refused: {one.refusal}"
+    return None
+
+
+def _conclusion(tally: Tally, event: events.CampaignEnded) -> str:
+    notes = [note for name, one in tally.operations.items() if (note := _note(name, one))]
+    reached = sum(one.cases > 0 for one in tally.operations.values())
+    exact = sum(one.exact for one in tally.operations.values())
+    shrinking = sum(one.shrinking for one in tally.operations.values())
+    parts = [
+        f"{tally.cases} cases in {_duration(tally.explore_seconds)} ({tally.rate:.1f}/s)",
+        f"{reached} of {len(tally.operations)} operations",
+        f"{exact} exact",
+    ]
+    if shrinking:
+        parts.append(f"{shrinking} more cases run while shrinking")
+    if tally.deaths:
+        parts.append(_count(len(tally.deaths), "worker death"))
+    found = _count(len(tally.findings), "finding") if tally.findings else "nothing found"
+    head = "Interrupted: " if event.interrupted else ""
+    return "\n".join([*notes, f"{head}{', '.join(parts)}: {found}."])

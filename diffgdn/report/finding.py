@@ -1,0 +1,51 @@
+"""How a finding reads: what is wrong, where, on which case, and how to see it again."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from diffgdn.corpus import Finding
+
+DEFAULT_CORPUS = "findings"
+
+
+def headline(finding: Finding) -> str:
+    """Operation, kind and tensor in one line."""
+    tensor = f" in {finding.tensor}" if finding.tensor else ""
+    return f"{finding.operation}  {finding.kind}{tensor}  (target {finding.target}, lane {finding.lane})"
+
+
+def lines(finding: Finding, path: str | os.PathLike[str]) -> list[str]:
+    """A finding for a person, in plain text. path: of its JSON file."""
+    place = f" {finding.place}" if finding.place else ""
+    message = [part for part in finding.message.splitlines() if part.strip()] or ["no message"]
+    out = [headline(finding), *(f"  {part}" for part in message)]
+    if place:
+        out.append(f"  at{place}")
+    out.append(f"  {finding.case!r}")
+    if finding.unshrunk is not None:
+        out.append(f"  shrunk from {size(finding)}")
+    out.append("  Reproduce with:")
+    out += [f"    {command}" for command in commands(finding, Path(path))]
+    return out
+
+
+def size(finding: Finding) -> str:
+    """How large the case was on which the failure was first seen."""
+    assert finding.unshrunk is not None
+    case = finding.unshrunk
+    sequences = "1 sequence" if len(case.lens) == 1 else f"{len(case.lens)} sequences"
+    tokens = "1 token" if case.total == 1 else f"{case.total} tokens"
+    return f"{sequences}, {tokens}, H={case.H}, HV={case.HV}, K={case.K}, V={case.V} (case {case.id})"
+
+
+def commands(finding: Finding, path: Path) -> list[str]:
+    """Command lines that show the failure again."""
+    default = path.parent == Path(DEFAULT_CORPUS)
+    out = [f"diffgdn replay {shlex.quote(finding.id if default else str(path))}"]
+    script = path.with_suffix(".py")
+    if script.exists():
+        out.append(f"python {shlex.quote(str(script))}")
+    return out

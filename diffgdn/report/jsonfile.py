@@ -1,0 +1,85 @@
+"""The result of a campaign for machines: one JSON file, written when the campaign ends."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from diffgdn import corpus, events
+from diffgdn.events import Event
+from diffgdn.report.tally import Tally
+
+FORMAT_VERSION = 1
+
+
+class JsonFile:
+    """A listener that leaves a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._tally = Tally()
+
+    def __call__(self, event: Event) -> None:
+        self._tally(event)
+        if isinstance(event, events.CampaignEnded) and self._tally.phase != "start":
+            text = json.dumps(summary(self._tally), indent=1, allow_nan=False, ensure_ascii=False)
+            corpus.write(self._path, text.encode() + b"\n")
+
+
+def summary(tally: Tally) -> dict[str, Any]:
+    """JSON-ready.
+
+    Times in seconds; a share is an error over its bound, null where there was none or it is not finite.
+    """
+    started, ended = tally.started, tally.ended
+    assert started is not None
+    assert ended is not None
+    return {
+        "format_version": FORMAT_VERSION,
+        "target": started.target,
+        "lane": started.lane,
+        "device": tally.device,
+        "seed": started.seed,
+        "workers": started.workers,
+        "max_time": started.max_time,
+        "max_cases": started.max_cases,
+        "corpus": started.corpus,
+        "versions": tally.versions,
+        "interrupted": ended.interrupted,
+        "problem": ended.stopped,
+        "totals": {
+            "cases": tally.cases,
+            "cases_per_second": round(tally.rate, 3),
+            "variants_compiled": tally.compiled,
+            "findings": len(tally.findings),
+            "worker_deaths": len(tally.deaths),
+            "seconds": {
+                **{name: round(value, 3) for name, value in tally.seconds.items()},
+                "all": round(ended.seconds, 3),
+            },
+        },
+        "operations": {
+            name: {
+                "cases": one.cases,
+                "exact": one.exact,
+                "failed": one.failed,
+                "refused": one.refused,
+                "shrinking": one.shrinking,
+                "worst_share": one.worst if one.worst is not None and math.isfinite(one.worst) else None,
+                "seconds": round(one.seconds, 3),
+                "reached": None if one.reached is None else round(one.reached, 3),
+                "skipped": one.skipped,
+                "findings": tally.findings_of(name),
+            }
+            for name, one in tally.operations.items()
+        },
+        "findings": [
+            {"id": name, "path": path, **finding.to_json()}
+            for name, (finding, path) in tally.findings.items()
+        ],
+        "replayed": [
+            {"id": one.finding.id, "status": one.status, "reason": one.reason} for one in tally.replayed
+        ],
+    }
