@@ -9,17 +9,19 @@ from ..device import INTERPRETED
 OVERRIDES: dict[str, dict[str, int]] = {}
 
 # For bf16 and fp16 products on tensor cores. BK and BV are cut to the padded K and V.
+# wy_kda: element by element costs an exponential per pair of tokens and channel, products one per token and channel but
+# two matrix products a level; BC channels of all LEAF x LEAF blocks are in registers at a time.
 # state: all of K is in registers, 32 columns of V keep the accumulator at 64 registers a thread for K = 256.
 HALF = {
     "wy_gdn": {"BK": 64, "BV": 64, "num_warps": 4, "num_stages": 2},
-    "wy_kda": {"BK": 64, "BV": 64, "BC": 8, "num_warps": 4, "num_stages": 2},
+    "wy_kda": {"BK": 64, "BV": 64, "BC": 16, "LEAF": 4, "num_warps": 4, "num_stages": 2},
     "state": {"BK": 256, "BV": 32, "num_warps": 4, "num_stages": 2},
     "output": {"BK": 64, "BV": 128, "num_warps": 4, "num_stages": 3},
 }
 # IEEE fp32 products run on the plain cores, with operands twice the size: small tiles keep them in registers.
 SINGLE = {
     "wy_gdn": {"BK": 32, "BV": 32, "num_warps": 4, "num_stages": 1},
-    "wy_kda": {"BK": 32, "BV": 32, "BC": 8, "num_warps": 4, "num_stages": 1},
+    "wy_kda": {"BK": 32, "BV": 32, "BC": 16, "LEAF": 4, "num_warps": 4, "num_stages": 1},
     "state": {"BK": 256, "BV": 16, "num_warps": 4, "num_stages": 1},
     "output": {"BK": 32, "BV": 32, "num_warps": 4, "num_stages": 1},
 }
@@ -33,9 +35,9 @@ def padded(dim):
 
 
 def tile(stage, dtype, chunk_size, K, V):
-    """Launch options of one stage: BK, BV, num_warps, num_stages, and BC for wy_kda."""
+    """Launch options of one stage: BK, BV, num_warps, num_stages, for wy_kda also BC and LEAF."""
     if INTERPRETED:
-        chosen = dict(WHOLE, BC=256) if stage == "wy_kda" else dict(WHOLE)
+        chosen = dict(WHOLE, BC=256, LEAF=16) if stage == "wy_kda" else dict(WHOLE)
     else:
         chosen = dict((SINGLE if dtype == torch.float32 else HALF)[stage])
     chosen.update(OVERRIDES.get(stage, {}))

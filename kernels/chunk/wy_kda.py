@@ -4,10 +4,11 @@
 
 with g summed from the chunk's start; X, u, w as for gdn, and kg = k exp(g_end - g), qg = q exp(g) for the later stages.
 
-The exponential lies inside the sum over channels, so for a matrix product it has to be split between the two factors. Splitting
-it at a token m with j <= m <= i makes both exponents, g_i - g_m and g_m - g_j, zero or less: neither overflows, and a
-forgotten key stays forgotten. Each block of 2S tokens is split at its middle, for its lower left quarter, from S = BT / 2 down
-to S = 16. Inside the 16 x 16 blocks on the diagonal the differences are formed element by element.
+The exponential lies inside the sum over channels, so for a matrix product it has to be split between the two factors.
+Splitting it at a token m with j <= m <= i makes both exponents, g_i - g_m and g_m - g_j, zero or less: neither
+overflows, and a forgotten key stays forgotten. Each block of 2S tokens is split at its middle, for its lower left
+quarter, from S = BT / 2 down to S = LEAF. In the LEAF x LEAF blocks that remain on the diagonal the differences are
+formed element by element.
 """
 
 import torch
@@ -27,7 +28,7 @@ def wy_kda_kernel(
     p_q, p_k, p_v, p_gc, p_beta, p_w, p_u, p_kg, p_qg, p_A, p_table,
     q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, b_b, b_t, b_h, T, HV, G,
     K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BC: tl.constexpr,
-    RAW_BETA: tl.constexpr, UNIT: tl.constexpr,
+    LEAF: tl.constexpr, RAW_BETA: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
     i_p = tl.program_id(0)
     i_c, i_hv = i_p // HV, i_p % HV
@@ -53,52 +54,53 @@ def wy_kda_kernel(
     o_kk = o_t[:, None] * k_t + o_k[None, :]
     o_g = o_t[:, None] * g_t + o_k[None, :]
 
-    # Between the blocks of 16.
     b_L = tl.full([BT, BT], 0.0, tl.float32)
     b_A = tl.full([BT, BT], 0.0, tl.float32)
-    if BT > 16:
+    if BT > LEAF:
         for i_k in range(0, K, BK):
             m_tk = m_t[:, None] & (o_k + i_k < K)[None, :]
             b_q = tl.load(p_q + i_k + o_q, mask=m_tk, other=0).to(tl.float32)
             b_k = tl.load(p_k + i_k + o_kk, mask=m_tk, other=0).to(tl.float32)
             b_g = tl.load(p_gc + i_k + o_g, mask=m_tk, other=0)
-            for s in tl.static_range(4, 6):  # S = 16, 32
-                if (2 << s) <= BT:
-                    late = (o_t >> s) % 2 == 1  # in the second half of its block of 2S tokens
-                    middle = tl.minimum(((o_t >> s) | 1) << s, rows - 1)
+            for s in tl.static_range(0, 6):  # S = 1 << s
+                if (1 << s) >= LEAF and (2 << s) <= BT:
+                    o_s = o_t >> s
+                    late = o_s % 2 == 1  # in the second half of its block of 2S tokens
+                    middle = tl.minimum((o_s | 1) << s, rows - 1)
                     b_m = tl.load(p_gc + i_k + (middle[:, None] * g_t + o_k[None, :]), mask=m_tk, other=0)
-                    b_e = tl.exp2(tl.where(late[:, None], b_g - b_m, b_m - b_g))  # rows past the end: exp2(0)
+                    # rows past the end: exp2(0)
+                    b_e = tl.exp2(tl.where(late[:, None], b_g - b_m, b_m - b_g))
                     b_ke = round_to(b_k * b_e, dtype)
                     b_kt = tl.trans(b_ke)
-                    quarter = ((o_t >> s)[:, None] == ((o_t >> s) + 1)[None, :]) & late[:, None]
+                    quarter = late[:, None] & (o_s[:, None] == (o_s + 1)[None, :])
                     b_L += tl.where(quarter, dot(b_ke, b_kt), 0.0)
                     b_A += tl.where(quarter, dot(round_to(b_q * b_e, dtype), b_kt), 0.0)
 
-    # Inside them: [NB, 16, 16], BC channels at a time.
-    NB: tl.constexpr = BT // 16
-    r_i = iota(NB)[:, None] * 16 + iota(16)[None, :]  # [NB, 16] tokens
-    o_c = iota(BC)
-    b_Lb = tl.full([NB, 16, 16], 0.0, tl.float32)
-    b_Ab = tl.full([NB, 16, 16], 0.0, tl.float32)
-    seen = r_i[:, :, None] >= r_i[:, None, :]
+    # The blocks on the diagonal: [N, LEAF, LEAF], BC channels at a time.
+    N: tl.constexpr = BT // LEAF
+    o_r = iota(N)[:, None] * LEAF + iota(LEAF)[None, :]  # [N, LEAF] tokens
+    o_r3 = o_r[:, :, None]
+    m_r3 = o_r3 < rows
+    o_c = iota(BC)[None, None, :]
+    b_Ln = tl.full([N, LEAF, LEAF], 0.0, tl.float32)
+    b_An = tl.full([N, LEAF, LEAF], 0.0, tl.float32)
+    seen = ((o_r3 >= o_r[:, None, :]) & m_r3)[:, :, :, None]
     for i_k in range(0, K, BC):
-        m_c = (r_i < rows)[:, :, None] & (o_c + i_k < K)[None, None, :]  # [NB, 16, BC]
-        b_q = tl.load(p_q + i_k + (r_i[:, :, None] * q_t + o_c[None, None, :]), mask=m_c, other=0).to(tl.float32)
-        b_k = tl.load(p_k + i_k + (r_i[:, :, None] * k_t + o_c[None, None, :]), mask=m_c, other=0).to(tl.float32)
-        b_g = tl.load(p_gc + i_k + (r_i[:, :, None] * g_t + o_c[None, None, :]), mask=m_c, other=0)
-        # masked before the exponential; rows past the end have a difference of 0 - g_j
-        on = (seen & (r_i < rows)[:, :, None])[:, :, :, None]
-        b_d = tl.where(on, b_g[:, :, None, :] - b_g[:, None, :, :], 0.0)
-        b_d = tl.exp2(b_d) * b_k[:, None, :, :]  # [NB, 16, 16, BC]
-        b_Lb += sum_along(b_d * b_k[:, :, None, :], axis=3)
-        b_Ab += sum_along(b_d * b_q[:, :, None, :], axis=3)
-    if NB == 1:
-        b_L = tl.reshape(b_Lb, [BT, BT])
-        b_A = tl.reshape(b_Ab, [BT, BT])
+        m_c = m_r3 & (o_c + i_k < K)  # [N, LEAF, BC]
+        b_q = tl.load(p_q + i_k + (o_r3 * q_t + o_c), mask=m_c, other=0).to(tl.float32)
+        b_k = tl.load(p_k + i_k + (o_r3 * k_t + o_c), mask=m_c, other=0).to(tl.float32)
+        b_g = tl.load(p_gc + i_k + (o_r3 * g_t + o_c), mask=m_c, other=0)
+        # masked before the exponential: later keys, and rows past the end, have positive differences
+        b_d = tl.exp2(tl.where(seen, b_g[:, :, None, :] - b_g[:, None, :, :], 0.0)) * b_k[:, None, :, :]
+        b_Ln += sum_along(b_d * b_k[:, :, None, :], axis=3)
+        b_An += sum_along(b_d * b_q[:, :, None, :], axis=3)
+    if N == 1:
+        b_L = tl.reshape(b_Ln, [BT, BT])
+        b_A = tl.reshape(b_An, [BT, BT])
     else:
-        here = (o_t // 16)[:, None] == (o_t // 16)[None, :]
-        b_L = tl.where(here, tl.reshape(tl.broadcast_to(b_Lb[:, :, None, :], [NB, 16, NB, 16]), [BT, BT]), b_L)
-        b_A = tl.where(here, tl.reshape(tl.broadcast_to(b_Ab[:, :, None, :], [NB, 16, NB, 16]), [BT, BT]), b_A)
+        leaf = (o_t // LEAF)[:, None] == (o_t // LEAF)[None, :]
+        b_L = tl.where(leaf, tl.reshape(tl.broadcast_to(b_Ln[:, :, None, :], [N, LEAF, N, LEAF]), [BT, BT]), b_L)
+        b_A = tl.where(leaf, tl.reshape(tl.broadcast_to(b_An[:, :, None, :], [N, LEAF, N, LEAF]), [BT, BT]), b_A)
     b_A = tl.where(o_t[:, None] >= o_t[None, :], b_A, 0.0)
     o_A = row * BT + (o_t[:, None] * (HV * BT) + o_t[None, :])
     tl.store(p_A + o_A, round_to(b_A, dtype), mask=m_t[:, None])

@@ -184,7 +184,7 @@ def test_head_dimensions_of_256(kda):
 def test_blocks_of_k_and_v_smaller_than_the_whole(kda, monkeypatch):
     """What a GPU does for large heads."""
     small = {"BK": 16, "BV": 16}
-    overrides = {"wy_gdn": small, "wy_kda": small | {"BC": 8}, "output": small, "state": {"BV": 16}}
+    overrides = {"wy_gdn": small, "wy_kda": small | {"BC": 8, "LEAF": 4}, "output": small, "state": {"BV": 16}}
     for stage, entries in overrides.items():
         monkeypatch.setitem(tiles.OVERRIDES, stage, entries)
     tensors = inputs(kda, 35, HV=1, K=24, V=40)
@@ -252,6 +252,18 @@ def test_strong_gates_in_bf16(kda):
     expected_o, expected_final, _ = truth((q, k, v, g, beta), [70])
     close(o[0], expected_o, BF16)
     close(final, expected_final, BF16)
+
+
+@pytest.mark.parametrize("leaf", [1, 4, 8])
+def test_kda_gates_split_further_down(leaf, monkeypatch):
+    """As a GPU does it: matrix products with split exponents even between neighbouring tokens."""
+    monkeypatch.setitem(tiles.OVERRIDES, "wy_kda", {"LEAF": leaf})
+    q, k, v, g, beta = inputs(True, 41, HV=1)
+    g = torch.where(draw(*g.shape, seed=7) > 0.5, -1000.0, g)
+    o, final, _ = extend(True, q, k, v, g, beta, chunk_size=32)
+    expected_o, expected_final, _ = truth((q, k, v, g, beta), [41])
+    close(o[0], expected_o)
+    close(final, expected_final)
 
 
 @both
