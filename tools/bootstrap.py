@@ -70,9 +70,8 @@ def main() -> int:
             f"Triton is built for Linux only, and this is {sys.platform}.",
             "A Linux container or WSL 2 will do.",
         )
-    stamp = STAMPS / "-".join(extras)
     key = fingerprint(wish.torch)
-    if VENV_PYTHON.exists() and stamp.exists() and stamp.read_text() == key:
+    if VENV_PYTHON.exists() and all(stamped(name) == key for name in extras):
         return 0
 
     started = time.monotonic()
@@ -87,7 +86,7 @@ def main() -> int:
             "On Debian and Ubuntu: apt install python3-venv",
         )
     lend(outer["sites"] if borrowed else [])
-    project = f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)
+    project = f"{ROOT}[{','.join(extras)}]"
     if borrowed:
         say(f"torch {outer['version']} is already there: borrowed from {sys.executable}")
         done = pip("--no-index", "--no-build-isolation", "--editable", project, quiet=True)
@@ -106,7 +105,8 @@ def main() -> int:
         if not pip_over_network("--editable", project):
             return fail("the installation failed; pip says why above.")
     STAMPS.mkdir(exist_ok=True)
-    stamp.write_text(key)
+    for name in extras:
+        (STAMPS / name).write_text(key)
     say(f"ready after {time.monotonic() - started:.0f} s")
     return 0
 
@@ -117,6 +117,12 @@ def fingerprint(torch: str) -> str:
     for path in (ROOT / "pyproject.toml", ROOT / "setup.py", Path(__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def stamped(extra: str) -> str:
+    """The fingerprint of the set-up that last installed an extra."""
+    stamp = STAMPS / extra
+    return stamp.read_text() if stamp.exists() else ""
 
 
 def probe() -> dict:
