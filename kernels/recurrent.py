@@ -363,7 +363,10 @@ def recurrent_kernel(
 
     if ht is not None:
         if i_slot >= 0:
-            p_ht = ht + i_slot * stride_ht_slot + i_hv * stride_ht_head
-            if ALIGNED:
-                p_ht = tl.multiple_of(p_ht, 16)
+            if FINAL_APART:
+                p_ht = ht + i_slot * stride_ht_slot + i_hv * stride_ht_head
+                if ALIGNED:
+                    p_ht = tl.multiple_of(p_ht, 16)
+            else:
+                p_ht = p_h0
             tl.store(p_ht + at_ht, round_to(b_h, ht.dtype.element_ty), mask=mask_h)
