@@ -118,7 +118,7 @@ class _Campaign:
         assert self.ready is not None
         for operation in self.config.operations:
             if operation not in self.ready.operations:
-                reason = f"target {self.config.target} does not implement it"
+                reason = f"not implemented by target {self.config.target}"
                 self.emit(events.OperationSkipped(operation, reason))
         operations = tuple(op for op in self.config.operations if op in self.ready.operations)
         if not operations:
@@ -270,7 +270,7 @@ class _Campaign:
             operation = task.operation
             self.ledger.release(worker)
             assert self.rotation is not None
-            self.rotation.done(task, task.examples)
+            self.rotation.done(task, task.cases)
         self.emit(events.WorkerDied(worker, died.reason, operation, None if case is None else case.id))
         if operation is None:
             self.failed_starts += 1

@@ -1,4 +1,4 @@
-"""Runs findings again, in worker processes as a campaign does: a kernel that crashes ends no more than one."""
+"""Runs findings again, in worker processes as a campaign does: a crash ends one of them, no more."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from diffgdn.campaign.tasks import Explore, Key, derive_seed
 
 # A first batch is small so that every operation is soon reached; later ones are larger, since a search learns
 # from its own examples, and begins each batch with the simplest ones.
-FIRST_EXAMPLES = {"interpret": 3, "gpu": 16}
-MOST_EXAMPLES = {"interpret": 24, "gpu": 128}
+FIRST_CASES = {"interpret": 3, "gpu": 16}
+MOST_CASES = {"interpret": 24, "gpu": 128}
 BARREN_BATCHES = 4  # batches without one new case after which an operation has no more of them
 
 
@@ -68,13 +68,13 @@ class Rotation:
         self._queue.append(operation)
         number = self._batches[operation]
         self._batches[operation] += 1
-        examples = min(FIRST_EXAMPLES[self._lane] << min(number, 16), MOST_EXAMPLES[self._lane])
+        cases = min(FIRST_CASES[self._lane] << min(number, 16), MOST_CASES[self._lane])
         if self._left is not None:
-            examples = min(examples, self._left)
-            self._left -= examples
+            cases = min(cases, self._left)
+            self._left -= cases
         return Explore(
             operation=operation,
-            examples=examples,
+            cases=cases,
             seed=derive_seed(self._seed, operation, number),
             shrink_seconds=self._shrink_seconds,
             deadline=self._deadline,
@@ -86,7 +86,7 @@ class Rotation:
     def done(self, task: Explore, cases: int) -> None:
         """A batch has ended, or its worker has; cases: how many it ran."""
         if self._left is not None:
-            self._left += max(0, task.examples - cases)
+            self._left += max(0, task.cases - cases)
         if task.operation in self._barren and not self.out_of_time:
             self._barren[task.operation] = 0 if cases else self._barren[task.operation] + 1
             if self._barren[task.operation] >= BARREN_BATCHES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import os
 import time
@@ -29,6 +28,7 @@ from diffgdn.targets import Target
 if TYPE_CHECKING:
     from diffgdn.strategies import Menu
 
+FAMILIAR = 5  # examples of a batch that may well have been run before: the simplest ones come first in each
 REMEMBERED = 5000  # passing cases a worker remembers: every batch begins with the simplest ones again
 
 
@@ -43,6 +43,7 @@ class Session:
         torch.set_num_threads(1)
         self._setup, self._pipe, self._current = setup, pipe, current
         self._targets: dict[str, Target] = {}
+        self._strategies: dict[str, SearchStrategy[Case]] = {}
         self._passed: OrderedDict[str, Verdict] = OrderedDict()
         if setup.lane == "gpu" and not torch.cuda.is_available():
             raise SetupError("lane gpu: torch finds no usable GPU")
@@ -142,22 +143,24 @@ class Session:
         target = self.target(self._setup.target)
         known = set(task.known)
         announced: dict[type[CheckFailure], tuple[Finding, float]] = {}
-        explored = 0
+        finished: set[type[CheckFailure]] = set()
+        explored, shrinking = 0, False
 
         def run(case: Case) -> Verdict:
-            nonlocal explored
+            nonlocal explored, shrinking
             self._listen(known)
             if case.id in self._passed:
                 return self._passed[case.id]
             verdict = self._run(case, target)
             failure = verdict.failure
             repeated = failure is not None and (case.op, failure.kind, failure.tensor) in known
-            shrinking = bool(announced)
             explored += not shrinking
-            if failure is not None and not repeated and type(failure) not in announced:
-                announced[type(failure)] = self._finding(case, failure), time.monotonic()
-                self._pipe.send(tasks.Failed(announced[type(failure)][0], shrinks=True))
             self._pipe.send(_case_run(verdict, "explore", shrinking, repeated))
+            if failure is not None and not repeated and type(failure) not in finished:
+                shrinking = True
+                if type(failure) not in announced:
+                    announced[type(failure)] = self._finding(case, failure), time.monotonic()
+                    self._pipe.send(tasks.Failed(announced[type(failure)][0], shrinks=True))
             if failure is None or repeated:
                 # a known failure counts as passing: exploration goes past it, and a shrink cannot slip into
                 # it
@@ -166,10 +169,19 @@ class Session:
             return verdict
 
         def clock() -> float:
+            """Ends the search, by being late, when the cases are used up, and shrinks when theirs is up."""
             now = time.monotonic()
-            return math.inf if task.shrink_until is not None and now >= task.shrink_until else now
+            late = (
+                explored >= task.cases
+                if not shrinking
+                else task.shrink_until is not None and now >= task.shrink_until
+            )
+            return math.inf if late else now
 
         def shrunk(found: shrink.Found) -> None:
+            nonlocal shrinking
+            shrinking = False
+            finished.add(type(found.failure))
             first, since = announced[type(found.failure)]
             smaller = self._finding(found.case, found.failure, found.unshrunk)
             self._pipe.send(tasks.Shrunk(first, smaller, time.monotonic() - since))
@@ -177,10 +189,10 @@ class Session:
         shrink.find(
             self._strategy(task.operation, target, task.menu),
             run,
-            max_examples=task.examples,
+            max_examples=task.cases + FAMILIAR,
             seed=task.seed,
             max_shrink_seconds=task.shrink_seconds,
-            deadline=task.deadline,
+            deadline=math.inf if task.deadline is None else task.deadline,
             clock=clock,
             on_shrunk=shrunk,
         )
@@ -198,15 +210,17 @@ class Session:
             if isinstance(message, tasks.Known):
                 known.add(message.key)
 
-    @functools.cache  # noqa: B019 - one session lives as long as its process
     def _strategy(self, operation: str, target: Target, menu: Menu | None) -> SearchStrategy[Case]:
-        return strategies.cases(
-            operation,
-            lane=self._setup.lane,
-            menu=menu,
-            configs=target.configurations(operation),
-            layout=target.layout,
-        )
+        """Of the one menu that a campaign has; made once, as that takes Hypothesis a while."""
+        if operation not in self._strategies:
+            self._strategies[operation] = strategies.cases(
+                operation,
+                lane=self._setup.lane,
+                menu=menu,
+                configs=target.configurations(operation),
+                layout=target.layout,
+            )
+        return self._strategies[operation]
 
     def _finding(self, case: Case, failure: CheckFailure, unshrunk: Case | None = None) -> Finding:
         assert self._setup.target is not None

@@ -40,12 +40,13 @@ class Task:
 class Explore(Task):
     """Generate cases of an operation; shrink what fails in a way that is not `known`.
 
-    deadline: when to stop generating; shrink_until: when to stop shrinking; both on time.monotonic, which on
-    Linux all processes share. shrink_seconds: for one shrink.
+    cases: how many to run at most; those of shrinks do not count. deadline: when to stop generating;
+    shrink_until: when to stop shrinking; both on time.monotonic, which on Linux all processes share.
+    shrink_seconds: for one shrink.
     """
 
     operation: str
-    examples: int
+    cases: int
     seed: int
     shrink_seconds: float
     deadline: float | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from types import FrameType
 
 import click
@@ -45,6 +46,12 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("diffgdn: interrupted", err=True)
         return 130
+    except (
+        Exception
+    ) as error:  # ours: never to be taken for findings, which is what Python's own exit status would say
+        traceback.print_exc()
+        click.echo(f"diffgdn: internal error: {error}", err=True)
+        return 2
 
 
 def main() -> None:

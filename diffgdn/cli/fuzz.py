@@ -19,7 +19,7 @@ from diffgdn.cli.options import (
     writable_folder,
 )
 from diffgdn.corpus import CorpusError
-from diffgdn.events import Event
+from diffgdn.events import Event, Listener
 from diffgdn.report.finding import DEFAULT_CORPUS
 
 DEFAULT_SECONDS = 60.0
@@ -107,7 +107,9 @@ def fuzz(
         max_cases=max_cases,
     )
     with ConsoleReport(Console(highlight=False)) as console:
-        listeners = [console, *([JsonFile(json_file)] if json_file is not None else [])]
+        listeners: list[Listener] = [console]
+        if json_file is not None:
+            listeners.append(JsonFile(json_file))
 
         def listen(event: Event) -> None:
             for listener in listeners:

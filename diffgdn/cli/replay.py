@@ -75,12 +75,12 @@ def replay(names: tuple[str, ...], corpus: Path, repeat: int, lane: str | None) 
     given = names or (str(corpus),)
     if not names and not corpus.is_dir():
         raise Problem(f"--corpus {corpus}: no such folder")
-    entries = dict.fromkeys(finding for name in given for finding, _ in located(name, corpus))
+    entries = {finding.id: finding for name in given for finding, _ in located(name, corpus)}
     if not entries:
         click.echo("no findings to replay")
         return 0
     workers = min(MOST_WORKERS, automatic_workers("interpret"))
-    results = replays.run(list(entries), lane, repeat, workers, done=_say)
+    results = replays.run(list(entries.values()), lane, repeat, workers, done=_say)
     counts = Counter(result.status.split()[0] for result in results)
     click.echo(", ".join(f"{number} {status}" for status, number in counts.items()))
     if counts["FAILED"] or counts["FLAKY"]:

@@ -1,4 +1,4 @@
-"""The campaign on a screen: a table that moves on a terminal, lines elsewhere, and the whole table at the end."""
+"""The campaign on a screen: a live table on a terminal, lines elsewhere, and the final table."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class ConsoleReport:
         self._tally = Tally()
         self._lock = threading.Lock()  # the live table is drawn from a thread of its own
         self._live: Live | None = None
-        self._next_line = 0.0
+        self._next_line = math.inf
+        self._skipped: dict[str, list[str]] = {}
 
     def __enter__(self) -> ConsoleReport:
         return self
@@ -51,6 +52,8 @@ class ConsoleReport:
     def __call__(self, event: Event) -> None:
         with self._lock:
             self._tally(event)
+        if not isinstance(event, events.OperationSkipped):
+            self._say_skipped()
         match event:
             case events.CampaignStarted():
                 self._begin()
@@ -71,7 +74,8 @@ class ConsoleReport:
             case events.FindingReplayed():
                 self._replayed(event)
             case events.OperationSkipped():
-                self._print(f"{event.operation} is left out: {event.reason}", style="yellow")
+                self._skipped.setdefault(event.reason, []).append(event.operation)
+                return
             case events.WorkerDied():
                 case = f" in {event.operation}, case {event.case_id}" if event.case_id else ""
                 self._print(f"worker {event.worker} died{case}: {event.reason}", style="red")
@@ -89,7 +93,7 @@ class ConsoleReport:
         ]
         workers = "1 worker" if started.workers == 1 else f"{started.workers} workers"
         self._print(
-            f"fuzz {started.target} on lane {started.lane}: {len(started.operations)} operations, "
+            f"fuzz {started.target} on lane {started.lane}: "
             f"{' or '.join(limits) or 'no limit'}, {workers}, seed {started.seed}"
         )
         if self._console.is_terminal:
@@ -105,6 +109,12 @@ class ConsoleReport:
 
     def _found(self, event: events.FindingFound) -> None:
         self._print(f"found: {findings.headline(event.finding)}", style="bold red")
+
+    def _say_skipped(self) -> None:
+        """Operations left out for one reason in one line: they come in a row."""
+        for reason, operations in self._skipped.items():
+            self._print(f"left out: {', '.join(operations)}: {reason}", style="yellow")
+        self._skipped.clear()
 
     def _replayed(self, event: events.FindingReplayed) -> None:
         style = {"FAILED": "red", "FIXED": "green"}.get(event.status, "yellow")
@@ -172,15 +182,23 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
+def _taking_part(tally: Tally) -> dict[str, OperationTally]:
+    return {name: one for name, one in tally.operations.items() if one.cases or one.skipped is None}
+
+
+def _reached(tally: Tally) -> str:
+    part = _taking_part(tally)
+    return f"{sum(one.cases > 0 for one in part.values())} of {_count(len(part), 'operation')}"
+
+
 def _status(tally: Tally) -> str:
     words = PHASE_WORDS[tally.phase]
     found = _count(len(tally.findings), "finding")
     if tally.phase != "explore":
         return f"{words}: {tally.steps_done} of {tally.steps}, {found}"
-    reached = sum(one.cases > 0 for one in tally.operations.values())
     return (
         f"{words}, {_duration(tally.phase_seconds)}: {tally.cases} cases, {tally.rate:.1f}/s, "
-        f"{reached} of {len(tally.operations)} operations, {found}"
+        f"{_reached(tally)}, {found}"
     )
 
 
@@ -213,7 +231,7 @@ def _table(tally: Tally) -> Table:
     table.add_column("operation")
     for name in ("cases", "exact", "worst error / bound", "findings"):
         table.add_column(name, justify="right")
-    for operation, one in tally.operations.items():
+    for operation, one in _taking_part(tally).items():
         found = len(tally.findings_of(operation))
         table.add_row(
             escape(operation),
@@ -234,12 +252,11 @@ def _note(operation: str, one: OperationTally) -> str | None:
 
 def _conclusion(tally: Tally, event: events.CampaignEnded) -> str:
     notes = [note for name, one in tally.operations.items() if (note := _note(name, one))]
-    reached = sum(one.cases > 0 for one in tally.operations.values())
     exact = sum(one.exact for one in tally.operations.values())
     shrinking = sum(one.shrinking for one in tally.operations.values())
     parts = [
         f"{tally.cases} cases in {_duration(tally.explore_seconds)} ({tally.rate:.1f}/s)",
-        f"{reached} of {len(tally.operations)} operations",
+        f"{_reached(tally)}",
         f"{exact} exact",
     ]
     if shrinking:
