@@ -23,6 +23,7 @@ from diffgdn.kernels import (  # noqa: E402
     tiles,
 )
 from diffgdn.kernels.device import INTERPRETED  # noqa: E402
+from diffgdn.kernels.recurrent_launch import is_aligned  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -345,6 +346,23 @@ def test_a_pool_past_two_to_the_31_elements_is_addressed_in_64_bits():
     expected, after, _ = x.truth(pool[3:].float(), [0], [0, 1])
     close(x.decode(pool, ints(3)), expected)
     close(pool[3], after[0])
+
+
+@pytest.mark.parametrize(
+    ("x", "aligned", "in_any_batch"),
+    [
+        (torch.zeros(2, 3, 8, dtype=BF16), True, True),
+        (torch.zeros(2, 3, 20, dtype=BF16), False, False),
+        (torch.zeros(2, 3, 20), True, True),
+        (torch.zeros(1, 1, 20, dtype=BF16), True, False),
+        (torch.zeros(2, 3, 16, dtype=BF16)[..., 8:], True, True),
+        (torch.zeros(2, 3, 16, dtype=BF16)[..., 4:12], False, False),
+    ],
+    ids=["rows of 16 bytes", "of 40", "of 80", "a single row of 40", "second half", "from the middle"],
+)
+def test_wide_loads_are_for_rows_that_all_start_on_16_bytes(x, aligned, in_any_batch):
+    assert is_aligned(x, whatever_the_sizes=False) == aligned
+    assert is_aligned(x, whatever_the_sizes=True) == in_any_batch
 
 
 @both
