@@ -18,7 +18,7 @@ L2NORM_EPS = 1e-6
 
 
 class Rounding(Protocol):
-    """What a computation does to a value at a named point where it may round. Each method returns a tensor of x's shape.
+    """What a computation does at the named points where it may round. Exact arithmetic returns values as they are.
 
     lead: leading dimensions that every lane gets, () or (samples,).
     """
@@ -29,16 +29,22 @@ class Rounding(Protocol):
         """x is written to memory, or handed to a matrix product, in the operand format."""
 
     def accumulate(self, x: Tensor) -> Tensor:
-        """x comes out of arithmetic in the accumulator format."""
+        """x comes out of one operation in the accumulator format."""
+
+    def function(self, x: Tensor) -> Tensor:
+        """x comes out of an elementary function (exp, log, sqrt, division) in the accumulator format."""
 
     def state(self, x: Tensor) -> Tensor:
         """x is the running state after a step."""
 
     def exponent(self, x: Tensor) -> Tensor:
-        """x is a cumulative or scaled log decay, about to be exponentiated."""
+        """x is a log decay, about to be exponentiated."""
 
-    def norm(self, x: Tensor) -> Tensor:
-        """x is the factor 1/|row| of an l2norm."""
+    def cumulative(self, x: Tensor) -> Tensor:
+        """The cumulative sum of log decays x [..., C, d] over C, each partial sum in the accumulator format."""
+
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        """a [..., M, K] @ b [..., K, N], summed in the accumulator format in any order."""
 
 
 class Exact:
@@ -49,7 +55,13 @@ class Exact:
     def operand(self, x: Tensor) -> Tensor:
         return x
 
-    accumulate = state = exponent = norm = operand
+    accumulate = function = state = exponent = operand
+
+    def cumulative(self, x: Tensor) -> Tensor:
+        return torch.cumsum(x, dim=-2)
+
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        return a @ b
 
 
 @dataclass(frozen=True)
@@ -84,18 +96,18 @@ def _gates(case: Case, data: dict[str, Tensor], rounding: Rounding) -> tuple[Ten
         g = data["g"].double().view(case.tokens, case.HV, width)
         return g.expand(*shape, width), data["beta"].double().expand(shape)
     a = data["a"].double().view(case.tokens, case.HV, width).expand(*shape, width)
-    rate = torch.exp(data["A_log"].double()).view(case.HV, 1)
+    rate = rounding.function(torch.exp(data["A_log"].double()).view(case.HV, 1).expand(*rounding.lead, 1, case.HV, 1))
     x = rounding.accumulate(a + data["dt_bias"].double().view(case.HV, width))
     if case.gates.lower_bound is not None:
         g = case.gates.lower_bound * torch.sigmoid(rounding.accumulate(rate * x))
     else:
         g = -rate * torch.logaddexp(x, torch.zeros_like(x))
-    return rounding.accumulate(g), rounding.accumulate(torch.sigmoid(data["b"].double().expand(shape)))
+    return rounding.function(g), rounding.function(torch.sigmoid(data["b"].double().expand(shape)))
 
 
 def _l2norm(x: Tensor, rounding: Rounding) -> Tensor:
-    factor = 1.0 / torch.sqrt((x * x).sum(-1, keepdim=True) + L2NORM_EPS)
-    return rounding.operand(x * rounding.norm(factor))
+    factor = rounding.function(1.0 / torch.sqrt(rounding.accumulate((x * x).sum(-1, keepdim=True)) + L2NORM_EPS))
+    return rounding.operand(x * factor)
 
 
 def make(case: Case, data: dict[str, Tensor], rounding: Rounding, device: torch.device | str = "cpu") -> Lanes:
