@@ -9,7 +9,7 @@ import triton.language as tl
 
 
 def inlined(function):
-    """A @triton.jit function for use inside kernels: itself, or, in the interpreter, the plain function under it.
+    """A @triton.jit function for use inside kernels: itself, or, interpreted, the plain function under it.
 
     The interpreter patches triton.language anew for each call of a jit function from another (0.2 ms); once,
     for the kernel, is enough.
@@ -33,7 +33,7 @@ def l2norm(b_x, AXIS: tl.constexpr):
 @inlined
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + exp(-x)), with the exponential of a number <= 0 only, so that neither side overflows or loses its digits."""
+    """1 / (1 + exp(-x)), with exponentials of numbers <= 0 only: neither side overflows or loses its digits."""
     e = tl.exp(-tl.abs(x))
     return tl.where(x < 0, e, 1.0) / (1.0 + e)
 
@@ -43,8 +43,8 @@ def sigmoid(x):
 def softplus(x, beta, threshold):
     """log(1 + exp(beta x)) / beta, and x itself where beta x is past the threshold.
 
-    log1p is formed as e * log(u) / (u - 1) with u = 1 + e rounded, which keeps its relative accuracy for tiny
-    e.
+    log1p is formed as e * log(u) / (u - 1) with u = 1 + e rounded, which keeps its relative accuracy
+    for tiny e.
     """
     bx = x * beta
     e = tl.exp(tl.minimum(bx, threshold))
@@ -64,7 +64,7 @@ def softplus_gate(x, A_log, beta, threshold):
 @inlined
 @triton.jit
 def bounded_gate(x, A_log, lower_bound):
-    """Natural log decay of the raw gate x = a + dt_bias with a lower bound: lower_bound * sigmoid(exp(A_log) * x)."""
+    """Natural log decay of the raw gate x = a + dt_bias, bounded: lower_bound * sigmoid(exp(A_log) * x)."""
     return lower_bound * sigmoid(tl.exp(A_log) * x)
 
 
@@ -77,8 +77,8 @@ INTERPRETED = tl.constexpr(not isinstance(sigmoid, triton.runtime.JITFunction))
 def dot(b_a, b_b):
     """b_a @ b_b accumulated in fp32; fp32 operands multiply in IEEE fp32, never tf32.
 
-    The interpreter multiplies bf16 operands as raw bits, so they are widened there; the products are the
-    same.
+    The interpreter multiplies bf16 operands as raw bits, so they are widened there; the products
+    are the same.
     """
     if INTERPRETED:
         b_a = b_a.to(tl.float32)
@@ -119,7 +119,7 @@ def round_to(b_x, dtype: tl.constexpr):
 @inlined
 @triton.jit
 def iota(N: tl.constexpr):
-    """0 .. N - 1. In the interpreter in 64 bits: it spends eight operations on checking each 32-bit sum or product."""
+    """0 .. N - 1; interpreted in 64 bits, for each 32-bit sum or product costs eight operations of checks."""
     i = tl.arange(0, N)
     if INTERPRETED:
         i = i.to(tl.int64)
