@@ -33,7 +33,7 @@ def l2norm(b_x, AXIS: tl.constexpr):
 @inlined
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + exp(-x)), with exponentials of numbers <= 0 only: neither side overflows or loses its digits."""
+    """1 / (1 + exp(-x)), with exponentials of numbers <= 0 only: neither side overflows or loses digits."""
     e = tl.exp(-tl.abs(x))
     return tl.where(x < 0, e, 1.0) / (1.0 + e)
 
