@@ -65,4 +65,4 @@ def chunk_table(cu_seqlens, tokens, chunk_size):
 def chunk_count(cu_seqlens, chunk_size):
     """The number of chunks of the whole batch. Reads cu_seqlens back: on a GPU, one synchronisation."""
     bounds = cu_seqlens.tolist()
-    return sum(triton.cdiv(end - start, chunk_size) for start, end in zip(bounds, bounds[1:]))
+    return sum(triton.cdiv(end - start, chunk_size) for start, end in zip(bounds, bounds[1:], strict=False))

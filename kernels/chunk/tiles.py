@@ -14,15 +14,15 @@ OVERRIDES: dict[str, dict[str, int]] = {}
 # state: all of K is in registers, 32 columns of V keep the accumulator at 64 registers a thread for K = 256.
 HALF = {
     "wy_gdn": {"BK": 64, "BV": 64, "num_warps": 4, "num_stages": 2},
-    "wy_kda": {"BK": 64, "BV": 64, "BC": 16, "LEAF": 4, "num_warps": 4, "num_stages": 2},
+    "wy_kda": {"BK": 64, "BV": 64, "BC": 16, "LEAF": 4, "num_warps": 8, "num_stages": 1},
     "state": {"BK": 256, "BV": 32, "num_warps": 4, "num_stages": 2},
     "output": {"BK": 64, "BV": 128, "num_warps": 4, "num_stages": 3},
 }
 # IEEE fp32 products run on the plain cores, with operands twice the size: small tiles keep them in registers.
 SINGLE = {
     "wy_gdn": {"BK": 32, "BV": 32, "num_warps": 4, "num_stages": 1},
-    "wy_kda": {"BK": 32, "BV": 32, "BC": 16, "LEAF": 4, "num_warps": 4, "num_stages": 1},
-    "state": {"BK": 256, "BV": 16, "num_warps": 4, "num_stages": 1},
+    "wy_kda": {"BK": 32, "BV": 32, "BC": 16, "LEAF": 4, "num_warps": 8, "num_stages": 1},
+    "state": {"BK": 256, "BV": 16, "num_warps": 8, "num_stages": 1},
     "output": {"BK": 32, "BV": 32, "num_warps": 4, "num_stages": 1},
 }
 # The interpreter pays for operations, not for elements.

@@ -28,7 +28,7 @@ def wy_kda_kernel(
     p_q, p_k, p_v, p_gc, p_beta, p_w, p_u, p_kg, p_qg, p_A, p_table,
     q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, b_b, b_t, b_h, T, HV, G,
     K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BC: tl.constexpr,
-    LEAF: tl.constexpr, RAW_BETA: tl.constexpr, UNIT: tl.constexpr,
+    LOG_BT: tl.constexpr, LOG_LEAF: tl.constexpr, RAW_BETA: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
     i_p = tl.program_id(0)
     i_c, i_hv = i_p // HV, i_p % HV
@@ -56,27 +56,26 @@ def wy_kda_kernel(
 
     b_L = tl.full([BT, BT], 0.0, tl.float32)
     b_A = tl.full([BT, BT], 0.0, tl.float32)
-    if BT > LEAF:
+    if LOG_BT > LOG_LEAF:
         for i_k in range(0, K, BK):
             m_tk = m_t[:, None] & (o_k + i_k < K)[None, :]
             b_q = tl.load(p_q + i_k + o_q, mask=m_tk, other=0).to(tl.float32)
             b_k = tl.load(p_k + i_k + o_kk, mask=m_tk, other=0).to(tl.float32)
             b_g = tl.load(p_gc + i_k + o_g, mask=m_tk, other=0)
-            for s in tl.static_range(0, 6):  # S = 1 << s
-                if (1 << s) >= LEAF and (2 << s) <= BT:
-                    o_s = o_t >> s
-                    late = o_s % 2 == 1  # in the second half of its block of 2S tokens
-                    middle = tl.minimum((o_s | 1) << s, rows - 1)
-                    b_m = tl.load(p_gc + i_k + (middle[:, None] * g_t + o_k[None, :]), mask=m_tk, other=0)
-                    # rows past the end: exp2(0)
-                    b_e = tl.exp2(tl.where(late[:, None], b_g - b_m, b_m - b_g))
-                    b_ke = round_to(b_k * b_e, dtype)
-                    b_kt = tl.trans(b_ke)
-                    quarter = late[:, None] & (o_s[:, None] == (o_s + 1)[None, :])
-                    b_L += tl.where(quarter, dot(b_ke, b_kt), 0.0)
-                    b_A += tl.where(quarter, dot(round_to(b_q * b_e, dtype), b_kt), 0.0)
+            for s in range(LOG_LEAF, LOG_BT):  # S = 1 << s
+                o_s = o_t >> s
+                late = o_s % 2 == 1  # in the second half of its block of 2S tokens
+                middle = tl.minimum((o_s | 1) << s, rows - 1)
+                b_m = tl.load(p_gc + i_k + (middle[:, None] * g_t + o_k[None, :]), mask=m_tk, other=0)
+                b_e = tl.exp2(tl.where(late[:, None], b_g - b_m, b_m - b_g))  # rows past the end: exp2(0)
+                b_ke = round_to(b_k * b_e, dtype)
+                b_kt = tl.trans(b_ke)
+                quarter = late[:, None] & (o_s[:, None] == (o_s + 1)[None, :])
+                b_L += tl.where(quarter, dot(b_ke, b_kt), 0.0)
+                b_A += tl.where(quarter, dot(round_to(b_q * b_e, dtype), b_kt), 0.0)
 
     # The blocks on the diagonal: [N, LEAF, LEAF], BC channels at a time.
+    LEAF: tl.constexpr = 1 << LOG_LEAF
     N: tl.constexpr = BT // LEAF
     o_r = iota(N)[:, None] * LEAF + iota(LEAF)[None, :]  # [N, LEAF] tokens
     o_r3 = o_r[:, :, None]
@@ -141,8 +140,11 @@ def wy_kda(q, k, v, gc, beta, table, chunk_size, *, raw_beta):
     u = torch.empty(B, T, HV, V, **new)
     A = torch.empty(B, T, HV, chunk_size, **new)
     strides, unit = in_units(q, k, v)
+    tiles = tile("wy_kda", k.dtype, chunk_size, K, V)
+    log_leaf = tiles.pop("LEAF").bit_length() - 1
     wy_kda_kernel[(table.shape[0] * HV,)](
         q, k, v, gc, beta, w, u, kg, qg, A, table, *strides, *beta.stride(), T, HV, HV // H,
-        K=K, V=V, BT=chunk_size, RAW_BETA=raw_beta, UNIT=unit, **tile("wy_kda", k.dtype, chunk_size, K, V),
+        K=K, V=V, BT=chunk_size, LOG_BT=chunk_size.bit_length() - 1, LOG_LEAF=log_leaf, RAW_BETA=raw_beta, UNIT=unit,
+        **tiles,
     )  # fmt: skip
     return w, kg, qg, u, A

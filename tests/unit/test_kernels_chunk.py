@@ -22,7 +22,7 @@ ROUNDINGS = {BF16: 0.04, FP16: 0.005, FP32: 1e-5}
 both = pytest.mark.parametrize("kda", [False, True], ids=["gdn", "kda"])
 
 
-# -- inputs ------------------------------------------------------------------------------------------------------------------
+# -- inputs ------------------------------------------------------------------------------------------------
 
 
 def draw(*shape, seed=0):
@@ -61,7 +61,7 @@ def extend(kda, q, k, v, g, beta, chunk_size=16, **options):
     return results[0], results[-1] if final else None, results[1] if boundary else None
 
 
-# -- the truth ---------------------------------------------------------------------------------------------------------------
+# -- the truth ---------------------------------------------------------------------------------------------
 
 
 def walk(S, q, k, v, g, beta, scale=None, l2norm=False):
@@ -105,7 +105,7 @@ def close(actual, expected, dtype=FP32):
     torch.testing.assert_close(actual.double(), expected.double(), rtol=ROUNDINGS[dtype], atol=ROUNDINGS[dtype] * size)
 
 
-# -- values ------------------------------------------------------------------------------------------------------------------
+# -- values ------------------------------------------------------------------------------------------------
 
 
 @both
@@ -226,7 +226,7 @@ def test_gates_and_beta_in_the_dtype_of_q(kda):
     close(final, expected_final, BF16)
 
 
-# -- gates -------------------------------------------------------------------------------------------------------------------
+# -- gates -------------------------------------------------------------------------------------------------
 
 
 @both
@@ -348,7 +348,7 @@ def test_kda_raw_beta():
     close(o[0], truth((q, k, v, g, raw.double().sigmoid()), [20])[0])
 
 
-# -- sequences ---------------------------------------------------------------------------------------------------------------
+# -- sequences ---------------------------------------------------------------------------------------------
 
 
 @both
@@ -453,7 +453,7 @@ def test_nothing_at_all(kda):
     assert (final == 0).all()
 
 
-# -- states ------------------------------------------------------------------------------------------------------------------
+# -- states ------------------------------------------------------------------------------------------------
 
 
 @both
@@ -595,7 +595,7 @@ def test_without_boundary_states_the_rest_is_the_same(kda):
     assert torch.equal(final, final_again)
 
 
-# -- memory ------------------------------------------------------------------------------------------------------------------
+# -- memory ------------------------------------------------------------------------------------------------
 
 
 @both
@@ -611,7 +611,7 @@ def test_strided_views_of_one_projection(kda, heads):
         row[..., 16 + H * K : 16 + 2 * H * K].unflatten(-1, (H, K)),
         row[..., 24 + 2 * H * K : 24 + 2 * H * K + HV * V].unflatten(-1, (HV, V)),
     ]
-    for view, x in zip(views, (q, k, v)):
+    for view, x in zip(views, (q, k, v), strict=True):
         view.copy_(x)
     if kda:
         wide = torch.full((1, T, HV + 1, 2 * K), float("nan"), device=DEVICE)
@@ -633,7 +633,7 @@ def test_a_dense_batch_whose_rows_lie_apart(kda):
     views = [x[::2, :18] for x in tensors]
     o, final, h = extend(kda, *views)
     expected = extend(kda, *(x.contiguous() for x in views))
-    for actual, wanted in zip((o, final, h), expected):
+    for actual, wanted in zip((o, final, h), expected, strict=True):
         assert torch.equal(actual, wanted)
 
 
@@ -645,7 +645,7 @@ def test_inputs_are_read_only(kda):
         kda, *tensors[:5], initial_state=draw(2, 2, 16, 16, seed=6), initial_state_indices=tensors[5], cu_seqlens=tensors[6],
         use_qk_l2norm_in_kernel=True,
     )  # fmt: skip
-    for x, copy in zip(tensors, copies):
+    for x, copy in zip(tensors, copies, strict=True):
         assert torch.equal(x, copy)
 
 
@@ -660,13 +660,13 @@ def test_indices_may_be_strided(kda):
     close(final, truth(tensors, [5, 7], start[[2, 0]])[1])
 
 
-# -- repetition --------------------------------------------------------------------------------------------------------------
+# -- repetition --------------------------------------------------------------------------------------------
 
 
 @both
 def test_the_same_call_twice_gives_the_same_bits(kda):
     tensors = inputs(kda, 40, dtype=BF16)
-    for first, second in zip(extend(kda, *tensors), extend(kda, *tensors)):
+    for first, second in zip(extend(kda, *tensors), extend(kda, *tensors), strict=True):
         assert torch.equal(first, second)
 
 
