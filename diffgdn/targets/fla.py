@@ -1,11 +1,13 @@
 """The released flash-linear-attention kernels (`fla-core`) as a target.
 
-fla takes dense states, one a sequence, and returns new ones: the adapter gathers them from the pool (zeros for
-index -1), and puts the final ones back where the operation writes the pool and the sequence is not empty.
-fla knows no padding tokens behind the last sequence: it is passed the real ones alone, and its output is filled
-up with zeros, which nothing compares. What fla takes differs between its versions (0.4 to 0.6) and is read from
-its own signatures, docstrings and checks. A refusal is something that fla says about itself; a wrong answer is
-a finding.
+fla takes dense states, one a sequence, and returns new ones: the adapter gathers them from the pool (zeros
+for index -1), and puts the final ones back where the operation writes the pool and the sequence is not empty.
+
+fla knows no padding tokens behind the last sequence: it is passed the real ones alone, and its output is
+filled up with zeros, which nothing compares.
+
+What fla takes differs between its versions (0.4 to 0.6) and is read from its own signatures, docstrings and
+checks. A refusal is something that fla says about itself; a wrong answer is a finding.
 """
 
 from __future__ import annotations
@@ -37,27 +39,29 @@ FUNCTIONS = {
 }
 # The option for states [V, K] instead of [K, V], by its names since 0.6 and before.
 V_FIRST = ("state_v_first", "transpose_state_layout")
-RAW = (
-    "use_gate_in_kernel",
-    "use_beta_sigmoid_in_kernel",
-)  # both are needed: our raw gates come with raw beta
+# Both are needed: raw gates come with raw beta.
+RAW = ("use_gate_in_kernel", "use_beta_sigmoid_in_kernel")
 SAFE_LOWER_BOUND = -5.0  # chunk_kda: "`lower_bound` must be in the safe range [-5, 0)"
 CONFIGURATIONS = 8  # at most: each one compiles every kernel anew, and fla's longest lists have 25 entries
 
 # chunk_gated_delta_rule and chunk_kda (files below fla/ops, as of 0.6.0).
-# Stored between stages in the dtype of k: A (gated_delta_rule/chunk_fwd.py: `torch.zeros(..., dtype=k.dtype)`;
-# kda/chunk_intra.py: Aqk, Akk), w and u (wy_fast.py: empty_like), h (common/chunk_delta_h.py: `k.new_empty`),
-# normalised q and k (../modules/norm/l2norm.py: `torch.empty_like(x)`).
+#
+# Stored between stages in the dtype of k: A (gated_delta_rule/chunk_fwd.py: `torch.zeros(...,
+# dtype=k.dtype)`; kda/chunk_intra.py: Aqk, Akk), w and u (wy_fast.py: empty_like), h
+# (common/chunk_delta_h.py: `k.new_empty`), normalised q and k (../modules/norm/l2norm.py: `empty_like(x)`).
+#
 # Cast to it as operands: the state (`b_h1.to(b_w.dtype)`), v_new (`b_v.to(k.dtype.element_ty)`), beta * k and
 # beta * v (wy_fast.py).
-# In fp32: gates and their sums (utils/cumsum.py: `output_dtype=torch.float`), accumulators, the running state,
-# the final state (`dtype=torch.float32`).
+#
+# In fp32: gates and their sums (utils/cumsum.py: `output_dtype=torch.float`), accumulators, the running
+# state, the final state (`dtype=torch.float32`).
+#
 # tf32: products of fp32 operands take tl.dot's default, and the merge of A's inverse asks for it by name
 # (SOLVE_TRIL_DOT_PRECISION), whatever the input dtype.
 CHUNK = Contract(operand="input", chunked=True, tf32=True)
-# fused_recurrent_gated_delta_rule and fused_recurrent_kda (fused_recurrent.py of either): every load is followed
-# by `.to(tl.float32)`, sums are tl.sum and not tl.dot, the state stays in registers as fp32 and the final state is
-# allocated as fp32.
+# fused_recurrent_gated_delta_rule and fused_recurrent_kda (fused_recurrent.py of either): every load is
+# followed by `.to(tl.float32)`, sums are tl.sum and not tl.dot, the state stays in registers as fp32 and the
+# final state is allocated as fp32.
 RECURRENT = Contract()
 
 
@@ -163,7 +167,7 @@ class Fla:
         if case.operation.is_chunked and case.chunk_size not in callee.chunk_sizes:
             return f"fla takes chunks of {', '.join(map(str, callee.chunk_sizes))} tokens"
         if case.boundary and "return_intermediate_states" not in callee.names:
-            return "fla does not return boundary states here"
+            return f"fla's {FUNCTIONS[case.op][1]} does not return boundary states"
         return self._refuses_gates(case, callee)
 
     def _refuses_gates(self, case: Case, callee: _Callee) -> str | None:
@@ -182,7 +186,7 @@ class Fla:
         callee = self._callees[case.op]
         v_first = callee.v_first is not None and case.config % 2 == 1
         given = _keywords(case, arguments, callee, v_first)
-        # Steps of 3.5 spread a few configurations over long lists, and pair either layout with odd and even entries.
+        # Steps of 3.5 spread few configurations over long lists, and give either layout odd and even entries.
         entry = 7 * case.config // 2
         # chunk_kda: "return_intermediate_states is only allowed in inference mode".
         mode = torch.inference_mode() if case.boundary else torch.no_grad()
@@ -242,7 +246,7 @@ def _keywords(case: Case, arguments: Arguments, callee: _Callee, v_first: bool) 
 
 
 def _real(case: Case, tensor: Tensor) -> Tensor:
-    """Tokens of sequences alone. A batch packed to [1, tokens, ...] may have padding tokens; others have none."""
+    """Tokens of sequences alone; only a batch packed to [1, tokens, ...] may have others."""
     return tensor[:, : case.total] if case.tail else tensor
 
 
@@ -269,7 +273,7 @@ def _gather(case: Case, arguments: Arguments, v_first: bool) -> Tensor | None:
 
 
 def _scatter(case: Case, arguments: Arguments, final: Tensor) -> None:
-    """Put final states [N, HV, V, K], rounded to the pool's dtype, into the slots of sequences that have tokens."""
+    """Put final states [N, HV, V, K], in the pool's dtype, into the slots of sequences that have tokens."""
     pool, slots = arguments["state"], _slots(case)
     rows = [
         n for n, (slot, length) in enumerate(zip(slots, case.lens, strict=True)) if slot >= 0 and length > 0

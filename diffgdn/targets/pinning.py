@@ -1,6 +1,6 @@
-"""A foreign kernel's autotuning, pinned: a configuration of its own list, by number, and nothing is benchmarked.
+"""A foreign kernel's autotuning, pinned: a configuration from its own list by number, never a benchmark.
 
-Benchmarking inside a fuzz loop costs seconds per shape, makes a run depend on the load of the machine, and hides
+Benchmarking inside a fuzz loop costs seconds per shape, makes a run depend on the machine's load, and hides
 which configuration failed. Objects are recognised by their parts (configs, cache, run), so that subclasses of
 triton.runtime.autotuner.Autotuner count, and wrappers such as Heuristics are looked through by their `fn`.
 """
@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from types import CodeType, ModuleType
 from typing import Any
 
-# What triton.runtime.autotuner.Autotuner itself (its `_bench`) takes as "this configuration does not fit this call":
-# such an entry would never have been chosen, so that its failing says nothing about the kernel.
+# What triton.runtime.autotuner.Autotuner itself (its `_bench`) takes as "this configuration does not fit this
+# call": such an entry would never have been chosen, so that its failing says nothing about the kernel.
 UNFIT = frozenset({"OutOfResources", "CompileTimeAssertionFailure", "PTXASError"})
 WRAPPERS = 8  # decorators around one kernel, at most
 
@@ -52,8 +52,8 @@ def loaded(package: str) -> list[Any]:
 def reachable(function: Callable[..., Any], package: str) -> list[Any]:
     """Autotuners that a function's code leads to through functions and classes of its package.
 
-    Read from the names in compiled code, without a call: what a call launches is among them. `backward` methods
-    are left out.
+    Read from the names in compiled code, without a call: what a call launches is among them. Methods named
+    `backward` are left out.
     """
     found: dict[int, Any] = {}
     seen: set[int] = set()
@@ -92,10 +92,10 @@ def _names(code: CodeType) -> Iterator[str]:
 
 @contextmanager
 def pinned(tuners: Iterable[Any], entry: int) -> Iterator[None]:
-    """While active, every autotuner launches entry `entry` (modulo the length) of its list, and benchmarks nothing.
+    """While active, autotuners launch entry `entry`, modulo the length of their list, without benchmarks.
 
-    Entries that the tuner's own early pruning takes out for a call do not count. One that does not fit the device
-    (see UNFIT) gives way to the next, as it would under autotuning.
+    Entries that the tuner's own early pruning takes out for a call do not count. One that does not fit the
+    device (see UNFIT) gives way to the next, as it would under autotuning.
     """
     changed = [(tuner, tuner.configs, vars(tuner).get("run")) for tuner in tuners]
     for tuner, configs, _ in changed:
