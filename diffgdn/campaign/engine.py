@@ -239,7 +239,7 @@ class _Campaign:
         if isinstance(task, tasks.Explore):
             self.ledger.release(worker)
             assert self.rotation is not None
-            self.rotation.done(task, done.cases)
+            self.rotation.done(task, done.cases, done.findings > 0)
             if done.error is not None:
                 self._error(task.operation, done.error)
         elif isinstance(task, tasks.RunCase):

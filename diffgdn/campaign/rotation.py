@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from diffgdn.campaign.tasks import Explore, Key, derive_seed
@@ -39,6 +40,7 @@ class Rotation:
         self._deadline: float | None = None
         self._shrink_until: float | None = None
         self._batches = dict.fromkeys(self._queue, 0)
+        self._again: list[Explore] = []
         self._barren = dict.fromkeys(self._queue, 0)
 
     def start(self, max_time: float | None, grace: float) -> None:
@@ -61,8 +63,16 @@ class Rotation:
         return self._shrink_until
 
     def next(self, known: frozenset[Key]) -> Explore | None:
-        """The next batch; None if there is none now."""
-        if not self._queue or self.out_of_time or self._left == 0:
+        """The next batch; None if there is none now.
+
+        The first batch of an operation does not shrink, or a few findings would keep all workers from reaching
+        the other operations. One that failed is run again, from the same seed, when all have had theirs.
+        """
+        if self.out_of_time:
+            return None
+        if self._again and (self._left == 0 or all(self._batches[operation] for operation in self._queue)):
+            return replace(self._again.pop(0), known=known)
+        if not self._queue or self._left == 0:
             return None
         operation = self._queue.pop(0)
         self._queue.append(operation)
@@ -81,10 +91,15 @@ class Rotation:
             shrink_until=self._shrink_until,
             known=known,
             menu=self._menu,
+            shrink=number > 0,
         )
 
-    def done(self, task: Explore, cases: int) -> None:
-        """A batch has ended, or its worker has; cases: how many it ran."""
+    def done(self, task: Explore, cases: int, failed: bool = False) -> None:
+        """A batch has ended, or its worker has. cases: how many it ran; failed: in a new way."""
+        if task.again:
+            return
+        if failed and not task.shrink:
+            self._again.append(replace(task, shrink=True, again=True))
         if self._left is not None:
             self._left += max(0, task.cases - cases)
         if task.operation in self._barren and not self.out_of_time:
@@ -97,4 +112,5 @@ class Rotation:
         if operation not in self._queue:
             return False
         self._queue.remove(operation)
+        self._again = [task for task in self._again if task.operation != operation]
         return True

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
-import time
 import traceback
-from collections import OrderedDict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,21 +11,18 @@ from typing import TYPE_CHECKING
 import torch
 from hypothesis.strategies import SearchStrategy
 
-from diffgdn import corpus, execute, localize, repro, shrink, strategies, targets
+from diffgdn import corpus, execute, localize, repro, strategies, targets
 from diffgdn.campaign import tasks
+from diffgdn.campaign.batch import Batch, Passed, case_run
 from diffgdn.campaign.worker import CurrentCase, Setup, say
 from diffgdn.case import Case
 from diffgdn.checks import CheckFailure, KernelCrashed, KernelHung
 from diffgdn.corpus import Finding
-from diffgdn.events import CaseRun
 from diffgdn.execute import Verdict
 from diffgdn.targets import Target
 
 if TYPE_CHECKING:
     from diffgdn.strategies import Menu
-
-FAMILIAR = 5  # examples of a batch that may well have been run before: the simplest ones come first in each
-REMEMBERED = 5000  # passing cases a worker remembers: every batch begins with the simplest ones again
 
 
 class SetupError(Exception):
@@ -44,7 +37,7 @@ class Session:
         self._setup, self._pipe, self._current = setup, pipe, current
         self._targets: dict[str, Target] = {}
         self._strategies: dict[str, SearchStrategy[Case]] = {}
-        self._passed: OrderedDict[str, Verdict] = OrderedDict()
+        self._passed = Passed()
         if setup.lane == "gpu" and not torch.cuda.is_available():
             raise SetupError("lane gpu: torch finds no usable GPU")
         self._device = torch.cuda.get_device_name() if setup.lane == "gpu" else "cpu"
@@ -116,7 +109,7 @@ class Session:
 
     def _run_case(self, task: tasks.RunCase) -> tasks.Done:
         verdict = self._run(task.case, self.target(task.target))
-        self._pipe.send(_case_run(verdict, task.phase))
+        self._pipe.send(case_run(verdict, task.phase))
         failure = verdict.failure
         if failure is not None and task.finding is None and not task.picture:
             self._pipe.send(tasks.Failed(self._finding(task.case, failure), shrinks=False))
@@ -141,74 +134,24 @@ class Session:
     def _explore(self, task: tasks.Explore) -> tasks.Done:
         assert self._setup.target is not None
         target = self.target(self._setup.target)
-        known = set(task.known)
-        announced: dict[type[CheckFailure], tuple[Finding, float]] = {}
-        finished: set[type[CheckFailure]] = set()
-        explored, shrinking = 0, False
-
-        def run(case: Case) -> Verdict:
-            nonlocal explored, shrinking
-            self._listen(known)
-            if case.id in self._passed:
-                return self._passed[case.id]
-            verdict = self._run(case, target)
-            failure = verdict.failure
-            repeated = failure is not None and (case.op, failure.kind, failure.tensor) in known
-            explored += not shrinking
-            self._pipe.send(_case_run(verdict, "explore", shrinking, repeated))
-            if failure is not None and not repeated and type(failure) not in finished:
-                shrinking = True
-                if type(failure) not in announced:
-                    announced[type(failure)] = self._finding(case, failure), time.monotonic()
-                    self._pipe.send(tasks.Failed(announced[type(failure)][0], shrinks=True))
-            if failure is None or repeated:
-                # a known failure counts as passing: exploration goes past it, and a shrink cannot slip into
-                # it
-                verdict = dataclasses.replace(verdict, failure=None, comparison=None)
-                self._remember(case, verdict)
-            return verdict
-
-        def clock() -> float:
-            """Ends the search, by being late, when the cases are used up, and shrinks when theirs is up."""
-            now = time.monotonic()
-            late = (
-                explored >= task.cases
-                if not shrinking
-                else task.shrink_until is not None and now >= task.shrink_until
-            )
-            return math.inf if late else now
-
-        def shrunk(found: shrink.Found) -> None:
-            nonlocal shrinking
-            shrinking = False
-            finished.add(type(found.failure))
-            first, since = announced[type(found.failure)]
-            smaller = self._finding(found.case, found.failure, found.unshrunk)
-            self._pipe.send(tasks.Shrunk(first, smaller, time.monotonic() - since))
-
-        shrink.find(
-            self._strategy(task.operation, target, task.menu),
-            run,
-            max_examples=task.cases + FAMILIAR,
-            seed=task.seed,
-            max_shrink_seconds=task.shrink_seconds,
-            deadline=math.inf if task.deadline is None else task.deadline,
-            clock=clock,
-            on_shrunk=shrunk,
+        batch = Batch(
+            task=task,
+            run=lambda case: self._run(case, target),
+            send=self._pipe.send,
+            listen=self._listen,
+            finding=self._finding,
+            passed=self._passed,
         )
-        return tasks.Done(cases=explored)
+        return batch.search(self._strategy(task.operation, target, task.menu))
 
-    def _remember(self, case: Case, verdict: Verdict) -> None:
-        self._passed[case.id] = verdict
-        if len(self._passed) > REMEMBERED:
-            self._passed.popitem(last=False)
-
-    def _listen(self, known: set[tasks.Key]) -> None:
-        """Take in what other workers have found meanwhile."""
+    def _listen(self) -> set[tasks.Key]:
+        """What other workers have found meanwhile."""
+        keys = set()
         while self._pipe.poll():
             message = self._pipe.recv()
             if isinstance(message, tasks.Known):
-                known.add(message.key)
+                keys.add(message.key)
+        return keys
 
     def _strategy(self, operation: str, target: Target, menu: Menu | None) -> SearchStrategy[Case]:
         """Of the one menu that a campaign has; made once, as that takes Hypothesis a while."""
@@ -237,21 +180,6 @@ class Session:
             found=corpus.today(),
             unshrunk=None if unshrunk == case else unshrunk,
         )
-
-
-def _case_run(verdict: Verdict, phase: str, shrinking: bool = False, repeated: bool = False) -> CaseRun:
-    failure = verdict.failure
-    return CaseRun(
-        operation=verdict.case.op,
-        phase=phase,
-        seconds=sum(verdict.seconds.values()),
-        share=max(verdict.shares.values(), default=None),
-        exact=verdict.exact,
-        failure=None if failure is None else failure.kind,
-        refused=verdict.refused,
-        shrinking=shrinking,
-        repeated=repeated,
-    )
 
 
 def _picture(verdict: Verdict) -> str | None:

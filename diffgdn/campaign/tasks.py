@@ -42,7 +42,8 @@ class Explore(Task):
 
     cases: how many to run at most; those of shrinks do not count. deadline: when to stop generating;
     shrink_until: when to stop shrinking; both on time.monotonic, which on Linux all processes share.
-    shrink_seconds: for one shrink.
+    shrink_seconds: for one shrink. shrink: False tells of failures and goes on. again: a batch that was run
+    so, and failed, now to be shrunk.
     """
 
     operation: str
@@ -53,6 +54,8 @@ class Explore(Task):
     shrink_until: float | None = None
     known: frozenset[Key] = frozenset()
     menu: Any = None  # strategies.Menu
+    shrink: bool = True
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,13 +128,14 @@ class Shrunk:
 
 @dataclass(frozen=True)
 class Done:
-    """A task is finished. cases: explored ones. failure: of a RunCase, `CheckFailure.to_json()`; `text`: its
-    picture.
+    """A task is finished.
 
-    error: the machinery, not a kernel, went wrong; one line.
+    cases: explored ones; findings: among them. failure: of a RunCase, `CheckFailure.to_json()`; text: its
+    picture. error: the machinery, not a kernel, went wrong; one line.
     """
 
     cases: int = 0
+    findings: int = 0
     seconds: float = 0.0
     failure: Mapping[str, Any] | None = None
     refused: str | None = None

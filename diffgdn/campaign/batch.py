@@ -1,0 +1,134 @@
+"""One batch of cases of one operation: generated, run, told of, and shrunk where one fails in a new way."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis.strategies import SearchStrategy
+
+from diffgdn import shrink
+from diffgdn.campaign import tasks
+from diffgdn.case import Case
+from diffgdn.checks import CheckFailure
+from diffgdn.corpus import Finding
+from diffgdn.events import CaseRun
+from diffgdn.execute import Verdict
+
+FAMILIAR = 5  # examples of a batch that may have been run before: the simplest ones come first in each
+REMEMBERED = 5000
+
+
+class Passed:
+    """Verdicts on the latest cases that passed: every batch begins with the simplest cases again."""
+
+    def __init__(self) -> None:
+        self._verdicts: OrderedDict[str, Verdict] = OrderedDict()
+
+    def get(self, case: Case) -> Verdict | None:
+        return self._verdicts.get(case.id)
+
+    def add(self, verdict: Verdict) -> None:
+        self._verdicts[verdict.case.id] = verdict
+        if len(self._verdicts) > REMEMBERED:
+            self._verdicts.popitem(last=False)
+
+
+class Batch:
+    """A search that lets a known failure pass, so that exploration goes past it and no shrink slips into it.
+
+    run: gives the verdict on a case. send: takes events and answers for the campaign. listen: gives what other
+    workers have found since it was last asked. finding: makes one of a case, its failure and the case it was
+    first seen on.
+    """
+
+    def __init__(
+        self,
+        task: tasks.Explore,
+        run: Callable[[Case], Verdict],
+        send: Callable[[Any], None],
+        listen: Callable[[], set[tasks.Key]],
+        finding: Callable[[Case, CheckFailure, Case | None], Finding],
+        passed: Passed,
+    ) -> None:
+        self._task, self._run, self._send, self._listen = task, run, send, listen
+        self._finding, self._passed = finding, passed
+        self._known = set(task.known)
+        self._announced: dict[str, tuple[Finding, float]] = {}  # by kind, with the time
+        self._finished: set[str] = set()  # kinds
+        self._explored = 0
+        self._shrinking = task.again
+
+    def search(self, strategy: SearchStrategy[Case]) -> tasks.Done:
+        task = self._task
+        shrink.find(
+            strategy,
+            self._answer,
+            max_examples=task.cases + FAMILIAR,
+            seed=task.seed,
+            max_shrink_seconds=task.shrink_seconds,
+            deadline=math.inf if task.deadline is None else task.deadline,
+            clock=self._clock,
+            on_shrunk=self._shrunk,
+        )
+        return tasks.Done(cases=self._explored, findings=len(self._announced))
+
+    def _answer(self, case: Case) -> Verdict:
+        self._known |= self._listen()
+        before = self._passed.get(case)
+        if before is not None:
+            return before
+        verdict = self._run(case)
+        failure = verdict.failure
+        known = failure is not None and (case.op, failure.kind, failure.tensor) in self._known
+        self._explored += not self._shrinking
+        self._send(case_run(verdict, "explore", self._shrinking, known))
+        if failure is None:
+            self._passed.add(verdict)
+        elif not known and failure.kind not in self._finished:
+            self._announce(case, failure)
+            if self._task.shrink:
+                self._shrinking = True
+                return verdict
+        return dataclasses.replace(verdict, failure=None, comparison=None)
+
+    def _announce(self, case: Case, failure: CheckFailure) -> None:
+        if failure.kind not in self._announced:
+            finding = self._finding(case, failure, None)
+            self._announced[failure.kind] = finding, time.monotonic()
+            self._send(tasks.Failed(finding, self._task.shrink))
+
+    def _shrunk(self, found: shrink.Found) -> None:
+        kind = found.failure.kind
+        self._finished.add(kind)
+        self._shrinking = self._task.again
+        first, since = self._announced[kind]
+        smaller = self._finding(found.case, found.failure, found.unshrunk)
+        self._send(tasks.Shrunk(first, smaller, time.monotonic() - since))
+
+    def _clock(self) -> float:
+        """Ends the search, by being late, when the cases are used up; a shrink, when all shrinks must end."""
+        now, until = time.monotonic(), self._task.shrink_until
+        if self._shrinking:
+            return math.inf if until is not None and now >= until else now
+        return math.inf if self._explored >= self._task.cases else now
+
+
+def case_run(verdict: Verdict, phase: str, shrinking: bool = False, repeated: bool = False) -> CaseRun:
+    """The event that tells of a verdict."""
+    failure = verdict.failure
+    return CaseRun(
+        operation=verdict.case.op,
+        phase=phase,
+        seconds=sum(verdict.seconds.values()),
+        share=max(verdict.shares.values(), default=None),
+        exact=verdict.exact,
+        failure=None if failure is None else failure.kind,
+        refused=verdict.refused,
+        shrinking=shrinking,
+        repeated=repeated,
+    )
