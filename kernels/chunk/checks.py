@@ -6,9 +6,21 @@ CHUNK_SIZES = (16, 32, 64)
 
 
 def check_shared(
-    q, v, tensors, *, scale, initial_state, indices, cu_seqlens, chunk_size, layout, flags, inplace_update, validate
+    q,
+    v,
+    tensors,
+    *,
+    scale,
+    initial_state,
+    indices,
+    cu_seqlens,
+    chunk_size,
+    layout,
+    flags,
+    inplace_update,
+    validate,
 ):
-    """Everything but q, k, v, the gates and beta themselves; `tensors` and `flags` by name. Returns the scale."""
+    """Everything but q, k, v, gates and beta; `tensors` and `flags` by name. Returns the scale."""
     B, T, _, K = q.shape
     HV, V = v.shape[2:]
     for name, value in flags.items():
@@ -21,10 +33,14 @@ def check_shared(
     if cu_seqlens is not None:
         N = check.sequence_bounds(cu_seqlens)
         if B != 1:
-            raise check.wrong_value("q", "batch size B = 1 with cu_seqlens (sequences end to end)", f"B = {B}")
+            raise check.wrong_value(
+                "q", "batch size B = 1 with cu_seqlens (sequences end to end)", f"B = {B}"
+            )
     written = initial_state is not None and inplace_update
     if initial_state is not None:
-        check.states("initial_state", initial_state, N if indices is None else None, HV, V, K, layout, written)
+        check.states(
+            "initial_state", initial_state, N if indices is None else None, HV, V, K, layout, written
+        )
     if indices is not None:
         check.indices("initial_state_indices", indices, N)
     check.one_device(
@@ -34,5 +50,7 @@ def check_shared(
         if cu_seqlens is not None:
             check.values_of_cu_seqlens(cu_seqlens, T)
         if initial_state is not None and indices is not None:
-            check.values_of_indices("initial_state_indices", indices, initial_state.shape[0], written, "initial_state")
+            check.values_of_indices(
+                "initial_state_indices", indices, initial_state.shape[0], written, "initial_state"
+            )
     return scale

@@ -1,4 +1,4 @@
-"""Gates of a chunk: the natural log decay, scaled to log2 and summed from the chunk's start; kda's stage that stores it.
+"""Gates of a chunk: the natural log decay, scaled to log2 and summed from the chunk's start.
 
 After this everything is in log2 units: exp2 is the one exponential of the chunk kernels.
 """
@@ -12,8 +12,8 @@ from .strides import in_units
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
-# exp(-150) is zero in fp32 and leaves nothing of any fp32 state. A stronger gate means the same and would only cost the
-# running sum its digits (or, at -inf, turn differences of sums into NaN).
+# exp(-150) is zero in fp32 and leaves nothing of any fp32 state. A stronger gate means the same and would
+# only cost the running sum its digits (or, at -inf, turn differences of sums into NaN).
 STRONGEST = tl.constexpr(-150.0)
 
 cumsum_along = inlined(tl.cumsum)
@@ -58,13 +58,14 @@ def kda_gate_kernel(
 
 
 def kda_gates(g, A_log, dt_bias, lower_bound, table, chunk_size):
-    """g [B, T, HV, K], natural log decay or (with A_log) raw -> its cumulative sums in log2 units, fp32 [B, T, HV, K]."""
+    """Stage, kda: the cumulative sums of g [B, T, HV, K], log decay or (with A_log) raw, as fp32 log2."""
     B, T, HV, K = g.shape
     gc = torch.empty(B, T, HV, K, dtype=torch.float32, device=g.device)
     strides, unit = in_units(g)
     kda_gate_kernel[(table.shape[0] * HV,)](
         g, A_log, dt_bias, gc, table, *strides, T, HV, 0.0 if lower_bound is None else lower_bound,
         K=K, BT=chunk_size, BK=triton.next_power_of_2(K),
-        RAW=A_log is not None, BIAS=dt_bias is not None, BOUNDED=lower_bound is not None, UNIT=unit, num_warps=4,
+        RAW=A_log is not None, BIAS=dt_bias is not None, BOUNDED=lower_bound is not None, UNIT=unit,
+        num_warps=4,
     )  # fmt: skip
     return gc

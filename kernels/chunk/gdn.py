@@ -8,31 +8,35 @@ from .pipeline import run
 
 
 def chunk_gated_delta_rule(
-    q, k, v, g, beta, scale=None, initial_state=None, initial_state_indices=None, cu_seqlens=None, head_first=False,
-    use_qk_l2norm_in_kernel=False, inplace_update=True, *, output_final_state=False, output_boundary_states=True,
-    chunk_size=64, layout="vk", batch_invariant=False, validate=None,
+    q, k, v, g, beta, scale=None, initial_state=None, initial_state_indices=None, cu_seqlens=None,
+    head_first=False, use_qk_l2norm_in_kernel=False, inplace_update=True, *, output_final_state=False,
+    output_boundary_states=True, chunk_size=64, layout="vk", batch_invariant=False, validate=None,
 ):  # fmt: skip
-    """Gated delta rule (GDN) over whole sequences, by chunks: S <- exp(g) S; S <- S + beta (v - S k) k^T; o = scale S q.
+    """Gated delta rule (GDN) over whole sequences, chunk by chunk.
 
-    Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; with cu_seqlens [N + 1] B is 1 and T all
-    tokens, without it N = B. Any strides, the last dimension contiguous. g [B, T, HV] is the natural log of the decay, zero
-    or less; beta [B, T, HV]. scale: None for K^-0.5.
-    Dtypes: q, k, v one of bf16, fp16, fp32; g and beta that or fp32; initial_state any of the three.
+    S <- exp(g) S; S <- S + beta (v - S k) k^T; o = scale S q.
 
-    initial_state: the pool [slots, HV, V, K], a view with any leading strides, where initial_state_indices [N] names each
-    sequence's slot; without indices [N, HV, V, K], one row a sequence; None for zero states. Unless inplace_update is False,
-    the final state of each sequence is written there. A negative index is padding: it starts from a zero state and writes
-    none. An empty sequence's slot stays as it is.
+    Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; with cu_seqlens [N + 1] B is
+    1 and T all tokens, without it N = B. Any strides, the last dimension contiguous. g [B, T, HV] is the
+    natural log of the decay, zero or less; beta [B, T, HV]. scale: None for K^-0.5. Dtypes: q, k, v one of
+    bf16, fp16, fp32; g and beta that or fp32; initial_state any of the three.
+
+    initial_state: the pool [slots, HV, V, K], a view with any leading strides, where initial_state_indices
+    [N] names each sequence's slot; without indices [N, HV, V, K], one row a sequence; None for zero states.
+    Unless inplace_update is False, the final state of each sequence is written there. A negative index is
+    padding: it starts from a zero state and writes none. An empty sequence's slot stays as it is.
     use_qk_l2norm_in_kernel: q and k are first divided by sqrt(sum(x^2) + 1e-6) and rounded to their dtype.
-    output_boundary_states: also return the state before each chunk of chunk_size (16, 32 or 64) tokens. With cu_seqlens on
-    a GPU their number has to be read back: one synchronisation. Without them there is none.
-    layout: "kv" for state tensors [.., HV, K, V]. batch_invariant: accepted; a sequence's bits never depend on its batch here.
-    validate: check the values of cu_seqlens and initial_state_indices (None: on CPU only). head_first must be False.
+    output_boundary_states: also return the state before each chunk of chunk_size (16, 32 or 64) tokens.
+    With cu_seqlens on a GPU their number has to be read back: one synchronisation. Without them there is
+    none. layout: "kv" for state tensors [.., HV, K, V]. batch_invariant: accepted; a sequence's bits never
+    depend on its batch here. validate: check the values of cu_seqlens and initial_state_indices (None: on
+    CPU only). head_first must be False.
 
-    Returns (o, final_state, h): o [B, T, HV, V] in q's dtype, zero past cu_seqlens[-1]; final_state [N, HV, V, K] in
-    initial_state's dtype (fp32 without one) if output_final_state, else None; h in k's dtype, [1, NT, HV, V, K] sequence by
-    sequence and chunk by chunk, [B, cdiv(T, chunk_size), HV, V, K] without cu_seqlens, or None.
-    Raises ValueError or TypeError, before anything is written, for arguments that do not fit together.
+    Returns (o, final_state, h): o [B, T, HV, V] in q's dtype, zero past cu_seqlens[-1]; final_state [N, HV,
+    V, K] in initial_state's dtype (fp32 without one) if output_final_state, else None; h in k's dtype, [1,
+    NT, HV, V, K] sequence by sequence and chunk by chunk, [B, cdiv(T, chunk_size), HV, V, K] without
+    cu_seqlens, or None. Raises ValueError or TypeError, before anything is written, for arguments that do
+    not fit together.
     """
     B, T, _, HV, _, _ = check.qkv(q, k, v)
     check.per_token("g", g, "[B, T, HV]", (B, T, HV), (torch.float32, q.dtype))
@@ -50,7 +54,8 @@ def chunk_gated_delta_rule(
         inplace_update=inplace_update, validate=validate,
     )  # fmt: skip
     return run(
-        q, k, v, g, beta, scale=scale, initial_state=initial_state, indices=initial_state_indices, cu_seqlens=cu_seqlens,
+        q, k, v, g, beta, scale=scale, initial_state=initial_state, indices=initial_state_indices,
+        cu_seqlens=cu_seqlens,
         l2norm=use_qk_l2norm_in_kernel, inplace_update=inplace_update, output_final_state=output_final_state,
         boundary_states=output_boundary_states, chunk_size=chunk_size, layout=layout,
     )  # fmt: skip

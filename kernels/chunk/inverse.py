@@ -1,8 +1,9 @@
 """The inverse of a chunk's unit lower triangular matrix, in fp32, by substitution on blocks of doubling size.
 
-For a lower triangular matrix cut in four, inv([[A, 0], [P, C]]) = [[inv(A), 0], [-inv(C) P inv(A), inv(C)]]. Starting from the
-diagonal (whose inverse is itself) and doubling, each step uses true inverses only. A series in powers of the matrix would need
-fewer products, and loses all accuracy for near-parallel keys, where the powers grow and cancel.
+For a lower triangular matrix cut in four, inv([[A, 0], [P, C]]) = [[inv(A), 0], [-inv(C) P inv(A),
+inv(C)]]. Starting from the diagonal (whose inverse is itself) and doubling, each step uses true inverses
+only. A series in powers of the matrix would need fewer products, and loses all accuracy for near-parallel
+keys, where the powers grow and cancel.
 """
 
 import triton
@@ -28,7 +29,7 @@ def diagonal_blocks(b_L, BT: tl.constexpr, S: tl.constexpr):
 @inlined
 @triton.jit
 def merge(b_X, b_L, BT: tl.constexpr, S: tl.constexpr):
-    """From the inverses b_X [BT // S, S, S] of the diagonal blocks of I + b_L to those of the blocks twice as large."""
+    """From the inverses b_X [BT // S, S, S] of the diagonal blocks of I + b_L to those of twice the size."""
     N: tl.constexpr = BT // (2 * S)
     b_A, b_C = tl.split(tl.permute(tl.reshape(b_X, [N, 2, S, S]), (0, 2, 3, 1)))  # [N, S, S]
     b_P = tl.permute(tl.reshape(diagonal_blocks(b_L, BT, 2 * S), [N, 2, S, 2, S]), (0, 2, 4, 1, 3))
@@ -39,7 +40,9 @@ def merge(b_X, b_L, BT: tl.constexpr, S: tl.constexpr):
         b_B = tl.reshape(-b_B, [1, S, S])
     else:
         b_B = -dot(dot(b_C, b_P), b_A)
-    b_top = tl.reshape(tl.permute(tl.join(b_A, tl.full([N, S, S], 0.0, tl.float32)), (0, 1, 3, 2)), [N, S, 2 * S])
+    b_top = tl.reshape(
+        tl.permute(tl.join(b_A, tl.full([N, S, S], 0.0, tl.float32)), (0, 1, 3, 2)), [N, S, 2 * S]
+    )
     b_low = tl.reshape(tl.permute(tl.join(b_B, b_C), (0, 1, 3, 2)), [N, S, 2 * S])
     return tl.reshape(tl.permute(tl.join(b_top, b_low), (0, 3, 1, 2)), [N, 2 * S, 2 * S])
 
@@ -54,7 +57,8 @@ def invert(b_L, BT: tl.constexpr):
         b_D = b_L
     else:
         b_D = diagonal_blocks(b_L, BT, 16)  # [BT // 16, 16, 16]
-    # Within the 16 x 16 blocks a step works on whole blocks: its mask takes the lower left quarters of the [2S, 2S] blocks.
+    # Within the 16 x 16 blocks a step works on whole blocks: its mask takes the lower left quarters of the
+    # [2S, 2S] blocks.
     b_X = tl.where(i == j, 1.0, 0.0) - tl.where(((i >> 1) == (j >> 1)) & (i > j), b_D, 0.0)
     for s in tl.static_range(1, 4):
         lower_left = ((i >> (s + 1)) == (j >> (s + 1))) & ((i >> s) > (j >> s))

@@ -8,31 +8,33 @@ from .pipeline import run
 
 
 def chunk_kda(
-    q, k, v, g, beta, scale=None, initial_state=None, initial_state_indices=None, use_qk_l2norm_in_kernel=False,
-    cu_seqlens=None, A_log=None, dt_bias=None, lower_bound=None, output_intermediate_states=False, track_state=None,
-    track_chunk_idx=None, beta_is_raw=False, chunk_indices=None, chunk_offsets=None, *, inplace_update=True,
-    output_final_state=False, chunk_size=64, layout="vk", batch_invariant=False, validate=None,
+    q, k, v, g, beta, scale=None, initial_state=None, initial_state_indices=None,
+    use_qk_l2norm_in_kernel=False, cu_seqlens=None, A_log=None, dt_bias=None, lower_bound=None,
+    output_intermediate_states=False, track_state=None, track_chunk_idx=None, beta_is_raw=False,
+    chunk_indices=None, chunk_offsets=None, *, inplace_update=True, output_final_state=False, chunk_size=64,
+    layout="vk", batch_invariant=False, validate=None,
 ):  # fmt: skip
-    """Kimi delta attention (KDA) over whole sequences, by chunks: as chunk_gated_delta_rule with g [B, T, HV, K].
+    """Kimi delta attention (KDA) over whole sequences: chunk_gated_delta_rule with g [B, T, HV, K].
 
     Shapes, dtypes, the pool and the other arguments are those of chunk_gated_delta_rule, save:
     g [B, T, HV, K] is the natural log of the decay, or with A_log the raw gate, in fp32 throughout:
-    g = -exp(A_log) * softplus(g + dt_bias), with lower_bound g = lower_bound * sigmoid(exp(A_log) * (g + dt_bias)).
-    A_log: HV elements of any shape, fp32; dt_bias: HV * K elements in fp32 or q's dtype, or None for zeros.
-    beta_is_raw: beta is sigmoid(beta).
-    output_intermediate_states: also return the state before each chunk.
-    chunk_indices, chunk_offsets: accepted and not used, the chunk table is made from cu_seqlens on the device.
-    track_state, track_chunk_idx: not supported, must be None.
+    g = -exp(A_log) * softplus(g + dt_bias), with lower_bound g = lower_bound * sigmoid(exp(A_log) * (g +
+    dt_bias)). A_log: HV elements of any shape, fp32; dt_bias: HV * K elements in fp32 or q's dtype, or None
+    for zeros. beta_is_raw: beta is sigmoid(beta). output_intermediate_states: also return the state before
+    each chunk. chunk_indices, chunk_offsets: accepted and not used, the chunk table is made from cu_seqlens
+    on the device. track_state, track_chunk_idx: not supported, must be None.
 
-    Returns o [B, T, HV, V]; (o, h) with output_intermediate_states; the final state [N, HV, V, K] comes last of the tuple
-    with output_final_state.
+    Returns o [B, T, HV, V]; (o, h) with output_intermediate_states; the final state [N, HV, V, K] comes
+    last of the tuple with output_final_state.
     """
     B, T, _, HV, K, _ = check.qkv(q, k, v)
     check.per_token("g", g, "[B, T, HV, K]", (B, T, HV, K), (torch.float32, q.dtype))
     check.per_token("beta", beta, "[B, T, HV]", (B, T, HV), (torch.float32, q.dtype))
     for name, value in (("track_state", track_state), ("track_chunk_idx", track_chunk_idx)):
         if value is not None:
-            raise check.wrong_value(name, "None: tracking a chunk's state is not supported", type(value).__name__)
+            raise check.wrong_value(
+                name, "None: tracking a chunk's state is not supported", type(value).__name__
+            )
     if A_log is not None:
         A_log = check.per_head("A_log", A_log, HV, "[HV]", (torch.float32,))
         if dt_bias is not None:
@@ -42,10 +44,13 @@ def chunk_kda(
     else:
         for name, value in (("dt_bias", dt_bias), ("lower_bound", lower_bound)):
             if value is not None:
-                raise check.wrong_value(name, "None without A_log, where g is the log decay itself", type(value).__name__)
+                raise check.wrong_value(
+                    name, "None without A_log, where g is the log decay itself", type(value).__name__
+                )
     scale = check_shared(
         q, v, {"q": q, "k": k, "v": v, "g": g, "beta": beta, "A_log": A_log, "dt_bias": dt_bias}, scale=scale,
-        initial_state=initial_state, indices=initial_state_indices, cu_seqlens=cu_seqlens, chunk_size=chunk_size,
+        initial_state=initial_state, indices=initial_state_indices, cu_seqlens=cu_seqlens,
+        chunk_size=chunk_size,
         layout=layout,
         flags={
             "use_qk_l2norm_in_kernel": use_qk_l2norm_in_kernel, "output_final_state": output_final_state,
@@ -55,10 +60,16 @@ def chunk_kda(
         inplace_update=inplace_update, validate=validate,
     )  # fmt: skip
     o, final_state, h = run(
-        q, k, v, g, beta, scale=scale, initial_state=initial_state, indices=initial_state_indices, cu_seqlens=cu_seqlens,
+        q, k, v, g, beta, scale=scale, initial_state=initial_state, indices=initial_state_indices,
+        cu_seqlens=cu_seqlens,
         l2norm=use_qk_l2norm_in_kernel, inplace_update=inplace_update, output_final_state=output_final_state,
-        boundary_states=output_intermediate_states, chunk_size=chunk_size, layout=layout, raw_beta=beta_is_raw, A_log=A_log,
+        boundary_states=output_intermediate_states, chunk_size=chunk_size, layout=layout,
+        raw_beta=beta_is_raw, A_log=A_log,
         dt_bias=dt_bias, lower_bound=lower_bound,
     )  # fmt: skip
-    results = (o, *([h] if output_intermediate_states else []), *([final_state] if output_final_state else []))
+    results = (
+        o,
+        *([h] if output_intermediate_states else []),
+        *([final_state] if output_final_state else []),
+    )
     return results if len(results) > 1 else o

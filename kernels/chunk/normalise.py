@@ -12,8 +12,9 @@ BLOCK_R = 32  # rows per program
 
 @triton.jit(do_not_specialize=["x_b", "x_t", "x_h", "T", "H", "rows"])
 def l2norm_kernel(
-    p_x, p_y, x_b, x_t, x_h, T, H, rows, K: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr, UNIT: tl.constexpr
-):
+    p_x, p_y, x_b, x_t, x_h, T, H, rows,
+    K: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr, UNIT: tl.constexpr,
+):  # fmt: skip
     o_r = tl.program_id(0).to(tl.int64) * BR + iota(BR)
     o_k = iota(BK)
     o_t = o_r // H
@@ -25,7 +26,7 @@ def l2norm_kernel(
 
 
 def normalise(x):
-    """x [B, T, H, K], any strides with the last dimension contiguous -> a new contiguous tensor of unit rows."""
+    """x [B, T, H, K], its last dimension contiguous -> a new contiguous tensor of unit rows."""
     B, T, H, K = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     rows = B * T * H

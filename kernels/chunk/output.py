@@ -2,7 +2,8 @@
 
     o_i = scale * (exp(g_i) q_i . h + sum_{j <= i} A_qk[i, j] v_new_j),    A_qk[i, j] = q_i.k_j exp(g_i - g_j)
 
-kda has per-channel gates: its q arrives with exp(g) in it, and A_qk from the stage that made the triangular system.
+kda has per-channel gates: its q arrives with exp(g) in it, and A_qk from the stage that made the triangular
+system.
 """
 
 import torch
@@ -34,7 +35,9 @@ def output_kernel(
     m_v = o_v < V
     p_o += row * V + o_t[:, None] * (HV * V) + o_v[None, :]  # [BT, BV]
     if rows <= 0:  # padding tokens
-        tl.store(p_o, tl.full([BT, BV], 0.0, p_o.dtype.element_ty), mask=(o_t < -rows)[:, None] & m_v[None, :])
+        tl.store(
+            p_o, tl.full([BT, BV], 0.0, p_o.dtype.element_ty), mask=(o_t < -rows)[:, None] & m_v[None, :]
+        )
         return
     dtype = p_v_new.dtype.element_ty
     i_b, i_t = start // T, start % T
@@ -64,8 +67,11 @@ def output_kernel(
         b_g = tl.load(p_gc + row + o_t * HV, mask=m_t, other=0)
         b_o *= tl.exp2(b_g)[:, None]
         seen = (o_t[:, None] >= o_t[None, :]) & m_t[:, None]
-        # masked before the exponential: a key that comes later, or a row past the end, has a positive difference
-        b_A = round_to(tl.where(seen, b_A * tl.exp2(tl.where(seen, b_g[:, None] - b_g[None, :], 0.0)), 0.0), dtype)
+        # masked before the exponential: a key that comes later, or a row past the end, has a positive
+        # difference
+        b_A = round_to(
+            tl.where(seen, b_A * tl.exp2(tl.where(seen, b_g[:, None] - b_g[None, :], 0.0)), 0.0), dtype
+        )
     m_tv = m_t[:, None] & m_v[None, :]
     b_v = tl.load(p_v_new + row * V + (o_t[:, None] * (HV * V) + o_v[None, :]), mask=m_tv, other=0)
     b_o = dot_add(b_A, b_v, b_o) * scale
@@ -75,7 +81,8 @@ def output_kernel(
 def output(q, k, v_new, gc, A, h, scale, table, *, layout, chunk_size):
     """Returns o, like v_new in q's dtype, with zero rows for padding tokens.
 
-    gdn: q, k [B, T, H, K], gc [B, T, HV], A None. kda: q as qg [B, T, HV, K], A [B, T, HV, BT]; k and gc None.
+    gdn: q, k [B, T, H, K], gc [B, T, HV], A None. kda: q as qg [B, T, HV, K], A [B, T, HV, BT]; k and gc
+    None.
     """
     B, T, HV, V = v_new.shape
     H, K = q.shape[2:]

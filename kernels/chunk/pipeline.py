@@ -1,4 +1,4 @@
-"""The stages in order, and what surrounds them for both operations: the chunk table, the pool, the empty batch."""
+"""The stages in order, for both operations."""
 
 import torch
 import triton
@@ -13,10 +13,11 @@ from .wy_kda import wy_kda
 
 
 def run(
-    q, k, v, g, beta, *, scale, initial_state, indices, cu_seqlens, l2norm, inplace_update, output_final_state,
+    q, k, v, g, beta, *, scale, initial_state, indices, cu_seqlens, l2norm, inplace_update,
+    output_final_state,
     boundary_states, chunk_size, layout, raw_beta=False, A_log=None, dt_bias=None, lower_bound=None,
 ):  # fmt: skip
-    """Checked arguments in; o, the final state or None, the boundary states or None out. g with a K axis means kda."""
+    """Checked arguments in; o, final state or None, boundary states or None out. g with a K axis: kda."""
     B, T, HV, V = v.shape
     K = k.shape[3]
     tokens = B * T
@@ -38,7 +39,11 @@ def run(
 
     if l2norm:
         q, k = normalise(q), normalise(k)
-    pool = {"write_pool": inplace_update and initial_state is not None, "layout": layout, "chunk_size": chunk_size}
+    pool = {
+        "write_pool": inplace_update and initial_state is not None,
+        "layout": layout,
+        "chunk_size": chunk_size,
+    }
     rest = initial_state, indices, final, cu_seqlens, first, chunks
     if g.ndim == 3:
         gc, w, u = wy_gdn(k, v, g, beta, table, chunk_size)

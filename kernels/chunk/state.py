@@ -2,7 +2,8 @@
 
     h[c] = S,    v_new = u - w S,    S <- exp(g_end) S + sum_i exp(g_end - g_i) k_i v_new_i^T
 
-The block of S in registers is [BK, BV], whatever the layout in memory: K whole, V cut into tiles that do not see each other.
+The block of S in registers is [BK, BV], whatever the layout in memory: K whole, V cut into tiles that do
+not see each other.
 """
 
 import torch
@@ -94,11 +95,13 @@ def state_kernel(
         tl.store(p_f, round_to(b_s, p_final.dtype.element_ty), mask=m_kv)
 
 
-def state_pass(k, w, u, gc, pool, indices, final, cu_seqlens, first, chunks, *, write_pool, layout, chunk_size):
-    """Runs every sequence from its state in the pool (or zero). Returns h [chunks, HV, V, K] and v_new, like u.
+def state_pass(
+    k, w, u, gc, pool, indices, final, cu_seqlens, first, chunks, *, write_pool, layout, chunk_size
+):
+    """Runs every sequence from its state in the pool (or zero). Returns h [chunks, HV, V, K] and v_new.
 
-    k [B, T, H, K] (kda: kg [B, T, HV, K]); gc as the gate stage made it. final, if given, takes [N, HV, V, K]. The pool is
-    written only with write_pool. With layout "kv" all states are [K, V].
+    k [B, T, H, K] (kda: kg [B, T, HV, K]); gc as the gate stage made it. final, if given, takes [N, HV, V,
+    K]. The pool is written only with write_pool. With layout "kv" all states are [K, V].
     """
     B, T, HV, V = u.shape
     K = k.shape[-1]
@@ -110,8 +113,10 @@ def state_pass(k, w, u, gc, pool, indices, final, cu_seqlens, first, chunks, *, 
     tiles = tile("state", k.dtype, chunk_size, K, V)
     state_kernel[(N * HV * triton.cdiv(V, tiles["BV"]),)](
         k, w, u, gc, h, v_new, pool, indices, final, cu_seqlens, first,
-        *strides, *(pool.stride()[:3] if pool is not None else (0, 0, 0)), 0 if indices is None else indices.stride(0), max(T, 1), HV, HV // k.shape[2],
-        K=K, V=V, BT=chunk_size, KDA=gc.ndim == 4, KV=kv, HAS_POOL=pool is not None, HAS_INDICES=indices is not None,
+        *strides, *(pool.stride()[:3] if pool is not None else (0, 0, 0)),
+        0 if indices is None else indices.stride(0), max(T, 1), HV, HV // k.shape[2],
+        K=K, V=V, BT=chunk_size, KDA=gc.ndim == 4, KV=kv, HAS_POOL=pool is not None,
+        HAS_INDICES=indices is not None,
         WRITE_POOL=write_pool, WRITE_FINAL=final is not None, UNIT=unit, **tiles,
     )  # fmt: skip
     return h, v_new

@@ -1,4 +1,4 @@
-"""Strides as the chunk kernels take them: runtime integers that still tell the compiler what they are multiples of."""
+"""Strides as the chunk kernels take them: runtime integers that the compiler knows multiples of."""
 
 UNIT_BYTES = 16  # the widest load
 
@@ -6,14 +6,15 @@ UNIT_BYTES = 16  # the widest load
 def in_units(*tensors):
     """Strides of all but the last dimension, of each tensor in turn, in units of UNIT elements; and UNIT.
 
-    UNIT is 16 bytes' worth of elements where every stride is a multiple of it and every tensor starts on one (the kernel
-    multiplies by the constant UNIT, which is how the compiler learns that wide loads are aligned), else 1.
+    UNIT is 16 bytes' worth of elements where every stride is a multiple of it and every tensor starts on
+    one (the kernel multiplies by the constant UNIT, which is how the compiler learns that wide loads are
+    aligned), else 1.
     """
     unit = UNIT_BYTES // tensors[0].element_size()
     strides = []
     for x in tensors:
         # The stride of an axis with one element is arbitrary and never used: 0 spoils no alignment.
-        strides += [s if n > 1 else 0 for n, s in zip(x.shape[:-1], x.stride()[:-1])]
+        strides += [s if n > 1 else 0 for n, s in zip(x.shape[:-1], x.stride()[:-1], strict=True)]
         if x.element_size() * unit != UNIT_BYTES or x.data_ptr() % UNIT_BYTES:
             unit = 1
     if any(s % unit for s in strides):

@@ -1,8 +1,11 @@
-"""The chunk table: for each chunk of a packed batch its first token and its number of tokens, made on the device.
+"""The chunk table: each chunk's first token and number of tokens, made on the device.
 
-The number of chunks is on the device too, so the kernels run over an upper bound of it. Entries past the last chunk cover the
-padding tokens past cu_seqlens[-1]: their row count is negative, and the output stage writes zeros there.
+The number of chunks is on the device too, so the kernels run over an upper bound of it. Entries past the
+last chunk cover the padding tokens past cu_seqlens[-1]: their row count is negative, and the output stage
+writes zeros there.
 """
+
+from itertools import pairwise
 
 import torch
 import triton
@@ -16,7 +19,9 @@ BLOCK_N = 64  # sequences looked at in one step
 
 
 @triton.jit(do_not_specialize=["N", "tokens", "bound"])
-def chunk_table_kernel(p_cu, p_table, p_first, N, tokens, bound, BT: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr):
+def chunk_table_kernel(
+    p_cu, p_table, p_first, N, tokens, bound, BT: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr
+):
     i_p = tl.program_id(0)
     o_c = i_p * BC + iota(BC)
     start = tl.full([BC], 0, tl.int32)
@@ -48,8 +53,8 @@ def chunk_table_kernel(p_cu, p_table, p_first, N, tokens, bound, BT: tl.constexp
 def chunk_table(cu_seqlens, tokens, chunk_size):
     """Returns (table [bound, 2] of first token and row count, first [N] of each sequence's first chunk).
 
-    bound = cdiv(tokens, chunk_size) + N is enough for all chunks and for the padding after them. Made anew on each call: a
-    cache would have to know that the values of cu_seqlens are still the same.
+    bound = cdiv(tokens, chunk_size) + N is enough for all chunks and for the padding after them. Made anew
+    on each call: a cache would have to know that the values of cu_seqlens are still the same.
     """
     N = cu_seqlens.numel() - 1
     bound = triton.cdiv(tokens, chunk_size) + N
@@ -65,4 +70,4 @@ def chunk_table(cu_seqlens, tokens, chunk_size):
 def chunk_count(cu_seqlens, chunk_size):
     """The number of chunks of the whole batch. Reads cu_seqlens back: on a GPU, one synchronisation."""
     bounds = cu_seqlens.tolist()
-    return sum(triton.cdiv(end - start, chunk_size) for start, end in zip(bounds, bounds[1:], strict=False))
+    return sum(triton.cdiv(end - start, chunk_size) for start, end in pairwise(bounds))

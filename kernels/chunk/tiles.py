@@ -1,17 +1,18 @@
-"""Tile choices of the chunk stages, apart from the kernels. They depend on dtypes and dimensions alone, never on the batch."""
+"""Tile choices of the chunk stages. They depend on dtypes and dimensions alone, never on the batch."""
 
 import torch
 import triton
 
 from ..device import INTERPRETED
 
-# Set by benchmarks, to sweep: stage -> entries that replace those of the table, such as {"state": {"BV": 64}}.
+# Set by benchmarks and tests: {stage: entries that replace the table's}. The state stage needs BK >= K.
 OVERRIDES: dict[str, dict[str, int]] = {}
 
-# For bf16 and fp16 products on tensor cores. BK and BV are cut to the padded K and V.
-# wy_kda: element by element costs an exponential per pair of tokens and channel, products one per token and channel but
-# two matrix products a level; BC channels of all LEAF x LEAF blocks are in registers at a time.
-# state: all of K is in registers, 32 columns of V keep the accumulator at 64 registers a thread for K = 256.
+# Not measured yet. For bf16 and fp16 products on tensor cores; BK and BV are cut to the padded K and V.
+# wy_kda: element by element costs an exponential per pair of tokens and channel, products one per token and
+# channel but two matrix products a level; BC channels of all LEAF x LEAF blocks are in registers at a time.
+# state: all of K is in registers, 32 columns of V keep the accumulator at 64 registers a thread
+# even for K = 256.
 HALF = {
     "wy_gdn": {"BK": 64, "BV": 64, "num_warps": 4, "num_stages": 2},
     "wy_kda": {"BK": 64, "BV": 64, "BC": 16, "LEAF": 4, "num_warps": 8, "num_stages": 1},

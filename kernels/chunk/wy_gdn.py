@@ -1,9 +1,12 @@
 """Stage, gdn: the triangular system of one chunk and head.
 
-    L[i, j] = beta_i k_i.k_j exp(g_i - g_j) for j < i,    X = inv(I + L),    u = X (beta v),    w = X (beta exp(g) k)
+    L[i, j] = beta_i k_i.k_j exp(g_i - g_j) for j < i,
+    X = inv(I + L),
+    u = X (beta v),
+    w = X (beta exp(g) k)
 
-with g summed from the chunk's start; v_new = u - w S is then the chunk's delta for the state S before it (WY form of
-Yang et al., "Gated Delta Networks", section 3). The sums of g are stored for the later stages.
+with g summed from the chunk's start; v_new = u - w S is then the chunk's delta for the state S before it
+(WY form of Yang et al., "Gated Delta Networks", section 3). The sums of g are stored for the later stages.
 """
 
 import torch
@@ -17,11 +20,30 @@ from .strides import in_units
 from .tiles import tile
 
 
-@triton.jit(do_not_specialize=["k_b", "k_t", "k_h", "v_b", "v_t", "v_h", "g_b", "g_t", "g_h", "b_b", "b_t", "b_h", "T", "HV", "G"])
+@triton.jit(
+    do_not_specialize=[
+        "k_b",
+        "k_t",
+        "k_h",
+        "v_b",
+        "v_t",
+        "v_h",
+        "g_b",
+        "g_t",
+        "g_h",
+        "b_b",
+        "b_t",
+        "b_h",
+        "T",
+        "HV",
+        "G",
+    ]
+)
 def wy_gdn_kernel(
     p_k, p_v, p_g, p_beta, p_gc, p_w, p_u, p_table,
     k_b, k_t, k_h, v_b, v_t, v_h, g_b, g_t, g_h, b_b, b_t, b_h, T, HV, G,
-    K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, UNIT: tl.constexpr,
+    K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    UNIT: tl.constexpr,
 ):  # fmt: skip
     i_p = tl.program_id(0)
     i_c, i_hv = i_p // HV, i_p % HV
@@ -67,7 +89,8 @@ def wy_gdn_kernel(
 
 
 def wy_gdn(k, v, g, beta, table, chunk_size):
-    """Returns gc fp32 [B, T, HV] (log2 units, summed within chunks), w [B, T, HV, K] and u [B, T, HV, V] in k's dtype."""
+    """Returns gc fp32 [B, T, HV] (log2 units, summed within chunks), w [B, T, HV, K] and u [B, T, HV, V] in
+    k's dtype."""
     B, T, HV, V = v.shape
     H, K = k.shape[2:]
     gc = torch.empty(B, T, HV, dtype=torch.float32, device=k.device)

@@ -1,14 +1,16 @@
 """Stage, kda: the triangular system of one chunk and head, with a gate per channel.
 
-    L[i, j] = beta_i sum_c k_ic k_jc exp(g_ic - g_jc) for j < i,    A_qk[i, j] = sum_c q_ic k_jc exp(g_ic - g_jc) for j <= i
+    L[i, j] = beta_i sum_c k_ic k_jc exp(g_ic - g_jc) for j < i,
+    A_qk[i, j] = sum_c q_ic k_jc exp(g_ic - g_jc) for j <= i
 
-with g summed from the chunk's start; X, u, w as for gdn, and kg = k exp(g_end - g), qg = q exp(g) for the later stages.
+with g summed from the chunk's start; X, u, w as for gdn, and kg = k exp(g_end - g), qg = q exp(g) for the
+later stages.
 
-The exponential lies inside the sum over channels, so for a matrix product it has to be split between the two factors.
-Splitting it at a token m with j <= m <= i makes both exponents, g_i - g_m and g_m - g_j, zero or less: neither
-overflows, and a forgotten key stays forgotten. Each block of 2S tokens is split at its middle, for its lower left
-quarter, from S = BT / 2 down to S = LEAF. In the LEAF x LEAF blocks that remain on the diagonal the differences are
-formed element by element.
+The exponential lies inside the sum over channels, so for a matrix product it has to be split between the
+two factors. Splitting it at a token m with j <= m <= i makes both exponents, g_i - g_m and g_m - g_j, zero
+or less: neither overflows, and a forgotten key stays forgotten. Each block of 2S tokens is split at its
+middle, for its lower left quarter, from S = BT / 2 down to S = LEAF. In the LEAF x LEAF blocks that remain
+on the diagonal the differences are formed element by element.
 """
 
 import torch
@@ -22,7 +24,23 @@ from .tiles import tile
 
 
 @triton.jit(
-    do_not_specialize=["q_b", "q_t", "q_h", "k_b", "k_t", "k_h", "v_b", "v_t", "v_h", "b_b", "b_t", "b_h", "T", "HV", "G"]
+    do_not_specialize=[
+        "q_b",
+        "q_t",
+        "q_h",
+        "k_b",
+        "k_t",
+        "k_h",
+        "v_b",
+        "v_t",
+        "v_h",
+        "b_b",
+        "b_t",
+        "b_h",
+        "T",
+        "HV",
+        "G",
+    ]
 )
 def wy_kda_kernel(
     p_q, p_k, p_v, p_gc, p_beta, p_w, p_u, p_kg, p_qg, p_A, p_table,
@@ -98,8 +116,12 @@ def wy_kda_kernel(
         b_A = tl.reshape(b_An, [BT, BT])
     else:
         leaf = (o_t // LEAF)[:, None] == (o_t // LEAF)[None, :]
-        b_L = tl.where(leaf, tl.reshape(tl.broadcast_to(b_Ln[:, :, None, :], [N, LEAF, N, LEAF]), [BT, BT]), b_L)
-        b_A = tl.where(leaf, tl.reshape(tl.broadcast_to(b_An[:, :, None, :], [N, LEAF, N, LEAF]), [BT, BT]), b_A)
+        b_L = tl.where(
+            leaf, tl.reshape(tl.broadcast_to(b_Ln[:, :, None, :], [N, LEAF, N, LEAF]), [BT, BT]), b_L
+        )
+        b_A = tl.where(
+            leaf, tl.reshape(tl.broadcast_to(b_An[:, :, None, :], [N, LEAF, N, LEAF]), [BT, BT]), b_A
+        )
     b_A = tl.where(o_t[:, None] >= o_t[None, :], b_A, 0.0)
     o_A = row * BT + (o_t[:, None] * (HV * BT) + o_t[None, :])
     tl.store(p_A + o_A, round_to(b_A, dtype), mask=m_t[:, None])
@@ -120,7 +142,9 @@ def wy_kda_kernel(
         b_e = tl.exp2(b_g)
         at = row_k + i_k + o_g
         tl.store(p_qg + at, round_to(b_q * b_e, dtype), mask=m_tk)
-        tl.store(p_kg + at, round_to(b_k * tl.exp2(tl.where(m_tk, b_end[None, :] - b_g, 0.0)), dtype), mask=m_tk)
+        tl.store(
+            p_kg + at, round_to(b_k * tl.exp2(tl.where(m_tk, b_end[None, :] - b_g, 0.0)), dtype), mask=m_tk
+        )
         b_w = dot(b_X, round_to(b_k * (b_beta[:, None] * b_e), dtype))
         tl.store(p_w + at, round_to(b_w, dtype), mask=m_tk)
     p_v += (i_b * v_b + (i_t + o_t) * v_t + i_hv * v_h)[:, None] * UNIT + o_v[None, :]  # [BT, BV]
@@ -144,7 +168,8 @@ def wy_kda(q, k, v, gc, beta, table, chunk_size, *, raw_beta):
     log_leaf = tiles.pop("LEAF").bit_length() - 1
     wy_kda_kernel[(table.shape[0] * HV,)](
         q, k, v, gc, beta, w, u, kg, qg, A, table, *strides, *beta.stride(), T, HV, HV // H,
-        K=K, V=V, BT=chunk_size, LOG_BT=chunk_size.bit_length() - 1, LOG_LEAF=log_leaf, RAW_BETA=raw_beta, UNIT=unit,
+        K=K, V=V, BT=chunk_size, LOG_BT=chunk_size.bit_length() - 1, LOG_LEAF=log_leaf, RAW_BETA=raw_beta,
+        UNIT=unit,
         **tiles,
     )  # fmt: skip
     return w, kg, qg, u, A

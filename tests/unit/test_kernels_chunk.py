@@ -1,4 +1,5 @@
-"""The chunk kernels keep their contract: each test is one sentence of it, against a plain float64 recurrence."""
+"""The chunk kernels keep their contract: each test is one sentence of it, against a plain float64
+recurrence."""
 
 from __future__ import annotations
 
@@ -52,10 +53,26 @@ def extend(kda, q, k, v, g, beta, chunk_size=16, **options):
     final = options.pop("output_final_state", True)
     if not kda:
         return chunk_gated_delta_rule(
-            q, k, v, g, beta, chunk_size=chunk_size, output_final_state=final, output_boundary_states=boundary, **options
+            q,
+            k,
+            v,
+            g,
+            beta,
+            chunk_size=chunk_size,
+            output_final_state=final,
+            output_boundary_states=boundary,
+            **options,
         )
     results = chunk_kda(
-        q, k, v, g, beta, chunk_size=chunk_size, output_final_state=final, output_intermediate_states=boundary, **options
+        q,
+        k,
+        v,
+        g,
+        beta,
+        chunk_size=chunk_size,
+        output_final_state=final,
+        output_intermediate_states=boundary,
+        **options,
     )
     results = results if isinstance(results, tuple) else (results,)
     return results[0], results[-1] if final else None, results[1] if boundary else None
@@ -65,7 +82,8 @@ def extend(kda, q, k, v, g, beta, chunk_size=16, **options):
 
 
 def walk(S, q, k, v, g, beta, scale=None, l2norm=False):
-    """One sequence [T, ...] from state S [HV, V, K], in float64: outputs [T, HV, V], the state before each step, the last one."""
+    """One sequence [T, ...] from state S [HV, V, K], in float64: outputs [T, HV, V], the state before each
+    step, the last one."""
     S, q, k, v, g, beta = (x.double() for x in (S, q, k, v, g, beta))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     q, k = (x.repeat_interleave(v.shape[1] // q.shape[1], 1) for x in (q, k))
@@ -83,13 +101,16 @@ def walk(S, q, k, v, g, beta, scale=None, l2norm=False):
 
 
 def truth(tensors, lens, starts=None, chunk_size=16, **options):
-    """Packed sequences of these lengths, starts [N, HV, V, K]: o of their tokens, final states, boundary states."""
+    """Packed sequences of these lengths, starts [N, HV, V, K]: o of their tokens, final states, boundary
+    states."""
     q, k, v, g, beta = (x.flatten(0, 1) for x in tensors)
     zero = v.new_zeros(v.shape[1], v.shape[2], q.shape[2])
     outputs, finals, boundaries, at = [], [], [], 0
     for n, length in enumerate(lens):
         cut = slice(at, at + length)
-        o, before, S = walk(zero if starts is None else starts[n], *(x[cut] for x in (q, k, v, g, beta)), **options)
+        o, before, S = walk(
+            zero if starts is None else starts[n], *(x[cut] for x in (q, k, v, g, beta)), **options
+        )
         outputs.append(o)
         finals.append(S)
         boundaries += before[::chunk_size]
@@ -98,11 +119,14 @@ def truth(tensors, lens, starts=None, chunk_size=16, **options):
 
 
 def close(actual, expected, dtype=FP32):
-    """Equal up to the roundings that a computation in `dtype` makes, measured against the size of the whole."""
+    """Equal up to the roundings that a computation in `dtype` makes, measured against the size of the
+    whole."""
     assert actual.shape == expected.shape
     assert torch.isfinite(actual).all()
     size = max(1.0, expected.abs().max().item())
-    torch.testing.assert_close(actual.double(), expected.double(), rtol=ROUNDINGS[dtype], atol=ROUNDINGS[dtype] * size)
+    torch.testing.assert_close(
+        actual.double(), expected.double(), rtol=ROUNDINGS[dtype], atol=ROUNDINGS[dtype] * size
+    )
 
 
 # -- values ------------------------------------------------------------------------------------------------
@@ -115,7 +139,12 @@ def test_agrees_with_the_recurrence(kda, dtype):
     pool = draw(4, 2, 16, 16, seed=6)
     start = pool.clone()
     o, final, h = extend(
-        kda, *tensors, initial_state=pool, initial_state_indices=index(3, 1), cu_seqlens=bounds(lens), chunk_size=16
+        kda,
+        *tensors,
+        initial_state=pool,
+        initial_state_indices=index(3, 1),
+        cu_seqlens=bounds(lens),
+        chunk_size=16,
     )
     expected_o, expected_final, expected_h = truth(tensors, lens, start[[3, 1]])
     assert (o.dtype, final.dtype, h.dtype) == (dtype, FP32, dtype)
@@ -151,7 +180,8 @@ def test_lengths_around_a_chunk(kda, length):
 @both
 @pytest.mark.parametrize(("H", "HV"), [(2, 2), (2, 6)], ids=["HV=H", "HV=3H"])
 def test_value_heads_in_groups(kda, H, HV):
-    """Each head has its own gates, beta, state and slot; query head h serves value heads from h * HV / H on."""
+    """Each head has its own gates, beta, state and slot; query head h serves value heads from h * HV / H
+    on."""
     tensors = inputs(kda, 18, H=H, HV=HV)
     o, final, _ = extend(kda, *tensors)
     expected_o, expected_final, _ = truth(tensors, [18])
@@ -184,7 +214,12 @@ def test_head_dimensions_of_256(kda):
 def test_blocks_of_k_and_v_smaller_than_the_whole(kda, monkeypatch):
     """What a GPU does for large heads."""
     small = {"BK": 16, "BV": 16}
-    overrides = {"wy_gdn": small, "wy_kda": small | {"BC": 8, "LEAF": 4}, "output": small, "state": {"BV": 16}}
+    overrides = {
+        "wy_gdn": small,
+        "wy_kda": small | {"BC": 8, "LEAF": 4},
+        "output": small,
+        "state": {"BV": 16},
+    }
     for stage, entries in overrides.items():
         monkeypatch.setitem(tiles.OVERRIDES, stage, entries)
     tensors = inputs(kda, 35, HV=1, K=24, V=40)
@@ -237,7 +272,9 @@ def test_strong_gates_stay_finite_and_forgotten_keys_stay_forgotten(kda, chunk_s
     q, k, v, g, beta = inputs(kda, 70, HV=1)
     g = torch.where(draw(*g.shape, seed=7) > 0.5, -strength, 0.0)
     start = draw(1, 1, 16, 16, seed=6)
-    o, final, h = extend(kda, q, k, v, g, beta, initial_state=start, inplace_update=False, chunk_size=chunk_size)
+    o, final, h = extend(
+        kda, q, k, v, g, beta, initial_state=start, inplace_update=False, chunk_size=chunk_size
+    )
     expected_o, expected_final, expected_h = truth((q, k, v, g, beta), [70], start, chunk_size=chunk_size)
     close(o[0], expected_o)
     close(final, expected_final)
@@ -324,7 +361,8 @@ def test_beta_at_its_ends(kda, beta):
 @pytest.mark.parametrize("lower_bound", [None, -5.0], ids=["softplus", "lower_bound"])
 @pytest.mark.parametrize("biased", [False, True], ids=["", "dt_bias"])
 def test_kda_raw_gates(lower_bound, biased):
-    """-exp(A_log) softplus(g + dt_bias), or lower_bound sigmoid(exp(A_log) (g + dt_bias)): a scale, not a clamp."""
+    """-exp(A_log) softplus(g + dt_bias), or lower_bound sigmoid(exp(A_log) (g + dt_bias)): a scale, not a
+    clamp."""
     q, k, v, g, beta = inputs(True, 20)
     raw, A_log = 3 * draw(1, 20, 2, 16, seed=8), draw(2, seed=9)
     raw[0, 4] = -40.0  # tiny decay
@@ -333,7 +371,8 @@ def test_kda_raw_gates(lower_bound, biased):
     rate = A_log.double().exp()[:, None]
     g = -rate * F.softplus(x) if lower_bound is None else lower_bound * torch.sigmoid(rate * x)
     o, final, _ = extend(
-        True, q, k, v, raw, beta, A_log=A_log.view(1, 1, 2, 1), dt_bias=dt_bias if dt_bias is None else dt_bias.flatten(),
+        True, q, k, v, raw, beta, A_log=A_log.view(1, 1, 2, 1),
+        dt_bias=dt_bias if dt_bias is None else dt_bias.flatten(),
         lower_bound=lower_bound,
     )  # fmt: skip
     expected_o, expected_final, _ = truth((q, k, v, g, beta), [20])
@@ -358,7 +397,11 @@ def test_empty_sequences_anywhere_leave_their_slots_alone(kda, dtype):
     pool = draw(8, 1, 16, 16, seed=6)
     start, slots = pool.clone(), [5, 0, 7, 2, 3, 1]
     o, final, h = extend(
-        kda, *tensors, initial_state=pool, initial_state_indices=index(*slots, dtype=dtype), cu_seqlens=bounds(lens, dtype)
+        kda,
+        *tensors,
+        initial_state=pool,
+        initial_state_indices=index(*slots, dtype=dtype),
+        cu_seqlens=bounds(lens, dtype),
     )
     expected_o, expected_final, expected_h = truth(tensors, lens, start[slots])
     close(o[0], expected_o)
@@ -426,7 +469,9 @@ def test_tokens_past_the_last_sequence_give_zeros_and_are_never_read(kda, paddin
     for x in (q, k, v, g, beta):
         x[:, 20:] = float("nan")
     o, final, h = extend(kda, q, k, v, g, beta, cu_seqlens=bounds([17, 3]), use_qk_l2norm_in_kernel=True)
-    expected_o, expected_final, expected_h = truth([x[:, :20] for x in (q, k, v, g, beta)], [17, 3], l2norm=True)
+    expected_o, expected_final, expected_h = truth(
+        [x[:, :20] for x in (q, k, v, g, beta)], [17, 3], l2norm=True
+    )
     assert (o[0, 20:] == 0).all()
     close(o[0, :20], expected_o)
     close(final, expected_final)
@@ -439,7 +484,11 @@ def test_nothing_at_all(kda):
     pool = draw(3, 2, 16, 16, seed=6)
     start = pool.clone()
     o, final, h = extend(
-        kda, *inputs(kda, 0), initial_state=pool, initial_state_indices=index(2, -1), cu_seqlens=bounds([0, 0])
+        kda,
+        *inputs(kda, 0),
+        initial_state=pool,
+        initial_state_indices=index(2, -1),
+        cu_seqlens=bounds([0, 0]),
     )
     assert o.shape == (1, 0, 2, 16)
     assert h.shape == (1, 0, 2, 16, 16)
@@ -477,7 +526,13 @@ def test_padding_index_starts_from_zero_and_writes_nothing(kda):
 def test_all_padding_leaves_the_pool_bit_identical(kda):
     pool = draw(2, 2, 16, 16, seed=6)
     start = pool.clone()
-    extend(kda, *inputs(kda, 8), initial_state=pool, initial_state_indices=index(-1, -1), cu_seqlens=bounds([5, 3]))
+    extend(
+        kda,
+        *inputs(kda, 8),
+        initial_state=pool,
+        initial_state_indices=index(-1, -1),
+        cu_seqlens=bounds([5, 3]),
+    )
     assert torch.equal(pool, start)
 
 
@@ -487,7 +542,12 @@ def test_without_inplace_update_the_pool_is_read_only_and_may_be_shared(kda):
     pool = draw(2, 2, 16, 16, seed=6)
     start = pool.clone()
     o, final, _ = extend(
-        kda, *tensors, initial_state=pool, initial_state_indices=index(1, 1), cu_seqlens=bounds(lens), inplace_update=False
+        kda,
+        *tensors,
+        initial_state=pool,
+        initial_state_indices=index(1, 1),
+        cu_seqlens=bounds(lens),
+        inplace_update=False,
     )
     expected_o, expected_final, _ = truth(tensors, lens, start[[1, 1]])
     assert torch.equal(pool, start)
@@ -510,7 +570,9 @@ def test_a_state_in_half_precision_is_rounded_once_at_the_store(kda, dtype):
     tensors = inputs(kda, 40)
     pool = draw(2, 2, 16, 16, seed=6).to(dtype)
     _, expected, _ = truth(tensors, [40], pool[[1]])
-    _, final, _ = extend(kda, *tensors, initial_state=pool, initial_state_indices=index(1), cu_seqlens=bounds([40]))
+    _, final, _ = extend(
+        kda, *tensors, initial_state=pool, initial_state_indices=index(1), cu_seqlens=bounds([40])
+    )
     assert final.dtype == dtype
     assert torch.equal(pool[1], final[0])
     half_a_unit = {BF16: 2**-8, FP16: 2**-11}[dtype]
@@ -519,7 +581,8 @@ def test_a_state_in_half_precision_is_rounded_once_at_the_store(kda, dtype):
 
 @both
 def test_an_envelope_pool_is_written_through_its_strides(kda):
-    """Slots further apart than a state is large, as when one allocation holds all layers; what lies between stays."""
+    """Slots further apart than a state is large, as when one allocation holds all layers; what lies between
+    stays."""
     whole = draw(3, 3, 2, 16, 16, seed=6)
     before = whole.clone()
     pool = whole[:, 1]
@@ -564,7 +627,12 @@ def test_boundary_states_are_the_states_before_each_chunk(kda):
     pool = draw(2, 1, 16, 16, seed=6)
     start = pool.clone()
     _, _, h = extend(
-        kda, *tensors, initial_state=pool, initial_state_indices=index(0, 1), cu_seqlens=bounds([130, 4]), chunk_size=64
+        kda,
+        *tensors,
+        initial_state=pool,
+        initial_state_indices=index(0, 1),
+        cu_seqlens=bounds([130, 4]),
+        chunk_size=64,
     )
     _, before, last = walk(start[0], *(x[0, :130] for x in tensors))
     assert h.shape == (1, 4, 1, 16, 16)
@@ -581,7 +649,10 @@ def test_what_is_returned():
     assert chunk_gated_delta_rule(*gdn, output_boundary_states=False)[1:] == (None, None)
     assert chunk_kda(*kda).shape == (1, 5, 2, 16)
     assert [x.shape for x in chunk_kda(*kda, output_final_state=True)] == [(1, 5, 2, 16), (1, 2, 16, 16)]
-    assert [x.shape for x in chunk_kda(*kda, output_intermediate_states=True)] == [(1, 5, 2, 16), (1, 1, 2, 16, 16)]
+    assert [x.shape for x in chunk_kda(*kda, output_intermediate_states=True)] == [
+        (1, 5, 2, 16),
+        (1, 1, 2, 16, 16),
+    ]
     assert len(chunk_kda(*kda, output_intermediate_states=True, output_final_state=True)) == 3
 
 
@@ -642,7 +713,8 @@ def test_inputs_are_read_only(kda):
     tensors = [*inputs(kda, 20), index(1, 0), bounds([8, 12])]
     copies = [x.clone() for x in tensors]
     extend(
-        kda, *tensors[:5], initial_state=draw(2, 2, 16, 16, seed=6), initial_state_indices=tensors[5], cu_seqlens=tensors[6],
+        kda, *tensors[:5], initial_state=draw(2, 2, 16, 16, seed=6), initial_state_indices=tensors[5],
+        cu_seqlens=tensors[6],
         use_qk_l2norm_in_kernel=True,
     )  # fmt: skip
     for x, copy in zip(tensors, copies, strict=True):
@@ -687,6 +759,8 @@ def test_two_halves_through_the_pool_are_one_whole(kda):
     pool = torch.zeros(1, 2, 16, 16, device=DEVICE)
     whole, final, _ = extend(kda, *tensors)
     for cut in (slice(0, 21), slice(21, 40)):
-        o, _, _ = extend(kda, *(x[:, cut] for x in tensors), initial_state=pool, initial_state_indices=index(0))
+        o, _, _ = extend(
+            kda, *(x[:, cut] for x in tensors), initial_state=pool, initial_state_indices=index(0)
+        )
         close(o, whole[:, cut].double())
     close(pool, final.double())
