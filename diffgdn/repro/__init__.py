@@ -132,7 +132,7 @@ def _arguments(case: Case, arguments: Arguments) -> Iterable[str]:
         view = arguments.tensors[region.name]
         assert view is not None
         values = literals.source(view)
-        named = ()
+        named: tuple[int, ...] = ()
         if region.name == "state" and case.operation.has_pool:
             named = tuple(sorted({slot for slot in case.pool.indices if slot >= 0}))
             values = f"torch.full({tuple(view.shape)}, nan, dtype={view.dtype})"

@@ -13,6 +13,7 @@ import pytest
 from diffgdn import corpus
 from diffgdn.case import Case, Edit, Gates, Pool
 from diffgdn.corpus import Corpus, CorpusError, Finding
+from diffgdn.operations import OPERATIONS
 
 FINDING = Finding(
     case=Case(
@@ -187,3 +188,11 @@ def test_versions_name_what_a_finding_depends_on() -> None:
     known = corpus.versions("a device")
     assert set(known) == {"python", "device", "diffgdn", "torch", "triton", "numpy"}
     assert known["device"] == "a device"
+
+
+def test_the_committed_corpus_has_every_operation_and_names_files_by_their_findings() -> None:
+    committed = Corpus(Path(__file__).parents[1] / "corpus")
+    findings = committed.findings()
+    assert {finding.operation for finding in findings} == set(OPERATIONS)
+    assert {path.stem for path in committed.path.glob("*.json")} == {finding.id for finding in findings}
+    assert all(finding.message for finding in findings)
