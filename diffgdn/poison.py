@@ -50,6 +50,11 @@ class PoisonedEmpty(TorchDispatchMode):
         self.zeros = zeros
         self._overloads = {overload for name in self.NAMES for overload in _overloads(name)}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is ever compiled; True would import the whole of torch._dynamo, which takes seconds."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func in self._overloads and isinstance(out, Tensor):

@@ -39,11 +39,11 @@ class Passed:
 
 
 class Batch:
-    """A search that lets a known failure pass, so that exploration goes past it and no shrink slips into it.
+    """A search that lets a known failure pass, so that exploration goes past it, and no shrink into it.
 
-    run: gives the verdict on a case. send: takes events and answers for the campaign. listen: gives what other
-    workers have found since it was last asked. finding: makes one of a case, its failure and the case it was
-    first seen on.
+    run: gives the verdict on a case. send: takes events and answers for the campaign. listen: gives what
+    other workers have found since it was last asked. finding: makes one of a case, its failure and the case
+    it was first seen on.
     """
 
     def __init__(

@@ -65,8 +65,8 @@ class Rotation:
     def next(self, known: frozenset[Key]) -> Explore | None:
         """The next batch; None if there is none now.
 
-        The first batch of an operation does not shrink, or a few findings would keep all workers from reaching
-        the other operations. One that failed is run again, from the same seed, when all have had theirs.
+        The first batch of an operation does not shrink, or a few findings would keep all workers from the
+        other operations. One that failed is run again, from the same seed, when all have had theirs.
         """
         if self.out_of_time:
             return None
