@@ -15,7 +15,7 @@ from .strides import in_units
 from .tiles import tile
 
 
-@triton.jit(do_not_specialize=["q_b", "q_t", "q_h", "k_b", "k_t", "k_h", "scale", "T", "tokens", "HV", "G"])
+@triton.jit(do_not_specialize=["q_b", "q_t", "q_h", "k_b", "k_t", "k_h", "scale", "T", "HV", "G"])
 def output_kernel(
     p_q, p_k, p_v_new, p_gc, p_A, p_h, p_o, p_table,
     q_b, q_t, q_h, k_b, k_t, k_h, scale, T, HV, G,
@@ -28,13 +28,15 @@ def output_kernel(
     i_c, i_hv = i_ch // HV, i_ch % HV
     start = tl.load(p_table + i_c * 2).to(tl.int64)
     rows = tl.load(p_table + i_c * 2 + 1)
+    if rows == 0:
+        return
     row = start * HV + i_hv
     o_t = iota(BT)
     o_k = iota(BK)
     o_v = i_p % NV * BV + iota(BV)
     m_v = o_v < V
     p_o += row * V + o_t[:, None] * (HV * V) + o_v[None, :]  # [BT, BV]
-    if rows <= 0:  # padding tokens
+    if rows < 0:  # padding tokens
         tl.store(
             p_o, tl.full([BT, BV], 0.0, p_o.dtype.element_ty), mask=(o_t < -rows)[:, None] & m_v[None, :]
         )
