@@ -94,37 +94,41 @@ def sequences(
     operation: Operation, build: Build, longest: int, grain: int, count: int, reach: int
 ) -> st.SearchStrategy[list[Sequence]]:
     """One to `count` sequences of up to `longest` tokens whose slots reach up to `reach`."""
-    return st.lists(_sequence(operation, build, longest, grain, 2 * count, reach), min_size=1, max_size=count)
+    tree, keeps = build.tree, operation.keeps_steps or build.steps
+    element = _sequence(operation, tree, keeps, longest, grain, min(2 * count, reach), reach)
+    return st.lists(element, min_size=1, max_size=count)
 
 
 @st.composite
 def _sequence(
-    draw: st.DrawFn, operation: Operation, build: Build, longest: int, grain: int, rows: int, reach: int
+    draw: st.DrawFn,
+    operation: Operation,
+    tree: bool,
+    keeps_steps: bool,
+    longest: int,
+    grain: int,
+    rows: int,
+    reach: int,
 ) -> Sequence:
-    backs: tuple[int, ...] = ()
-    if build.tree and not draw(rarely(8)):
-        backs = tuple(draw(_backs(longest)))
-        wanted = len(backs)
-    elif build.tree:
-        wanted = 0
-    elif operation.single_token:
-        wanted = 1
-    else:
+    wanted, backs = 1, tuple[int, ...]()
+    if not operation.single_token:
         n = draw(whole(0, longest))
         snap = draw(among(*(SNAPS if grain > 1 else PLAIN)))
         wanted = snap(1 - n if n < 2 else n, grain)  # one token is simpler than none
-    found = Sequence(wanted, backs=backs)
-    if operation.has_pool and build.given:
-        found = found._replace(padding=draw(rarely(6)), slot=draw(whole(0, reach)))
-    if operation.keeps_steps or build.steps:
-        found = found._replace(row=draw(whole(0, min(reach, rows))), kept=not draw(rarely(5)))
-    return found
+    if tree:
+        backs = tuple(draw(_backs(longest)))
+    if not operation.has_pool:
+        return Sequence(wanted)
+    padding, slot = draw(rarely(6)), draw(whole(0, reach))
+    if not keeps_steps:
+        return Sequence(wanted, padding, slot)
+    return Sequence(wanted, padding, slot, draw(whole(0, rows)), not draw(rarely(5)), backs)
 
 
 @lru_cache
 def _backs(longest: int) -> st.SearchStrategy[list[int]]:
-    back = st.one_of(st.just(0), st.integers(0, 2), st.integers(0, longest))
-    return st.lists(back, min_size=1, max_size=longest)
+    back = st.one_of(st.integers(0, 2), st.integers(0, longest))
+    return st.lists(back, max_size=max(2, longest))
 
 
 @dataclass(frozen=True)
@@ -141,18 +145,19 @@ class Batch:
 def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room) -> Batch:
     """Sequences that fit the room, as the build asks for: packed or dense, chains or trees, with or without a
     pool."""
-    pooled = operation.has_pool and build.given
-    far = pooled and build.state_dtype != "float32" and draw(rarely(16))
+    far = draw(rarely(16)) and operation.has_pool and build.given and build.state_dtype != "float32"
     crowd = min(draw(among(2, 4, room.sequences)), room.sequences)
     longest = min(draw(among(room.longest, room.longest, room.longest, room.grain + 2, 3)), room.longest)
-    reach = draw(among(0, room.sequences, room.slots - 1)) if pooled else 0
-    found = draw(sequences(operation, build, longest, room.grain, 2 if far else crowd, 1 if far else reach))
-    batched = operation.kind in ("decode", "verify") and build.packed and draw(rarely(4))
+    reach = draw(among(0, room.sequences, room.slots - 1))
+    # At least two may be drawn: a list of fixed size takes fewer choices, and would pass for simpler.
+    found = draw(sequences(operation, build, longest, room.grain, max(2, crowd), reach))
+    batched = draw(rarely(4)) and build.packed and operation.kind in ("decode", "verify")
+    tail = draw(among(0, 0, 0, 1, 3, room.grain, 2 * room.grain + 1))
+    if not build.packed or batched or operation.single_token:
+        tail = 0
+    found = found[: min(crowd, 2) if far else crowd]
     lens = _lengths(found, build, room, batched)
     found = found[: len(lens)]
-    tail = 0
-    if build.packed and not batched and not operation.single_token:
-        tail = draw(among(0, 0, 0, 1, 3, room.grain, 2 * room.grain + 1))
     pool = _draw_pool(draw, operation, build, found, lens, far)
     parents: tuple[tuple[int, ...], ...] = ()
     if build.tree:
@@ -180,10 +185,9 @@ def _lengths(found: list[Sequence], build: Build, room: Room, batched: bool) -> 
 
 
 def _tree(backs: tuple[int, ...], length: int) -> tuple[int, ...]:
-    """Parents of `length` tokens: -1, then for each token one that comes `back` tokens before the previous
-    one."""
-    padded = (*backs, *[0] * length)[:length]
-    return tuple(-1 if step == 0 else max(0, step - 1 - padded[step]) for step in range(length))
+    """Parents of `length` tokens: -1, 0, then for each token one so far before the previous token."""
+    padded = (0, 0, *backs, *[0] * length)[:length]
+    return tuple(-1 if step == 0 else max(0, step - 1 - back) for step, back in enumerate(padded))
 
 
 def _spread(wanted: list[int], live: list[bool], shared: bool) -> tuple[int, ...]:
@@ -210,23 +214,23 @@ def _draw_pool(
     """The pool of these sequences. far: one that takes a live slot past 2**31 elements."""
     if not operation.has_pool:
         return Pool(indices=(), dtype=build.state_dtype)
+    # All is drawn, whether it is needed or not: a case that takes fewer choices would pass for simpler.
+    all_padding, shared = draw(rarely(24)), draw(rarely(4))
+    spare = draw(among(0, 1, 3))
+    pitch = draw(among(0, 0, 0, EVEN, 4 * EVEN)) + int(build.odd_pitch)
     if not build.given:
         return Pool(indices=(-1,) * len(lens), dtype=build.state_dtype)
-    all_padding = draw(rarely(24)) and not far
+    keeps_steps = operation.keeps_steps or build.steps
     live = [not all_padding and not sequence.padding for sequence in found]
     wanted = [sequence.slot for sequence in found]
-    odd, keeps_steps = int(build.odd_pitch), operation.keeps_steps or build.steps
     if far:
-        # The first sequence is live in the last of two or three slots; the wanted slot of another is 0 or 1.
-        slots = draw(whole(2, 3))
-        live[0], wanted = True, [slots - 1, *[0] * (len(wanted) - 1)]
-        pitch = FAR_OFFSET // (slots - 1) + odd
-        indices = _spread(wanted, live, False)
-    else:
-        read_only = keeps_steps or not build.inplace
-        indices = _spread(wanted, live, read_only and draw(rarely(4)))
-        slots = max(0, *indices, *[0]) + 1 + draw(among(0, 1, 3))
-        pitch = draw(among(0, 0, 0, EVEN, 4 * EVEN)) + odd
+        # The first sequence is live in the last of two or three slots.
+        last = 1 if spare == 0 else 2
+        live[0], wanted[0], shared = True, last, False
+        wanted[1:] = [0] * (len(wanted) - 1)
+        pitch = FAR_OFFSET // last + int(build.odd_pitch)
+    indices = _spread(wanted, live, shared and (keeps_steps or not build.inplace))
+    slots = max(0, *indices, *[0]) + 1 + (0 if far else spare)
     pool = Pool(slots=slots, indices=indices, pitch=pitch, dtype=build.state_dtype)
     if not keeps_steps:
         return pool

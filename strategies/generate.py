@@ -49,14 +49,14 @@ def cases(
 def _cases(draw: st.DrawFn, op: str, lane: str, chosen: st.SearchStrategy[Build], configs: int) -> Case:
     operation = OPERATIONS[op]
     build = draw(chosen)
-    exact = not (build.l2norm or build.bounded) and draw(among(False, True, True, False, False))
+    exact = draw(among(False, True, True, False, False)) and not (build.l2norm or build.bounded)
     H, HV = _draw_heads(draw, operation, lane, build)
     room = sizes.room(op, lane, build, HV, draw(rarely(12)))
     batch = draw_batch(draw, operation, build, room)
     gates = laws.draw_gates(draw, operation, build, max(batch.lens), exact)
     values = laws.draw_values(draw, build, exact)
     scale = laws.draw_scale(draw, build.K, exact)
-    edits = laws.draw_edits(draw, _editable(operation, build, batch, H, HV)) if not exact else ()
+    edits = laws.draw_edits(draw, {} if exact else _editable(operation, build, batch, H, HV))
     case = _assemble(op, build, batch, H, HV, gates, values)
     return replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)))
 
@@ -94,10 +94,12 @@ def _draw_heads(draw: st.DrawFn, operation: Operation, lane: str, build: Build) 
     few = lane == "interpret"
     H = draw(among(*(H_FEW if few else H_MORE)))
     ratio = draw(among(*RATIOS))
-    if few or not draw(rarely(10)):
+    if few:
         return H, H * ratio
-    limit = STATES if not build.crowded else max(HV for _, HV in geometries.heads(operation.family))
-    return draw(among(*[pair for pair in geometries.heads(operation.family) if pair[1] <= limit]))
+    published = geometries.heads(operation.family)
+    limit = max(HV for _, HV in published) if build.crowded else STATES
+    whole_model, pair = draw(rarely(10)), draw(among(*[pair for pair in published if pair[1] <= limit]))
+    return pair if whole_model else (H, H * ratio)
 
 
 def _editable(operation: Operation, build: Build, batch: Batch, H: int, HV: int) -> dict[str, int]:

@@ -20,6 +20,7 @@ GATES = (
     "mixed",
     "alternating",
     "jump",
+    "jump",
     "underflow",
     "model",
     "huge",
@@ -29,11 +30,9 @@ GATES = (
 STRENGTHS = (1.0, 1.0, 0.125, 0.0078125, 4.0)
 BETAS = ("one", "half", "zero", "uniform", "near_one", "near_one", "uniform", "exact", "two")
 BETAS_RAW = BETAS[:-1]  # no sigmoid is 2
-BETAS_EXACT = ("one", "zero", "exact", "exact")
 BOUNDS = (-5.0, -5.0, -1.0, -0.125, -20.0)  # -5 is what published models use
 VALUES = ("ones", "uniform", "normal", "parallel", "spiky", "zero_rows", "normal", "parallel")
 SCALES = (None, None, None, 1.0, 0.5, 0.0625, 2.0)  # powers of two: a product with one is exact
-SCALES_EXACT = SCALES[3:]
 SEEDS = 999
 MAX_EDITS = 3
 
@@ -52,44 +51,52 @@ EDITS = {
 }
 
 
+# In each of these all is drawn, whether it is needed or not: a case that takes fewer choices would pass for
+# simpler.
+
+
 def draw_gates(draw: st.DrawFn, operation: Operation, build: Build, longest: int, exact: bool) -> Gates:
     """Laws of g and beta. exact: those under which every number of the case can be exact."""
-    law = draw(among("zero", "exact", "exact") if exact else among(*GATES))
-    steady = law in ("zero", "exact")
-    strength = 1.0 if steady else draw(among(*STRENGTHS))
-    at = snapped(draw, max(0, longest - 1), build.chunk_size) if law == "jump" else 0
-    betas = BETAS_EXACT if exact else BETAS_RAW if operation.raw_gates or build.raw else BETAS
-    beta = draw(among(*betas))
-    bound = draw(among(*BOUNDS)) if build.bounded else None
-    return Gates(law, strength, at, beta, build.gate_dtype, bound, build.raw)
+    law, strength = draw(among(*GATES)), draw(among(*STRENGTHS))
+    at = snapped(draw, max(0, longest - 1), build.chunk_size)
+    beta = draw(among(*(BETAS_RAW if operation.raw_gates or build.raw else BETAS)))
+    bound = draw(among(*BOUNDS))
+    if exact:
+        law = law if law == "zero" else "exact"
+        beta = beta if beta in ("one", "zero") else "exact"
+    return Gates(
+        law=law,
+        strength=1.0 if law in ("zero", "exact") else strength,
+        at=at if law == "jump" else 0,
+        beta=beta,
+        dtype=build.gate_dtype,
+        lower_bound=bound if build.bounded else None,
+        raw=build.raw,
+    )
 
 
 def draw_values(draw: st.DrawFn, build: Build, exact: bool) -> Values:
     """Laws of q, k, v and the initial state."""
-    seed = draw(whole(0, SEEDS))
-    state = draw(among("law", "law", "law", "zero")) if build.given else "none"
-    if exact:
-        return Values("exact", seed, state=state)
-    law = draw(among(*VALUES))
-    half = "float16" in (build.dtype, build.state_dtype)
-    limits = EXPONENTS_HALF if half else EXPONENTS
-    v, q = (draw(whole(-limits[name], limits[name])) if draw(rarely(4)) else 0 for name in "vq")
-    return Values(law, seed, v, q, state)
+    law, seed = draw(among(*VALUES)), draw(whole(0, SEEDS))
+    state = draw(among("law", "law", "law", "zero"))
+    limits = EXPONENTS_HALF if "float16" in (build.dtype, build.state_dtype) else EXPONENTS
+    scaled = {name: (draw(rarely(4)), draw(whole(-limits[name], limits[name]))) for name in "vq"}
+    v, q = (exponent if wanted and not exact else 0 for wanted, exponent in scaled.values())
+    return Values("exact" if exact else law, seed, v, q, state if build.given else "none")
 
 
 def draw_scale(draw: st.DrawFn, K: int, exact: bool) -> float | None:
-    """None for K**-0.5, or a power of two.
-
-    exact: powers of two only, which K**-0.5 is where K is a power of four.
-    """
+    """None for K**-0.5, or a power of two. exact: a power of two, which K**-0.5 is where K is one of four."""
+    scale = draw(among(*SCALES))
     power_of_four = K & (K - 1) == 0 and math.isqrt(K) ** 2 == K
-    return draw(among(*SCALES) if power_of_four or not exact else among(*SCALES_EXACT))
+    return 1.0 if scale is None and exact and not power_of_four else scale
 
 
 def draw_edits(draw: st.DrawFn, sizes: dict[str, int]) -> tuple[Edit, ...]:
     """At times one to three elements set by hand. sizes: of the tensors that may be edited."""
+    wanted = draw(rarely(10))
     names = [name for name, size in sizes.items() if size > 0]
-    if not names or not draw(rarely(10)):
+    if not wanted or not names:
         return ()
     one = [
         st.builds(Edit, st.just(name), st.integers(0, sizes[name] - 1), st.sampled_from(EDITS[name]))

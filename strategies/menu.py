@@ -28,7 +28,7 @@ TILES = 3  # tiles that a crowded, not batch-invariant build may meet
 SMALL = (16, 1, 2, 3, 4, 5, 7, 8, 12, 15, 17, 24, 31, 32, 33, 40, 48, 60, 64)
 LARGE = (65, 96, 100, 128, 160, 255, 256)
 DIMS = {
-    "interpret": SMALL * 4 + LARGE,
+    "interpret": SMALL * 6 + LARGE,
     "gpu": (16, 128, 64, 128, 32, 128, 64, 256, 1, 8, 17, 33, 48, 60, 100, 128, 192, 255),
 }
 OTHER_DTYPES = ("bfloat16", "float16")
@@ -96,7 +96,7 @@ def published(op: str) -> Build:
 def options(op: str, lane: str) -> dict[str, tuple[Any, ...]]:
     """What each choice of a build is drawn from, simplest first, repeated to be drawn more often.
 
-    `square` and `own_gates` are choices without a field: V = K, and gates in the dtype of q.
+    `square` and `own_gates` are choices without a field: K and V both the larger, and gates in the dtype of q.
     """
     operation = OPERATIONS[op]
     kind = operation.kind
@@ -140,7 +140,7 @@ def make(op: str, picks: dict[str, Any]) -> Build:
     """The build of these choices, with what does not apply left at its default."""
     picks = dict(picks)
     if picks.pop("square"):
-        picks["V"] = picks["K"]
+        picks["K"] = picks["V"] = max(picks["K"], picks["V"])
     if picks.pop("own_gates"):
         picks["gate_dtype"] = picks["dtype"]
     if picks.get("packed", True):
