@@ -111,6 +111,7 @@ class _Callee:
             tuple(int(size) for size in sizes.group(1).split(",") if size.strip()) if sizes else (64,)
         )
         self.takes_chunk_size = sizes is not None
+        # An assertion of chunk_kda; its caller widens the states of a pool in another dtype, which loses nothing.
         self.asks_float32_state = "initial_state.dtype == torch.float32" in source
         # The versions without it document v as [B, T, H, V], and take what they get.
         self.grouped_values = "GVA" in (inspect.getdoc(inner) or "")
@@ -161,9 +162,6 @@ class Fla:
         callee = self._callees[case.op]
         if case.HV != case.H and not callee.grouped_values:
             return "this version of fla documents as many value heads as query heads"
-        state = case.values.state != "none"
-        if state and callee.asks_float32_state and case.pool.dtype != "float32":
-            return "fla asserts that initial_state is float32"
         if case.operation.is_chunked and case.chunk_size not in callee.chunk_sizes:
             return f"fla takes chunks of {', '.join(map(str, callee.chunk_sizes))} tokens"
         if case.boundary and "return_intermediate_states" not in callee.names:
@@ -221,7 +219,7 @@ def _keywords(case: Case, arguments: Arguments, callee: _Callee, v_first: bool) 
     out: dict[str, Any] = {name: _real(case, arguments[source]) for name, source in tokens.items()}
     out |= {
         "scale": case.scale,
-        "initial_state": _gather(case, arguments, v_first),
+        "initial_state": _gather(case, arguments, callee, v_first),
         "output_final_state": case.final or case.writes_state,
         "use_qk_l2norm_in_kernel": case.l2norm,
     }
@@ -261,14 +259,16 @@ def _slots(case: Case) -> tuple[int, ...]:
     return case.pool.indices if case.operation.has_pool else tuple(range(len(case.lens)))
 
 
-def _gather(case: Case, arguments: Arguments, v_first: bool) -> Tensor | None:
-    """Dense initial states, [N, HV, V, K] or [N, HV, K, V], in the pool's dtype; zeros for padding."""
+def _gather(case: Case, arguments: Arguments, callee: _Callee, v_first: bool) -> Tensor | None:
+    """Dense initial states, [N, HV, V, K] or [N, HV, K, V], in the pool's dtype or fp32; zeros for padding."""
     if case.values.state == "none":
         return None
     pool, slots = arguments["state"], _slots(case)
     rows = [n for n, slot in enumerate(slots) if slot >= 0]
     out = pool.new_zeros(len(slots), *pool.shape[1:])
     out[rows] = pool[[slots[n] for n in rows]]
+    if callee.asks_float32_state:
+        out = out.float()
     return out if v_first else out.mT.contiguous()
 
 
