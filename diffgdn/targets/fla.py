@@ -111,7 +111,7 @@ class _Callee:
             tuple(int(size) for size in sizes.group(1).split(",") if size.strip()) if sizes else (64,)
         )
         self.takes_chunk_size = sizes is not None
-        # An assertion of chunk_kda; its caller widens the states of a pool in another dtype, which loses nothing.
+        # Asserted by chunk_kda. A caller with a pool in another dtype widens its states, which loses nothing.
         self.asks_float32_state = "initial_state.dtype == torch.float32" in source
         # The versions without it document v as [B, T, H, V], and take what they get.
         self.grouped_values = "GVA" in (inspect.getdoc(inner) or "")
@@ -260,7 +260,7 @@ def _slots(case: Case) -> tuple[int, ...]:
 
 
 def _gather(case: Case, arguments: Arguments, callee: _Callee, v_first: bool) -> Tensor | None:
-    """Dense initial states, [N, HV, V, K] or [N, HV, K, V], in the pool's dtype or fp32; zeros for padding."""
+    """Initial states [N, HV, V, K] or [N, HV, K, V], in the pool's dtype or fp32; zeros for index -1."""
     if case.values.state == "none":
         return None
     pool, slots = arguments["state"], _slots(case)
