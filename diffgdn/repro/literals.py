@@ -73,11 +73,15 @@ def _packed(flat: Tensor, shape: tuple[int, ...]) -> str:
     return f'unpack(\n{lines},\n    "{raw.dtype.name}", {flat.dtype}, {shape},\n)'
 
 
-def coarse(bound: Tensor) -> Tensor:
-    """A float32 tensor that packs well: where it is not written out, its values are rounded to 1 in 128."""
+def above(bound: Tensor) -> Tensor:
+    """A float64 bound as float32 values not below it, short of mantissa where they are packed rather than
+    written out.
+    """
+    rounded = bound.float()
+    rounded = torch.where(rounded < bound, torch.nextafter(rounded, torch.tensor(torch.inf)), rounded)
     if bound.numel() <= LISTED:
-        return bound
-    dropped = 23 - 7  # of float32's 23 bits of mantissa
-    bits = bound.contiguous().view(torch.int32)
-    rounded = ((bits + (1 << (dropped - 1))) >> dropped << dropped).view(torch.float32)
-    return torch.where(bound.isfinite(), rounded, bound)
+        return rounded
+    dropped = 23 - 7  # of float32's 23 bits of mantissa: at most 1 in 128 too much
+    bits = rounded.contiguous().view(torch.int32)
+    short = ((bits + (1 << dropped) - 1) >> dropped << dropped).view(torch.float32)
+    return torch.where(rounded.isfinite(), short, rounded)

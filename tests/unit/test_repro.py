@@ -268,3 +268,12 @@ def _unpack() -> str:
     body = repro.texts.ALONE
     start = body.index("def unpack")
     return "import base64, zlib\nimport numpy as np\n" + body[start : body.index("def place")]
+
+
+@pytest.mark.parametrize("count", [100, literals.LISTED + 1])
+def test_bounds_are_never_written_smaller_than_they_are(count: int) -> None:
+    bound = torch.rand(count, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 1e-5
+    bound[:2] = torch.tensor([torch.inf, 2.0**-120])
+    written = literals.above(bound).double()
+    assert bool((written >= bound).all())
+    assert bool((written[1:] <= bound[1:] * (1 + 2.0**-6)).all())
