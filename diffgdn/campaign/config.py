@@ -8,7 +8,7 @@ from pathlib import Path
 from diffgdn.corpus import Finding
 
 SHRINK_SHARE = 6  # a shrink takes at most this part of the campaign's time, ...
-SHRINK_SECONDS = (5.0, 30.0)  # ... but within these limits
+SHRINK_SECONDS = (3.0, 30.0)  # ... but within these limits
 GRACE_SECONDS = 10.0  # that shrinks under way may go on after the time is up
 
 

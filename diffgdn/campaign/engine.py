@@ -61,21 +61,10 @@ class _Campaign:
 
     def run(self, old: list[Finding]) -> Outcome:
         config, begin = self.config, time.monotonic()
-        self.emit(
-            events.CampaignStarted(
-                config.target,
-                config.operations,
-                config.lane,
-                config.seed,
-                config.workers,
-                config.max_time,
-                config.max_cases,
-                str(config.corpus),
-            )
-        )
         interrupted, problem = False, None
         with tempfile.TemporaryDirectory(prefix="diffgdn-") as name:
             try:
+                self._announce()
                 with Pool(
                     config.workers, config.lane, Path(name), config.target, config.seed, config.hang_seconds
                 ) as self.pool:
@@ -88,6 +77,21 @@ class _Campaign:
         findings = self.ledger.findings
         self.emit(events.CampaignEnded(time.monotonic() - begin, findings, interrupted, problem))
         return Outcome(findings, interrupted, problem)
+
+    def _announce(self) -> None:
+        config = self.config
+        self.emit(
+            events.CampaignStarted(
+                config.target,
+                config.operations,
+                config.lane,
+                config.seed,
+                config.workers,
+                config.max_time,
+                config.max_cases,
+                str(config.corpus),
+            )
+        )
 
     def _phases(self, old: list[Finding]) -> None:
         config = self.config

@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +26,6 @@ HANG_SECONDS = {"interpret": 120.0, "gpu": 120.0}  # for one case, a first compi
 GPU_WORKERS = (
     16  # per GPU: what a fuzz loop needs of the GPU is small, each context holds about half a gigabyte of it
 )
-STOP_SECONDS = 2.0
 
 
 def automatic_workers(lane: str) -> int:
@@ -88,7 +88,8 @@ class Pool:
         process = context.Process(
             target=worker.main, args=(index, self._setup, theirs), name=f"worker {index}", daemon=True
         )
-        process.start()
+        with _undisturbed():
+            process.start()
         theirs.close()
         self._workers[index] = _Worker(process, ours)
 
@@ -172,11 +173,27 @@ class Pool:
         """End all workers; those in the middle of a task have no time to finish it."""
         for entry in self._workers.values():
             entry.pipe.close()
-            entry.process.terminate()
-        until = time.monotonic() + STOP_SECONDS
+            entry.process.kill()
         for entry in self._workers.values():
-            entry.process.join(max(0.0, until - time.monotonic()))
-            if entry.process.is_alive():
-                entry.process.kill()
-                entry.process.join()
+            entry.process.join()
         self._workers.clear()
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """While a process is being started: it inherits being deaf to Ctrl-C, and SIGTERM comes after it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    late: list[int] = []
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _: late.append(number)),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if late:
+        os.kill(os.getpid(), signal.SIGTERM)

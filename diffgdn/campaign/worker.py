@@ -42,6 +42,8 @@ def main(index: int, setup: Setup, pipe: Connection) -> None:
     log = os.open(_log(folder, index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    # Hypothesis keeps caches in the current directory otherwise; it is told before it is imported.
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(folder / "hypothesis"))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one worker a core: threads of their own would only queue
     try:
         lanes.bind(index)

@@ -1,0 +1,323 @@
+"""Campaigns: which batches there are, what becomes one finding, and what is told about it all."""
+
+import dataclasses
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffgdn import campaign, events
+from diffgdn.campaign import replay, tasks
+from diffgdn.campaign.ledger import Ledger
+from diffgdn.campaign.rotation import BARREN_BATCHES, FIRST_CASES, MOST_CASES, Rotation
+from diffgdn.campaign.tasks import Explore
+from diffgdn.case import Case
+from diffgdn.corpus import Corpus, Finding
+from diffgdn.operations import OPERATIONS
+from diffgdn.report.tally import Tally
+
+TOYS = Path(__file__).with_name("toys.py")
+DECODE = ("gdn.decode",)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def rotation(
+    operations: tuple[str, ...] = ("a", "b", "c"), max_cases: int | None = None, **options: Any
+) -> Rotation:
+    made = Rotation(operations, "interpret", options.pop("seed", 1), max_cases, 5.0, **options)
+    made.start(options.get("max_time"), 0.0)
+    return made
+
+
+def batches(source: Rotation, count: int) -> list[Explore]:
+    found = []
+    for _ in range(count):
+        task = source.next(frozenset())
+        assert task is not None
+        source.done(task, task.cases)
+        found.append(task)
+    return found
+
+
+class TestRotation:
+    def test_takes_the_operations_in_turn(self) -> None:
+        assert [task.operation for task in batches(rotation(), 7)] == list("abcabca")
+
+    def test_begins_with_small_batches(self) -> None:
+        sizes = [task.cases for task in batches(rotation(("a",)), 8)]
+        assert sizes[0] == FIRST_CASES["interpret"]
+        assert sizes == sorted(sizes)
+        assert sizes[-1] == MOST_CASES["interpret"]
+
+    def test_no_two_batches_share_a_stream(self) -> None:
+        seeds = [task.seed for seed in (1, 2) for task in batches(rotation(seed=seed), 30)]
+        assert len(set(seeds)) == len(seeds)
+
+    def test_the_same_seed_gives_the_same_batches(self) -> None:
+        assert batches(rotation(), 10) == batches(rotation(), 10)
+
+    def test_ends_after_the_number_of_cases(self) -> None:
+        source, cases = rotation(max_cases=10), 0
+        while task := source.next(frozenset()):
+            source.done(task, task.cases)
+            cases += task.cases
+        assert cases == 10
+
+    def test_cases_that_a_batch_left_over_go_to_another(self) -> None:
+        source = rotation(("a",), max_cases=3)
+        task = source.next(frozenset())
+        assert task is not None
+        assert source.next(frozenset()) is None
+        source.done(task, 2)
+        rest = source.next(frozenset())
+        assert rest is not None
+        assert rest.cases == 1
+
+    def test_ends_when_the_time_is_up(self) -> None:
+        clock = Clock()
+        source = Rotation(("a",), "interpret", 1, None, 5.0, clock=clock)
+        source.start(60.0, 10.0)
+        task = source.next(frozenset())
+        assert task is not None
+        assert (task.deadline, task.shrink_until) == (60.0, 70.0)
+        clock.now = 60.0
+        assert source.next(frozenset()) is None
+
+    def test_every_operation_has_a_batch_before_anything_is_shrunk(self) -> None:
+        source = rotation()
+        first = source.next(frozenset())
+        assert first is not None
+        assert not first.shrink
+        source.done(first, 3, failed=True)
+        following = [source.next(frozenset()) for _ in range(3)]
+        assert [task and task.operation for task in following] == ["b", "c", "a"]
+        assert following[2] == dataclasses.replace(first, shrink=True, again=True)
+
+    def test_what_failed_is_shrunk_even_when_the_cases_are_used_up(self) -> None:
+        source = rotation(max_cases=3)
+        task = source.next(frozenset())
+        assert task is not None
+        source.done(task, 3, failed=True)
+        again = source.next(frozenset())
+        assert again is not None
+        assert again.again
+
+    def test_an_operation_without_new_cases_drops_out(self) -> None:
+        source = rotation(("a", "b"))
+        for _ in range(2 * BARREN_BATCHES):
+            task = source.next(frozenset())
+            assert task is not None
+            source.done(task, 0 if task.operation == "a" else task.cases)
+        assert source.operations == ("b",)
+
+    def test_a_dropped_operation_is_not_shrunk_either(self) -> None:
+        source = rotation(("a",))
+        task = source.next(frozenset())
+        assert task is not None
+        source.done(task, 3, failed=True)
+        assert source.drop("a")
+        assert source.next(frozenset()) is None
+
+
+def finding(kind: str = "beyond_bound", tensor: str | None = "o", **case: Any) -> Finding:
+    return Finding(Case("gdn.decode", **case), "vk", "interpret", kind, "it is wrong", tensor)
+
+
+class TestLedger:
+    def test_a_first_failure_is_saved_at_once(self, tmp_path: Path) -> None:
+        ledger, found = Ledger(Corpus(tmp_path)), finding(lens=(5,))
+        record = ledger.found(found, owner=0)
+        assert record is not None
+        assert Corpus(tmp_path).findings() == [found] == list(ledger.findings)
+
+    def test_the_same_failure_on_another_case_is_no_second_finding(self, tmp_path: Path) -> None:
+        ledger = Ledger(Corpus(tmp_path))
+        ledger.found(finding(lens=(5,)), owner=0)
+        assert ledger.found(finding(lens=(7,)), owner=1) is None
+        assert ledger.owner(finding()) == 0
+        assert len(Corpus(tmp_path).findings()) == 1
+
+    @pytest.mark.parametrize("other", [finding(kind="not_exact"), finding(tensor="state")])
+    def test_another_kind_or_tensor_is(self, tmp_path: Path, other: Finding) -> None:
+        ledger = Ledger(Corpus(tmp_path))
+        ledger.found(finding(), owner=0)
+        assert ledger.found(other, owner=1) is not None
+
+    def test_a_shrunk_finding_replaces_its_larger_self(self, tmp_path: Path) -> None:
+        ledger, large, small = Ledger(Corpus(tmp_path)), finding(lens=(5,)), finding(lens=(3,))
+        ledger.found(large, owner=0)
+        assert ledger.shrunk(large, small, owner=0) is not None
+        assert Corpus(tmp_path).findings() == [small] == list(ledger.findings)
+
+    def test_only_the_worker_that_has_it_in_hand_shrinks_it(self, tmp_path: Path) -> None:
+        ledger, large, small = Ledger(Corpus(tmp_path)), finding(lens=(5,)), finding(lens=(3,))
+        ledger.found(large, owner=0)
+        assert ledger.shrunk(large, small, owner=1) is None
+        assert ledger.findings == (large,)
+
+    def test_a_failure_that_nobody_shrank_is_taken_up_again(self, tmp_path: Path) -> None:
+        ledger = Ledger(Corpus(tmp_path))
+        ledger.found(finding(), owner=0)
+        assert tasks.key(finding()) in ledger.known
+        ledger.release(0)
+        assert tasks.key(finding()) not in ledger.known
+        ledger.found(finding(), owner=1)
+        assert ledger.owner(finding()) == 1
+
+    def test_a_replayed_finding_is_known(self, tmp_path: Path) -> None:
+        ledger = Ledger(Corpus(tmp_path))
+        ledger.replayed(finding(), tmp_path / "x.json")
+        assert ledger.known == {tasks.key(finding())}
+        assert ledger.unfinished == []
+
+
+def run(toy: str, corpus: Path, **options: Any) -> tuple[campaign.Outcome, list[events.Event]]:
+    """A campaign of one worker on a toy, and all its events."""
+    given: dict[str, Any] = {"operations": DECODE, "workers": 1, "seed": 7, "max_cases": 30, **options}
+    told: list[events.Event] = []
+    config = campaign.Config(target=f"{TOYS}:{toy}", lane="interpret", corpus=corpus, **given)
+    outcome = campaign.run(config, told.append)
+    assert multiprocessing.active_children() == []
+    return outcome, told
+
+
+def of(kind: type[events.Event], told: list[events.Event]) -> list[Any]:
+    return [event for event in told if isinstance(event, kind)]
+
+
+def test_a_right_target(tmp_path: Path) -> None:
+    """Nothing is found, nothing written, and the events come in order."""
+    outcome, told = run("right", tmp_path / "corpus", operations=tuple(OPERATIONS), workers=2)
+    assert (outcome.exit_code, outcome.findings) == (0, ())
+    assert list(tmp_path.iterdir()) == []
+    assert isinstance(told[0], events.CampaignStarted)
+    assert isinstance(told[-1], events.CampaignEnded)
+    phases = [event.phase for event in told if isinstance(event, events.PhaseStarted | events.PhaseEnded)]
+    assert phases == ["start", "start", "explore", "explore"]
+    cases = of(events.CaseRun, told)
+    assert len(cases) == 30
+    assert {case.operation for case in cases} == {"gdn.decode", "kda.recurrent"}
+    assert {event.operation for event in of(events.OperationSkipped, told)} == {*OPERATIONS} - {
+        "gdn.decode",
+        "kda.recurrent",
+    }
+
+
+def test_a_wrong_target(tmp_path: Path) -> None:
+    """A failure is told of when found, shrunk to the smallest case, saved once, documented, and replayed."""
+    outcome, told = run("wrong", tmp_path, max_time=18.0)
+    assert outcome.exit_code == 1
+    kinds = {found.kind for found in outcome.findings}
+    assert kinds <= {"beyond_bound", "not_exact"}
+    assert len(outcome.findings) == len(kinds)
+    assert [found.case.total for found in outcome.findings] == [3] * len(kinds)
+    assert Corpus(tmp_path).findings() == sorted(outcome.findings, key=lambda found: found.id)
+    assert all((tmp_path / f"{found.id}.py").exists() for found in outcome.findings)
+    for found in of(events.FindingFound, told):
+        assert found in told[: [getattr(event, "before", None) for event in told].index(found.finding.id)]
+
+    again, told = run("wrong", tmp_path, max_cases=6)
+    assert [event.status for event in of(events.FindingReplayed, told)] == ["FAILED"] * len(kinds)
+    assert {found.id for found in outcome.findings} <= {found.id for found in again.findings}
+    assert not {event.finding.kind for event in of(events.FindingFound, told)} & kinds
+
+    tally = Tally()
+    for event in told:
+        tally(event)
+    assert set(tally.findings) == {found.id for found in again.findings}
+    assert tally.cases == 6
+
+
+def test_a_worker_that_dies(tmp_path: Path) -> None:
+    """The case it died of becomes a finding, another takes over, and the operation is left out in the end."""
+    outcome, told = run("dying", tmp_path, max_cases=100)
+    assert {(found.kind, found.message) for found in outcome.findings} == {
+        ("crashed", "the process that ran the kernel ended: killed by SIGSEGV")
+    }
+    deaths = of(events.WorkerDied, told)
+    assert {death.reason for death in deaths} == {"killed by SIGSEGV"}
+    assert deaths[0].case_id == outcome.findings[0].case.id
+    assert len(of(events.WorkerStarted, told)) >= len(deaths)
+    assert [event.operation for event in of(events.OperationSkipped, told)] == ["gdn.decode"]
+
+
+def test_a_crash_is_replayed_with_the_last_words() -> None:
+    found = Finding(Case("gdn.decode", lens=(3,)), f"{TOYS}:leaving", "interpret", "crashed", "it was gone")
+    (result,) = replay.run([found], repeat=2)
+    assert (result.status, result.detail) == ("FAILED", "crashed: exit status 3: no more")
+
+
+def test_a_case_that_hangs(tmp_path: Path) -> None:
+    outcome, told = run("hanging", tmp_path, max_time=8.0, max_cases=None, hang_seconds=1.0)
+    (found,) = outcome.findings
+    assert (found.kind, found.message) == ("hung", "no answer within 1 s")
+    assert found.case.total >= 3
+    assert of(events.WorkerDied, told)[0].reason == "no answer within 1 s"
+
+
+def test_an_operation_whose_cases_are_all_refused(tmp_path: Path) -> None:
+    outcome, told = run("refusing", tmp_path)
+    assert outcome.exit_code == 0
+    assert {case.refused for case in of(events.CaseRun, told)} == {"not today"}
+
+
+def test_ctrl_c_keeps_what_was_found(tmp_path: Path) -> None:
+    told: list[events.Event] = []
+
+    def impatient(event: events.Event) -> None:
+        told.append(event)
+        if isinstance(event, events.FindingFound):
+            raise KeyboardInterrupt
+
+    config = campaign.Config(f"{TOYS}:wrong", DECODE, "interpret", 7, 1, tmp_path, max_time=60.0)
+    outcome = campaign.run(config, impatient)
+    assert outcome.interrupted
+    assert outcome.exit_code == 1
+    assert len(Corpus(tmp_path).findings()) == 1
+    assert isinstance(told[-1], events.CampaignEnded)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("nonesuch", "unknown target 'nonesuch'; built in: vk, kv, eager, fla; your own: module:name"),
+        (f"{TOYS}:no_target", "no_target is int, not a target"),
+        ("fla", "target fla: fla runs on a GPU only"),
+    ],
+)
+def test_a_target_that_cannot_be_had(tmp_path: Path, target: str, problem: str) -> None:
+    told: list[events.Event] = []
+    outcome = campaign.run(
+        campaign.Config(target, DECODE, "interpret", 7, 1, tmp_path / "c", 5.0), told.append
+    )
+    assert outcome.exit_code == 2
+    assert outcome.problem is not None
+    assert problem in outcome.problem
+    assert told[-1] == dataclasses.replace(told[-1], stopped=outcome.problem, findings=())  # type: ignore[type-var]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operation_that_the_target_has_not(tmp_path: Path) -> None:
+    outcome, _ = run("right", tmp_path, operations=("gdn.verify",))
+    assert outcome.exit_code == 2
+    assert (
+        outcome.problem
+        == f"target {TOYS}:right implements none of gdn.verify; it has gdn.decode, kda.recurrent"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("workers", 0), ("max_cases", 0), ("max_time", 0.0), ("operations", ())]
+)
+def test_a_campaign_that_makes_no_sense(tmp_path: Path, field: str, value: Any) -> None:
+    config = campaign.Config("vk", DECODE, "interpret", 7, 1, tmp_path)
+    with pytest.raises(ValueError, match=field):
+        dataclasses.replace(config, **{field: value})

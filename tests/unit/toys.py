@@ -1,0 +1,79 @@
+"""Targets for tests of the campaign and the command line: the eager target, and what can go wrong with one.
+
+Worker processes load them as `tests/unit/toys.py:NAME`. The wrong ones are wrong from three tokens on.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import torch
+
+from diffgdn.arena import Arguments
+from diffgdn.case import Case
+from diffgdn.noise import Contract
+from diffgdn.targets import get
+
+OPERATIONS = ("gdn.decode", "kda.recurrent")
+SMALLEST_WRONG = 3
+
+
+class Toy:
+    """The eager target on two operations; `spoil` acts on the results of larger cases."""
+
+    layout = "vk"
+    operations = OPERATIONS
+
+    def __init__(self, name: str, spoil: Callable[[dict[str, torch.Tensor]], None]) -> None:
+        self.name, self._spoil, self._eager = name, spoil, get("eager")
+
+    def contract(self, op: str) -> Contract:
+        return self._eager.contract(op)
+
+    def configurations(self, op: str) -> int:
+        return 1
+
+    def refuses(self, case: Case, lane: str) -> str | None:
+        return None
+
+    def run(self, case: Case, arguments: Arguments) -> dict[str, torch.Tensor]:
+        results = self._eager.run(case, arguments)
+        if case.total >= SMALLEST_WRONG:
+            self._spoil(results)
+        return results
+
+
+class Refusing(Toy):
+    def refuses(self, case: Case, lane: str) -> str | None:
+        return "not today"
+
+
+def off(results: dict[str, torch.Tensor]) -> None:
+    results["o"].view(-1)[0] += 1
+
+
+def die(results: dict[str, torch.Tensor]) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def leave(results: dict[str, torch.Tensor]) -> None:
+    print("no more", flush=True)
+    os._exit(3)
+
+
+def hang(results: dict[str, torch.Tensor]) -> None:
+    time.sleep(600)
+
+
+def nothing(results: dict[str, torch.Tensor]) -> None:
+    pass
+
+
+right = Toy("right", nothing)
+wrong = Toy("wrong", off)
+dying = Toy("dying", die)
+leaving = Toy("leaving", leave)
+hanging = Toy("hanging", hang)
+refusing = Refusing("refusing", nothing)
+no_target = 7
