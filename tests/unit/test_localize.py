@@ -62,15 +62,27 @@ def test_tokens_at_one_place_of_every_chunk() -> None:
 
 
 def test_a_state_has_sequences_rows_and_columns() -> None:
-    error = torch.zeros(3, 4, 6, 8, dtype=torch.float64)
+    # The sequence in the middle is empty and leaves no state behind: the second row is of sequence 2.
+    error = torch.zeros(2, 4, 6, 8, dtype=torch.float64)
     error[1, :, 2:5, ::2] = 3.0
     assert localize.summary(comparison("state", error)) == [
-        "48 of 576 elements of state are wrong",
-        "sequences: only 1 of 3",
+        "48 of 384 elements of state are wrong",
+        "sequences: only 2 of 3",
         "heads: every one",
         "V: only 2 to 4 of 6",
         "K: only 0 to 6 in steps of 2 (of 8)",
     ]
+    assert "(sequence 2, head 0):" in localize.text(comparison("state", error)).splitlines()
+
+
+def test_steps_are_those_of_sequences_with_a_buffer_row() -> None:
+    pool = Pool(slots=3, indices=(0, 1, 2), steps=3, buffer=2, rows=(-1, 0, 1))
+    case = Case(op="gdn.verify", lens=(3, 2, 1), K=4, V=4, pool=pool)
+    error = torch.zeros(3, 1, 4, 4, dtype=torch.float64)
+    error[2, 0, 1, 3] = 3.0
+    shown = comparison("steps", error, case)
+    assert "sequences: only 2 of 3" in localize.summary(shown)
+    assert "worst at (sequence 2, token 0, head 0, V 1, K 3)" in localize.text(shown)
 
 
 def test_an_exact_case_shows_what_differs_though_within_the_bound() -> None:
@@ -94,9 +106,9 @@ def test_the_text_picture_marks_heads_by_tokens_and_the_worst_head() -> None:
     assert lines[-1].startswith("worst at (sequence 2, token 70, head 1, V 4): got nan, expected 0, bound")
 
 
-@pytest.mark.parametrize("name", ["steps", "state", "boundary"])
+@pytest.mark.parametrize("name", ["steps", "state", "boundary", "final"])
 def test_every_kind_of_result_has_a_picture(name: str) -> None:
-    leading = {"steps": 140, "state": 3, "boundary": 3}[name]
+    leading = {"steps": 140, "state": 2, "boundary": 3, "final": 3}[name]
     error = torch.zeros(leading, 4, 6, 8, dtype=torch.float64)
     error[-1, 3, 5, 7] = 100.0
     case = CASE if name != "steps" else Case(
