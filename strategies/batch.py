@@ -68,13 +68,9 @@ def _nothing(n: int, grain: int) -> int:
 
 
 SNAPS = (_as_is, _as_is, _as_is, _multiple, _one_more, _one_less, _one_less, _one_more, _nothing)
-PLAIN = (_as_is,) * 7 + (_nothing,)
 
-
-def snapped(draw: st.DrawFn, longest: int, grain: int) -> int:
-    """A number from 0 to `longest`, often near a multiple of `grain`; shrinks to 0."""
-    n = draw(whole(0, longest))
-    return draw(among(*SNAPS[:-1]))(n, grain)
+# What a sequence is there for. padding: slot -1. unkept: its steps are not kept. empty: no tokens.
+ROLES = ("live",) * 8
 
 
 class Sequence(NamedTuple):
@@ -110,19 +106,26 @@ def _sequence(
     rows: int,
     reach: int,
 ) -> Sequence:
+    # Hypothesis deletes five choices in a row at most: an element of more would often stay for good.
+    roles = ROLES + ("padding", "padding") * operation.has_pool + ("unkept", "unkept") * keeps_steps
     wanted, backs = 1, tuple[int, ...]()
-    if not operation.single_token:
+    if operation.single_token:
+        role = draw(among(*roles))
+    else:
         n = draw(whole(0, longest))
-        snap = draw(among(*(SNAPS if grain > 1 else PLAIN)))
-        wanted = snap(1 - n if n < 2 else n, grain)  # one token is simpler than none
+        wanted = 1 - n if n < 2 else n  # one token is simpler than none
+        if grain > 1:
+            wanted = draw(among(*SNAPS))(wanted, grain)
+            role = draw(among(*roles))
+        else:
+            role = draw(among(*roles, "empty"))
+    if role == "empty":
+        wanted = 0
+    slot = draw(whole(0, reach)) if operation.has_pool else 0
+    row = draw(whole(0, rows)) if keeps_steps else 0
     if tree:
         backs = tuple(draw(_backs(longest)))
-    if not operation.has_pool:
-        return Sequence(wanted)
-    padding, slot = draw(rarely(6)), draw(whole(0, reach))
-    if not keeps_steps:
-        return Sequence(wanted, padding, slot)
-    return Sequence(wanted, padding, slot, draw(whole(0, rows)), not draw(rarely(5)), backs)
+    return Sequence(wanted, role == "padding", slot, row, role != "unkept", backs)
 
 
 @lru_cache

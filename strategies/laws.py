@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from diffgdn.case import Edit, Gates, Values
 from diffgdn.operations import Operation
-from diffgdn.strategies.batch import among, rarely, snapped, whole
+from diffgdn.strategies.batch import among, rarely, whole
 from diffgdn.strategies.menu import Build
 
 # Repeated to be drawn more often; the simplest first.
@@ -58,7 +58,11 @@ EDITS = {
 def draw_gates(draw: st.DrawFn, operation: Operation, build: Build, longest: int, exact: bool) -> Gates:
     """Laws of g and beta. exact: those under which every number of the case can be exact."""
     law, strength = draw(among(*GATES)), draw(among(*STRENGTHS))
-    at = snapped(draw, max(0, longest - 1), build.chunk_size)
+    if operation.is_chunked:  # near the boundary of a chunk, whatever the size of chunks
+        at = draw(whole(0, 3)) * build.chunk_size + draw(among(0, -1, 1, 5))
+    else:
+        at = draw(whole(0, max(0, longest - 1)))
+    at = max(0, min(at, longest - 1))
     beta = draw(among(*(BETAS_RAW if operation.raw_gates or build.raw else BETAS)))
     bound = draw(among(*BOUNDS))
     if exact:

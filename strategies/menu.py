@@ -96,7 +96,7 @@ def published(op: str) -> Build:
 def options(op: str, lane: str) -> dict[str, tuple[Any, ...]]:
     """What each choice of a build is drawn from, simplest first, repeated to be drawn more often.
 
-    `square` and `own_gates` are choices without a field: K and V both the larger, and gates in the dtype of q.
+    `square` and `own_gates` are choices without a field: K = V, the larger; and gates in the dtype of q.
     """
     operation = OPERATIONS[op]
     kind = operation.kind

@@ -24,7 +24,7 @@ SETTINGS = settings(
 
 @pytest.fixture
 def minimal() -> Minimal:
-    """The case that Hypothesis shrinks to among those of a strategy that meet a condition, always the same one."""
+    """The case that Hypothesis shrinks to among those that meet a condition, always the same one."""
 
     def ask(strategy: SearchStrategy[Case], condition: Callable[[Case], bool]) -> Case:
         return find(strategy, condition, settings=SETTINGS, random=random.Random(0))
