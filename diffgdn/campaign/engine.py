@@ -249,7 +249,7 @@ class _Campaign:
         elif isinstance(task, tasks.RunCase):
             if done.error is not None:
                 self._error(task.case.op, done.error)
-            if task.phase == "compile":
+            if task.phase == "compile" and done.error is None and done.refused is None:
                 self.emit(events.CompileProgress(task.case.op, done.seconds))
             elif task.finding is not None:
                 self._replayed(task.finding, done)

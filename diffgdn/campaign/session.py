@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,6 +24,9 @@ from diffgdn.targets import Target
 
 if TYPE_CHECKING:
     from diffgdn.strategies import Menu
+
+
+MEMORY_TRIES = 4
 
 
 class SetupError(Exception):
@@ -92,13 +96,30 @@ class Session:
         self._current.write(case)
         suspicious = True
         try:
-            verdict = execute.run(case, target, self._setup.lane)
+            verdict = self._with_room(case, target)
             suspicious = verdict.failure is not None
         finally:
             if self._setup.lane == "gpu" and suspicious:
                 self._leave_if_poisoned()
             self._current.clear()
         return verdict
+
+    def _with_room(self, case: Case, target: Target) -> Verdict:
+        """The verdict on a case. Workers share the GPU's memory: one that finds it full waits for the others."""
+        verdict = None
+        for attempt in range(MEMORY_TRIES):
+            if attempt:
+                torch.cuda.empty_cache()
+                time.sleep(attempt)
+            try:
+                verdict = execute.run(case, target, self._setup.lane)
+            except torch.OutOfMemoryError:
+                continue
+            if verdict.failure is None or not verdict.failure.message.startswith("OutOfMemoryError"):
+                return verdict
+        return verdict or Verdict(
+            case, target.name, self._setup.lane, refused="the GPU has no room for its tensors"
+        )
 
     def _leave_if_poisoned(self) -> None:
         try:

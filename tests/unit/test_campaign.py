@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from diffgdn import campaign, events
-from diffgdn.campaign import replay, tasks
+from diffgdn import campaign, events, strategies
+from diffgdn.campaign import engine, replay, tasks
 from diffgdn.campaign.ledger import Ledger
 from diffgdn.campaign.rotation import BARREN_BATCHES, FIRST_CASES, MOST_CASES, Rotation
 from diffgdn.campaign.tasks import Explore
@@ -19,6 +19,7 @@ from diffgdn.report.tally import Tally
 
 TOYS = Path(__file__).with_name("toys.py")
 DECODE = ("gdn.decode",)
+FEW = ("gdn.extend", "kda.verify")
 
 
 class Clock:
@@ -260,6 +261,52 @@ def test_a_case_that_hangs(tmp_path: Path) -> None:
     assert (found.kind, found.message) == ("hung", "no answer within 1 s")
     assert found.case.total >= 3
     assert of(events.WorkerDied, told)[0].reason == "no answer within 1 s"
+
+
+class Unstarted(engine._Campaign):
+    """A campaign on a GPU that notes what it would have its workers run."""
+
+    def __init__(self, configurations: int) -> None:
+        self.told: list[events.Event] = []
+        self.work: list[list[tasks.RunCase]] = []
+        config = campaign.Config("fla", FEW, "gpu", 7, 4, Path("findings"))
+        super().__init__(config, self.told.append, Corpus(config.corpus))
+        self.ready = tasks.Ready("a GPU", {}, FEW, "vk", dict.fromkeys(FEW, configurations))
+        self.menu = strategies.Menu.draw(7, FEW)
+        self._prepare(self.menu, FEW)
+
+    def _each(self, work: list[tasks.RunCase]) -> None:
+        self.work.append(work)
+
+
+def test_a_gpu_campaign_compiles_each_build_once_and_runs_each_geometry() -> None:
+    made = Unstarted(configurations=1)
+    compiled, geometries = made.work
+    builds = [build for op in FEW for build in made.menu.entries(op)]
+    cases = [
+        case
+        for op in FEW
+        for build in made.menu.entries(op)
+        for case in strategies.representatives(op, build)
+    ]
+    assert len(compiled) >= len(builds)
+    assert sorted(task.case.id for task in compiled) == sorted(case.id for case in cases)
+    assert [task.case for task in geometries] == [
+        case for op in FEW for case in strategies.geometries.cases(op)
+    ]
+    assert [event.phase for event in made.told if isinstance(event, events.PhaseStarted)] == [
+        "compile",
+        "geometries",
+    ]
+
+
+def test_configurations_of_a_foreign_kernel_are_compiled_as_far_as_there_is_room() -> None:
+    compiled, _ = Unstarted(configurations=50).work
+    assert len(compiled) == engine.MOST_VARIANTS
+    assert len({task.case.id for task in compiled}) == engine.MOST_VARIANTS
+    configurations = [task.case.config for task in compiled]
+    per_entry = configurations.count(0)
+    assert max(configurations) == (engine.MOST_VARIANTS - 1) // per_entry
 
 
 def test_an_operation_whose_cases_are_all_refused(tmp_path: Path) -> None:
