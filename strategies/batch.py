@@ -74,15 +74,14 @@ ROLES = ("live",) * 8
 
 
 class Sequence(NamedTuple):
-    """One sequence as drawn. wanted: its length where the batch has room for it. backs: for each token of a
-    tree, how many tokens before the previous one its parent lies."""
+    """One sequence as drawn. wanted: its length where the batch has room for it. slot and row: its places in
+    the pool and in verify's buffer, where they are free. kept: whether its steps are kept there."""
 
     wanted: int
     padding: bool = False
     slot: int = 0
     row: int = 0
     kept: bool = True
-    backs: tuple[int, ...] = ()
 
 
 @lru_cache(maxsize=4096)
@@ -90,8 +89,8 @@ def sequences(
     operation: Operation, build: Build, longest: int, grain: int, count: int, reach: int
 ) -> st.SearchStrategy[list[Sequence]]:
     """One to `count` sequences of up to `longest` tokens whose slots reach up to `reach`."""
-    tree, keeps = build.tree, operation.keeps_steps or build.steps
-    element = _sequence(operation, tree, keeps, longest, grain, min(2 * count, reach), reach)
+    keeps_steps = operation.keeps_steps or build.steps
+    element = _sequence(operation, keeps_steps, longest, grain, min(2 * count, reach), reach)
     return st.lists(element, min_size=1, max_size=count)
 
 
@@ -99,7 +98,6 @@ def sequences(
 def _sequence(
     draw: st.DrawFn,
     operation: Operation,
-    tree: bool,
     keeps_steps: bool,
     longest: int,
     grain: int,
@@ -108,7 +106,7 @@ def _sequence(
 ) -> Sequence:
     # Hypothesis deletes five choices in a row at most: an element of more would often stay for good.
     roles = ROLES + ("padding", "padding") * operation.has_pool + ("unkept", "unkept") * keeps_steps
-    wanted, backs = 1, tuple[int, ...]()
+    wanted = 1
     if operation.single_token:
         role = draw(among(*roles))
     else:
@@ -123,15 +121,15 @@ def _sequence(
         wanted = 0
     slot = draw(whole(0, reach)) if operation.has_pool else 0
     row = draw(whole(0, rows)) if keeps_steps else 0
-    if tree:
-        backs = tuple(draw(_backs(longest)))
-    return Sequence(wanted, role == "padding", slot, row, role != "unkept", backs)
+    return Sequence(wanted, role == "padding", slot, row, role != "unkept")
 
 
 @lru_cache
-def _backs(longest: int) -> st.SearchStrategy[list[int]]:
+def _trees(longest: int) -> st.SearchStrategy[list[list[int]]]:
+    """A few trees, each by how many tokens before the previous one the parents of its third and later tokens
+    lie. Sequences take them in turn: if each had its own, it could not be deleted alone."""
     back = st.one_of(st.integers(0, 2), st.integers(0, longest))
-    return st.lists(back, max_size=max(2, longest))
+    return st.lists(st.lists(back, max_size=max(2, longest)), min_size=1, max_size=3)
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,8 @@ def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room) 
     pool = _draw_pool(draw, operation, build, found, lens, far)
     parents: tuple[tuple[int, ...], ...] = ()
     if build.tree:
-        parents = tuple(_tree(sequence.backs, length) for sequence, length in zip(found, lens, strict=True))
+        trees = draw(_trees(room.longest))
+        parents = tuple(_tree(trees[n % len(trees)], length) for n, length in enumerate(lens))
     return Batch(lens, pool, parents, tail, batched)
 
 
@@ -187,7 +186,7 @@ def _lengths(found: list[Sequence], build: Build, room: Room, batched: bool) -> 
     return tuple(lens)
 
 
-def _tree(backs: tuple[int, ...], length: int) -> tuple[int, ...]:
+def _tree(backs: list[int], length: int) -> tuple[int, ...]:
     """Parents of `length` tokens: -1, 0, then for each token one so far before the previous token."""
     padded = (0, 0, *backs, *[0] * length)[:length]
     return tuple(-1 if step == 0 else max(0, step - 1 - back) for step, back in enumerate(padded))
