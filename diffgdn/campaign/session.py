@@ -105,7 +105,7 @@ class Session:
         return verdict
 
     def _with_room(self, case: Case, target: Target) -> Verdict:
-        """The verdict on a case. Workers share the GPU's memory: one that finds it full waits for the others."""
+        """The verdict on a case. Workers share a GPU's memory; one that finds it full waits for others."""
         verdict = None
         for attempt in range(MEMORY_TRIES):
             if attempt:
@@ -117,9 +117,7 @@ class Session:
                 continue
             if verdict.failure is None or not verdict.failure.message.startswith("OutOfMemoryError"):
                 return verdict
-        return verdict or Verdict(
-            case, target.name, self._setup.lane, refused="the GPU has no room for its tensors"
-        )
+        return verdict or Verdict(case, target.name, self._setup.lane, refused="no room in the GPU's memory")
 
     def _leave_if_poisoned(self) -> None:
         try:
