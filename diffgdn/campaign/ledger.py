@@ -8,6 +8,8 @@ from pathlib import Path
 from diffgdn.campaign.tasks import Key, key
 from diffgdn.corpus import Corpus, Finding
 
+UNSHRINKABLE = ("crashed", "hung")  # each try would cost a worker
+
 
 @dataclass
 class Record:
@@ -47,8 +49,9 @@ class Ledger:
         return [record.finding for record in self._records.values() if not record.final]
 
     def replayed(self, finding: Finding, path: Path) -> None:
-        """A finding that was in the corpus before still fails."""
-        self._records.setdefault(key(finding), Record(finding, path, final=True))
+        """A finding that was in the corpus before still fails. One that had no time to be shrunk may yet be."""
+        final = finding.unshrunk is not None or finding.kind in UNSHRINKABLE
+        self._records.setdefault(key(finding), Record(finding, path, final=final))
 
     def found(self, finding: Finding, owner: int | None, final: bool = False) -> Record | None:
         """Save a failure and return its record, if it is new.

@@ -191,8 +191,16 @@ def _reached(tally: Tally) -> str:
     return f"{sum(one.cases > 0 for one in part.values())} of {_count(len(part), 'operation')}"
 
 
+def _words(tally: Tally) -> str:
+    """What is being done."""
+    limit = None if tally.started is None else tally.started.max_time
+    if tally.phase == "explore" and limit is not None and tally.phase_seconds > limit:
+        return "finishing shrinks"
+    return PHASE_WORDS.get(tally.phase, "")
+
+
 def _status(tally: Tally) -> str:
-    words = PHASE_WORDS[tally.phase]
+    words = _words(tally)
     found = _count(len(tally.findings), "finding")
     if tally.phase != "explore":
         return f"{words}: {tally.steps_done} of {tally.steps}, {found}"
@@ -214,15 +222,12 @@ def _progress(tally: Tally) -> RenderableType:
         done, total = max(shares, default=0.0), 1.0
     row = Table.grid(padding=(0, 1))
     bar = ProgressBar(total=total or None, completed=min(done, total), width=24, pulse=total == 0)
-    words = PHASE_WORDS.get(tally.phase, "")
     if tally.phase == "explore":
         limit = f" of {_duration(started.max_time)}" if started.max_time else ""
-        over = started.max_time is not None and tally.phase_seconds > started.max_time
-        words = "finishing shrinks" if over else words
         text = f"{_duration(tally.phase_seconds)}{limit}  {tally.cases} cases  {tally.rate:.1f}/s"
     else:
         text = f"{tally.steps_done} of {tally.steps}" if tally.steps else _duration(tally.phase_seconds)
-    row.add_row(words, bar, text)
+    row.add_row(_words(tally), bar, text)
     return row
 
 

@@ -173,10 +173,21 @@ class TestLedger:
         assert ledger.owner(finding()) == 1
 
     def test_a_replayed_finding_is_known(self, tmp_path: Path) -> None:
-        ledger = Ledger(Corpus(tmp_path))
-        ledger.replayed(finding(), tmp_path / "x.json")
-        assert ledger.known == {tasks.key(finding())}
+        ledger, small = (
+            Ledger(Corpus(tmp_path)),
+            dataclasses.replace(finding(), unshrunk=finding(lens=(5,)).case),
+        )
+        ledger.replayed(small, tmp_path / "x.json")
+        assert ledger.known == {tasks.key(small)}
         assert ledger.unfinished == []
+
+    def test_a_replayed_finding_that_was_never_shrunk_may_yet_be(self, tmp_path: Path) -> None:
+        ledger, large, small = Ledger(Corpus(tmp_path)), finding(lens=(5,)), finding(lens=(3,))
+        ledger.replayed(large, Corpus(tmp_path).save(large))
+        assert ledger.known == frozenset()
+        assert ledger.found(finding(lens=(9,)), owner=1) is None
+        assert ledger.shrunk(finding(lens=(9,)), small, owner=1) is not None
+        assert Corpus(tmp_path).findings() == [small] == list(ledger.findings)
 
 
 def run(toy: str, corpus: Path, **options: Any) -> tuple[campaign.Outcome, list[events.Event]]:
