@@ -49,7 +49,7 @@ class Ledger:
         return [record.finding for record in self._records.values() if not record.final]
 
     def replayed(self, finding: Finding, path: Path) -> None:
-        """A finding that was in the corpus before still fails. One that had no time to be shrunk may yet be."""
+        """A finding of the corpus still fails. One that had no time to be shrunk may yet be."""
         final = finding.unshrunk is not None or finding.kind in UNSHRINKABLE
         self._records.setdefault(key(finding), Record(finding, path, final=final))
 

@@ -181,19 +181,19 @@ class Pool:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """While a process is being started: it inherits being deaf to Ctrl-C, and SIGTERM comes after it."""
+    """While a process is started: signals to this one wait, and the new one is born deaf to Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     late: list[int] = []
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, _: late.append(number)),
-    }
+    waiting = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda arrived, _: late.append(arrived)) for number in waiting]
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a mask is inherited, a handler is not
     try:
         yield
     finally:
-        for number, handler in before.items():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        for number, handler in zip(waiting, before, strict=True):
             signal.signal(number, handler)
-    if late:
-        os.kill(os.getpid(), signal.SIGTERM)
+    for number in late:
+        os.kill(os.getpid(), number)
