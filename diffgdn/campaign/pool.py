@@ -187,7 +187,7 @@ def _undisturbed() -> Iterator[None]:
         return
     late: list[int] = []
     waiting = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda arrived, _: late.append(arrived)) for number in waiting]
+    before = [signal.signal(number, lambda number, _: late.append(number)) for number in waiting]
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a mask is inherited, a handler is not
     try:
         yield
@@ -195,5 +195,5 @@ def _undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         for number, handler in zip(waiting, before, strict=True):
             signal.signal(number, handler)
-    for number in late:
-        os.kill(os.getpid(), number)
+    for arrived in late:
+        os.kill(os.getpid(), arrived)
