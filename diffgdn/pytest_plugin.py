@@ -12,10 +12,13 @@ Triton reads its mode and CUDA its devices once; so this module imports neither 
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,15 +36,41 @@ if TYPE_CHECKING:
 WORKERS_PER_GPU = 8  # each holds a CUDA context of some 500 MB, and a kernel rarely fills the GPU
 PROFILE = "dev"
 EXAMPLES = {"dev": 50, "ci": 25, "fuzz": 1000, "replay": 1}
+SHRINK_SECONDS = 60.0  # for each class of failure; Hypothesis alone would take up to five minutes
 NEEDS_GPU = "needs a GPU: "
 SEED = "diffgdn_seed"
 
 
+@dataclass
+class _Shrinking:
+    """The verdicts of one test, so that a case has one answer, and an end to the time that shrinking its
+    failures takes.
+    """
+
+    verdicts: dict[tuple[str, str], Verdict] = field(default_factory=dict)
+    kinds: set[type] = field(default_factory=set)
+    until: float = math.inf
+
+    def verdict(self, case: Case, target: str, run: Callable[[], Verdict]) -> Verdict | None:
+        """The verdict on a case, remembered or new; None for a new case once time is up."""
+        key = (case.id, target)
+        if key not in self.verdicts:
+            if time.monotonic() >= self.until:
+                return None
+            verdict = run()
+            if verdict.failure is not None and type(verdict.failure) not in self.kinds:
+                self.kinds.add(type(verdict.failure))
+                self.until = time.monotonic() + SHRINK_SECONDS
+            self.verdicts[key] = replace(verdict, comparison=None)  # tensors, of which a shrink may see many
+        return self.verdicts[key]
+
+
 class _Active:
-    """What `activate` decided for this process."""
+    """What `activate` decided for this process, and what belongs to the test that runs."""
 
     lane: str | None = None
     corpus: Path | None = None
+    shrinking = _Shrinking()
 
 
 def activate(corpus: str | Path | None = None) -> None:
@@ -158,6 +187,7 @@ def _gpu_missing() -> str | None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    _Active.shrinking = _Shrinking()
     if item.get_closest_marker("gpu") is not None and (reason := _gpu_missing()) is not None:
         pytest.skip(NEEDS_GPU + reason)
 
@@ -195,7 +225,7 @@ class CorpusItem(pytest.Item):
         if verdict.refused is not None:
             pytest.skip(f"{finding.target} does not take this case: {verdict.refused}")
         if verdict.failure is not None:
-            raise verdict.failure
+            raise verdict.failure.with_traceback(None)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         if not isinstance(excinfo.value, (AssertionError, ValueError)):
@@ -253,26 +283,22 @@ def diffgdn_check(request: pytest.FixtureRequest, diffgdn_lane: str) -> Callable
     loaded: dict[str, Target] = {}
 
     def check(case: Case, target: str = chosen) -> Verdict:
+        __tracebackhide__ = True
         if target not in loaded:
             loaded[target] = targets.get(target)
-        verdict = execute.run(case, loaded[target], diffgdn_lane)
-        if verdict.refused is not None:
+        verdict = _Active.shrinking.verdict(
+            case, target, lambda: execute.run(case, loaded[target], diffgdn_lane)
+        )
+        if verdict is None or verdict.refused is not None:
             reject()
         if verdict.failure is not None:
-            _failed(verdict.failure)["verdict"] = verdict
-            _failed(verdict.failure)["target"] = target
-            raise verdict.failure
+            verdict.failure.__dict__["diffgdn"] = verdict, target
+            raise verdict.failure.with_traceback(
+                None
+            )  # where diffgdn noticed says nothing; a cause keeps its own
         return verdict
 
     return check
-
-
-def _failed(failure: BaseException) -> dict[str, Any]:
-    """What is kept about a failure, on itself: the verdict, and the target by the name that finds it
-    again.
-    """
-    kept: dict[str, Any] = failure.__dict__.setdefault("diffgdn", {})
-    return kept
 
 
 @pytest.hookimpl(wrapper=True)
@@ -299,16 +325,19 @@ def _leaves(error: BaseException) -> Iterator[CheckFailure]:
 def _saved(failure: CheckFailure, folder: Path) -> str:
     from diffgdn import corpus
 
-    verdict: Verdict = _failed(failure)["verdict"]
-    finding = _finding(failure, verdict, _failed(failure)["target"])
+    verdict: Verdict
+    verdict, target = failure.__dict__["diffgdn"]
+    finding = _finding(failure, verdict, target)
     path = corpus.Corpus(folder).save(finding)
     lines = [f"{type(failure).__name__}: {failure}", f"saved as {path}"]
     try:
-        from diffgdn import localize, repro
+        from diffgdn import execute, localize, repro, targets
 
         lines.append(f"script {repro.write(finding, folder)}")
-        if verdict.comparison is not None:
-            lines.append(f"picture {localize.picture(verdict.comparison, path.with_suffix('.png'))}")
+        # Verdicts are remembered without their tensors.
+        comparison = execute.run(verdict.case, targets.get(target), verdict.lane).comparison
+        if comparison is not None:
+            lines.append(f"picture {localize.picture(comparison, path.with_suffix('.png'))}")
     except Exception as error:
         # The finding is on disk and must be told; what else is made of it may fail, and says so.
         lines.append(f"no script or picture: {type(error).__name__}: {error}")

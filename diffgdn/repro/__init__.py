@@ -269,7 +269,7 @@ def _bounds(case: Case, data: Data, target: FunctionTarget) -> dict[str, Tensor]
         wanted, noises = truth.items()[key], spread[key]
         bound = noise.half_ulp(wanted.abs() + noise.LIMIT * noises, dtype) + noise.LIMIT * noises + noise.TINY
         bound = torch.where(wanted.abs() + bound >= torch.finfo(dtype).max, torch.inf, bound)
-        out[name] = literals.above(bound)
+        out[name] = bound
     same = {name: stored[name] for name in truth.items()}
     if noise.is_exact(case, data, truth, contract, same):
         out = {name: torch.zeros_like(bound) for name, bound in out.items()}
@@ -282,7 +282,7 @@ def _results(case: Case, data: Data, target: FunctionTarget) -> Iterable[str]:
     mT = ".mT" if target.layout == "kv" else ""
 
     def bound(name: str) -> str:
-        return f"bound_{name} = {literals.source(bounds[name])}"
+        return f"bound_{name} = {literals.bounds(bounds[name])}"
 
     returns_states = case.operation.kind in ("extend", "recurrent")
     names = ["o"] + ["final", "boundary"] * returns_states

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 LISTED = 2048  # elements up to which values are written out
+BOUNDS_LISTED = 32  # the same for bounds, which nobody reads one by one
 WIDTH = 100
 _FLOAT_BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 
 
-def source(tensor: Tensor) -> str:
+def source(tensor: Tensor, listed: int = LISTED) -> str:
     """An expression, over names of a script (torch, nan, inf, unpack), that gives a contiguous CPU tensor of
     the same bits; NaNs may differ.
     """
@@ -28,7 +29,7 @@ def source(tensor: Tensor) -> str:
     flat = tensor.reshape(-1)
     if tensor.numel() > 1 and _constant(flat):
         return f"torch.full({shape}, {_number(flat[0])}, dtype={dtype})"
-    if tensor.numel() <= LISTED:
+    if tensor.numel() <= listed:
         return f"torch.tensor({_listed(tensor)}, dtype={dtype})"
     return _packed(flat, shape)
 
@@ -73,15 +74,13 @@ def _packed(flat: Tensor, shape: tuple[int, ...]) -> str:
     return f'unpack(\n{lines},\n    "{raw.dtype.name}", {flat.dtype}, {shape},\n)'
 
 
-def above(bound: Tensor) -> Tensor:
-    """A float64 bound as float32 values not below it, short of mantissa where they are packed rather than
-    written out.
+def bounds(bound: Tensor) -> str:
+    """An expression for a float64 bound as float32: none of it smaller, and at most 1 in 64 larger, so that
+    it packs well.
     """
     rounded = bound.float()
     rounded = torch.where(rounded < bound, torch.nextafter(rounded, torch.tensor(torch.inf)), rounded)
-    if bound.numel() <= LISTED:
-        return rounded
-    dropped = 23 - 7  # of float32's 23 bits of mantissa: at most 1 in 128 too much
+    dropped = 23 - 7  # of float32's 23 bits of mantissa
     bits = rounded.contiguous().view(torch.int32)
     short = ((bits + (1 << dropped) - 1) >> dropped << dropped).view(torch.float32)
-    return torch.where(rounded.isfinite(), short, rounded)
+    return source(torch.where(rounded.isfinite() & (rounded > 0), short, rounded), BOUNDS_LISTED)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from diffgdn import pytest_plugin
 from diffgdn.case import Case, Gates, Pool, Values
+from diffgdn.checks import CheckFailure, NotFinite
 from diffgdn.corpus import Corpus, Finding
+from diffgdn.execute import Verdict
 
 pytest_plugins = ["pytester"]
 
@@ -196,6 +200,26 @@ def test_a_failing_property_names_the_finding_it_saved(project: pytest.Pytester)
         assert finding.case.values == Values(law=finding.case.values.law)
         assert sum(finding.case.lens) <= 2
     assert "Falsifying" not in shown
+
+
+def test_shrinking_ends_with_cases_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(pytest_plugin, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    shrinking = pytest_plugin._Shrinking()
+    first, second, third = (Case(op="gdn.decode", lens=(length,)) for length in (1, 2, 3))
+
+    def ask(case: Case, failure: CheckFailure | None = None) -> CheckFailure | str | None:
+        verdict = shrinking.verdict(case, "vk", lambda: Verdict(case, "vk", "interpret", failure))
+        return "unrun" if verdict is None else verdict.failure
+
+    wrong = NotFinite("gdn.decode", "o", None, "nan")
+    now[0] = 1000.0
+    assert ask(first) is None
+    assert ask(second, wrong) is wrong
+    now[0] += pytest_plugin.SHRINK_SECONDS
+    assert ask(third) == "unrun"
+    assert ask(second) is wrong
+    assert ask(first, wrong) is None
 
 
 def test_each_worker_gets_one_of_the_gpus_its_caller_made_visible(
