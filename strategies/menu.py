@@ -19,8 +19,9 @@ from hypothesis.errors import InvalidArgument
 from diffgdn.operations import OPERATIONS
 
 LANES = ("interpret", "gpu")
-PER_OPERATION = 6  # entries a menu: all twelve operations together stay under 150 compiled kernels
-KERNELS_PER_EXTEND = 6  # an extend runs as several kernels, each compiled for the build
+PER_OPERATION = 6  # entries a menu: all twelve operations together stay under 160 compiled kernels
+STAGES = {"gdn": 3, "kda": 4}  # of an extend, each a kernel that is compiled for the build
+TABLES = 6  # kernels that lay out chunks: shared by all builds of a chunk size and dtype of cu_seqlens
 STATES = 64  # states (sequences * value heads) up to which a recurrent kernel has one tile, unless crowded
 TILES = 3  # tiles that a crowded, not batch-invariant build may meet
 
@@ -50,7 +51,7 @@ class Build:
     gate_dtype: str = "float32"
     state_dtype: str = "float32"
     l2norm: bool = False
-    chunk_size: int = 16
+    chunk_size: int = 64
     raw: bool = False
     bounded: bool = False
     packed: bool = True
@@ -71,7 +72,7 @@ class Build:
     def variants(self, op: str) -> int:
         """Kernels that this build makes the compiler compile, at most."""
         if OPERATIONS[op].is_chunked:
-            return KERNELS_PER_EXTEND
+            return STAGES[OPERATIONS[op].family] + self.l2norm
         return TILES if self.crowded and not self.batch_invariant else 1
 
 
@@ -80,13 +81,11 @@ def published(op: str) -> Build:
     operation = OPERATIONS[op]
     raw = op == "kda.extend"  # elsewhere the operation leaves no choice
     bounded = operation.is_kda and (operation.raw_gates or raw)
-    chunk_size = 64 if operation.is_chunked else Build.chunk_size
     return Build(
         K=128,
         V=128,
         dtype="bfloat16",
         l2norm=True,
-        chunk_size=chunk_size,
         raw=raw,
         bounded=bounded,
         crowded=True,
@@ -113,7 +112,7 @@ def options(op: str, lane: str) -> dict[str, tuple[Any, ...]]:
         "batch_invariant": rare,
     }
     if lane == "gpu":
-        table["crowded"] = (False, False, False, False, True)
+        table["crowded"] = (False,) * 9 + (True,)
     if operation.is_kda and (operation.raw_gates or kind == "extend"):
         table["bounded"] = rare
     if kind == "extend":
@@ -214,4 +213,5 @@ class Menu:
     @property
     def variants(self) -> int:
         """Kernels to compile for the whole menu, at most."""
-        return sum(build.variants(op) for op, found in self.builds for build in found)
+        chunked = any(OPERATIONS[op].is_chunked for op, _ in self.builds)
+        return TABLES * chunked + sum(build.variants(op) for op, found in self.builds for build in found)

@@ -17,7 +17,8 @@ def simplest(op: str, **changes: object) -> Case:
     pool = Pool() if OPERATIONS[op].has_pool else Pool(indices=())
     if OPERATIONS[op].keeps_steps:
         pool = Pool(steps=1, buffer=1, rows=(0,))
-    return Case(**{"op": op, "pool": pool, "chunk_size": 16, **changes})
+    chunk_size = 16 if OPERATIONS[op].is_chunked else Case.chunk_size
+    return Case(**{"op": op, "pool": pool, "chunk_size": chunk_size, **changes})
 
 
 class Planted(NamedTuple):
