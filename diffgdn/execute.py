@@ -19,7 +19,7 @@ from diffgdn.oracle import Expected
 from diffgdn.poison import PoisonedEmpty
 from diffgdn.targets import Target
 
-GPU_ORACLE_WORK = 2e6  # state elements times tokens from which the oracle is quicker on the GPU
+GPU_ORACLE_STATE = 200_000  # elements of all states from which a step of the oracle is quicker on the GPU
 
 
 @dataclass(frozen=True)
@@ -209,9 +209,8 @@ class _Run:
         checks.repeatable(self.case, after, self.arguments.bits(), "memory")
 
     def _oracle_device(self) -> str:
-        case = self.case
-        work = case.HV * case.K * case.V * len(case.lens) * max(case.lens)
-        return self.device if work > GPU_ORACLE_WORK else "cpu"
+        elements = len(self.case.lens) * self.case.HV * self.case.K * self.case.V
+        return self.device if elements >= GPU_ORACLE_STATE else "cpu"
 
 
 _TRUTH = {"o": "o", "state": "state", "final": "state", "boundary": "boundary", "steps": "steps"}

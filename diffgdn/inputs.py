@@ -152,7 +152,7 @@ def _beta(case: Case) -> np.ndarray:
 
 
 def _raw_decay(size: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """A raw gate x with softplus(x) near `size`: exactly 0 where size is 0, else within some ten per cent."""
+    """A raw gate x with softplus(x) near `size`: exactly 0 where size is 0, else within a third."""
     small = LN2 * _ilog2(np.maximum(size, 2.0**-60))
     raw = np.where(size > 1.0, size, small)
     return np.where(size == 0.0, -SATURATED, np.minimum(raw, SATURATED))

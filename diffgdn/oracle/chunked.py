@@ -17,28 +17,39 @@ from torch import Tensor
 from diffgdn.oracle.lanes import Lanes, Rounding
 
 
-COLUMNS = 16
+BLOCK = 8
 
 
-def _pairwise(rows: Tensor, columns: Tensor, G: Tensor, strict: bool, rounding: Rounding) -> Tensor:
-    """[..., L, C, C]: sum over channels of rows_i * exp(G_i - G_j) * columns_j, for i > j (strict) or i >= j, zero elsewhere."""
-    C = rows.shape[-2]
-    mask = torch.ones(C, C, dtype=torch.bool, device=rows.device).tril(-1 if strict else 0)
-    rows, columns = rounding.operand(rows), rounding.operand(columns)
+def _pairwise(q: Tensor, k: Tensor, G: Tensor, rounding: Rounding) -> tuple[Tensor, Tensor]:
+    """sum over channels of x_i * exp(G_i - G_j) * k_j, [..., L, C, C] each: x = k for i > j, and x = q for i >= j; zero elsewhere."""
+    C = k.shape[-2]
+    seen = torch.ones(C, C, dtype=torch.bool, device=k.device).tril()
+    past = seen.tril(-1)
+    q, k = rounding.operand(q), rounding.operand(k)
     if G.shape[-1] == 1:
-        decay = torch.exp(torch.where(mask, rounding.exponent(G - G.transpose(-1, -2)), -torch.inf))
-        return rounding.accumulate(rounding.dot(rows, columns.transpose(-1, -2)) * decay)
-    # Per channel: the decay stands inside the sum; a few tokens of columns at a time bound the memory.
-    parts = []
-    for start in range(0, C, COLUMNS):
-        stop = min(start + COLUMNS, C)
-        difference = G.unsqueeze(-2) - G[..., start:stop, :].unsqueeze(-3)  # [..., C, c, K]
-        decay = torch.exp(torch.where(mask[:, start:stop, None], rounding.exponent(difference), -torch.inf))
-        weighted = rows.unsqueeze(-2) * decay  # [..., C, c, K]
-        # For each column j, [..., c, C, K] @ [..., c, K, 1].
-        sums = rounding.dot(weighted.transpose(-2, -3), columns[..., start:stop, :].unsqueeze(-1))
-        parts.append(sums.squeeze(-1).transpose(-1, -2))
-    return torch.cat(parts, dim=-1)
+        decay = torch.exp(torch.where(seen, rounding.exponent(G - G.transpose(-1, -2)), -torch.inf))
+        kk, qk = (rounding.accumulate(rounding.dot(x, k.transpose(-1, -2)) * decay) for x in (k, q))
+        return torch.where(past, kk, 0.0), qk
+    # Per channel the decay stands inside the sum. Blocks left of the diagonal take it in two factors, anchored at the block's
+    # first row, both of them at most 1; blocks on the diagonal element by element.
+    kk, qk = (torch.zeros(*k.shape[:-1], C, dtype=k.dtype, device=k.device) for _ in range(2))
+    for start in range(0, C, BLOCK):
+        part = slice(start, min(start + BLOCK, C))
+        here = G[..., part, :]
+        if start:
+            anchor = G[..., start : start + 1, :]
+            fall = torch.exp(rounding.exponent(here - anchor))
+            right = k[..., :start, :] * torch.exp(rounding.exponent(anchor - G[..., :start, :]))
+            for out, x in ((kk, k), (qk, q)):
+                out[..., part, :start] = rounding.dot(x[..., part, :] * fall, right.transpose(-1, -2))
+        difference = here.unsqueeze(-3) - here.unsqueeze(-2)  # [..., j, i, K]
+        inside = seen[part, part].T.unsqueeze(-1)
+        decay = torch.exp(torch.where(inside, rounding.exponent(difference), -torch.inf)).mul_(k[..., part, :].unsqueeze(-2))
+        for out, x in ((kk, k), (qk, q)):
+            # x_i . decay_ji for each pair: [..., i, 1, K] @ [..., i, K, j]
+            pairs = rounding.dot(x[..., part, :].unsqueeze(-2), decay.movedim(-3, -1))
+            out[..., part, part] = pairs.squeeze(-2)
+    return torch.where(past, kk, 0.0), qk
 
 
 def run(lanes: Lanes, rounding: Rounding, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,15 +65,15 @@ def run(lanes: Lanes, rounding: Rounding, chunk: int) -> tuple[Tensor, Tensor, T
         G = rounding.cumulative(g)
         since_start = torch.exp(rounding.exponent(G))
         eye = torch.eye(k.shape[-2], dtype=k.dtype, device=k.device)
-        lower = eye + rounding.accumulate(beta * _pairwise(k, k, G, True, rounding))
+        kk, qk = _pairwise(q, k, G, rounding)
+        lower = eye + rounding.accumulate(beta * kk)
         inverse = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False, unitriangular=True)
         A = rounding.operand(inverse)
         u = rounding.operand(rounding.dot(A, rounding.operand(beta * v)))
         w = rounding.operand(rounding.dot(A, rounding.operand(beta * since_start * k)))
         h = rounding.operand(S).transpose(-1, -2)  # [..., L, K, V]
         v_new = rounding.accumulate(u - rounding.dot(w, h))
-        inside = rounding.operand(_pairwise(q, k, G, False, rounding))
-        o = rounding.dot(rounding.operand(q * since_start), h) + rounding.dot(inside, rounding.operand(v_new))
+        o = rounding.dot(rounding.operand(q * since_start), h) + rounding.dot(rounding.operand(qk), rounding.operand(v_new))
         outputs.append(rounding.accumulate(lanes.scale * rounding.accumulate(o)).movedim(-2, 0))
         last = G[..., -1:, :]
         kept = torch.exp(rounding.exponent(last - G))

@@ -35,7 +35,7 @@ class Rounding(Protocol):
         """x comes out of an elementary function (exp, log, sqrt, division) in the accumulator format."""
 
     def state(self, x: Tensor) -> Tensor:
-        """x is the running state after a step."""
+        """x is the running state after a step, which scaled it and added to it."""
 
     def exponent(self, x: Tensor) -> Tensor:
         """x is a log decay, about to be exponentiated."""

@@ -17,10 +17,10 @@ def step(
     S: Tensor, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, scale: float, rounding: Rounding
 ) -> tuple[Tensor, Tensor]:
     """One token: state [..., L, V, K] to the next state and the output [..., L, V]. g is [..., L, 1 or K], beta [..., L]."""
-    S = rounding.accumulate(S * torch.exp(rounding.exponent(g)).unsqueeze(-2))
+    S = S * torch.exp(rounding.exponent(g)).unsqueeze(-2)
     recalled = rounding.dot(S, k.unsqueeze(-1)).squeeze(-1)
     d = rounding.accumulate(beta.unsqueeze(-1) * (v - recalled))
-    S = rounding.state(S + d.unsqueeze(-1) * k.unsqueeze(-2))
+    S = rounding.state(S.addcmul_(d.unsqueeze(-1), k.unsqueeze(-2)))
     o = rounding.accumulate(scale * rounding.dot(S, q.unsqueeze(-1)).squeeze(-1))
     return S, o
 
