@@ -1,0 +1,324 @@
+"""The oracle against itself, a second derivation and fifty digits; and inputs, whose bits must never change."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import replace
+
+import mpmath
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from diffgdn import inputs, oracle
+from diffgdn.case import Case, Edit, Gates, Pool, Values
+from diffgdn.operations import OPERATIONS
+from diffgdn.strategies import cases
+
+AGREEMENT = 1e-9  # of the largest element that a sequence and head have: what two derivations in float64 may differ by
+QUIET = settings(
+    database=None, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), print_blob=False
+)
+
+
+def differences(got: dict, expected: dict) -> dict[str, float]:
+    """Largest difference of each result over (sequence or token, head), as a share of that lane's largest value."""
+    out = {}
+    for name, truth in expected.items():
+        if name in got and truth.numel():
+            scale = truth.abs().amax() if name == "o" else truth.abs().flatten(-2).amax(-1)[..., None, None]
+            scale = torch.clamp(scale, min=1e-300)
+            out[name] = float(((got[name] - truth).abs() / scale).max())
+    return out
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_the_two_derivations_agree(op):
+    """Recurrence and chunked form, on whatever the strategies draw."""
+
+    @settings(QUIET, max_examples=50)
+    @given(case=cases(op).filter(lambda case: not case.parents))
+    def agree(case: Case) -> None:
+        data = inputs.draw(case)
+        expected = oracle.expected(case, data).items()
+        got = oracle.chunked_form(case, data).items()
+        assert all(torch.isfinite(truth).all() for truth in expected.values())
+        assert {name: share for name, share in differences(got, expected).items() if share > AGREEMENT} == {}
+
+    agree()
+
+
+def shrunk(case: Case) -> Case:
+    """The same kind of case, small enough for fifty digits."""
+    K, V = min(case.K, 4), min(case.V, 3)
+    lens = tuple(min(length, 5) for length in case.lens)
+    parents = tuple(tree[:5] for tree in case.parents)
+    return replace(case, K=K, V=V, lens=lens, parents=parents, edits=())
+
+
+def fifty_digits(case: Case, data: dict) -> tuple[dict, dict]:
+    """Outputs by (token, head) and final states by (sequence, head), with lists of mpf for vectors."""
+    mp = mpmath.mp
+
+    def row(name: str, *index: int) -> list:
+        return [mp.mpf(float(x)) for x in data[name][index].reshape(-1)]
+
+    def gates(token: int, hv: int) -> tuple[list, object]:
+        if not case.raw_gates:
+            return row("g", token, hv), row("beta", token, hv)[0]
+        rate, bias, raw = mp.exp(row("A_log", hv)[0]), row("dt_bias", hv), row("a", token, hv)
+        x = [a + b for a, b in zip(raw, bias, strict=True)]
+        if case.gates.lower_bound is None:
+            g = [-rate * mp.log1p(mp.exp(each)) for each in x]
+        else:
+            g = [mp.mpf(case.gates.lower_bound) / (1 + mp.exp(-rate * each)) for each in x]
+        return g, 1 / (1 + mp.exp(-row("b", token, hv)[0]))
+
+    def unit(x: list) -> list:
+        length = mp.sqrt(sum(each * each for each in x) + mp.mpf("1e-6")) if case.l2norm else 1
+        return [each / length for each in x]
+
+    outputs, finals = {}, {}
+    scale = mp.mpf(case.K) ** mp.mpf("-0.5") if case.scale is None else mp.mpf(case.scale)
+    for n, length in enumerate(case.lens):
+        for hv in range(case.HV):
+            start = [[mp.mpf(0)] * case.K for _ in range(case.V)]
+            if "state" in data:
+                start = [row("state", n, hv, i) for i in range(case.V)]
+            states = {-1: start}
+            for step in range(length):
+                token, h = case.starts[n] + step, hv // (case.HV // case.H)
+                q, k, v = unit(row("q", token, h)), unit(row("k", token, h)), row("v", token, hv)
+                g, beta = gates(token, hv)
+                decay = [mp.exp(each) for each in g] * (case.K if len(g) == 1 else 1)
+                S = [list(line) for line in states[case.parents[n][step] if case.parents else step - 1]]
+                for i in range(case.V):
+                    S[i] = [s * a for s, a in zip(S[i], decay, strict=True)]
+                    error = beta * (v[i] - sum(s * x for s, x in zip(S[i], k, strict=True)))
+                    S[i] = [s + error * x for s, x in zip(S[i], k, strict=True)]
+                states[step] = S
+                outputs[token, hv] = [scale * sum(s * x for s, x in zip(line, q, strict=True)) for line in S]
+            finals[n, hv] = states[length - 1]
+    return outputs, finals
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_the_oracle_agrees_with_fifty_digits(op):
+    """Both derivations against a recurrence of its own in mpmath, gates and norms included."""
+
+    @settings(QUIET, max_examples=8)
+    @given(case=cases(op).map(shrunk))
+    def agree(case: Case) -> None:
+        data = inputs.draw(case)
+        with mpmath.workdps(50):
+            outputs, finals = fifty_digits(case, data)
+        o = torch.zeros(case.total, case.HV, case.V, dtype=torch.float64)
+        state = torch.zeros(len(case.lens), case.HV, case.V, case.K, dtype=torch.float64)
+        for (token, hv), values in outputs.items():
+            o[token, hv] = torch.tensor([float(x) for x in values], dtype=torch.float64)
+        for (n, hv), lines in finals.items():
+            state[n, hv] = torch.tensor([[float(x) for x in line] for line in lines], dtype=torch.float64)
+        truth = {"o": o, "state": state}
+        forms = [oracle.expected(case, data)]
+        if case.parents:
+            truth.pop("state")  # the oracle leaves no state of its own after a tree
+        else:
+            forms.append(oracle.chunked_form(case, data))
+        for form in forms:
+            assert max(differences(form.items(), truth).values(), default=0.0) < 1e-12
+
+    agree()
+
+
+def branch(tree: tuple[int, ...], leaf: int) -> list[int]:
+    """Steps from the root to a leaf."""
+    path = [leaf]
+    while tree[path[0]] >= 0:
+        path.insert(0, tree[path[0]])
+    return path
+
+
+@pytest.mark.parametrize("op", ["gdn.verify", "kda.verify", "gdn.update"])
+def test_a_tree_is_a_chain_along_each_branch(op):
+    """Every step of a tree ends where a chain of its ancestors and itself ends."""
+
+    @settings(QUIET, max_examples=25)
+    @given(
+        case=cases(op).filter(lambda case: any(len(tree) > 1 for tree in case.parents)),
+        pick=st.integers(0, 99),
+    )
+    def agree(case: Case, pick: int) -> None:
+        data = inputs.draw(case)
+        whole = oracle.expected(case, data)
+        n = max(range(len(case.lens)), key=lambda n: case.lens[n])
+        path = branch(case.parents[n], pick % case.lens[n])
+        tokens = [case.starts[n] + step for step in path]
+        pool = Pool(slots=1, indices=(0,), dtype=case.pool.dtype, steps=len(path), buffer=1, rows=(0,))
+        chain = replace(
+            case, lens=(len(path),), pool=pool, parents=(), tail=0, packed=True, batched=False, edits=()
+        )
+        picked = {
+            name: tensor[tokens] if name in ("q", "k", "v", "g", "beta", "a", "b") else tensor
+            for name, tensor in data.items()
+        }
+        picked["state"] = data["state"][n : n + 1]
+        alone = oracle.expected(chain, picked)
+        torch.testing.assert_close(whole.o[tokens], alone.o, rtol=1e-13, atol=0.0)
+        torch.testing.assert_close(whole.steps[tokens], alone.steps, rtol=1e-13, atol=0.0)
+
+    agree()
+
+
+def test_a_boundary_state_is_the_state_before_its_chunk():
+    """For 130 tokens at chunk 64 there are three: at 0, 64 and 128; an empty sequence has none."""
+    case = Case(
+        op="gdn.extend",
+        lens=(130, 0, 3),
+        K=8,
+        V=4,
+        pool=Pool(slots=3, indices=(0, 1, 2)),
+        gates=Gates(law="uniform", beta="uniform"),
+        values=Values(law="normal", seed=5),
+        boundary=True,
+    )
+    data = inputs.draw(case)
+    found = oracle.expected(case, data).boundary
+    assert found.shape == (4, 1, 4, 8)
+    assert torch.equal(found[0], data["state"][0].double())
+    for chunk, tokens in ((1, 64), (2, 128)):
+        head = replace(case, lens=(tokens,), pool=Pool(), boundary=False)
+        cut = {name: x[:1] if name == "state" else x[:tokens] for name, x in data.items()}
+        assert torch.equal(found[chunk], oracle.expected(head, cut).state[0])
+
+
+GOLDEN = {
+    "defaults": (Case(op="gdn.recurrent", pool=Pool(indices=())), "d3101334dc92b65e"),
+    "every law at once": (
+        Case(
+            op="kda.extend",
+            lens=(5, 0, 17),
+            H=2,
+            HV=4,
+            K=12,
+            V=5,
+            dtype="bfloat16",
+            pool=Pool(slots=4, indices=(2, -1, 0), dtype="float16"),
+            gates=Gates(law="model", beta="near_one", dtype="bfloat16", raw=True, lower_bound=-5.0),
+            values=Values(law="parallel", seed=77, v_exponent=2, q_exponent=-1),
+            tail=3,
+            l2norm=True,
+            chunk_size=16,
+        ),
+        "fdf74eec4a3e2243",
+    ),
+    "exact": (
+        Case(
+            op="gdn.decode",
+            lens=(3, 3),
+            HV=3,
+            K=9,
+            V=7,
+            dtype="float16",
+            pool=Pool(slots=2, indices=(1, 0)),
+            gates=Gates(law="exact", beta="exact"),
+            values=Values(law="exact", seed=3),
+        ),
+        "7ad7bef0131cdac0",
+    ),
+    "huge gates, spiky values, one edit": (
+        Case(
+            op="kda.update",
+            lens=(4,),
+            K=33,
+            V=2,
+            pool=Pool(),
+            gates=Gates(law="huge", strength=0.125, beta="uniform"),
+            values=Values(law="spiky", seed=900),
+            edits=(Edit("v", 3, 0.0),),
+        ),
+        "5da307cd09908517",
+    ),
+    "a jump, zero rows": (
+        Case(
+            op="gdn.extend",
+            lens=(20,),
+            K=17,
+            V=16,
+            gates=Gates(law="jump", at=16, beta="half"),
+            values=Values(law="zero_rows", seed=1),
+        ),
+        "54d31ea2b534de68",
+    ),
+}
+
+
+def checksum(case: Case) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in inputs.draw(case).items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_inputs_keep_their_bits(name):
+    """A saved case must mean the same tensors for ever: change these checksums only with the format version."""
+    case, expected = GOLDEN[name]
+    assert checksum(case) == expected
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_inputs_are_finite_but_for_padding(op):
+    """No law overflows its dtype; padding tokens alone are NaN, so that reading them shows."""
+
+    @settings(QUIET, max_examples=40)
+    @given(case=cases(op))
+    def check(case: Case) -> None:
+        for name, tensor in inputs.draw(case).items():
+            per_token = name in ("q", "k", "v", "g", "beta", "a", "b")
+            real = tensor[: case.total] if per_token else tensor
+            assert torch.isfinite(real).all(), name
+            assert not per_token or tensor[case.total :].isnan().all(), name
+            if name == "g":
+                assert (real <= 0).all()
+
+    check()
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_results_fit_half_precision_where_they_are_stored_in_it(op):
+    """Scales are drawn so that no output or state of a correct kernel overflows fp16."""
+
+    @settings(QUIET, max_examples=30)
+    @given(case=cases(op).filter(lambda case: "float16" in (case.dtype, case.pool.dtype)))
+    def check(case: Case) -> None:
+        for name, truth in oracle.expected(case, inputs.draw(case)).items().items():
+            assert not truth.numel() or float(truth.abs().max()) < 30000.0, name
+
+    check()
+
+
+def test_a_saved_case_means_the_same_tensors_whatever_else_is_drawn():
+    """Elements depend on the case's own seed and on names: a longer batch begins with the same tokens."""
+    short = Case(op="gdn.recurrent", lens=(3,), pool=Pool(indices=()), values=Values(law="normal", seed=9))
+    long = replace(short, lens=(7,))
+    for name in ("q", "k", "v"):
+        assert torch.equal(inputs.draw(short)[name], inputs.draw(long)[name][:3])
+    assert not torch.equal(
+        inputs.draw(short)["q"], inputs.draw(replace(short, values=Values("normal", 10)))["q"]
+    )
+
+
+def test_raw_gates_come_close_to_the_gates_that_are_wanted():
+    """The raw gate of a law gives about the decay that the law gives directly."""
+    pool, gates, values = Pool(), Gates(law="uniform", beta="uniform"), Values(law="normal", seed=4)
+    direct = inputs.draw(Case(op="gdn.update", lens=(40,), pool=pool, gates=gates, values=values))
+    raw = inputs.draw(Case(op="gdn.decode", lens=(40,), pool=pool, gates=gates, values=values))
+    x = raw["a"].double() + raw["dt_bias"].double()
+    g = -torch.exp(raw["A_log"].double()) * torch.logaddexp(x, torch.zeros_like(x))
+    assert float((g / direct["g"].double() - 1.0).abs().max()) < 1 / 3
+    beta = torch.sigmoid(raw["b"].double())
+    assert float((beta - direct["beta"].double()).abs().max()) < 0.1
+    assert math.isclose(float(beta.mean()), float(direct["beta"].mean()), abs_tol=0.05)
