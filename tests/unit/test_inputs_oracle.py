@@ -1,4 +1,5 @@
-"""The oracle against itself, a second derivation and fifty digits; and inputs, whose bits must never change."""
+"""The oracle against itself, a second derivation and fifty digits; and inputs, whose bits must never
+change."""
 
 from __future__ import annotations
 
@@ -17,14 +18,16 @@ from diffgdn.case import Case, Edit, Gates, Pool, Values
 from diffgdn.operations import OPERATIONS
 from diffgdn.strategies import cases
 
-AGREEMENT = 1e-9  # of the largest element that a sequence and head have: what two derivations in float64 may differ by
+# of the largest element that a sequence and head have: what two derivations in float64 may differ by
+AGREEMENT = 1e-9
 QUIET = settings(
     database=None, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), print_blob=False
 )
 
 
 def differences(got: dict, expected: dict) -> dict[str, float]:
-    """Largest difference of each result over (sequence or token, head), as a share of that lane's largest value."""
+    """Largest difference of each result over (sequence or token, head), as a share of that lane's largest
+    value."""
     out = {}
     for name, truth in expected.items():
         if name in got and truth.numel():
@@ -264,7 +267,8 @@ def checksum(case: Case) -> str:
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_inputs_keep_their_bits(name):
-    """A saved case must mean the same tensors for ever: change these checksums only with the format version."""
+    """A saved case must mean the same tensors for ever: change these checksums only with the format
+    version."""
     case, expected = GOLDEN[name]
     assert checksum(case) == expected
 
