@@ -1,3 +1,26 @@
 """Property-based differential testing for gated delta-rule attention kernels."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffgdn.case import Case as Case
+    from diffgdn.targets import FunctionTarget as FunctionTarget
+    from diffgdn.targets import target as target
+
 __version__ = "0.1.0"
+__all__ = ["Case", "FunctionTarget", "__version__", "target"]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names, imported when first asked for: a lane is chosen before torch and triton are imported."""
+    if name == "Case":
+        from diffgdn.case import Case
+
+        return Case
+    if name in ("FunctionTarget", "target"):
+        from diffgdn import targets
+
+        return getattr(targets, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,15 +1,17 @@
-"""How a case's tensors lie in memory when a kernel gets them: one allocation, poison between tensors, every byte watched.
+"""How a case's tensors lie in memory when a kernel gets them: one allocation, poison between tensors, every
+byte watched.
 
-All tensors of a call are views into one arena, filled with poison. Tensors are 256-byte aligned and stand apart by guard zones; gaps of strided views, slots that no sequence
-names and padding tokens are poison too. After a call the arena must equal its snapshot but for the places that the operation
-documents as written. Pools past FAR_BYTES get an allocation of their own, whose pages are touched only around the named slots.
+All tensors of a call are views into one arena, filled with poison. Tensors are 256-byte aligned and stand
+apart by guard zones; gaps of strided views, slots that no sequence names and padding tokens are poison too.
+After a call the arena must equal its snapshot but for the places that the operation documents as written.
+Pools past FAR_BYTES get an allocation of their own, whose pages are touched only around the named slots.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -51,8 +53,9 @@ class _Region:
 class Arguments:
     """The tensors of one call by name, and what to compare afterwards.
 
-    q, k, v; g and beta or a, b, A_log, dt_bias; cu_seqlens (None for dense); state (pool or dense, in the target's layout; None
-    where the case has none); indices; mixed_qkv and out (packed_decode); buffer, rows and parents (verify).
+    q, k, v; g and beta or a, b, A_log, dt_bias; cu_seqlens (None for dense); state (pool or dense, in the
+    target's layout; None where the case has none); indices; mixed_qkv and out (packed_decode); buffer, rows
+    and parents (verify).
     """
 
     case: Case
@@ -67,7 +70,7 @@ class Arguments:
     _far_before: list[tuple[int, Tensor]] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> Tensor:
-        tensor = self.tensors[name]
+        tensor = self.tensors.get(name)
         if tensor is None:
             raise KeyError(f"{self.case.op} has no {name} in this case")
         return tensor
@@ -82,7 +85,7 @@ class Arguments:
     def snapshot(self) -> None:
         """Remember every watched byte."""
         self._before = self.arena.clone()
-        self._far_before = [(start, self.far[start : start + part.numel()].clone()) for start, part in self._far_parts()]
+        self._far_before = [(start, part.clone()) for start, part in self._far_parts()]
 
     def restore(self) -> None:
         """Put everything back as it was at the snapshot."""
@@ -145,7 +148,9 @@ class Arguments:
                 offset = start + int(different[0]) * 2 // before.element_size()
                 slot, inner = divmod(offset, stride)
                 where = "element" if inner < size else "gap"
-                return Change("state", where, (slot, *_unravel(inner, self._state_shape())), offset, different.numel())
+                return Change(
+                    "state", where, (slot, *_unravel(inner, self._state_shape())), offset, different.numel()
+                )
         return None
 
     def _state_shape(self) -> tuple[int, int, int]:
@@ -159,7 +164,10 @@ class Arguments:
             if 0 <= offset < region.extent:
                 index = _index_in(offset, region)
                 return Change(region.name, "element" if index else "gap", index or (offset,), offset, count)
-        nearest = min(self.regions, key=lambda r: min(abs(byte - r.start), abs(byte - r.start - r.extent * r.dtype.itemsize)))
+        nearest = min(
+            self.regions,
+            key=lambda r: min(abs(byte - r.start), abs(byte - r.start - r.extent * r.dtype.itemsize)),
+        )
         offset = (byte - nearest.start) // nearest.dtype.itemsize
         return Change(nearest.name, "guard", (), offset, count)
 
@@ -173,7 +181,8 @@ def _unravel(offset: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _index_in(offset: int, region: _Region) -> tuple[int, ...] | None:
-    """Index of the element at an offset of a strided view, or None where it falls between the view's elements."""
+    """Index of the element at an offset of a strided view, or None where it falls between the view's
+    elements."""
     index = [0] * len(region.shape)
     for axis in sorted(range(len(region.shape)), key=lambda axis: -region.strides[axis]):
         if region.shape[axis] > 1:
@@ -203,13 +212,27 @@ class _Builder:
         self.planned: list[tuple[str, tuple[int, ...], tuple[int, ...], torch.dtype, int, Tensor | None]] = []
         self.views: list[tuple[str, str, tuple[int, ...], tuple[int, ...], int]] = []
 
-    def add(self, name: str, values: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, strides: tuple[int, ...] | None = None, extent: int = 0) -> None:
+    def add(
+        self,
+        name: str,
+        values: Tensor | None,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        strides: tuple[int, ...] | None = None,
+        extent: int = 0,
+    ) -> None:
         """Plan a tensor of its own; values None leaves it poisoned."""
         strides = strides or _contiguous(shape)
-        needed = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if math.prod(shape) else 0
+        needed = (
+            1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+            if math.prod(shape)
+            else 0
+        )
         self.planned.append((name, shape, strides, dtype, max(needed, extent), values))
 
-    def build(self, device: torch.device | str, pattern: int) -> tuple[Tensor, list[_Region], dict[str, Tensor]]:
+    def build(
+        self, device: torch.device | str, pattern: int
+    ) -> tuple[Tensor, list[_Region], dict[str, Tensor]]:
         regions, cursor = [], GUARD_BYTES
         for name, shape, strides, dtype, extent, _ in self.planned:
             regions.append(_Region(name, cursor, extent, dtype, shape, strides))
@@ -234,8 +257,11 @@ def _row_strides(case: Case, token: int) -> tuple[int, int]:
     return (_rows(case)[1] * token, token)
 
 
-def _add_projection(builder: _Builder, case: Case, parts: list[tuple[str, Tensor, tuple[int, ...]]], joint: str) -> None:
-    """Per-token tensors as views of one row-wise projection (view "packed"), with gaps ("gapped") or apart ("contiguous")."""
+def _add_projection(
+    builder: _Builder, case: Case, parts: Sequence[tuple[str, Tensor, tuple[int, ...]]], joint: str
+) -> None:
+    """Per-token tensors as views of one row-wise projection (view "packed"), with gaps ("gapped") or apart
+    ("contiguous")."""
     rows, dtype = _rows(case), parts[0][1].dtype
     if case.view == "packed":
         width = sum(math.prod(inner) for _, _, inner in parts)
@@ -243,20 +269,28 @@ def _add_projection(builder: _Builder, case: Case, parts: list[tuple[str, Tensor
         builder.add(joint, values, (*rows, width), dtype)
         column = 0
         for name, _, inner in parts:
-            builder.views.append((name, joint, (*rows, *inner), (*_row_strides(case, width), *_contiguous(inner)), column))
+            builder.views.append(
+                (name, joint, (*rows, *inner), (*_row_strides(case, width), *_contiguous(inner)), column)
+            )
             column += math.prod(inner)
         return
     for name, tensor, inner in parts:
         strides = list(_contiguous(inner))
         token = math.prod(inner)
         if case.view == "gapped":
-            strides = [stride + ODD_GAP if axis == len(inner) - 2 else stride for axis, stride in enumerate(strides)]
+            strides = [
+                stride + ODD_GAP if axis == len(inner) - 2 else stride for axis, stride in enumerate(strides)
+            ]
             token = strides[0] * inner[0] + ODD_GAP
         builder.add(name, tensor, (*rows, *inner), dtype, (*_row_strides(case, token), *strides))
 
 
 def _add_tokens(builder: _Builder, case: Case, data: Data) -> None:
-    heads = [("q", data["q"], (case.H, case.K)), ("k", data["k"], (case.H, case.K)), ("v", data["v"], (case.HV, case.V))]
+    heads = [
+        ("q", data["q"], (case.H, case.K)),
+        ("k", data["k"], (case.H, case.K)),
+        ("v", data["v"], (case.HV, case.V)),
+    ]
     if case.operation.single_token:
         values = torch.cat([tensor.flatten(1) for _, tensor, _ in heads], dim=1)
         width = values.shape[1]
@@ -268,7 +302,9 @@ def _add_tokens(builder: _Builder, case: Case, data: Data) -> None:
     names = ("a", "b") if case.raw_gates and "a" in data else ("g", "beta")
     gate_inner = (case.HV, case.K) if case.operation.is_kda else (case.HV,)
     if case.operation.raw_gates and case.operation.is_kda:
-        gate_inner = (case.HV * case.K,)  # as SGLang's callers pass it; the axes are split in "gapped" views below
+        gate_inner = (
+            case.HV * case.K,
+        )  # as SGLang's callers pass it; the axes are split in "gapped" views below
     if case.operation.single_token:
         for name, inner in zip(names, (math.prod(gate_inner), case.HV), strict=True):
             stride = inner + (ODD_GAP if case.view == "gapped" else 16 if case.view == "packed" else 0)
@@ -326,8 +362,11 @@ def _far_pool(case: Case, data: Data, layout: str, device: torch.device | str) -
     return storage, view
 
 
-def arrange(case: Case, data: Data, device: torch.device | str, layout: str = "vk", zeros: bool = False) -> Arguments:
-    """Lay a case's tensors (from `inputs.draw`) out on a device, with states in the given layout, and take the snapshot.
+def arrange(
+    case: Case, data: Data, device: torch.device | str, layout: str = "vk", zeros: bool = False
+) -> Arguments:
+    """Lay a case's tensors (from `inputs.draw`) out on a device, with states in the given layout, and take
+    the snapshot.
 
     zeros: fill what is otherwise poison with zeros.
     """
@@ -344,18 +383,33 @@ def arrange(case: Case, data: Data, device: torch.device | str, layout: str = "v
         stride = size + pool.pitch
         far_bytes = pool.slots * stride * dtype.itemsize
         if far_bytes <= FAR_BYTES:
-            values = torch.zeros(pool.slots, *inner, dtype=dtype) if zeros else poison.full((pool.slots, *inner), dtype)
+            values = (
+                torch.zeros(pool.slots, *inner, dtype=dtype)
+                if zeros
+                else poison.full((pool.slots, *inner), dtype)
+            )
             for n, slot in enumerate(pool.indices):
                 if slot >= 0:
                     values[slot] = data["state"][n].mT if layout == "kv" else data["state"][n]
-            builder.add("state", values, (pool.slots, *inner), dtype, (stride, *_contiguous(inner)), pool.slots * stride)
+            builder.add(
+                "state",
+                values,
+                (pool.slots, *inner),
+                dtype,
+                (stride, *_contiguous(inner)),
+                pool.slots * stride,
+            )
         else:
             far = far_bytes
         if case.writes_state:
-            live = tuple(slot for slot, length in zip(pool.indices, case.lens, strict=True) if slot >= 0 and length > 0)
+            live = tuple(
+                slot for slot, length in zip(pool.indices, case.lens, strict=True) if slot >= 0 and length > 0
+            )
             writable["state"] = [lambda view, slot=slot: view[slot] for slot in live]  # type: ignore[misc]
     elif has_state:
-        builder.add("state", data["state"].mT if layout == "kv" else data["state"], (len(case.lens), *inner), dtype)
+        builder.add(
+            "state", data["state"].mT if layout == "kv" else data["state"], (len(case.lens), *inner), dtype
+        )
         if case.writes_state:
             writable["state"] = [lambda view: view]
     if case.keeps_steps:
@@ -374,8 +428,9 @@ def arrange(case: Case, data: Data, device: torch.device | str, layout: str = "v
     far_storage = None
     if far is not None:
         far_storage, tensors["state"] = _far_pool(case, data, layout, device)
-    known: dict[str, Tensor | None] = dict.fromkeys(("cu_seqlens", "state", "indices", "parents", "rows", "buffer"))
+    known: dict[str, Tensor | None] = dict.fromkeys(
+        ("cu_seqlens", "state", "indices", "parents", "rows", "buffer")
+    )
     arguments = Arguments(case, layout, {**known, **tensors}, arena, regions, writable, far_storage, live)
     arguments.snapshot()
     return arguments
-

@@ -1,7 +1,8 @@
 """A case: one fully determined example, small enough to read, print, store and send.
 
-A case holds numbers, names and short tuples, never tensors. `diffgdn.inputs` turns it into tensors, with the same bits on
-every machine. Its repr evaluates back; its JSON form carries `format_version`; its id is a hash of its content.
+A case holds numbers, names and short tuples, never tensors. `diffgdn.inputs` turns it into tensors, with the
+same bits on every machine. Its repr evaluates back; its JSON form carries `format_version`; its id is a hash
+of its content.
 """
 
 from __future__ import annotations
@@ -19,7 +20,18 @@ FORMAT_VERSION = 1
 DTYPES = ("float32", "float16", "bfloat16")
 MAX_DIM = 256  # largest K or V that an operation promises
 VALUE_LAWS = ("ones", "exact", "uniform", "normal", "parallel", "spiky", "zero_rows")
-GATE_LAWS = ("zero", "exact", "constant", "uniform", "mixed", "alternating", "jump", "underflow", "model", "huge")
+GATE_LAWS = (
+    "zero",
+    "exact",
+    "constant",
+    "uniform",
+    "mixed",
+    "alternating",
+    "jump",
+    "underflow",
+    "model",
+    "huge",
+)
 BETA_LAWS = ("one", "half", "zero", "two", "exact", "uniform", "near_one")
 VIEWS = ("contiguous", "packed", "gapped")
 
@@ -48,9 +60,10 @@ def _require(condition: bool, message: str) -> None:
 class Pool(_Record):
     """Where states live.
 
-    slots: states the pool holds. indices: one slot per sequence, -1 for padding; empty where the operation has no pool.
-    pitch: elements between the end of a slot and the start of the next (an envelope view has more than 0).
-    dtype: of the state. steps and rows: of the intermediate buffer (verify), whose row per sequence is in `rows`.
+    slots: states the pool holds. indices: one slot per sequence, -1 for padding; empty where the operation
+    has no pool. pitch: elements between the end of a slot and the start of the next (an envelope view has
+    more than 0). dtype: of the state. steps and rows: of the intermediate buffer (verify), whose row per
+    sequence is in `rows`.
     """
 
     slots: int = 1
@@ -66,9 +79,9 @@ class Pool(_Record):
 class Gates(_Record):
     """A law for the log decay g (natural log) and one for beta.
 
-    strength scales the law: the size of |g| per token where the law has one. at: the token at which `jump` jumps.
-    lower_bound: for kda, selects g = lower_bound * sigmoid(exp(A_log) * (a + dt_bias)). raw: for kda.extend, the kernel gets the
-    raw gate, A_log, dt_bias and raw beta.
+    strength scales the law: the size of |g| per token where the law has one. at: the token at which `jump`
+    jumps. lower_bound: for kda, selects g = lower_bound * sigmoid(exp(A_log) * (a + dt_bias)). raw: for
+    kda.extend, the kernel gets the raw gate, A_log, dt_bias and raw beta.
     """
 
     law: str = "zero"
@@ -82,13 +95,16 @@ class Gates(_Record):
 
 @dataclass(frozen=True, repr=False)
 class Values(_Record):
-    """A law for q, k, v and the initial state. Scales are powers of two: values are multiplied by 2**exponent."""
+    """A law for q, k, v and the initial state. Scales are powers of two: values are multiplied by
+    2**exponent."""
 
     law: str = "ones"
     seed: int = 0
     v_exponent: int = 0
     q_exponent: int = 0
-    state: str = "law"  # "law": drawn like v; "zero": all zero; "none": no initial state passed where that is allowed
+    state: str = (
+        "law"  # "law": drawn like v; "zero": all zero; "none": no initial state passed where that is allowed
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,12 +120,13 @@ class Edit(_Record):
 class Case(_Record):
     """One fully determined example of one operation.
 
-    op: a name in OPERATIONS. lens: tokens of each sequence, zeros allowed. H query heads, HV value heads, K and V dims.
-    dtype: of q, k, v (and the output). packed: sequences one after another with cu_seqlens; else a dense [B, T, ...] batch.
-    batched: q is [B, T, H, K] together with cu_seqlens over B*T tokens. tail: padding tokens after the last sequence.
-    cu_dtype and index_dtype: of cu_seqlens and of slot indices. view: how q, k, v (and a, b) lie in memory.
-    parents: verify's trees, one tuple a sequence ((-1, 0, ...)); empty for a chain. scale: None for K**-0.5.
-    config: which entry of a foreign kernel's own configuration list it is pinned to.
+    op: a name in OPERATIONS. lens: tokens of each sequence, zeros allowed. H query heads, HV value heads, K
+    and V dims. dtype: of q, k, v (and the output). packed: sequences one after another with cu_seqlens; else
+    a dense [B, T, ...] batch. batched: q is [B, T, H, K] together with cu_seqlens over B*T tokens. tail:
+    padding tokens after the last sequence. cu_dtype and index_dtype: of cu_seqlens and of slot indices.
+    view: how q, k, v (and a, b) lie in memory. parents: verify's trees, one tuple a sequence ((-1, 0, ...));
+    empty for a chain. scale: None for K**-0.5. config: which entry of a foreign kernel's own configuration
+    list it is pinned to.
     """
 
     op: str
@@ -174,7 +191,8 @@ class Case(_Record):
 
     @property
     def keeps_steps(self) -> bool:
-        """The state after every step goes to an intermediate buffer: verify, and update with verify's options."""
+        """The state after every step goes to an intermediate buffer: verify, and update with verify's
+        options."""
         return self.operation.keeps_steps or (self.operation.kind == "update" and self.pool.steps > 0)
 
     @property
@@ -182,7 +200,30 @@ class Case(_Record):
         """The caller's state ends with the state after the last token."""
         if self.op == "kda.recurrent":
             return self.inplace and self.final and self.values.state != "none"
-        return self.operation.writes_pool and not self.keeps_steps and self.inplace and self.values.state != "none"
+        return (
+            self.operation.writes_pool
+            and not self.keeps_steps
+            and self.inplace
+            and self.values.state != "none"
+        )
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """Sequences whose state must hold a new value after the call: live and not empty."""
+        slots = self.pool.indices if self.operation.has_pool else (0,) * len(self.lens)
+        return tuple(
+            n
+            for n, (slot, length) in enumerate(zip(slots, self.lens, strict=True))
+            if slot >= 0 and length > 0
+        )
+
+    @property
+    def kept(self) -> tuple[tuple[int, int, int], ...]:
+        """(token, buffer row, step) of every step that must be in the intermediate buffer."""
+        rows = enumerate(self.pool.rows)
+        return tuple(
+            (self.starts[n] + step, row, step) for n, row in rows if row >= 0 for step in range(self.lens[n])
+        )
 
     @property
     def id(self) -> str:
@@ -196,7 +237,8 @@ class Case(_Record):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Case:
-        """The case that `to_json` wrote. Raises ValueError naming the field that is unknown, missing or of the wrong type."""
+        """The case that `to_json` wrote. Raises ValueError naming the field that is unknown, missing or of
+        the wrong type."""
         return _from_json(cls, data)
 
 
@@ -239,7 +281,8 @@ def _scalar(annotation: Any, raw: Any, place: str) -> Any:
         return tuple(_scalar("tuple[int, ...]", item, place) for item in raw)
     if annotation.startswith("tuple"):
         _require(
-            isinstance(raw, list) and all(type(item) is int for item in raw), f"{place}: expected a list of integers, got {raw!r:.80}"
+            isinstance(raw, list) and all(type(item) is int for item in raw),
+            f"{place}: expected a list of integers, got {raw!r:.80}",
         )
         return tuple(raw)
     if annotation.endswith("| None") and raw is None:
@@ -258,13 +301,20 @@ def _choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
 
 
 def check(case: Case) -> None:
-    """Raise ValueError, naming the field and its value, unless the case lies within the operation's contract."""
+    """Raise ValueError, naming the field and its value, unless the case lies within the operation's
+    contract."""
     _choice("op", case.op, OPERATIONS)
     operation = case.operation
     _require(len(case.lens) > 0, "lens: at least one sequence")
     _require(all(length >= 0 for length in case.lens), f"lens: negative length in {case.lens}")
-    _require(case.H >= 1 and case.HV >= 1 and case.HV % case.H == 0, f"HV: expected a multiple of H, got HV={case.HV}, H={case.H}")
-    _require(1 <= case.K <= MAX_DIM and 1 <= case.V <= MAX_DIM, f"K, V: expected 1 to {MAX_DIM}, got K={case.K}, V={case.V}")
+    _require(
+        case.H >= 1 and case.HV >= 1 and case.HV % case.H == 0,
+        f"HV: expected a multiple of H, got HV={case.HV}, H={case.H}",
+    )
+    _require(
+        1 <= case.K <= MAX_DIM and 1 <= case.V <= MAX_DIM,
+        f"K, V: expected 1 to {MAX_DIM}, got K={case.K}, V={case.V}",
+    )
     for name, value in (("dtype", case.dtype), ("pool.dtype", case.pool.dtype)):
         _choice(name, value, DTYPES)
     _choice("gates.dtype", case.gates.dtype, {"float32", case.dtype})
@@ -279,12 +329,20 @@ def check(case: Case) -> None:
     _require(case.tail >= 0, f"tail: expected 0 or more, got {case.tail}")
     equal = len(set(case.lens)) == 1
     if not case.packed:
-        _require(equal and case.lens[0] > 0, f"lens: a dense batch needs equal, positive lengths, got {case.lens}")
+        _require(
+            equal and case.lens[0] > 0, f"lens: a dense batch needs equal, positive lengths, got {case.lens}"
+        )
         _require(case.tail == 0, "tail: a dense batch has no padding tokens")
     if case.batched:
-        _require(case.packed and equal and case.tail == 0 and operation.kind in ("decode", "verify"), "batched: equal lengths in decode or verify only")
+        _require(
+            case.packed and equal and case.tail == 0 and operation.kind in ("decode", "verify"),
+            "batched: equal lengths in decode or verify only",
+        )
     if operation.single_token:
-        _require(all(length == 1 for length in case.lens) and case.tail == 0, f"lens: one token each, got {case.lens}")
+        _require(
+            all(length == 1 for length in case.lens) and case.tail == 0,
+            f"lens: one token each, got {case.lens}",
+        )
     _check_pool(case)
     _check_gates(case)
     if case.parents:
@@ -295,17 +353,32 @@ def _check_pool(case: Case) -> None:
     operation, pool = case.operation, case.pool
     _require(pool.slots >= 1 and pool.pitch >= 0, f"pool: slots >= 1 and pitch >= 0, got {pool}")
     if operation.has_pool:
-        _require(len(pool.indices) == len(case.lens), f"pool.indices: one per sequence, got {pool.indices} for {len(case.lens)}")
-        _require(all(-1 <= index < pool.slots for index in pool.indices), f"pool.indices: -1 to {pool.slots - 1}, got {pool.indices}")
+        _require(
+            len(pool.indices) == len(case.lens),
+            f"pool.indices: one per sequence, got {pool.indices} for {len(case.lens)}",
+        )
+        _require(
+            all(-1 <= index < pool.slots for index in pool.indices),
+            f"pool.indices: -1 to {pool.slots - 1}, got {pool.indices}",
+        )
         live = [index for index in pool.indices if index >= 0]
         if case.writes_state:
-            _require(len(set(live)) == len(live), f"pool.indices: live ones must differ where the state is written, got {pool.indices}")
+            _require(
+                len(set(live)) == len(live),
+                f"pool.indices: live ones must differ where the state is written, got {pool.indices}",
+            )
     else:
         _require(pool.indices == (), f"pool.indices: {case.op} has a dense state, got {pool.indices}")
     if case.keeps_steps:
-        _require(pool.steps >= max(case.lens) and pool.steps >= 1, f"pool.steps: at least the longest draft, got {pool.steps} for {case.lens}")
+        _require(
+            pool.steps >= max(case.lens) and pool.steps >= 1,
+            f"pool.steps: at least the longest draft, got {pool.steps} for {case.lens}",
+        )
         _require(len(pool.rows) == len(case.lens), f"pool.rows: one per sequence, got {pool.rows}")
-        _require(all(-1 <= row < pool.buffer for row in pool.rows), f"pool.rows: -1 to {pool.buffer - 1}, got {pool.rows}")
+        _require(
+            all(-1 <= row < pool.buffer for row in pool.rows),
+            f"pool.rows: -1 to {pool.buffer - 1}, got {pool.rows}",
+        )
         live = [row for row in pool.rows if row >= 0]
         _require(len(set(live)) == len(live), f"pool.rows: live ones must differ, got {pool.rows}")
         _require(
@@ -313,17 +386,29 @@ def _check_pool(case: Case) -> None:
             f"pool.rows: padding sequences have row -1, got {pool.rows} for {pool.indices}",
         )
     else:
-        _require(not pool.rows and pool.steps == 0 and pool.buffer == 0, f"pool.rows, steps, buffer: only verify and update have them, got {pool}")
+        _require(
+            not pool.rows and pool.steps == 0 and pool.buffer == 0,
+            f"pool.rows, steps, buffer: only verify and update have them, got {pool}",
+        )
     if case.values.state == "none":
         _require(operation.kind in ("recurrent", "extend"), f"values.state: {case.op} always takes a state")
-        _require(not operation.has_pool or all(index == -1 for index in pool.indices), "values.state: without a pool every index is -1")
+        _require(
+            not operation.has_pool or all(index == -1 for index in pool.indices),
+            "values.state: without a pool every index is -1",
+        )
 
 
 def _check_gates(case: Case) -> None:
     gates = case.gates
     if gates.lower_bound is not None:
-        _require(case.operation.is_kda and case.raw_gates and gates.lower_bound < 0, f"gates.lower_bound: raw kda gates and < 0, got {gates}")
-    _require(not gates.raw or case.op == "kda.extend", f"gates.raw: only kda.extend takes either form, got {case.op}")
+        _require(
+            case.operation.is_kda and case.raw_gates and gates.lower_bound < 0,
+            f"gates.lower_bound: raw kda gates and < 0, got {gates}",
+        )
+    _require(
+        not gates.raw or case.op == "kda.extend",
+        f"gates.raw: only kda.extend takes either form, got {case.op}",
+    )
     if case.raw_gates:
         _require(gates.beta != "two", "gates.beta: a sigmoid cannot be 2")
 

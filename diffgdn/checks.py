@@ -1,4 +1,5 @@
-"""The questions asked of a run, one exception class each, in a fixed order; the first that fails is the verdict.
+"""The questions asked of a run, one exception class each, in a fixed order; the first that fails is the
+verdict.
 
 A message names the operation, the tensor, the place and the size of the trouble, in that order.
 """
@@ -34,7 +35,13 @@ class CheckFailure(AssertionError):
         return type(self), (self.operation, self.tensor, self.place, self.message)
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "operation": self.operation, "tensor": self.tensor, "place": self.place, "message": self.message}
+        return {
+            "kind": self.kind,
+            "operation": self.operation,
+            "tensor": self.tensor,
+            "place": self.place,
+            "message": self.message,
+        }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> CheckFailure:
@@ -42,7 +49,9 @@ class CheckFailure(AssertionError):
         for cls in ALL:
             if cls.kind == data.get("kind"):
                 return cls(data["operation"], data["tensor"], data["place"], data["message"])
-        raise ValueError(f"unknown kind of failure {data.get('kind')!r}; known: {', '.join(cls.kind for cls in ALL)}")
+        raise ValueError(
+            f"unknown kind of failure {data.get('kind')!r}; known: {', '.join(cls.kind for cls in ALL)}"
+        )
 
 
 class KernelRaised(CheckFailure):
@@ -82,7 +91,8 @@ class NeverWritten(CheckFailure):
 
 
 class PoisonLeaked(CheckFailure):
-    """Memory that must not be read (guards, padding tokens, unnamed slots, fresh workspaces) reached a result."""
+    """Memory that must not be read (guards, padding tokens, unnamed slots, fresh workspaces) reached a
+    result."""
 
     kind = "poison_leaked"
 
@@ -175,9 +185,17 @@ class Comparison:
         ratio = torch.where(self.overflows, 0.0, self.error / self.bound).nan_to_num(nan=torch.inf)
         return tuple(int(i) for i in torch.unravel_index(ratio.argmax(), ratio.shape))
 
+    @property
+    def origins(self) -> list[int]:
+        """For each row of the result its token (o, steps), chunk (boundary) or sequence (state, final) in the
+        whole batch: a result holds only what the operation leaves behind."""
+        if self.name == "steps":
+            return [token for token, _, _ in self.case.kept]
+        return list(self.case.stored) if self.name == "state" else list(range(self.got.shape[0]))
+
     def place(self, index: tuple[int, ...]) -> str:
         """An index in the words of the result: sequence, token, head, row, column."""
-        return describe_place(self.case, self.name, index)
+        return describe_place(self.case, self.name, (self.origins[index[0]], *index[1:]))
 
     def first(self, mask: Tensor) -> tuple[int, ...]:
         return tuple(int(i) for i in mask.nonzero()[0])
@@ -210,9 +228,25 @@ def memory(case: Case, change: Change | None) -> None:
     if change is None or (change.where == "element" and change.tensor in ("state", "buffer")):
         return
     if change.where == "element":
-        raise InputChanged(case.op, change.tensor, f"{list(change.index)}", f"a read-only input was written ({change.count} 16-bit words changed)")
-    side = "before its start" if change.offset < 0 else "past its end" if change.where == "guard" else "between its rows or slots"
-    raise GuardWritten(case.op, change.tensor, f"at element {change.offset}", f"memory {side} was written ({change.count} 16-bit words changed)")
+        raise InputChanged(
+            case.op,
+            change.tensor,
+            f"{list(change.index)}",
+            f"a read-only input was written ({change.count} 16-bit words changed)",
+        )
+    side = (
+        "before its start"
+        if change.offset < 0
+        else "past its end"
+        if change.where == "guard"
+        else "between its rows or slots"
+    )
+    raise GuardWritten(
+        case.op,
+        change.tensor,
+        f"at element {change.offset}",
+        f"memory {side} was written ({change.count} 16-bit words changed)",
+    )
 
 
 def slots(case: Case, change: Change | None) -> None:
@@ -222,12 +256,22 @@ def slots(case: Case, change: Change | None) -> None:
     row = change.index[0]
     if change.tensor == "buffer":
         owner = f"row {row} step {change.index[1]}"
-        raise SlotChanged(case.op, "buffer", owner, f"a step that no draft token owns was written ({change.count} 16-bit words changed)")
+        raise SlotChanged(
+            case.op,
+            "buffer",
+            owner,
+            f"a step that no draft token owns was written ({change.count} 16-bit words changed)",
+        )
     if not case.operation.has_pool:
         raise InputChanged(case.op, "state", f"sequence {row}", "the initial state was written")
     users = [n for n, slot in enumerate(case.pool.indices) if slot == row]
     why = f"sequence {users[0]} only reads it" if users else "no sequence names it"
-    raise SlotChanged(case.op, "state", f"slot {row}", f"the slot was written, and {why} ({change.count} 16-bit words changed)")
+    raise SlotChanged(
+        case.op,
+        "state",
+        f"slot {row}",
+        f"the slot was written, and {why} ({change.count} 16-bit words changed)",
+    )
 
 
 def written(comparison: Comparison) -> None:
@@ -235,11 +279,14 @@ def written(comparison: Comparison) -> None:
     mask = comparison.unwritten
     if mask.any():
         index = comparison.first(mask)
-        raise NeverWritten(comparison.case.op, comparison.name, comparison.place(index), f"never written ({_count(mask)})")
+        raise NeverWritten(
+            comparison.case.op, comparison.name, comparison.place(index), f"never written ({_count(mask)})"
+        )
 
 
 def finite(comparison: Comparison, clean: Callable[[], Tensor | None]) -> None:
-    """Finite where the oracle is. `clean` gives the same result from a run without poison, to tell a leak from an overflow."""
+    """Finite where the oracle is. `clean` gives the same result from a run without poison, to tell a leak
+    from an overflow."""
     mask = ~comparison.got.isfinite() & ~comparison.overflows
     if not mask.any():
         return
@@ -250,13 +297,14 @@ def finite(comparison: Comparison, clean: Callable[[], Tensor | None]) -> None:
             comparison.case.op,
             comparison.name,
             comparison.place(index),
-            f"memory that must not be read reached the result ({_count(mask)}; finite once that memory is zero)",
+            f"memory that must not be read reached the result ({_count(mask)}; finite once it is zero)",
         )
     raise NotFinite(
         comparison.case.op,
         comparison.name,
         comparison.place(index),
-        f"got {float(comparison.got[index])}, expected {float(comparison.expected[index]):.6g} ({_count(mask)})",
+        f"got {float(comparison.got[index])}, expected {float(comparison.expected[index]):.6g} "
+        f"({_count(mask)})",
     )
 
 
@@ -269,7 +317,8 @@ def exact(comparison: Comparison) -> None:
             comparison.case.op,
             comparison.name,
             comparison.place(index),
-            f"got {float(comparison.got[index]):.9g}, expected exactly {float(comparison.expected[index]):.9g} ({_count(mask)} differ)",
+            f"got {float(comparison.got[index]):.9g}, "
+            f"expected exactly {float(comparison.expected[index]):.9g} ({_count(mask)} differ)",
         )
 
 
@@ -283,8 +332,9 @@ def bounded(comparison: Comparison) -> None:
             comparison.case.op,
             comparison.name,
             comparison.place(index),
-            f"got {float(comparison.got[index]):.9g}, expected {float(comparison.expected[index]):.9g}: error {error:.3g} is "
-            f"{error / bound:.3g} times the bound {bound:.3g} ({_count(mask)} beyond theirs)",
+            f"got {float(comparison.got[index]):.9g}, expected {float(comparison.expected[index]):.9g}: "
+            f"error {error:.3g} is {error / bound:.3g} times the bound {bound:.3g} "
+            f"({_count(mask)} beyond theirs)",
         )
 
 
@@ -292,7 +342,9 @@ def repeatable(case: Case, first: Tensor, second: Tensor, names: str) -> None:
     """Two runs from the same memory left the same bits."""
     if not torch.equal(first, second):
         count = int((first != second).sum())
-        raise NotRepeatable(case.op, names, None, f"the same call twice gave different bits ({count} 16-bit words)")
+        raise NotRepeatable(
+            case.op, names, None, f"the same call twice gave different bits ({count} 16-bit words)"
+        )
 
 
 def unwritten_mask(tensor: Tensor) -> Tensor:

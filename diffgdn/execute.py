@@ -76,7 +76,9 @@ def run(case: Case, target: Target, lane: str) -> Verdict:
         failure = found
     finally:
         run.release()
-    comparison = run.current if failure is not None and failure.tensor == getattr(run.current, "name", None) else None
+    comparison = (
+        run.current if failure is not None and failure.tensor == getattr(run.current, "name", None) else None
+    )
     return Verdict(case, target.name, lane, failure, None, run.exact, run.shares, clock.seconds, comparison)
 
 
@@ -113,7 +115,9 @@ class _Run:
             where = self._oracle_device()
             truth = oracle.expected(case, data, device=where)
             spread = noise.measure(case, data, truth, contract, where)
-            self.exact = noise.is_exact(case, data, truth, contract, {_TRUTH[name]: tensor.dtype for name, tensor in results.items()})
+            self.exact = noise.is_exact(
+                case, data, truth, contract, {_TRUTH[name]: tensor.dtype for name, tensor in results.items()}
+            )
         with clock("checks"):
             for comparison in self._comparisons(results, truth, spread):
                 self.current = comparison
@@ -144,60 +148,94 @@ class _Run:
                 torch.cuda.synchronize()
         except Exception as error:
             message = str(error).strip() or "no message"
-            raise checks.KernelRaised(self.case.op, None, None, f"{type(error).__name__}: {message}") from error
+            raise checks.KernelRaised(
+                self.case.op, None, None, f"{type(error).__name__}: {message}"
+            ) from error
         return returned
 
     def _results(self, arguments: Arguments, returned: dict[str, Tensor]) -> dict[str, Tensor]:
         """Every result that this case has, [.., V, K] whatever the layout, in its own dtype."""
         case = self.case
         o = returned["o"]
-        out = {"o": self._shaped("o", o, case.tokens * case.HV * case.V).reshape(case.tokens, case.HV, case.V)[: case.total]}
+        out = {
+            "o": self._shaped("o", o, case.tokens * case.HV * case.V).reshape(case.tokens, case.HV, case.V)[
+                : case.total
+            ]
+        }
         if case.writes_state:
             state = arguments.state_vk()
-            rows = _stored(case)
+            rows = list(case.stored)
             out["state"] = state[[case.pool.indices[n] for n in rows] if case.operation.has_pool else rows]
-        for name, kept in (("final", case.final and not case.operation.keeps_steps), ("boundary", case.boundary)):
+        for name, kept in (
+            ("final", case.final and not case.operation.keeps_steps),
+            ("boundary", case.boundary),
+        ):
             if kept and name in returned:
                 states = returned[name]
                 out[name] = states.mT if arguments.layout == "kv" else states
         if "boundary" in out:
             chunks = sum(-(-length // case.chunk_size) for length in case.lens)
-            out["boundary"] = self._shaped("boundary", out["boundary"], chunks * case.HV * case.V * case.K).reshape(chunks, case.HV, case.V, case.K)
+            out["boundary"] = self._shaped(
+                "boundary", out["boundary"], chunks * case.HV * case.V * case.K
+            ).reshape(chunks, case.HV, case.V, case.K)
         if "final" in out:
             out["final"] = self._shaped("final", out["final"], len(case.lens) * case.HV * case.V * case.K)
         if case.keeps_steps:
             buffer = arguments.state_vk("buffer")
-            pairs = _kept(case)
+            pairs = case.kept
             out["steps"] = buffer[[row for _, row, _ in pairs], [step for _, _, step in pairs]]
         return out
 
     def _shaped(self, name: str, tensor: Tensor, numel: int) -> Tensor:
         if tensor.numel() != numel:
-            raise checks.KernelRaised(self.case.op, name, None, f"returned shape {tuple(tensor.shape)}, expected {numel} elements")
+            raise checks.KernelRaised(
+                self.case.op, name, None, f"returned shape {tuple(tensor.shape)}, expected {numel} elements"
+            )
         return tensor
 
-    def _comparisons(self, results: dict[str, Tensor], truth: Expected, spread: dict[str, Tensor]) -> Iterator[Comparison]:
+    def _comparisons(
+        self, results: dict[str, Tensor], truth: Expected, spread: dict[str, Tensor]
+    ) -> Iterator[Comparison]:
         expected = truth.items()
         for name, got in results.items():
             key = _TRUTH[name]
             pick = _picker(self.case, name)
             wanted, noises = pick(expected[key]).cpu(), pick(spread[key]).cpu()
             half = noise.half_ulp(wanted.abs() + noise.LIMIT * noises, got.dtype)
-            yield Comparison(self.case, name, got.dtype, got.double().reshape(wanted.shape), wanted, noises, half, checks.unwritten_mask(got.reshape(wanted.shape)))
+            yield Comparison(
+                self.case,
+                name,
+                got.dtype,
+                got.double().reshape(wanted.shape),
+                wanted,
+                noises,
+                half,
+                checks.unwritten_mask(got.reshape(wanted.shape)),
+            )
 
     def _clean(self, data: Data) -> dict[str, Tensor]:
-        """Results of the same case with zeros for all poison: padding tokens, unnamed slots, guards, fresh memory."""
-        calm = {name: torch.nan_to_num(tensor, nan=0.0) if tensor.is_floating_point() else tensor for name, tensor in data.items()}
+        """Results of the same case with zeros for all poison: padding tokens, unnamed slots, guards, fresh
+        memory."""
+        calm = {
+            name: torch.nan_to_num(tensor, nan=0.0) if tensor.is_floating_point() else tensor
+            for name, tensor in data.items()
+        }
         arguments = arena.arrange(self.case, calm, self.device, self.target.layout, zeros=True)
         try:
             returned = self._call(arguments, zeros=True)
         except CheckFailure:
             return {}
         results = {name: tensor.cpu().double() for name, tensor in self._results(arguments, returned).items()}
-        return {name: tensor.reshape(self.current.got.shape) if self.current and name == self.current.name else tensor for name, tensor in results.items()}
+        return {
+            name: tensor.reshape(self.current.got.shape)
+            if self.current and name == self.current.name
+            else tensor
+            for name, tensor in results.items()
+        }
 
     def _repeat(self, first: dict[str, Tensor]) -> None:
-        """A second run from the same memory. In the interpreter, which is sequential, one case in four is enough."""
+        """A second run from the same memory. In the interpreter, which is sequential, one case in four is
+        enough."""
         if self.lane == "interpret" and int(self.case.id[0], 16) % 4:
             return
         assert self.arguments is not None
@@ -216,24 +254,11 @@ class _Run:
 _TRUTH = {"o": "o", "state": "state", "final": "state", "boundary": "boundary", "steps": "steps"}
 
 
-def _stored(case: Case) -> list[int]:
-    """Sequences whose slot must hold a new state: live and not empty."""
-    slots = case.pool.indices if case.operation.has_pool else (0,) * len(case.lens)
-    return [n for n, (slot, length) in enumerate(zip(slots, case.lens, strict=True)) if slot >= 0 and length > 0]
-
-
-def _kept(case: Case) -> list[tuple[int, int, int]]:
-    """(token, buffer row, step) of every step that must be in the intermediate buffer."""
-    return [
-        (case.starts[n] + step, row, step) for n, row in enumerate(case.pool.rows) if row >= 0 for step in range(case.lens[n])
-    ]
-
-
 def _picker(case: Case, name: str) -> Callable[[Tensor], Tensor]:
     if name == "state":
-        return lambda truth: truth[_stored(case)]
+        return lambda truth: truth[list(case.stored)]
     if name == "steps":
-        return lambda truth: truth[[token for token, _, _ in _kept(case)]]
+        return lambda truth: truth[[token for token, _, _ in case.kept]]
     if name == "o" and case.operation.single_token:
         # packed_decode's rows for padding are zero, whatever a zero state would give.
         live = torch.tensor([slot >= 0 for slot in case.pool.indices])

@@ -1,8 +1,9 @@
 """Tensors from a case: the same bits on every machine and device.
 
-Elements come from a counter-based hash (splitmix64) and from nothing but exactly rounded IEEE operations (+, -, *, /, sqrt and
-powers of two); libm's exp and log differ between machines in the last bit and are not used. `draw` makes plain, contiguous
-CPU tensors, which the oracle reads; `diffgdn.arena` lays them out for a kernel.
+Elements come from a counter-based hash (splitmix64) and from nothing but exactly rounded IEEE operations (+,
+-, *, /, sqrt and powers of two); libm's exp and log differ between machines in the last bit and are not
+used. `draw` makes plain, contiguous CPU tensors, which the oracle reads; `diffgdn.arena` lays them out for a
+kernel.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from diffgdn.case import Case
 
 DTYPE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LN2 = 0.6931471805599453
-SATURATED = 16384.0  # a raw gate at which softplus and sigmoid are exactly linear, 0 or 1; exact in fp16 and bf16
+SATURATED = (
+    16384.0  # a raw gate at which softplus and sigmoid are exactly linear, 0 or 1; exact in fp16 and bf16
+)
 FORGET = -16384.0  # a log decay whose exponential underflows in every format; exact in fp16 and bf16
 NORMAL_STD = 65536.0 * 0.5773502691896258  # of the sum of four uniform 16-bit integers
 EXACT_HALVES = 2  # how often beta = 1/2 may occur in one sequence of an exact case: each adds a bit
@@ -28,7 +31,11 @@ Data = dict[str, Tensor]
 
 def _bits(case: Case, name: str, count: int, stream: int = 0) -> np.ndarray:
     """`count` 64-bit hashes of (seed, tensor name, stream, counter)."""
-    key = (case.values.seed * 0x9E3779B97F4A7C15 + zlib.crc32(name.encode()) * 0xD1B54A32D192ED03 + stream * 0x8CB92BA72F3D8DD7) % 2**64
+    key = (
+        case.values.seed * 0x9E3779B97F4A7C15
+        + zlib.crc32(name.encode()) * 0xD1B54A32D192ED03
+        + stream * 0x8CB92BA72F3D8DD7
+    ) % 2**64
     with np.errstate(over="ignore"):
         z = (np.arange(1, count + 1, dtype=np.uint64) + np.uint64(key)) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -42,7 +49,8 @@ def _uniform(bits: np.ndarray) -> np.ndarray:
 
 
 def _normal(bits: np.ndarray) -> np.ndarray:
-    """Nearly normal: the centred sum of four uniform 16-bit integers, as an integer (standard deviation NORMAL_STD)."""
+    """Nearly normal: the centred sum of four uniform 16-bit integers, as an integer (standard deviation
+    NORMAL_STD)."""
     parts = bits.view(np.uint16).reshape(*bits.shape, 4)
     return parts.sum(axis=-1, dtype=np.int64) - 131070
 
@@ -64,7 +72,8 @@ def _unit_rows(integers: np.ndarray) -> np.ndarray:
 
 
 def _vectors(case: Case, name: str, rows: int, heads: int, dim: int, unit: bool) -> np.ndarray:
-    """q or k or v or state rows, [rows, heads, dim], by the case's law; unit asks for rows of length at most one."""
+    """q or k or v or state rows, [rows, heads, dim], by the case's law; unit asks for rows of length at most
+    one."""
     law, count = case.values.law, rows * heads * dim
     bits = _bits(case, name, count).reshape(rows, heads, dim)
     if law == "ones":
@@ -88,23 +97,34 @@ def _vectors(case: Case, name: str, rows: int, heads: int, dim: int, unit: bool)
 
 
 def _exact_vectors(case: Case, name: str, rows: int, heads: int, dim: int, bits: np.ndarray) -> np.ndarray:
-    """One-hot keys, queries with at most two nonzero channels, small whole values and states: all exact in bf16."""
+    """One-hot keys, queries with at most two nonzero channels, small whole values and states: all exact in
+    bf16."""
     if name == "k":
         # A few channels only, so that later tokens overwrite what earlier ones wrote.
         used = min(dim, 3)
         hot = (_bits(case, "k.hot", rows * heads) % np.uint64(used)).astype(np.int64).reshape(rows, heads)
-        spread = (_bits(case, "k.spread", heads * used) % np.uint64(dim)).astype(np.int64).reshape(heads, used)
+        spread = (
+            (_bits(case, "k.spread", heads * used) % np.uint64(dim)).astype(np.int64).reshape(heads, used)
+        )
         channel = np.take_along_axis(spread, hot.T, axis=1).T
         return (np.arange(dim) == channel[..., None]).astype(np.float64)
     if name == "q":
-        first, second = (np.arange(dim) == (_bits(case, f"q.{i}", rows * heads) % np.uint64(dim)).astype(np.int64).reshape(rows, heads, 1) for i in (1, 2))
+        first, second = (
+            np.arange(dim)
+            == (_bits(case, f"q.{i}", rows * heads) % np.uint64(dim)).astype(np.int64).reshape(rows, heads, 1)
+            for i in (1, 2)
+        )
         return first.astype(np.float64) - 2.0 * (second & ~first)
     return _choice(bits, [1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 4.0])
 
 
 def _positions(case: Case) -> np.ndarray:
     """Position of each real token within its own sequence."""
-    return np.concatenate([np.arange(length) for length in case.lens]) if case.total else np.zeros(0, dtype=np.int64)
+    return (
+        np.concatenate([np.arange(length) for length in case.lens])
+        if case.total
+        else np.zeros(0, dtype=np.int64)
+    )
 
 
 def _decay(case: Case, heads_shape: tuple[int, ...]) -> np.ndarray:
@@ -118,14 +138,17 @@ def _decay(case: Case, heads_shape: tuple[int, ...]) -> np.ndarray:
     if law == "zero":
         return np.zeros(shape)
     if law == "exact":
-        # At most two in a chunk of 64: the sum of more multiples of log2(e) * FORGET depends on the order of summation.
+        # At most two in a chunk of 64: the sum of more multiples of log2(e) * FORGET depends on the order of
+        # summation.
         return np.where((place % 32 == 2) & (bits % np.uint64(2) == 0), -FORGET, 0.0)
     if law == "constant":
         return strength * flat
     if law == "uniform":
         return strength * u
     if law == "mixed":
-        return np.where(bits % np.uint64(4) == 0, 8.0 * strength, np.where(bits % np.uint64(4) == 1, strength * u, 0.0))
+        return np.where(
+            bits % np.uint64(4) == 0, 8.0 * strength, np.where(bits % np.uint64(4) == 1, strength * u, 0.0)
+        )
     if law == "alternating":
         return np.where(place % 2 == 1, strength, 0.0) * flat
     if law == "jump":
@@ -134,8 +157,11 @@ def _decay(case: Case, heads_shape: tuple[int, ...]) -> np.ndarray:
         return 30.0 * strength * (0.5 + u)
     if law == "huge":  # per-token |g| up to thousands, as kimi-type models reach
         return strength * np.ldexp(1.0 + u, (bits % np.uint64(12)).astype(np.int32))
-    # "model": |g| = A * dt with A in [1, 16] per head, dt log-uniform in [2**-10, 2**-3), the initialisation that these models publish
-    rate = 1.0 + 15.0 * _uniform(_bits(case, "g.rate", case.HV)).reshape(1, case.HV, *([1] * (len(heads_shape) - 1)))
+    # "model": |g| = A * dt with A in [1, 16] per head, dt log-uniform in [2**-10, 2**-3), the initialisation
+    # that these models publish
+    rate = 1.0 + 15.0 * _uniform(_bits(case, "g.rate", case.HV)).reshape(
+        1, case.HV, *([1] * (len(heads_shape) - 1))
+    )
     return strength * rate * np.ldexp(1.0 + u, -10 + (bits % np.uint64(7)).astype(np.int32))
 
 
@@ -147,7 +173,9 @@ def _beta(case: Case) -> np.ndarray:
         return np.full(shape, {"one": 1.0, "half": 0.5, "zero": 0.0, "two": 2.0}[law])
     if law == "exact":
         wanted = np.where(bits % np.uint64(4) == 0, 0.0, 1.0)
-        return np.where((_positions(case) < EXACT_HALVES).reshape(-1, 1) & (bits % np.uint64(4) == 1), 0.5, wanted)
+        return np.where(
+            (_positions(case) < EXACT_HALVES).reshape(-1, 1) & (bits % np.uint64(4) == 1), 0.5, wanted
+        )
     return _uniform(bits) if law == "uniform" else 1.0 - 0.03125 * _uniform(bits)
 
 
@@ -161,11 +189,14 @@ def _raw_decay(size: np.ndarray, bits: np.ndarray) -> np.ndarray:
 def _raw_beta(beta: np.ndarray) -> np.ndarray:
     """A raw b with sigmoid(b) near beta; exact for 0, 1/2 and 1."""
     inner = LN2 * (_ilog2(np.clip(beta, 2.0**-20, 1.0)) - _ilog2(np.clip(1.0 - beta, 2.0**-20, 1.0)))
-    return np.where(beta <= 0.0, -SATURATED, np.where(beta >= 1.0, SATURATED, np.where(beta == 0.5, 0.0, inner)))
+    return np.where(
+        beta <= 0.0, -SATURATED, np.where(beta >= 1.0, SATURATED, np.where(beta == 0.5, 0.0, inner))
+    )
 
 
 def _tokens(case: Case, values: np.ndarray, dtype: torch.dtype) -> Tensor:
-    """To the wanted dtype, through float32 as a caller would, with NaN for the padding tokens after the last sequence."""
+    """To the wanted dtype, through float32 as a caller would, with NaN for the padding tokens after the last
+    sequence."""
     tensor = torch.from_numpy(np.ascontiguousarray(values)).to(torch.float32).to(dtype)
     tail = torch.full((case.tail, *tensor.shape[1:]), math.nan, dtype=dtype)
     return torch.cat([tensor, tail]) if case.tail else tensor
@@ -178,11 +209,19 @@ def _gate_data(case: Case) -> Data:
     if not case.raw_gates:
         return {"g": _tokens(case, -size, dtype), "beta": _tokens(case, beta, dtype)}
     exact = case.gates.law in ("zero", "exact")
-    # A_log in steps of ln 2 and a bias of a few eighths; none of either where the law wants gates that are exact.
+    # A_log in steps of ln 2 and a bias of a few eighths; none of either where the law wants gates that are
+    # exact.
     steps = np.zeros(case.HV) if exact else (_bits(case, "A_log", case.HV) % np.uint64(3)).astype(np.float64)
-    bias = np.zeros(heads) if exact else _choice(_bits(case, "dt_bias", math.prod(heads)), [0.0, 0.25, -0.5, 0.125]).reshape(heads)
+    bias = (
+        np.zeros(heads)
+        if exact
+        else _choice(_bits(case, "dt_bias", math.prod(heads)), [0.0, 0.25, -0.5, 0.125]).reshape(heads)
+    )
     per_head = steps.reshape(1, case.HV, *([1] * (len(heads) - 1)))
-    raw = _raw_decay(np.ldexp(size, -per_head.astype(np.int32)), _bits(case, "a", math.prod(size.shape)).reshape(size.shape))
+    raw = _raw_decay(
+        np.ldexp(size, -per_head.astype(np.int32)),
+        _bits(case, "a", math.prod(size.shape)).reshape(size.shape),
+    )
     raw = np.where(np.abs(raw) == SATURATED, raw, raw - bias)
     return {
         "a": _tokens(case, raw, dtype),
@@ -193,7 +232,8 @@ def _gate_data(case: Case) -> Data:
 
 
 def _state(case: Case) -> Tensor:
-    """Initial states [N, HV, V, K] in the pool's dtype: zero for padding, the same for sequences that share a slot."""
+    """Initial states [N, HV, V, K] in the pool's dtype: zero for padding, the same for sequences that share
+    a slot."""
     operation, pool = case.operation, case.pool
     slots = pool.indices if operation.has_pool else tuple(range(len(case.lens)))
     out = np.zeros((len(case.lens), case.HV, case.V, case.K))
@@ -207,8 +247,9 @@ def _state(case: Case) -> Tensor:
 def draw(case: Case) -> Data:
     """Plain contiguous CPU tensors of a case, edits applied.
 
-    q, k [tokens, H, K]; v [tokens, HV, V]; g [tokens, HV(, K)] and beta [tokens, HV], or a, b, A_log [HV] and dt_bias [HV(, K)];
-    state [N, HV, V, K] (absent with `values.state == "none"`). Padding tokens are NaN.
+    q, k [tokens, H, K]; v [tokens, HV, V]; g [tokens, HV(, K)] and beta [tokens, HV], or a, b, A_log [HV]
+    and dt_bias [HV(, K)]; state [N, HV, V, K] (absent with `values.state == "none"`). Padding tokens are
+    NaN.
     """
     dtype, scale = DTYPE[case.dtype], case.values
     # Without l2norm a key longer than one makes the recurrence itself explode: that would test nothing.
@@ -225,6 +266,8 @@ def draw(case: Case) -> Data:
             raise ValueError(f"edits: {case.op} has no tensor {edit.tensor!r}; it has {', '.join(data)}")
         flat = data[edit.tensor].view(-1)
         if not 0 <= edit.position < flat.numel():
-            raise ValueError(f"edits: position {edit.position} outside {edit.tensor} of {flat.numel()} elements")
+            raise ValueError(
+                f"edits: position {edit.position} outside {edit.tensor} of {flat.numel()} elements"
+            )
         flat[edit.position] = edit.value
     return data

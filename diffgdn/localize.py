@@ -38,38 +38,13 @@ def wrong(comparison: Comparison) -> Tensor:
     return beyond if beyond.any() else comparison.got != comparison.expected
 
 
-def origins(comparison: Comparison) -> list[int]:
-    """For each row of the result, its token (o, steps), chunk (boundary) or sequence (state, final) in the
-    whole batch.
-
-    A result holds only what the operation leaves behind: the states of live, non-empty sequences, the steps
-    of sequences that have a buffer row.
-    """
-    case, count = comparison.case, comparison.got.shape[0]
-    if comparison.name == "steps":
-        kept = zip(case.starts, case.lens, case.pool.rows, strict=False)
-        chosen = [start + step for start, length, row in kept if row >= 0 for step in range(length)]
-    elif comparison.name == "state":
-        slots = case.pool.indices or (0,) * len(case.lens)
-        chosen = [n for n, slot in enumerate(slots) if slot >= 0 and case.lens[n] > 0]
-    else:
-        chosen = list(range(count))
-    assert len(chosen) == count
-    return chosen
-
-
-def place(comparison: Comparison, index: tuple[int, ...]) -> str:
-    """An index of the result in words."""
-    return comparison.place((origins(comparison)[index[0]], *index[1:]))
-
-
 def summary(comparison: Comparison) -> list[str]:
     """One line each for the sequences, tokens, heads, rows and columns that are affected."""
     mask, case = wrong(comparison), comparison.case
     if not mask.any():
         return ["no element is wrong"]
     lines = [f"{int(mask.sum())} of {mask.numel()} elements of {comparison.name} are wrong"]
-    named = origins(comparison)
+    named = comparison.origins
     hit = [named[i] for i in mask.flatten(1).any(1).nonzero().flatten().tolist()]
     if comparison.name in ("o", "steps"):
         lines += _tokens(case, hit)
@@ -165,7 +140,7 @@ def _detail(comparison: Comparison) -> tuple[Tensor, Tensor, str, str, str]:
         start, stop = comparison.case.starts[n], comparison.case.starts[n + 1]
         title = f"sequence {n}, head {head}:"
         return values[start:stop, head], mask[start:stop, head], title, "tokens", "V"
-    return values[worst[0], head], mask[worst[0], head], f"{place(comparison, worst[:2])}:", "V", "K"
+    return values[worst[0], head], mask[worst[0], head], f"{comparison.place(worst[:2])}:", "V", "K"
 
 
 def _owner(case: Case, token: int) -> tuple[int, int]:
@@ -188,7 +163,7 @@ def text(comparison: Comparison) -> str:
     bound = float(comparison.bound[index])
     lines += [
         "",
-        f"worst at {place(comparison, index)}: got {got:.9g}, expected {expected:.9g}, bound {bound:.3g}",
+        f"worst at {comparison.place(index)}: got {got:.9g}, expected {expected:.9g}, bound {bound:.3g}",
     ]
     return "\n".join(lines)
 

@@ -1,11 +1,13 @@
 """The noise of a case: how far a correct kernel may stray from the oracle on it.
 
-The reference computation runs in float64 several times, with a random perturbation at each point where the precision
-contract allows a rounding, of that rounding's root mean square size. The spread of those runs, element by element, is the
-noise. The bound on an error is LIMIT noises plus the one rounding to the output format, which no kernel can avoid.
+The reference computation runs in float64 several times, with a random perturbation at each point where the
+precision contract allows a rounding, of that rounding's root mean square size. The spread of those runs,
+element by element, is the noise. The bound on an error is LIMIT noises plus the one rounding to the output
+format, which no kernel can avoid.
 
-Perturbations are a fixed size with a random sign: where one rounding dominates, such as that of a gate which all elements of a
-state share, the samples then give its size exactly, and a lucky draw cannot make the noise too small.
+Perturbations are a fixed size with a random sign: where one rounding dominates, such as that of a gate which
+all elements of a state share, the samples then give its size exactly, and a lucky draw cannot make the noise
+too small.
 """
 
 from __future__ import annotations
@@ -23,14 +25,22 @@ from diffgdn.oracle import Exact, Expected
 LIMIT = 8.0  # noises; the largest seen for correct kernels is reported by every campaign
 SAMPLES = 4
 SAMPLE_BUDGET = 3e7  # elements of all lanes and samples together, beyond which fewer samples are taken
-POOLED_SHARE = 0.7  # of the pooled estimate that every element may use: four samples say little about one element
+POOLED_SHARE = (
+    0.7  # of the pooled estimate that every element may use: four samples say little about one element
+)
 ROUNDING_RMS = 0.5  # of the unit roundoff: root mean square of a rounding's relative error, over mantissas
-FUNCTION_UNITS = 4.0  # units that an elementary function on a GPU may be off by: approximate exp2, log2, sqrt, division
+FUNCTION_UNITS = (
+    4.0  # units that an elementary function on a GPU may be off by: approximate exp2, log2, sqrt, division
+)
 TINY = 2.0**-120  # below any result that fp32 arithmetic with flushed denormals resolves
 UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 TF32_UNIT = 2.0**-10  # eleven significant bits; tensor cores cut the rest off rather than round
 PRECISION = {torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}  # significant bits
-LOWEST_EXPONENT = {torch.float32: -125, torch.bfloat16: -125, torch.float16: -13}  # frexp exponent of the smallest normal
+LOWEST_EXPONENT = {
+    torch.float32: -125,
+    torch.bfloat16: -125,
+    torch.float16: -13,
+}  # frexp exponent of the smallest normal
 SMALLEST = {torch.float16: 2.0**-24}  # subnormals matter in fp16 alone: the other formats reach below TINY
 SQRT2 = 2.0**0.5
 POOL_SIZE = 1 << 21
@@ -40,9 +50,10 @@ POOL_SIZE = 1 << 21
 class Contract:
     """The roundings that a correct implementation of an operation may make.
 
-    operand: format of matrix operands and of intermediates between chunk stages (A, w, u, h, v_new, A_qk), "input" for the
-    dtype of q. accumulator: of sums, gates and everything else. state: of the running state between steps or chunks.
-    chunked: rounding points are those of the chunked form. tf32: matrix products of fp32 operands may run in tf32.
+    operand: format of matrix operands and of intermediates between chunk stages (A, w, u, h, v_new, A_qk),
+    "input" for the dtype of q. accumulator: of sums, gates and everything else. state: of the running state
+    between steps or chunks. chunked: rounding points are those of the chunked form. tf32: matrix products of
+    fp32 operands may run in tf32.
     """
 
     operand: str = "float32"
@@ -69,7 +80,7 @@ class Perturbed:
     """A Rounding that moves a value at each point by the size of a rounding, up or down at random."""
 
     def __init__(self, case: Case, contract: Contract, samples: int, device: torch.device | str) -> None:
-        self.lead = (samples,)
+        self.lead: tuple[int, ...] = (samples,)
         self.generator = torch.Generator().manual_seed(int(case.id, 16))
         self.pool = _random_signs(device)
         formats = {name: contract.dtype(case, name) for name in ("operand", "accumulator", "state")}
@@ -98,10 +109,13 @@ class Perturbed:
 
     def state(self, x: Tensor) -> Tensor:
         # two roundings in the accumulator format, of a product and of a sum, or one in the state's
-        return self._nudge(x, max(self.units["state"], SQRT2 * self.units["accumulator"]), self.floors["state"])
+        return self._nudge(
+            x, max(self.units["state"], SQRT2 * self.units["accumulator"]), self.floors["state"]
+        )
 
     def exponent(self, x: Tensor) -> Tensor:
-        # Scaling by log2(e) rounds relative to x; the exponential's own error is an absolute one of the exponent.
+        # Scaling by log2(e) rounds relative to x; the exponential's own error is an absolute one of the
+        # exponent.
         return x + (2.0 * x.abs() + FUNCTION_UNITS) * self._signs(x) * self.units["accumulator"]
 
     def cumulative(self, x: Tensor) -> Tensor:
@@ -109,10 +123,13 @@ class Perturbed:
         return G + torch.cumsum(G * self._signs(G), dim=-2) * self.units["accumulator"]
 
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
-        """Each partial sum rounds. In sequence the squares of n partial sums add up to about n/2 sum(x^2) for terms of random sign,
-        and sum(x^2) is near |a|^2 |b|^2 / n, and to n/3 (sum x)^2 for terms of one sign; other orders do better."""
+        """Each partial sum rounds. In sequence the squares of n partial sums add up to about n/2 sum(x^2)
+        for terms of random sign, and sum(x^2) is near |a|^2 |b|^2 / n, and to n/3 (sum x)^2 for terms of one
+        sign; other orders do better."""
         out = a @ b
-        lengths = torch.linalg.vector_norm(a, dim=-1, keepdim=True) * torch.linalg.vector_norm(b, dim=-2, keepdim=True)
+        lengths = torch.linalg.vector_norm(a, dim=-1, keepdim=True) * torch.linalg.vector_norm(
+            b, dim=-2, keepdim=True
+        )
         size = torch.hypot(0.5**0.5 * lengths, (a.shape[-1] / 3.0) ** 0.5 * out)
         return out + size.mul_(self._signs(out)).mul_(self.units["accumulator"])
 
@@ -149,15 +166,22 @@ _POOLS: dict[str, Tensor] = {}
 
 
 def _random_signs(device: torch.device | str) -> Tensor:
-    """Random signs, the same on every device; slices of them serve as fresh draws, which keeps noise cheap."""
+    """Random signs, the same on every device; slices of them serve as fresh draws, which keeps noise
+    cheap."""
     key = str(device)
     if key not in _POOLS:
         generator = torch.Generator().manual_seed(20240229)
-        _POOLS[key] = (2.0 * torch.randint(2, (POOL_SIZE,), generator=generator, dtype=torch.int8) - 1.0).double().to(device)
+        _POOLS[key] = (
+            (2.0 * torch.randint(2, (POOL_SIZE,), generator=generator, dtype=torch.int8) - 1.0)
+            .double()
+            .to(device)
+        )
     return _POOLS[key]
 
 
-def _reference(case: Case, data: Data, contract: Contract, rounding: oracle.Rounding, device: torch.device | str) -> Expected:
+def _reference(
+    case: Case, data: Data, contract: Contract, rounding: oracle.Rounding, device: torch.device | str
+) -> Expected:
     form = oracle.chunked_form if contract.chunked else oracle.expected
     return form(case, data, rounding, device)
 
@@ -170,15 +194,21 @@ def _samples(case: Case) -> int:
     return int(max(2, min(SAMPLES, SAMPLE_BUDGET // max(size, 1))))
 
 
-def measure(case: Case, data: Data, expected: Expected, contract: Contract, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Noise of each result, of the same shape: root mean square deviation over the samples, at least POOLED_SHARE of an estimate
-    pooled over the row, and for states over row and column."""
-    perturbed = _reference(case, data, contract, Perturbed(case, contract, _samples(case), device), device).items()
+def measure(
+    case: Case, data: Data, expected: Expected, contract: Contract, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """Noise of each result, of the same shape: root mean square deviation over the samples, at least
+    POOLED_SHARE of an estimate pooled over the row, and for states over row and column."""
+    perturbed = _reference(
+        case, data, contract, Perturbed(case, contract, _samples(case), device), device
+    ).items()
     out = {}
     for name, truth in expected.items().items():
         square = (perturbed[name] - truth).square().mean(0)
         pooled = square.mean(-1, keepdim=True)
-        if name != "o" and square.numel():  # [..., V, K]: what a row and a column have in common, as a product
+        if (
+            name != "o" and square.numel()
+        ):  # [..., V, K]: what a row and a column have in common, as a product
             column = square.mean(-2, keepdim=True)
             pooled = pooled * column / square.mean((-2, -1), keepdim=True).clamp(min=1e-300)
         out[name] = torch.maximum(square, POOLED_SHARE**2 * pooled).sqrt()
@@ -191,9 +221,11 @@ def half_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.ldexp(torch.ones_like(x), exponent - PRECISION[dtype] - 1)
 
 
-def is_exact(case: Case, data: Data, expected: Expected, contract: Contract, stored: dict[str, torch.dtype]) -> bool:
-    """Whether a correct kernel has no rounding to make on this case: real roundings at every allowed point, and to the stored
-    formats, change nothing."""
+def is_exact(
+    case: Case, data: Data, expected: Expected, contract: Contract, stored: dict[str, torch.dtype]
+) -> bool:
+    """Whether a correct kernel has no rounding to make on this case: real roundings at every allowed point,
+    and to the stored formats, change nothing."""
     if case.values.law != "exact":
         return False
     rounded = _reference(case, data, contract, Rounded(case, contract), expected.o.device).items()

@@ -1,7 +1,7 @@
 """The twelve operations: what each computes, which tensors it takes, and what it leaves behind.
 
-An operation is named `family.kind`. The family says how the gate acts (gdn: one number per head; kda: a vector over K),
-the kind says how the state is addressed and what comes in.
+An operation is named `family.kind`. The family says how the gate acts (gdn: one number per head; kda: a
+vector over K), the kind says how the state is addressed and what comes in.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Operation:
 
 
 OPERATIONS: dict[str, Operation] = {
-    operation.name: operation for operation in (Operation(family, kind) for kind in KINDS for family in FAMILIES)
+    operation.name: operation
+    for operation in (Operation(family, kind) for kind in KINDS for family in FAMILIES)
 }
 
 

@@ -13,11 +13,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 POISON = 0x7FDB
-_AS_FLOAT_BITS = {torch.float32: (torch.int32, 0x7FDB7FDB), torch.float16: (torch.int16, POISON), torch.bfloat16: (torch.int16, POISON)}
+_AS_FLOAT_BITS = {
+    torch.float32: (torch.int32, 0x7FDB7FDB),
+    torch.float16: (torch.int16, POISON),
+    torch.bfloat16: (torch.int16, POISON),
+}
 
 
 def fill(tensor: Tensor) -> Tensor:
-    """Overwrite every element that the tensor shows with poison, in place; tensors of odd-sized elements are left alone."""
+    """Overwrite every element that the tensor shows with poison, in place; tensors of odd-sized elements are
+    left alone."""
     if tensor.numel() and tensor.dtype.itemsize % 2 == 0 and not tensor.dtype.is_complex:
         pattern = {2: POISON, 4: 0x7FDB7FDB, 8: 0x7FDB7FDB7FDB7FDB}[tensor.dtype.itemsize]
         kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.dtype.itemsize]
@@ -27,7 +32,11 @@ def fill(tensor: Tensor) -> Tensor:
 
 def full(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A new CPU tensor of poison."""
-    return torch.full((math.prod(shape) * dtype.itemsize // 2,), POISON, dtype=torch.int16).view(dtype).view(shape)
+    return (
+        torch.full((math.prod(shape) * dtype.itemsize // 2,), POISON, dtype=torch.int16)
+        .view(dtype)
+        .view(shape)
+    )
 
 
 def where(tensor: Tensor) -> Tensor:
@@ -37,10 +46,11 @@ def where(tensor: Tensor) -> Tensor:
 
 
 class PoisonedEmpty(TorchDispatchMode):
-    """While active, memory that torch allocates without initialising it is filled: with poison, or with zeros.
+    """While active, memory that torch allocates without initialising it is filled: with poison, or with
+    zeros.
 
-    A kernel's launcher allocates outputs and workspaces by torch.empty and its kin; an element that a kernel then leaves
-    unwritten still holds poison, and a read of it shows as NaN.
+    A kernel's launcher allocates outputs and workspaces by torch.empty and its kin; an element that a kernel
+    then leaves unwritten still holds poison, and a read of it shows as NaN.
     """
 
     NAMES = ("empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided")
@@ -52,7 +62,8 @@ class PoisonedEmpty(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing here is ever compiled; True would import the whole of torch._dynamo, which takes seconds."""
+        """Nothing here is ever compiled; True would import the whole of torch._dynamo, which takes
+        seconds."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

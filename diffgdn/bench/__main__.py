@@ -1,7 +1,7 @@
 """`python -m diffgdn.bench`: time targets side by side on one GPU, and print microseconds and ratios.
 
-Times are sums of GPU kernel times per call (gaps on the host left out), medians over repeats that take turns between the
-targets, each call on one of several copies of its tensors so that caches do not flatter it.
+Times are sums of GPU kernel times per call (gaps on the host left out), medians over repeats that take turns
+between the targets, each call on one of several copies of its tensors so that caches do not flatter it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def _prepare(target_name: str, shape: object) -> Callable[[int], object]:
 
 @click.command()
 @click.option("--op", "pattern", default="*", help="Shell pattern of operations.")
-@click.option("--target", "targets_", multiple=True, default=("vk",), help="Targets to time; give it twice to compare.")
+@click.option(
+    "--target", "targets_", multiple=True, default=("vk",), help="Targets to time; give it twice to compare."
+)
 @click.option("--shape", "wanted", multiple=True, help="Only these labels, such as 1x8192.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here.")
 def main(pattern: str, targets_: tuple[str, ...], wanted: tuple[str, ...], json_path: Path | None) -> None:
@@ -69,7 +71,9 @@ def main(pattern: str, targets_: tuple[str, ...], wanted: tuple[str, ...], json_
 
     from diffgdn.bench.shapes import shapes
 
-    click.echo(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; microseconds of GPU kernel time a call")
+    click.echo(
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}; microseconds of GPU kernel time a call"
+    )
     rows = []
     for op in matching(pattern):
         for shape in shapes(op):
@@ -81,7 +85,9 @@ def main(pattern: str, targets_: tuple[str, ...], wanted: tuple[str, ...], json_
                 for name, call in calls.items():
                     times[name].append(kernel_microseconds(call, 20))
             medians = {name: statistics.median(values) for name, values in times.items()}
-            ratio = "" if len(targets_) == 1 else f"  ratio {medians[targets_[0]] / medians[targets_[-1]]:.2f}"
+            ratio = (
+                "" if len(targets_) == 1 else f"  ratio {medians[targets_[0]] / medians[targets_[-1]]:.2f}"
+            )
             shown = "  ".join(f"{name} {value:9.1f}" for name, value in medians.items())
             click.echo(f"{op:18s} {shape.label:>9s}  {shown}{ratio}")
             rows.append({"operation": op, "shape": shape.label, "microseconds": medians})

@@ -1,4 +1,5 @@
-"""The shapes that are timed: K = V = 128, bf16 inputs, fp32 gates and state, as published models are served."""
+"""The shapes that are timed: K = V = 128, bf16 inputs, fp32 gates and state, as published models are
+served."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ def _case(op: str, sequences: int, length: int, H: int, HV: int) -> Case:
 
 
 def shapes(op: str) -> list[Shape]:
-    """The timed shapes of an operation: prefill for extend, batches for the rest; none for recurrent and update."""
+    """The timed shapes of an operation: prefill for extend, batches for the rest; none for recurrent and
+    update."""
     kda = op.startswith("kda")
     if op.endswith(".extend"):
         heads = (32, 32) if kda else (16, 32)

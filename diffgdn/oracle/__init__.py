@@ -1,6 +1,7 @@
 """The float64 truth: what an operation's results are, before any rounding.
 
-Imports nothing from the kernels. `expected` runs the recurrence; `chunked_form` the second, independent derivation.
+Imports nothing from the kernels. `expected` runs the recurrence; `chunked_form` the second, independent
+derivation.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ __all__ = ["Exact", "Expected", "Rounding", "chunked_form", "expected"]
 class Expected:
     """Results in float64, with a leading dimension of samples where a Rounding asks for them.
 
-    o [..., total, HV, V], tokens of sequences only, one sequence after another; state [..., N, HV, V, K] after the last token;
-    steps [..., total, HV, V, K], the state after every token (verify), else None; boundary [..., NT, HV, V, K], the state before
-    every chunk, sequence by sequence (extend with `boundary`), else None.
+    o [..., total, HV, V], tokens of sequences only, one sequence after another; state [..., N, HV, V, K]
+    after the last token; steps [..., total, HV, V, K], the state after every token (verify), else None;
+    boundary [..., NT, HV, V, K], the state before every chunk, sequence by sequence (extend with
+    `boundary`), else None.
     """
 
     o: Tensor
@@ -43,7 +45,8 @@ def _by_sequence(case: Case, states: Tensor) -> Tensor:
 
 
 def _pick(case: Case, padded: Tensor, inner: int, counts: list[int]) -> Tensor:
-    """[T, ..., L, d...] with `inner` dimensions d to [..., sum(counts), HV, d...]: the first counts[n] entries of each sequence n."""
+    """[T, ..., L, d...] with `inner` dimensions d to [..., sum(counts), HV, d...]: the first counts[n]
+    entries of each sequence n."""
     device, N = padded.device, len(case.lens)
     repeats = torch.tensor(counts, device=device)
     sequence = torch.repeat_interleave(torch.arange(N, device=device), repeats)
@@ -90,5 +93,7 @@ def chunked_form(
     rounding = rounding or Exact()
     batch = lanes.make(case, data, rounding, device)
     o, S, before = chunked.run(batch, rounding, case.chunk_size)
-    boundary = _pick(case, before, 2, _chunk_counts(case)) if case.operation.is_chunked and case.boundary else None
+    boundary = (
+        _pick(case, before, 2, _chunk_counts(case)) if case.operation.is_chunked and case.boundary else None
+    )
     return Expected(o=_pick(case, o, 1, list(case.lens)), state=_by_sequence(case, S), boundary=boundary)

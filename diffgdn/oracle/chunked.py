@@ -1,12 +1,16 @@
-"""The same rule derived a second time, chunk by chunk (the WY form), for the operations that kernels compute that way.
+"""The same rule derived a second time, chunk by chunk (the WY form), for the operations that kernels compute
+that way.
 
-Within a chunk, with G the cumulative log decay since its start, i and j tokens and D_ij = exp(G_i - G_j) for i >= j:
+Within a chunk, with G the cumulative log decay since its start, i and j tokens and D_ij = exp(G_i - G_j) for
+i >= j:
 
     A = (I + tril(beta_i k_i . D_ij k_j, -1))^-1,   u = A (beta v),   w = A (beta exp(G) k)
-    v_new = u - w S,   o = scale * (q exp(G) S + tril(q_i . D_ij k_j) v_new),   S <- exp(G_last) S + v_new^T (exp(G_last - G) k)
+    v_new = u - w S,   o = scale * (q exp(G) S + tril(q_i . D_ij k_j) v_new),
+    S <- exp(G_last) S + v_new^T (exp(G_last - G) k)
 
-(Yang et al., Gated Delta Networks, 2024, section 3.3; with D per channel, Kimi Linear, 2025, section 3). In float64 it agrees
-with the recurrence to rounding; under a Rounding it shows how far the roundings that chunk kernels are allowed carry.
+(Yang et al., Gated Delta Networks, 2024, section 3.3; with D per channel, Kimi Linear, 2025, section 3). In
+float64 it agrees with the recurrence to rounding; under a Rounding it shows how far the roundings that chunk
+kernels are allowed carry.
 """
 
 from __future__ import annotations
@@ -16,12 +20,12 @@ from torch import Tensor
 
 from diffgdn.oracle.lanes import Lanes, Rounding
 
-
 BLOCK = 8
 
 
 def _pairwise(q: Tensor, k: Tensor, G: Tensor, rounding: Rounding) -> tuple[Tensor, Tensor]:
-    """sum over channels of x_i * exp(G_i - G_j) * k_j, [..., L, C, C] each: x = k for i > j, and x = q for i >= j; zero elsewhere."""
+    """sum over channels of x_i * exp(G_i - G_j) * k_j, [..., L, C, C] each: x = k for i > j, and x = q for i
+    >= j; zero elsewhere."""
     C = k.shape[-2]
     seen = torch.ones(C, C, dtype=torch.bool, device=k.device).tril()
     past = seen.tril(-1)
@@ -30,8 +34,8 @@ def _pairwise(q: Tensor, k: Tensor, G: Tensor, rounding: Rounding) -> tuple[Tens
         decay = torch.exp(torch.where(seen, rounding.exponent(G - G.transpose(-1, -2)), -torch.inf))
         kk, qk = (rounding.accumulate(rounding.dot(x, k.transpose(-1, -2)) * decay) for x in (k, q))
         return torch.where(past, kk, 0.0), qk
-    # Per channel the decay stands inside the sum. Blocks left of the diagonal take it in two factors, anchored at the block's
-    # first row, both of them at most 1; blocks on the diagonal element by element.
+    # Per channel the decay stands inside the sum. Blocks left of the diagonal take it in two factors,
+    # anchored at the block's first row, both of them at most 1; blocks on the diagonal element by element.
     kk, qk = (torch.zeros(*k.shape[:-1], C, dtype=k.dtype, device=k.device) for _ in range(2))
     for start in range(0, C, BLOCK):
         part = slice(start, min(start + BLOCK, C))
@@ -44,7 +48,9 @@ def _pairwise(q: Tensor, k: Tensor, G: Tensor, rounding: Rounding) -> tuple[Tens
                 out[..., part, :start] = rounding.dot(x[..., part, :] * fall, right.transpose(-1, -2))
         difference = here.unsqueeze(-3) - here.unsqueeze(-2)  # [..., j, i, K]
         inside = seen[part, part].T.unsqueeze(-1)
-        decay = torch.exp(torch.where(inside, rounding.exponent(difference), -torch.inf)).mul_(k[..., part, :].unsqueeze(-2))
+        decay = torch.exp(torch.where(inside, rounding.exponent(difference), -torch.inf)).mul_(
+            k[..., part, :].unsqueeze(-2)
+        )
         for out, x in ((kk, k), (qk, q)):
             # x_i . decay_ji for each pair: [..., i, 1, K] @ [..., i, K, j]
             pairs = rounding.dot(x[..., part, :].unsqueeze(-2), decay.movedim(-3, -1))
@@ -53,14 +59,17 @@ def _pairwise(q: Tensor, k: Tensor, G: Tensor, rounding: Rounding) -> tuple[Tens
 
 
 def run(lanes: Lanes, rounding: Rounding, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs [T, ..., L, V], final states [..., L, V, K], and the state before every chunk [chunks, ..., L, V, K]."""
+    """Outputs [T, ..., L, V], final states [..., L, V, K], and the state before every chunk [chunks, ..., L,
+    V, K]."""
     S = lanes.state
     outputs: list[Tensor] = []
     boundaries: list[Tensor] = []
     for start in range(0, lanes.steps, chunk):
         part = slice(start, min(start + chunk, lanes.steps))
         # Time moves inside: [..., L, C, d].
-        q, k, v, g, beta = (x[part].movedim(0, -2) for x in (lanes.q, lanes.k, lanes.v, lanes.g, lanes.beta.unsqueeze(-1)))
+        q, k, v, g, beta = (
+            x[part].movedim(0, -2) for x in (lanes.q, lanes.k, lanes.v, lanes.g, lanes.beta.unsqueeze(-1))
+        )
         boundaries.append(S)
         G = rounding.cumulative(g)
         since_start = torch.exp(rounding.exponent(G))
@@ -73,7 +82,9 @@ def run(lanes: Lanes, rounding: Rounding, chunk: int) -> tuple[Tensor, Tensor, T
         w = rounding.operand(rounding.dot(A, rounding.operand(beta * since_start * k)))
         h = rounding.operand(S).transpose(-1, -2)  # [..., L, K, V]
         v_new = rounding.accumulate(u - rounding.dot(w, h))
-        o = rounding.dot(rounding.operand(q * since_start), h) + rounding.dot(rounding.operand(qk), rounding.operand(v_new))
+        o = rounding.dot(rounding.operand(q * since_start), h) + rounding.dot(
+            rounding.operand(qk), rounding.operand(v_new)
+        )
         outputs.append(rounding.accumulate(lanes.scale * rounding.accumulate(o)).movedim(-2, 0))
         last = G[..., -1:, :]
         kept = torch.exp(rounding.exponent(last - G))

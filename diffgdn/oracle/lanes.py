@@ -1,7 +1,8 @@
-"""Inputs of a case as float64 lanes: one lane per (sequence, value head), time first, padded to the longest sequence.
+"""Inputs of a case as float64 lanes: one lane per (sequence, value head), time first, padded to the longest
+sequence.
 
-Recurrence and chunked form both read lanes. A `Rounding` may be passed through: the oracle's own is exact; `diffgdn.noise` passes
-one that perturbs, at the points where a precision contract allows a rounding.
+Recurrence and chunked form both read lanes. A `Rounding` may be passed through: the oracle's own is exact;
+`diffgdn.noise` passes one that perturbs, at the points where a precision contract allows a rounding.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ L2NORM_EPS = 1e-6
 
 
 class Rounding(Protocol):
-    """What a computation does at the named points where it may round. Exact arithmetic returns values as they are.
+    """What a computation does at the named points where it may round. Exact arithmetic returns values as
+    they are.
 
     lead: leading dimensions that every lane gets, () or (samples,).
     """
@@ -41,7 +43,8 @@ class Rounding(Protocol):
         """x is a log decay, about to be exponentiated."""
 
     def cumulative(self, x: Tensor) -> Tensor:
-        """The cumulative sum of log decays x [..., C, d] over C, each partial sum in the accumulator format."""
+        """The cumulative sum of log decays x [..., C, d] over C, each partial sum in the accumulator
+        format."""
 
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
         """a [..., M, K] @ b [..., K, N], summed in the accumulator format in any order."""
@@ -66,10 +69,10 @@ class Exact:
 
 @dataclass(frozen=True)
 class Lanes:
-    """q, k [T, ..., L, K]; v [T, ..., L, V]; g [T, ..., L, 1 or K] natural log decay; beta [T, ..., L]; state [..., L, V, K] at the
-    start; `...` is () or (samples,);
-    live [T, L]: whether the lane still has a token at that time. All float64; L = N * HV, lane n * HV + hv.
-    Where live is false, beta and g are zero, so that a step leaves the state as it is."""
+    """q, k [T, ..., L, K]; v [T, ..., L, V]; g [T, ..., L, 1 or K] natural log decay; beta [T, ..., L];
+    state [..., L, V, K] at the start; `...` is () or (samples,); live [T, L]: whether the lane still has a
+    token at that time. All float64; L = N * HV, lane n * HV + hv. Where live is false, beta and g are zero,
+    so that a step leaves the state as it is."""
 
     q: Tensor
     k: Tensor
@@ -86,9 +89,11 @@ class Lanes:
 
 
 def _gates(case: Case, data: dict[str, Tensor], rounding: Rounding) -> tuple[Tensor, Tensor]:
-    """g [tokens, HV, 1 or K] and beta [tokens, HV] in float64, computed from raw gates where the operation takes those.
+    """g [tokens, HV, 1 or K] and beta [tokens, HV] in float64, computed from raw gates where the operation
+    takes those.
 
-    g = -exp(A_log) * softplus(a + dt_bias), or lower_bound * sigmoid(exp(A_log) * (a + dt_bias)); beta = sigmoid(b).
+    g = -exp(A_log) * softplus(a + dt_bias), or lower_bound * sigmoid(exp(A_log) * (a + dt_bias)); beta =
+    sigmoid(b).
     """
     width = case.K if case.operation.is_kda else 1
     shape = (*rounding.lead, case.tokens, case.HV)
@@ -96,7 +101,9 @@ def _gates(case: Case, data: dict[str, Tensor], rounding: Rounding) -> tuple[Ten
         g = data["g"].double().view(case.tokens, case.HV, width)
         return g.expand(*shape, width), data["beta"].double().expand(shape)
     a = data["a"].double().view(case.tokens, case.HV, width).expand(*shape, width)
-    rate = rounding.function(torch.exp(data["A_log"].double()).view(case.HV, 1).expand(*rounding.lead, 1, case.HV, 1))
+    rate = rounding.function(
+        torch.exp(data["A_log"].double()).view(case.HV, 1).expand(*rounding.lead, 1, case.HV, 1)
+    )
     x = rounding.accumulate(a + data["dt_bias"].double().view(case.HV, width))
     if case.gates.lower_bound is not None:
         g = case.gates.lower_bound * torch.sigmoid(rounding.accumulate(rate * x))
@@ -106,11 +113,15 @@ def _gates(case: Case, data: dict[str, Tensor], rounding: Rounding) -> tuple[Ten
 
 
 def _l2norm(x: Tensor, rounding: Rounding) -> Tensor:
-    factor = rounding.function(1.0 / torch.sqrt(rounding.accumulate((x * x).sum(-1, keepdim=True)) + L2NORM_EPS))
+    factor = rounding.function(
+        1.0 / torch.sqrt(rounding.accumulate((x * x).sum(-1, keepdim=True)) + L2NORM_EPS)
+    )
     return rounding.operand(x * factor)
 
 
-def make(case: Case, data: dict[str, Tensor], rounding: Rounding, device: torch.device | str = "cpu") -> Lanes:
+def make(
+    case: Case, data: dict[str, Tensor], rounding: Rounding, device: torch.device | str = "cpu"
+) -> Lanes:
     """Lanes of a case from `inputs.draw`'s tensors."""
     data = {name: tensor.to(device) for name, tensor in data.items()}
     N, HV, group = len(case.lens), case.HV, case.HV // case.H
@@ -120,7 +131,8 @@ def make(case: Case, data: dict[str, Tensor], rounding: Rounding, device: torch.
     token = (torch.tensor(case.starts[:-1], device=device) + time[:, None]).clamp(max=max(case.tokens - 1, 0))
 
     def spread(x: Tensor) -> Tensor:
-        """[..., tokens, heads, d] to [T, ..., N * heads, d], padding tokens replaced by zeros, which no formula can turn into NaN."""
+        """[..., tokens, heads, d] to [T, ..., N * heads, d], padding tokens replaced by zeros, which no
+        formula can turn into NaN."""
         x = x.movedim(-3, 0)[token]  # [T, N, ..., heads, d]
         keep = live.view(*live.shape, *([1] * (x.dim() - 2)))
         return torch.where(keep, x, 0.0).movedim(1, -3).flatten(-3, -2)
@@ -131,7 +143,11 @@ def make(case: Case, data: dict[str, Tensor], rounding: Rounding, device: torch.
     q, k = q.repeat_interleave(group, dim=-2), k.repeat_interleave(group, dim=-2)
     g, beta = _gates(case, data, rounding)
     shape = (N * HV, case.V, case.K)
-    state = data["state"].double().view(shape) if "state" in data else torch.zeros(shape, dtype=torch.float64, device=device)
+    state = (
+        data["state"].double().view(shape)
+        if "state" in data
+        else torch.zeros(shape, dtype=torch.float64, device=device)
+    )
     v = data["v"].double().expand(*rounding.lead, case.tokens, HV, case.V)
     return Lanes(
         q=spread(q),

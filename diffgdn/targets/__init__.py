@@ -54,8 +54,13 @@ def get(name: str) -> Target:
     found = getattr(_load(module), attribute, None)
     if found is None:
         raise TargetError(f"target {name!r}: {module} has no attribute {attribute!r}")
-    if not all(hasattr(found, part) for part in ("name", "layout", "operations", "contract", "refuses", "run")):
-        raise TargetError(f"target {name!r}: {attribute} is {type(found).__name__}, not a target; decorate it with @diffgdn.target(...)")
+    if not all(
+        hasattr(found, part) for part in ("name", "layout", "operations", "contract", "refuses", "run")
+    ):
+        raise TargetError(
+            f"target {name!r}: {attribute} is {type(found).__name__}, not a target; "
+            "decorate it with @diffgdn.target(...)"
+        )
     return found
 
 
@@ -66,16 +71,21 @@ def _load(module: str) -> Any:
         try:
             return importlib.import_module(module)
         except Exception as error:  # whatever a user's module raises while it is imported
-            raise TargetError(f"target module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
+            raise TargetError(
+                f"target module {module!r} cannot be imported: {type(error).__name__}: {error}"
+            ) from error
     path = Path(module)
     if not path.is_file():
         raise TargetError(f"target file {module!r} does not exist")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, loaded)
     try:
         spec.loader.exec_module(loaded)
     except Exception as error:
-        raise TargetError(f"target file {module!r} cannot be imported: {type(error).__name__}: {error}") from error
+        raise TargetError(
+            f"target file {module!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     return loaded

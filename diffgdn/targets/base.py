@@ -42,7 +42,8 @@ class Target(Protocol):
         """Why it cannot take this case on this lane, or None."""
 
     def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
-        """Call the kernel once. Returns `o`, and `final` and `boundary` where asked for; pool and buffer are written in place."""
+        """Call the kernel once. Returns `o`, and `final` and `boundary` where asked for; pool and buffer are
+        written in place."""
 
 
 def default_contract(op: str) -> Contract:
@@ -51,7 +52,8 @@ def default_contract(op: str) -> Contract:
 
 
 class FunctionTarget:
-    """A target made of functions that take SGLang's keyword arguments and return what SGLang's functions return."""
+    """A target made of functions that take SGLang's keyword arguments and return what SGLang's functions
+    return."""
 
     def __init__(
         self,
@@ -61,10 +63,13 @@ class FunctionTarget:
         contract: Contract | None = None,
         refuses: Callable[[Case], str | None] | None = None,
     ) -> None:
-        """functions: operation name to function. refuses: tells why a case is outside what the kernel promises, or None."""
+        """functions: operation name to function. refuses: tells why a case is outside what the kernel
+        promises, or None."""
         unknown = sorted(set(functions) - set(OPERATIONS))
         if unknown:
-            raise TargetError(f"target {name}: unknown operation {unknown[0]!r}; known: {', '.join(OPERATIONS)}")
+            raise TargetError(
+                f"target {name}: unknown operation {unknown[0]!r}; known: {', '.join(OPERATIONS)}"
+            )
         if layout not in ("vk", "kv"):
             raise TargetError(f"target {name}: layout must be 'vk' or 'kv', got {layout!r}")
         self.name, self.functions, self.layout = name, dict(functions), layout
@@ -87,7 +92,13 @@ class FunctionTarget:
         if self.layout not in case.operation.layouts:
             return f"{case.op} has no {self.layout} layout"
         accepts = self._accepts[case.op]
-        if accepts is not None and case.operation.is_chunked and case.boundary and case.chunk_size != 64 and "chunk_size" not in accepts:
+        if (
+            accepts is not None
+            and case.operation.is_chunked
+            and case.boundary
+            and case.chunk_size != 64
+            and "chunk_size" not in accepts
+        ):
             return "its boundary states are those of 64-token chunks"
         return self._refuses(case) if self._refuses else None
 
@@ -100,18 +111,26 @@ class FunctionTarget:
 
 
 def _accepted(function: Callable[..., Any]) -> frozenset[str] | None:
-    """Names of the parameters that a function declares; None where it cannot be asked (everything is passed)."""
+    """Names of the parameters that a function declares; None where it takes any, or cannot be asked."""
     try:
-        return frozenset(inspect.signature(function).parameters)
+        parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return None
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return None if takes_any else frozenset(parameters)
 
 
-def target(*operations: str, name: str | None = None, layout: str = "vk", contract: Contract | None = None,
-           refuses: Callable[[Case], str | None] | None = None) -> Callable[[Callable[..., Any]], FunctionTarget]:  # fmt: skip
-    """Decorator: make a function that takes an operation's keyword arguments a target of the named operations."""
+def target(
+    *operations: str,
+    name: str | None = None,
+    layout: str = "vk",
+    contract: Contract | None = None,
+    refuses: Callable[[Case], str | None] | None = None,
+) -> Callable[[Callable[..., Any]], FunctionTarget]:
+    """Decorator: make a function that takes an operation's keyword arguments a target of the operations."""
 
     def wrap(function: Callable[..., Any]) -> FunctionTarget:
-        return FunctionTarget(name or function.__name__, dict.fromkeys(operations, function), layout, contract, refuses)
+        functions = dict.fromkeys(operations, function)
+        return FunctionTarget(name or function.__name__, functions, layout, contract, refuses)
 
     return wrap

@@ -26,10 +26,16 @@ FUNCTIONS = {
     "gdn.verify": "fused_sigmoid_gating_delta_rule_update",
     "kda.verify": "fused_sigmoid_gating_delta_rule_update",
 }
-# Keywords that exist here and not in SGLang's functions; a kernel that does not name one is called without it.
-EXTRAS = frozenset({"output_final_state", "output_boundary_states", "chunk_size", "layout", "batch_invariant"})
+# Keywords that exist here and not in SGLang's functions; a kernel that does not name one is called without
+# it.
+EXTRAS = frozenset(
+    {"output_final_state", "output_boundary_states", "chunk_size", "layout", "batch_invariant"}
+)
 # SGLang's own spelling where it has one of these names itself.
-NATIVE = {"gdn.recurrent": frozenset({"output_final_state"}), "kda.extend": frozenset({"output_intermediate_states"})}
+NATIVE = {
+    "gdn.recurrent": frozenset({"output_final_state"}),
+    "kda.extend": frozenset({"output_intermediate_states"}),
+}
 SOFTPLUS_BETA = 1.0
 SOFTPLUS_THRESHOLD = 20.0
 
@@ -52,7 +58,11 @@ def keywords(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 def _sequence(case: Case, arguments: Arguments) -> dict[str, Any]:
     names = ("q", "k", "v", "g", "beta")
-    return {**{name: arguments[name] for name in names}, "scale": case.scale, "cu_seqlens": arguments.get("cu_seqlens")}
+    return {
+        **{name: arguments[name] for name in names},
+        "scale": case.scale,
+        "cu_seqlens": arguments.get("cu_seqlens"),
+    }
 
 
 def _extend(case: Case, arguments: Arguments) -> dict[str, Any]:
@@ -71,12 +81,21 @@ def _extend(case: Case, arguments: Arguments) -> dict[str, Any]:
     out |= {name: arguments[name] for name in ("q", "k", "v")} | {"output_intermediate_states": case.boundary}
     if not case.gates.raw:
         return {**out, "g": arguments["g"], "beta": arguments["beta"]}
-    raw = {"g": arguments["a"], "beta": arguments["b"], "beta_is_raw": True, "lower_bound": case.gates.lower_bound}
+    raw = {
+        "g": arguments["a"],
+        "beta": arguments["b"],
+        "beta_is_raw": True,
+        "lower_bound": case.gates.lower_bound,
+    }
     return {**out, **raw, "A_log": arguments["A_log"], "dt_bias": arguments["dt_bias"]}
 
 
 def _recurrent(case: Case, arguments: Arguments) -> dict[str, Any]:
-    out = {**_sequence(case, arguments), "initial_state": arguments.get("state"), "output_final_state": case.final}
+    out = {
+        **_sequence(case, arguments),
+        "initial_state": arguments.get("state"),
+        "output_final_state": case.final,
+    }
     if case.op == "kda.recurrent":
         out["inplace_final_state"] = case.writes_state
     return out
@@ -95,7 +114,11 @@ def _steps(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 
 def _pool(case: Case, arguments: Arguments) -> dict[str, Any]:
-    out = {"initial_state_source": arguments["state"], "initial_state_indices": arguments["indices"], "layout": arguments.layout}
+    out = {
+        "initial_state_source": arguments["state"],
+        "initial_state_indices": arguments["indices"],
+        "layout": arguments.layout,
+    }
     if not case.inplace:
         out["disable_state_update"] = True
     return {**out, **_steps(case, arguments)}
@@ -106,22 +129,32 @@ def _update(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 
 def _sigmoid_gating(case: Case, arguments: Arguments) -> dict[str, Any]:
-    tensors = {name: arguments[name] for name in ("A_log", "a", "dt_bias", "q", "k", "v", "b")}
-    out = {**tensors, **_pool(case, arguments), "scale": case.scale, "cu_seqlens": arguments.get("cu_seqlens")}
+    tensors: dict[str, Any] = {name: arguments[name] for name in ("A_log", "a", "dt_bias", "q", "k", "v", "b")}
+    out = {
+        **tensors,
+        **_pool(case, arguments),
+        "scale": case.scale,
+        "cu_seqlens": arguments.get("cu_seqlens"),
+    }
     out |= {"softplus_beta": SOFTPLUS_BETA, "softplus_threshold": SOFTPLUS_THRESHOLD}
     return {**out, "is_kda": case.operation.is_kda, "lower_bound": case.gates.lower_bound}
 
 
 def _packed_decode(case: Case, arguments: Arguments) -> dict[str, Any]:
-    out = {name: arguments[name] for name in ("mixed_qkv", "a", "b", "A_log", "dt_bias", "out")}
-    out |= {"initial_state": arguments["state"], "ssm_state_indices": arguments["indices"], "scale": case.effective_scale}
+    out: dict[str, Any] = {name: arguments[name] for name in ("mixed_qkv", "a", "b", "A_log", "dt_bias", "out")}
+    out |= {
+        "initial_state": arguments["state"],
+        "ssm_state_indices": arguments["indices"],
+        "scale": case.effective_scale,
+    }
     return out if case.op == "gdn.packed_decode" else {**out, "lower_bound": case.gates.lower_bound}
 
 
 def results(case: Case, arguments: Arguments, returned: Any) -> dict[str, Tensor]:
     """A function's return value by the names of `oracle.Expected`, states still in the call's layout.
 
-    `o` always; `final` and `boundary` where they were asked for and returned. The pool and the buffer are read from the arguments.
+    `o` always; `final` and `boundary` where they were asked for and returned. The pool and the buffer are
+    read from the arguments.
     """
     kind = case.operation.kind
     if kind in ("update", "decode", "verify"):
@@ -137,4 +170,6 @@ def results(case: Case, arguments: Arguments, returned: Any) -> dict[str, Tensor
     else:
         names = ["final", "boundary"]
     asked = {"final": case.final, "boundary": case.boundary}
-    return out | {name: value for name, value in zip(names, rest, strict=False) if value is not None and asked[name]}
+    return out | {
+        name: value for name, value in zip(names, rest, strict=False) if value is not None and asked[name]
+    }

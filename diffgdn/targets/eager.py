@@ -43,7 +43,9 @@ class Eager:
         for n, length in enumerate(case.lens):
             start = case.starts[n]
             part = slice(start, start + length)
-            states, before, o = _sequence(case, n, _initial(case, arguments, n), q[part], k[part], v[part], g[part], beta[part])
+            states, before, o = _sequence(
+                case, n, _initial(case, arguments, n), q[part], k[part], v[part], g[part], beta[part]
+            )
             out[part] = 0 if case.operation.single_token and case.pool.indices[n] < 0 else o
             boundaries += before
             finals.append(states[-1])
@@ -62,7 +64,8 @@ class Eager:
 
 
 def _rows(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k [tokens, HV, K] and v [tokens, HV, V], normalised and repeated over the groups, in the input dtype."""
+    """q, k [tokens, HV, K] and v [tokens, HV, V], normalised and repeated over the groups, in the input
+    dtype."""
     if case.operation.single_token:
         wide = case.H * case.K
         q, k, v = arguments["mixed_qkv"].split([wide, wide, case.HV * case.V], dim=-1)
@@ -70,22 +73,35 @@ def _rows(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = arguments["q"], arguments["k"], arguments["v"]
     q, k = q.reshape(case.tokens, case.H, case.K), k.reshape(case.tokens, case.H, case.K)
     if case.l2norm:
-        q, k = (x * torch.rsqrt((x.float() ** 2).sum(-1, keepdim=True) + L2NORM_EPS).to(x.dtype) for x in (q, k))
+        q, k = (
+            x * torch.rsqrt((x.float() ** 2).sum(-1, keepdim=True) + L2NORM_EPS).to(x.dtype) for x in (q, k)
+        )
     group = case.HV // case.H
-    return q.repeat_interleave(group, 1), k.repeat_interleave(group, 1), v.reshape(case.tokens, case.HV, case.V)
+    return (
+        q.repeat_interleave(group, 1),
+        k.repeat_interleave(group, 1),
+        v.reshape(case.tokens, case.HV, case.V),
+    )
 
 
 def _gates(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor]:
     """Decay exp(g) [tokens, HV, 1 or K] and beta [tokens, HV], in the input dtype."""
     dtype, width = DTYPE[case.dtype], case.K if case.operation.is_kda else 1
     if not case.raw_gates:
-        g, beta = arguments["g"].float().reshape(case.tokens, case.HV, width), arguments["beta"].reshape(case.tokens, case.HV)
+        g, beta = (
+            arguments["g"].float().reshape(case.tokens, case.HV, width),
+            arguments["beta"].reshape(case.tokens, case.HV),
+        )
         return torch.exp(g).to(dtype), beta.to(dtype)
     rate = torch.exp(arguments["A_log"].float()).view(case.HV, 1)
-    x = arguments["a"].float().reshape(case.tokens, case.HV, width) + arguments["dt_bias"].float().view(case.HV, width)
+    x = arguments["a"].float().reshape(case.tokens, case.HV, width) + arguments["dt_bias"].float().view(
+        case.HV, width
+    )
     bound = case.gates.lower_bound
     g = -rate * F.softplus(x) if bound is None else bound * torch.sigmoid(rate * x)
-    return torch.exp(g).to(dtype), torch.sigmoid(arguments["b"].float()).reshape(case.tokens, case.HV).to(dtype)
+    return torch.exp(g).to(dtype), torch.sigmoid(arguments["b"].float()).reshape(case.tokens, case.HV).to(
+        dtype
+    )
 
 
 def _initial(case: Case, arguments: Arguments, n: int) -> Tensor:

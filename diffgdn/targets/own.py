@@ -10,5 +10,9 @@ from diffgdn.targets.base import FunctionTarget
 
 def own(layout: str) -> FunctionTarget:
     """`vk` or `kv`: every operation that has the layout."""
-    functions = {op: getattr(kernels, calls.FUNCTIONS[op]) for op, operation in OPERATIONS.items() if layout in operation.layouts}
+    functions = {
+        op: getattr(kernels, calls.FUNCTIONS[op])
+        for op, operation in OPERATIONS.items()
+        if layout in operation.layouts
+    }
     return FunctionTarget(layout, functions, layout)

@@ -30,6 +30,8 @@ def normalise(x):
     B, T, H, K = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     rows = B * T * H
+    if rows == 0:
+        return y
     block_r = min(triton.next_power_of_2(rows), 1024) if INTERPRETED else BLOCK_R
     strides, unit = in_units(x)
     l2norm_kernel[(triton.cdiv(rows, block_r),)](
