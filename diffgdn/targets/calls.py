@@ -129,7 +129,9 @@ def _update(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 
 def _sigmoid_gating(case: Case, arguments: Arguments) -> dict[str, Any]:
-    tensors: dict[str, Any] = {name: arguments[name] for name in ("A_log", "a", "dt_bias", "q", "k", "v", "b")}
+    tensors: dict[str, Any] = {
+        name: arguments[name] for name in ("A_log", "a", "dt_bias", "q", "k", "v", "b")
+    }
     out = {
         **tensors,
         **_pool(case, arguments),
@@ -141,7 +143,9 @@ def _sigmoid_gating(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 
 def _packed_decode(case: Case, arguments: Arguments) -> dict[str, Any]:
-    out: dict[str, Any] = {name: arguments[name] for name in ("mixed_qkv", "a", "b", "A_log", "dt_bias", "out")}
+    out: dict[str, Any] = {
+        name: arguments[name] for name in ("mixed_qkv", "a", "b", "A_log", "dt_bias", "out")
+    }
     out |= {
         "initial_state": arguments["state"],
         "ssm_state_indices": arguments["indices"],

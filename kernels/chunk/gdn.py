@@ -26,11 +26,11 @@ def chunk_gated_delta_rule(
     Unless inplace_update is False, the final state of each sequence is written there. A negative index is
     padding: it starts from a zero state and writes none. An empty sequence's slot stays as it is.
     use_qk_l2norm_in_kernel: q and k are first divided by sqrt(sum(x^2) + 1e-6) and rounded to their dtype.
-    output_boundary_states: also return the state before each chunk of chunk_size (16, 32 or 64) tokens.
-    With cu_seqlens on a GPU their number has to be read back: one synchronisation. Without them there is
-    none. layout: "kv" for state tensors [.., HV, K, V]. batch_invariant: accepted; a sequence's bits never
-    depend on its batch here. validate: check the values of cu_seqlens and initial_state_indices (None: on
-    CPU only). head_first must be False.
+    output_boundary_states: also return the state before each chunk of chunk_size (16, 32 or 64) tokens. With
+    cu_seqlens on a GPU their number has to be read back: one synchronisation. Without them there is none.
+    layout: "kv" for state tensors [.., HV, K, V]. batch_invariant: one tile whatever the batch, and with it
+    the same bits for a sequence in any company. validate: check the values of cu_seqlens and
+    initial_state_indices (None: on CPU only). head_first must be False.
 
     Returns (o, final_state, h): o [B, T, HV, V] in q's dtype, zero past cu_seqlens[-1]; final_state [N, HV,
     V, K] in initial_state's dtype (fp32 without one) if output_final_state, else None; h in k's dtype, [1,
@@ -58,4 +58,5 @@ def chunk_gated_delta_rule(
         cu_seqlens=cu_seqlens,
         l2norm=use_qk_l2norm_in_kernel, inplace_update=inplace_update, output_final_state=output_final_state,
         boundary_states=output_boundary_states, chunk_size=chunk_size, layout=layout,
+        batch_invariant=batch_invariant,
     )  # fmt: skip

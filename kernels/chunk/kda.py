@@ -64,7 +64,7 @@ def chunk_kda(
         cu_seqlens=cu_seqlens,
         l2norm=use_qk_l2norm_in_kernel, inplace_update=inplace_update, output_final_state=output_final_state,
         boundary_states=output_intermediate_states, chunk_size=chunk_size, layout=layout,
-        raw_beta=beta_is_raw, A_log=A_log,
+        batch_invariant=batch_invariant, raw_beta=beta_is_raw, A_log=A_log,
         dt_bias=dt_bias, lower_bound=lower_bound,
     )  # fmt: skip
     results = (

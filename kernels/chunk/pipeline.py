@@ -15,7 +15,8 @@ from .wy_kda import wy_kda
 def run(
     q, k, v, g, beta, *, scale, initial_state, indices, cu_seqlens, l2norm, inplace_update,
     output_final_state,
-    boundary_states, chunk_size, layout, raw_beta=False, A_log=None, dt_bias=None, lower_bound=None,
+    boundary_states, chunk_size, layout, batch_invariant, raw_beta=False, A_log=None, dt_bias=None,
+    lower_bound=None,
 ):  # fmt: skip
     """Checked arguments in; o, final state or None, boundary states or None out. g with a K axis: kda."""
     B, T, HV, V = v.shape
@@ -43,6 +44,7 @@ def run(
         "write_pool": inplace_update and initial_state is not None,
         "layout": layout,
         "chunk_size": chunk_size,
+        "batch_invariant": batch_invariant,
     }
     rest = initial_state, indices, final, cu_seqlens, first, chunks
     if g.ndim == 3:

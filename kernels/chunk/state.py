@@ -96,7 +96,8 @@ def state_kernel(
 
 
 def state_pass(
-    k, w, u, gc, pool, indices, final, cu_seqlens, first, chunks, *, write_pool, layout, chunk_size
+    k, w, u, gc, pool, indices, final, cu_seqlens, first, chunks, *,
+    write_pool, layout, chunk_size, batch_invariant,
 ):
     """Runs every sequence from its state in the pool (or zero). Returns h [chunks, HV, V, K] and v_new.
 
@@ -110,7 +111,7 @@ def state_pass(
     v_new = torch.empty_like(u)
     strides, unit = in_units(k)
     N = cu_seqlens.numel() - 1
-    tiles = tile("state", k.dtype, chunk_size, K, V)
+    tiles = tile("state", k.dtype, chunk_size, K, V, 0 if batch_invariant else N * HV)
     state_kernel[(N * HV * triton.cdiv(V, tiles["BV"]),)](
         k, w, u, gc, h, v_new, pool, indices, final, cu_seqlens, first,
         *strides, *(pool.stride()[:3] if pool is not None else (0, 0, 0)),
