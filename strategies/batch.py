@@ -67,10 +67,10 @@ def _nothing(n: int, grain: int) -> int:
     return 0
 
 
-SNAPS = (_as_is, _as_is, _as_is, _multiple, _one_more, _one_less, _one_less, _one_more, _nothing)
+SNAPS = (_as_is, _as_is, _as_is, _multiple, _one_more, _one_less, _one_more, _nothing)
 
 # What a sequence is there for. padding: slot -1. unkept: its steps are not kept. empty: no tokens.
-ROLES = ("live",) * 8
+ROLES = ("live",) * 10
 
 
 class Sequence(NamedTuple):
@@ -148,7 +148,7 @@ def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room) 
     pool."""
     far = draw(rarely(16)) and operation.has_pool and build.given and build.state_dtype != "float32"
     crowd = min(draw(among(2, 4, room.sequences)), room.sequences)
-    longest = min(draw(among(room.longest, room.longest, room.longest, room.grain + 2, 3)), room.longest)
+    longest = min(draw(among(*[room.longest] * 4, room.grain + 2, 3)), room.longest)
     reach = draw(among(0, room.sequences, room.slots - 1))
     # At least two may be drawn: a list of fixed size takes fewer choices, and would pass for simpler.
     found = draw(sequences(operation, build, longest, room.grain, max(2, crowd), reach))

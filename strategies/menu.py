@@ -123,7 +123,7 @@ def options(op: str, lane: str) -> dict[str, tuple[Any, ...]]:
     if operation.has_pool:
         table |= {"odd_pitch": rare, "index_dtype": ("int32", "int64")}
     if kind in ("extend", "recurrent"):
-        table |= {"given": (True, True, True, True, False), "final": (True, True, False)}
+        table |= {"given": (True,) * 7 + (False,), "final": (True, True, False)}
     if kind in ("extend", "update", "decode") or op == "kda.recurrent":
         table["inplace"] = (True, True, True, False)
     if kind == "update":
@@ -171,6 +171,14 @@ def _simplicity(build: Build) -> tuple[Any, ...]:
     return departures, build.K * build.V, repr(build)
 
 
+def _balanced(found: set[Build], build: Build, size: int) -> bool:
+    """Whether a menu of this size stays varied with one more build: half of it at least can have exact cases,
+    and no more than one entry is without a state."""
+    inexact = sum(other.l2norm or other.bounded for other in found)
+    stateless = sum(not other.given for other in found)
+    return not ((build.l2norm or build.bounded) and inexact >= size // 2) and (build.given or stateless == 0)
+
+
 @dataclass(frozen=True)
 class Menu:
     """A few builds an operation, simplest first."""
@@ -197,7 +205,9 @@ class Menu:
             table = options(op, lane)
             found = {published(op)}
             while len(found) < per_operation:
-                found.add(make(op, {name: rng.choice(values) for name, values in table.items()}))
+                build = make(op, {name: rng.choice(values) for name, values in table.items()})
+                if _balanced(found, build, per_operation):
+                    found.add(build)
             drawn.append((op, tuple(sorted(found, key=_simplicity))))
         return cls(seed=seed, lane=lane, builds=tuple(drawn))
 

@@ -13,7 +13,7 @@ from diffgdn.strategies.menu import STATES, Build
 
 # Interpreter: programs of a chunk kernel (chunks * value heads), or tokens walked by programs of the
 # recurrent kernel.
-CHUNKS, CHUNKS_ROOMY = 6, 24
+CHUNKS, CHUNKS_ROOMY = 8, 24
 STEPS, STEPS_ROOMY = 24, 80
 # GPU: tokens in all, and elements that the reference walks (tokens * value heads * K * V).
 TOKENS, TOKENS_ROOMY = 300, 1500
@@ -50,20 +50,22 @@ class Room:
 def room(op: str, lane: str, build: Build, HV: int, roomy: bool) -> Room:
     """The room of a case with HV value heads; roomy: the rare larger one."""
     kind, state = OPERATIONS[op].kind, HV * build.K * build.V
-    interpret = lane == "interpret"
-    if interpret and kind == "extend":
+    grain = build.chunk_size if kind == "extend" else 1
+    if lane == "interpret" and kind == "extend":
         # Two chunks at least, or no case with many heads would ever cross a boundary.
         budget = max(2, (CHUNKS_ROOMY if roomy else CHUNKS) // HV)
-        grain, longest, sequences = build.chunk_size, budget * build.chunk_size, 10 if roomy else 5
-    elif interpret:
-        grain, budget = 1, max(3, (STEPS_ROOMY if roomy else STEPS) // HV)
+        longest, sequences = budget * grain, 10 if roomy else 5
+    elif lane == "interpret":
+        budget = max(3, (STEPS_ROOMY if roomy else STEPS) // HV)
         longest, sequences = min(LONGEST[kind][0][roomy], budget), max(2, min(8, budget))
     else:
         walk = (WALK_ROOMY if roomy else WALK) // state
-        grain, budget = 1, max(8, min(TOKENS_ROOMY if roomy else TOKENS, walk))
-        longest = budget if kind == "extend" else min(LONGEST[kind][1][roomy], budget)
-        # A state costs about as much as a few tokens.
-        sequences = max(1, min(40 if roomy else 12, budget if kind != "verify" else walk // (4 * longest)))
+        tokens = max(8, min(TOKENS_ROOMY if roomy else TOKENS, walk))
+        budget = max(2, tokens // grain) if kind == "extend" else tokens
+        longest = budget * grain if kind == "extend" else min(LONGEST[kind][1][roomy], budget)
+        sequences = min(40 if roomy else 12, tokens)
+        if kind == "verify":  # the state after every step is kept, and compared
+            sequences = min(sequences, max(1, walk // (4 * longest)))
         if not build.crowded:
             sequences = max(1, min(sequences, STATES // HV))
     slots = max(2, min(SLOTS[lane], POOL[lane] // state))

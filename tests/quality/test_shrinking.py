@@ -31,8 +31,8 @@ class Planted(NamedTuple):
 
 PLANTED = {
     "more than 40 tokens": Planted(lambda c: max(c.lens) > 40, {"lens": (41,)}, ("gdn.extend",)),
-    "a whole second chunk": Planted(
-        lambda c: any(n >= 32 and n % c.chunk_size == 0 for n in c.lens), {"lens": (32,)}, ("gdn.extend",)
+    "whole chunks": Planted(
+        lambda c: any(n > 0 and n % c.chunk_size == 0 for n in c.lens), {"lens": (16,)}, ("gdn.extend",)
     ),
     "chunks of 64, two of them": Planted(
         lambda c: c.chunk_size == 64 and max(c.lens) > 64, {"lens": (65,), "chunk_size": 64}, ("kda.extend",)
