@@ -146,7 +146,7 @@ class Batch:
 def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room) -> Batch:
     """Sequences that fit the room, as the build asks for: packed or dense, chains or trees, with or without a
     pool."""
-    far = draw(rarely(16)) and operation.has_pool and build.given and build.state_dtype != "float32"
+    far = draw(rarely(20)) and operation.has_pool and build.given and build.state_dtype != "float32"
     crowd = min(draw(among(2, 4, room.sequences)), room.sequences)
     longest = min(draw(among(*[room.longest] * 4, room.grain + 2, 3)), room.longest)
     reach = draw(among(0, room.sequences, room.slots - 1))
