@@ -326,11 +326,10 @@ def _add_indices(builder: _Builder, case: Case) -> None:
     if case.keeps_steps:
         builder.add("rows", torch.tensor(pool.rows), (len(pool.rows),), dtypes[case.index_dtype])
     if case.parents:
-        # One column past the longest draft, so that the row stride differs from the number of steps.
-        table = torch.full((len(case.lens), pool.steps + 1), 0, dtype=dtypes[case.index_dtype])
+        table = torch.zeros(len(case.lens), pool.steps, dtype=dtypes[case.index_dtype])
         for n, tree in enumerate(case.parents):
             table[n, : len(tree)] = torch.tensor(tree, dtype=table.dtype)
-        builder.add("parents", table, tuple(table.shape), table.dtype)
+        builder.add("parents", table, tuple(table.shape), table.dtype, (pool.steps + 1, 1))
 
 
 def _wait_for_memory(device: torch.device, needed: int) -> None:

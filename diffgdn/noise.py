@@ -5,9 +5,9 @@ precision contract allows a rounding, of that rounding's root mean square size. 
 element by element, is the noise. The bound on an error is LIMIT noises plus the one rounding to the output
 format, which no kernel can avoid.
 
-Perturbations are a fixed size with a random sign: where one rounding dominates, such as that of a gate which
-all elements of a state share, the samples then give its size exactly, and a lucky draw cannot make the noise
-too small.
+The perturbations of one value have the same sizes in every case, in random order and with random signs over the
+samples. Where one rounding dominates, such as that of a gate which all elements of a state share, the samples then
+give its size exactly; where two of the same size meet, they do not cancel in all samples at once.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from diffgdn.inputs import DTYPE, Data
 from diffgdn.oracle import Exact, Expected
 
 LIMIT = 8.0  # noises; the largest seen for correct kernels is reported by every campaign
-SAMPLES = 4
-SAMPLE_BUDGET = 3e7  # elements of all lanes and samples together, beyond which fewer samples are taken
+SAMPLES = 8
+SAMPLE_BUDGET = 6e7  # elements of all lanes and samples together, beyond which fewer samples are taken
 POOLED_SHARE = (
-    0.7  # of the pooled estimate that every element may use: four samples say little about one element
+    0.7  # of the pooled estimate that every element may use: eight samples say little about one element
 )
 ROUNDING_RMS = 0.5  # of the unit roundoff: root mean square of a rounding's relative error, over mantissas
 FUNCTION_UNITS = (
@@ -42,8 +42,9 @@ LOWEST_EXPONENT = {
     torch.float16: -13,
 }  # frexp exponent of the smallest normal
 SMALLEST = {torch.float16: 2.0**-24}  # subnormals matter in fp16 alone: the other formats reach below TINY
+EQUAL_TERMS = 0.3  # of n half units: n/2 additions in the last binade, each off by the same part of a unit
 SQRT2 = 2.0**0.5
-POOL_SIZE = 1 << 21
+POOL_SIZE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -77,26 +78,27 @@ CHUNKED = Contract(operand="input", chunked=True)
 
 
 class Perturbed:
-    """A Rounding that moves a value at each point by the size of a rounding, up or down at random."""
+    """A Rounding that moves a value at each point by about the size of a rounding, up or down at random."""
 
     def __init__(self, case: Case, contract: Contract, samples: int, device: torch.device | str) -> None:
         self.lead: tuple[int, ...] = (samples,)
         self.generator = torch.Generator().manual_seed(int(case.id, 16))
-        self.pool = _random_signs(device)
+        self.pool = _random_factors(samples, device)
         formats = {name: contract.dtype(case, name) for name in ("operand", "accumulator", "state")}
-        self.units = {name: ROUNDING_RMS * UNIT[dtype] for name, dtype in formats.items()}
+        self.units = {name: ROUNDING_RMS * contract.unit(case, name) for name in formats}
         self.floors = {name: ROUNDING_RMS * SMALLEST.get(dtype, 0.0) for name, dtype in formats.items()}
 
-    def _signs(self, x: Tensor) -> Tensor:
-        count = x.numel()
+    def _draw(self, x: Tensor) -> Tensor:
+        """Fresh factors for x [samples, ...]: of mean square 1 over the samples, for each element."""
+        count = x.numel() // self.lead[0]
         start = int(torch.randint(POOL_SIZE // 2, (), generator=self.generator))
-        pool = self.pool if count <= POOL_SIZE // 2 else self.pool.repeat(-(-count // POOL_SIZE) + 1)
-        return pool[start : start + count].view(x.shape)
+        pool = self.pool if count <= POOL_SIZE // 2 else self.pool.repeat(1, -(-count // POOL_SIZE) + 1)
+        return pool[:, start : start + count].view(x.shape)
 
     def _nudge(self, x: Tensor, unit: float, floor: float = 0.0) -> Tensor:
         if floor:  # a rounding moves a nonzero number by up to half the smallest one, however small it is
-            return x + torch.where(x == 0, 0.0, x.abs() * unit + floor) * self._signs(x)
-        return torch.addcmul(x, x, self._signs(x), value=unit)
+            return x + torch.where(x == 0, 0.0, x.abs() * unit + floor) * self._draw(x)
+        return torch.addcmul(x, x, self._draw(x), value=unit)
 
     def operand(self, x: Tensor) -> Tensor:
         return self._nudge(x, max(self.units["operand"], self.units["accumulator"]), self.floors["operand"])
@@ -116,22 +118,26 @@ class Perturbed:
     def exponent(self, x: Tensor) -> Tensor:
         # Scaling by log2(e) rounds relative to x; the exponential's own error is an absolute one of the
         # exponent.
-        return x + (2.0 * x.abs() + FUNCTION_UNITS) * self._signs(x) * self.units["accumulator"]
+        return x + (2.0 * x.abs() + FUNCTION_UNITS) * self._draw(x) * self.units["accumulator"]
 
     def cumulative(self, x: Tensor) -> Tensor:
         G = torch.cumsum(x, dim=-2)
-        return G + torch.cumsum(G * self._signs(G), dim=-2) * self.units["accumulator"]
+        return G + torch.cumsum(G * self._draw(G), dim=-2) * self.units["accumulator"]
 
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
         """Each partial sum rounds. In sequence the squares of n partial sums add up to about n/2 sum(x^2)
-        for terms of random sign, and sum(x^2) is near |a|^2 |b|^2 / n, and to n/3 (sum x)^2 for terms of one
-        sign; other orders do better."""
-        out = a @ b
-        lengths = torch.linalg.vector_norm(a, dim=-1, keepdim=True) * torch.linalg.vector_norm(
-            b, dim=-2, keepdim=True
-        )
-        size = torch.hypot(0.5**0.5 * lengths, (a.shape[-1] / 3.0) ** 0.5 * out)
-        return out + size.mul_(self._signs(out)).mul_(self.units["accumulator"])
+        for terms of random sign, where sum(x^2) is near |a|^2 |b|^2 / n, and to n/3 (sum x)^2 for terms of one
+        sign; other orders do better. Equal terms round the same way over and over: their error grows with n."""
+        out, terms = a @ b, a.shape[-1]
+        lengths = _norm(a, -1, 2.0) * _norm(b, -2, 2.0)
+        evenness = out / (terms * _norm(a, -1, torch.inf) * _norm(b, -2, torch.inf) + TINY)
+        one_sign = ((terms / 3.0) ** 0.5 + EQUAL_TERMS * terms * evenness.square_()) * out
+        size = torch.hypot(0.5**0.5 * lengths, one_sign)
+        return out + size.mul_(self._draw(out)).mul_(self.units["accumulator"])
+
+
+def _norm(x: Tensor, dim: int, order: float) -> Tensor:
+    return torch.linalg.vector_norm(x, ord=order, dim=dim, keepdim=True)
 
 
 class Rounded(Exact):
@@ -162,20 +168,21 @@ class Rounded(Exact):
         return self.accumulate(a @ b)
 
 
-_POOLS: dict[str, Tensor] = {}
+_POOLS: dict[tuple[int, str], Tensor] = {}
 
 
-def _random_signs(device: torch.device | str) -> Tensor:
-    """Random signs, the same on every device; slices of them serve as fresh draws, which keeps noise
-    cheap."""
-    key = str(device)
+def _random_factors(samples: int, device: torch.device | str) -> Tensor:
+    """[samples, POOL_SIZE] factors, the same on every device; slices of them serve as fresh draws, which keeps noise cheap.
+
+    Each column holds the same sizes, of mean square 1, in a random order and with random signs.
+    """
+    key = (samples, str(device))
     if key not in _POOLS:
         generator = torch.Generator().manual_seed(20240229)
-        _POOLS[key] = (
-            (2.0 * torch.randint(2, (POOL_SIZE,), generator=generator, dtype=torch.int8) - 1.0)
-            .double()
-            .to(device)
-        )
+        sizes = (2.0 * (torch.arange(samples, dtype=torch.float64) + 0.5) / samples).sqrt()
+        order = torch.rand(POOL_SIZE, samples, generator=generator).argsort(dim=1)
+        signs = 2.0 * torch.randint(2, (POOL_SIZE, samples), generator=generator) - 1.0
+        _POOLS[key] = (sizes[order] * signs).T.contiguous().to(device)
     return _POOLS[key]
 
 

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, setti
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
+from diffgdn import simplify
 from diffgdn.case import Case
 
 if TYPE_CHECKING:
@@ -39,6 +40,15 @@ class _Fails(Exception):
     """Tells Hypothesis that a case fails. Raised from one line only, so that one round has one failure to
     shrink.
     """
+
+    def __init__(self, case: Case, failure: CheckFailure) -> None:
+        super().__init__(case.id)
+        self.case = case
+        self.failure = failure
+
+
+class _Simplified(BaseException):
+    """Leaves Hypothesis with a failure that needs no shrinking by it."""
 
     def __init__(self, case: Case, failure: CheckFailure) -> None:
         super().__init__(case.id)
@@ -74,6 +84,7 @@ class Search:
     ignore: Collection[type[CheckFailure]] = ()
     clock: Callable[[], float] = time.monotonic
     on_shrunk: Callable[[Found], None] = _ignore
+    by_field: bool = False
 
     found: dict[type[CheckFailure], Found] = field(default_factory=dict)
     generated: int = 0
@@ -99,7 +110,23 @@ class Search:
         self.generated += not shrinking
         if answer is False or type(answer) in self._finished or not self._wanted(type(answer)):
             return
+        if self.by_field:
+            raise _Simplified(*self._simplest(case, answer))
         raise _Fails(case, answer)
+
+    def _simplest(self, case: Case, failure: CheckFailure) -> tuple[Case, CheckFailure]:
+        """The simplest case found in time that fails in the same class, and its failure."""
+        failures = {case.id: failure}
+
+        def fails(candidate: Case) -> bool:
+            answer = self._answer(candidate)
+            if isinstance(answer, bool) or type(answer) is not type(failure):
+                return False
+            failures[candidate.id] = answer
+            return True
+
+        best = simplify.simplest(case, fails, lambda: self.clock() >= self._shrink_until)
+        return best, failures[best.id]
 
     def _wanted(self, kind: type[CheckFailure]) -> bool:
         """Whether a failure of this class is the one this round shrinks; the first one seen becomes it."""
@@ -156,7 +183,7 @@ class Search:
         self._shrinking = None
         try:
             test()
-        except _Fails as fails:
+        except (_Fails, _Simplified) as fails:
             kind = type(fails.failure)
             self.found[kind] = Found(fails.case, fails.failure, self.found[kind].unshrunk)
             self._finished.add(kind)
@@ -184,6 +211,7 @@ def find(
     ignore: Collection[type[CheckFailure]] = (),
     clock: Callable[[], float] = time.monotonic,
     on_shrunk: Callable[[Found], None] = _ignore,
+    by_field: bool = False,
 ) -> list[Found]:
     """Failing cases of a strategy, shrunk, one for each class of failure, in the order in which the classes
     were first seen.
@@ -192,8 +220,12 @@ def find(
     max_examples: cases to generate, those of the shrinks not counted. deadline: when to stop generating, on
     `clock`; a shrink then under way may still take its max_shrink_seconds. on_verdict: called for every case
     that was run. on_failure: called once a class, with the first, unshrunk failure, before shrinking starts.
-    on_shrunk: called once a class, when its shrinking ends. ignore: classes that count as passing."""
-    search = Search(run, max_shrink_seconds, deadline, on_verdict, on_failure, ignore, clock, on_shrunk)
+    on_shrunk: called once a class, when its shrinking ends. ignore: classes that count as passing. by_field:
+    shrink the case field by field, which takes far fewer runs than Hypothesis, whose shrinking knows the
+    strategy; only where every case of the operation may be run, not those of a menu alone."""
+    search = Search(
+        run, max_shrink_seconds, deadline, on_verdict, on_failure, ignore, clock, on_shrunk, by_field
+    )
     search._finished.update(ignore)
     number = 0
     while search.generated < max_examples and search.round(

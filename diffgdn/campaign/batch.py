@@ -74,6 +74,7 @@ class Batch:
             deadline=math.inf if task.deadline is None else task.deadline,
             clock=self._clock,
             on_shrunk=self._shrunk,
+            by_field=task.menu is None,  # a case off the menu would have to be compiled for
         )
         return tasks.Done(cases=self._explored, findings=len(self._announced))
 
