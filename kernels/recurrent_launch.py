@@ -40,7 +40,7 @@ def launch(
     # A dense sequence starts so many rows into the batch, a packed one so many tokens.
     sequence = (0, 1, 2) if cu_seqlens is None else (1, 1, 2)
 
-    tile = tiles.pick(N * HV, V, kda, B * T > N or cache is not None, batch_invariant)
+    tile = tiles.pick(V, kda)
     grid = (N * HV * triton.cdiv(V, tile.BV),)
     recurrent_kernel[grid](
         q, k, v, g, beta, A_log, dt_bias, flat_o, h0, ht, h_indices, cu_seqlens, cache, cache_indices,

@@ -291,7 +291,7 @@ def test_strong_gates_in_bf16(kda):
     close(final, expected_final, BF16)
 
 
-@pytest.mark.parametrize("leaf", [1, 4, 8])
+@pytest.mark.parametrize("leaf", [1, 2, 4, 8])
 def test_kda_gates_split_further_down(leaf, monkeypatch):
     """As a GPU does it: matrix products with split exponents even between neighbouring tokens."""
     monkeypatch.setitem(tiles.OVERRIDES, "wy_kda", {"LEAF": leaf})
