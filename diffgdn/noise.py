@@ -5,9 +5,10 @@ precision contract allows a rounding, of that rounding's root mean square size. 
 element by element, is the noise. The bound on an error is LIMIT noises plus the one rounding to the output
 format, which no kernel can avoid.
 
-The perturbations of one value have the same sizes in every case, in random order and with random signs over the
-samples. Where one rounding dominates, such as that of a gate which all elements of a state share, the samples then
-give its size exactly; where two of the same size meet, they do not cancel in all samples at once.
+The perturbations of one value have the same sizes in every case, in random order and with random signs over
+the samples. Where one rounding dominates, such as that of a gate which all elements of a state share, the
+samples then give its size exactly; where two of the same size meet, they do not cancel in all samples at
+once.
 """
 
 from __future__ import annotations
@@ -126,8 +127,9 @@ class Perturbed:
 
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
         """Each partial sum rounds. In sequence the squares of n partial sums add up to about n/2 sum(x^2)
-        for terms of random sign, where sum(x^2) is near |a|^2 |b|^2 / n, and to n/3 (sum x)^2 for terms of one
-        sign; other orders do better. Equal terms round the same way over and over: their error grows with n."""
+        for terms of random sign, where sum(x^2) is near |a|^2 |b|^2 / n, and to n/3 (sum x)^2 for terms of
+        one sign; other orders do better. Equal terms round the same way over and over: their error grows
+        with n."""
         out, terms = a @ b, a.shape[-1]
         lengths = _norm(a, -1, 2.0) * _norm(b, -2, 2.0)
         evenness = out / (terms * _norm(a, -1, torch.inf) * _norm(b, -2, torch.inf) + TINY)
@@ -172,7 +174,8 @@ _POOLS: dict[tuple[int, str], Tensor] = {}
 
 
 def _random_factors(samples: int, device: torch.device | str) -> Tensor:
-    """[samples, POOL_SIZE] factors, the same on every device; slices of them serve as fresh draws, which keeps noise cheap.
+    """[samples, POOL_SIZE] factors, the same on every device; slices of them serve as fresh draws, which
+    keeps noise cheap.
 
     Each column holds the same sizes, of mean square 1, in a random order and with random signs.
     """

@@ -10,7 +10,8 @@ from typing import Any
 from diffgdn.campaign.tasks import Explore, Key, derive_seed
 
 # A first batch is small so that every operation is soon reached. None is large: after its first ten examples
-# Hypothesis mostly varies the last ones (of 200 gdn.extend cases, twenty batches gave 171 builds, one batch 62).
+# Hypothesis mostly varies the last ones (of 200 gdn.extend cases, twenty batches gave 171 builds, one batch
+# 62).
 FIRST_CASES = {"interpret": 3, "gpu": 8}
 MOST_CASES = {"interpret": 12, "gpu": 16}
 BARREN_BATCHES = 4  # batches without one new case after which an operation has no more of them
