@@ -1,8 +1,9 @@
 """Makes a failing case simpler, one field after another, in few runs.
 
-Hypothesis shrinks the choices behind a case and needs hundreds of runs; where a run takes a second, a campaign has
-time for a dozen. Here every candidate is a plausible case, the largest step first, and what makes a case slow
-(sequences, heads, dimensions, tokens) goes first, so that most runs are of small cases.
+Hypothesis shrinks the choices behind a case and needs hundreds of runs; where a run takes a second, a
+campaign has time for a dozen. Here every candidate is a plausible case, the largest step comes first, and
+what makes a case slow (sequences, heads, dimensions, tokens) goes first, so that most runs are of small
+cases.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ FLAGS: dict[str, Any] = {
 
 
 def simplest(case: Case, fails: Callable[[Case], bool], expired: Callable[[], bool] = lambda: False) -> Case:
-    """The simplest case that still fails, as far as single steps lead, or as far as they led when time expired.
+    """The simplest case that still fails, as far as single steps lead, or as far as they led when time
+    expired.
 
     fails: whether a case fails as `case` does; it may forget that it was asked before.
     """
