@@ -110,7 +110,7 @@ def _smaller(n: int, *marks: int) -> list[int]:
 def _sequences(case: Case) -> Iterator[Case | None]:
     count = len(case.lens)
     everyone = range(count)
-    kept = [(n,) for n in everyone]
+    kept: list[tuple[int, ...]] = [(n,) for n in everyone]
     if count > 3:
         kept += [tuple(everyone[: count // 2]), tuple(everyone[count // 2 :])]
     if count > 2:
@@ -216,7 +216,8 @@ def _values(case: Case) -> Iterator[Case | None]:
     for name in ("v_exponent", "q_exponent"):
         exponent = getattr(case.values, name)
         for size in _smaller(abs(exponent)):
-            yield _changed(case, values=replace(case.values, **{name: size if exponent > 0 else -size}))
+            changes: dict[str, Any] = {name: size if exponent > 0 else -size}
+            yield _changed(case, values=replace(case.values, **changes))
     for seed in [s for s in (0, 1, 2, 3) if s < case.values.seed]:
         yield _changed(case, values=replace(case.values, seed=seed))
 
@@ -237,7 +238,7 @@ def _pool(case: Case) -> Iterator[Case | None]:
     order = tuple(range(len(pool.indices)))
     live = sorted({index for index in pool.indices if index >= 0})
     dense = tuple(live.index(index) if index >= 0 else -1 for index in pool.indices)
-    rows = {"rows": order, "buffer": len(order)} if pool.rows else {}
+    rows: dict[str, Any] = {"rows": order, "buffer": len(order)} if pool.rows else {}
     kept = sorted(row for row in pool.rows if row >= 0)
     closer = tuple(kept.index(row) if row >= 0 else -1 for row in pool.rows)
     needed = max(1, *case.lens)
@@ -262,13 +263,12 @@ def _pool(case: Case) -> Iterator[Case | None]:
         candidates = candidates[3:]
     elif all(index >= 0 for index in dense):
         candidates.insert(2, replace(pool, slots=len(order), indices=order))
-    for n, index in enumerate(
-        pool.indices
-    ):  # one sequence at a time: live, or in the first slot that is free
+    # One sequence at a time: live, or in the first slot that is free.
+    for n, index in enumerate(pool.indices):
         free = next(slot for slot in range(len(order) + 1) if slot not in pool.indices)
         if case.values.state != "none" and (index < 0 or index > free):
             changed = (*pool.indices[:n], free, *pool.indices[n + 1 :])
-            row = {}
+            row: dict[str, Any] = {}
             if pool.rows and index < 0:
                 place = next(r for r in range(len(order) + 1) if r not in pool.rows)
                 row = {

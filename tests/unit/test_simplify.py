@@ -1,0 +1,155 @@
+"""Shrinking field by field: to the same minimal cases as Hypothesis, in a few dozen runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from diffgdn import simplify
+from diffgdn.case import Case, Edit, Gates, Pool, Values
+
+# An unlucky case of each kind: many sequences, heads and flags.
+EXTEND = Case(
+    op="kda.extend",
+    lens=(8, 0, 70, 1, 44),
+    H=2,
+    HV=6,
+    K=60,
+    V=33,
+    dtype="bfloat16",
+    pool=Pool(slots=12, indices=(-1, 2, 3, 11, 6), pitch=65, dtype="float16"),
+    gates=Gates(law="jump", strength=0.125, at=32, beta="near_one", lower_bound=-5.0, raw=True),
+    values=Values(law="parallel", seed=663, v_exponent=-14, q_exponent=3),
+    tail=33,
+    cu_dtype="int64",
+    view="gapped",
+    l2norm=True,
+    scale=0.5,
+    chunk_size=32,
+    boundary=True,
+    final=False,
+    edits=(Edit("v", 700, 0.0), Edit("k", 9, 1.0)),
+)
+VERIFY = Case(
+    op="gdn.verify",
+    lens=(5, 2, 6),
+    HV=4,
+    K=7,
+    V=31,
+    pool=Pool(slots=9, indices=(4, -1, 4), steps=8, buffer=5, rows=(3, -1, 1)),
+    gates=Gates(law="model", beta="uniform"),
+    values=Values(law="normal", seed=5),
+    parents=((-1, 0, 0, 2, 1), (-1, 0), (-1, 0, 1, 1, 0, 4)),
+)
+UPDATE = Case(
+    op="kda.update",
+    lens=(4, 4),
+    H=3,
+    HV=3,
+    K=256,
+    V=255,
+    pool=Pool(slots=30, indices=(29, 1), steps=6, buffer=2, rows=(0, 1)),
+    packed=False,
+)
+SLOT = {"chunk_size": 16}
+KEPT = Pool(steps=1, buffer=1, rows=(0,))
+MOST_RUNS = 60
+
+
+class Runs:
+    """A condition that counts how often it is asked, and about which cases."""
+
+    def __init__(self, condition: Callable[[Case], bool]) -> None:
+        self.condition, self.asked = condition, list[str]()
+
+    def __call__(self, case: Case) -> bool:
+        self.asked.append(case.id)
+        return self.condition(case)
+
+
+@pytest.mark.parametrize(
+    ("first", "condition", "expected"),
+    [
+        (EXTEND, lambda c: True, Case("kda.extend", **SLOT)),
+        (EXTEND, lambda c: max(c.lens) > 16, Case("kda.extend", lens=(17,), **SLOT)),
+        (EXTEND, lambda c: max(c.lens) > c.chunk_size, Case("kda.extend", lens=(17,), **SLOT)),
+        (EXTEND, lambda c: c.HV > c.H, Case("kda.extend", HV=2, **SLOT)),
+        (EXTEND, lambda c: c.K > 16, Case("kda.extend", K=17, **SLOT)),
+        (EXTEND, lambda c: c.K != c.V, Case("kda.extend", V=1, **SLOT)),
+        (EXTEND, lambda c: c.chunk_size == 32, Case("kda.extend", chunk_size=32)),
+        (EXTEND, lambda c: 0 in c.lens, Case("kda.extend", lens=(0,), **SLOT)),
+        (EXTEND, lambda c: -1 in c.pool.indices, Case("kda.extend", pool=Pool(indices=(-1,)), **SLOT)),
+        (
+            EXTEND,
+            lambda c: max(c.pool.indices) > 5,
+            Case("kda.extend", pool=Pool(slots=7, indices=(6,)), **SLOT),
+        ),
+        (EXTEND, lambda c: c.pool.pitch > 0, Case("kda.extend", pool=Pool(pitch=1), **SLOT)),
+        (EXTEND, lambda c: c.tail > 15, Case("kda.extend", tail=16, **SLOT)),
+        (
+            EXTEND,
+            lambda c: c.gates.law == "jump" and c.gates.at >= c.chunk_size,
+            Case("kda.extend", lens=(17,), gates=Gates(law="jump", at=16), **SLOT),
+        ),
+        (
+            EXTEND,
+            lambda c: c.gates.lower_bound is not None,
+            Case("kda.extend", gates=Gates(lower_bound=-5.0, raw=True), **SLOT),
+        ),
+        (
+            EXTEND,
+            lambda c: any(edit.tensor == "v" for edit in c.edits),
+            Case("kda.extend", edits=(Edit("v", 0, 0.0),), **SLOT),
+        ),
+        (
+            EXTEND,
+            lambda c: c.values.v_exponent < -3,
+            Case("kda.extend", values=Values(v_exponent=-4), **SLOT),
+        ),
+        (VERIFY, lambda c: True, Case("gdn.verify", pool=KEPT)),
+        (
+            VERIFY,
+            lambda c: any(p < s - 1 for tree in c.parents for s, p in enumerate(tree)),
+            Case("gdn.verify", (3,), pool=Pool(steps=3, buffer=1, rows=(0,)), parents=((-1, 0, 0),)),
+        ),
+        (
+            VERIFY,
+            lambda c: max(c.pool.indices.count(slot) for slot in range(c.pool.slots)) > 1,
+            Case("gdn.verify", (1, 1), pool=Pool(indices=(0, 0), steps=1, buffer=2, rows=(0, 1))),
+        ),
+        (
+            VERIFY,
+            lambda c: c.pool.steps > max(c.lens),
+            Case("gdn.verify", pool=Pool(steps=2, buffer=1, rows=(0,))),
+        ),
+        (UPDATE, lambda c: not c.packed, Case("kda.update", packed=False)),
+        (UPDATE, lambda c: c.V > 64, Case("kda.update", V=65)),
+    ],
+)
+def test_only_what_the_failure_needs_is_left(
+    first: Case, condition: Callable[[Case], bool], expected: Case
+) -> None:
+    runs = Runs(condition)
+    assert condition(first)
+    assert simplify.simplest(first, runs) == expected
+    assert len(runs.asked) <= MOST_RUNS
+    assert len(set(runs.asked)) == len(runs.asked)
+
+
+def test_what_cannot_be_simpler_is_kept() -> None:
+    assert simplify.simplest(EXTEND, lambda case: False) == EXTEND
+
+
+def test_no_case_is_asked_for_once_the_time_is_up() -> None:
+    runs = Runs(lambda case: True)
+    found = simplify.simplest(EXTEND, runs, lambda: len(runs.asked) >= 5)
+    assert len(runs.asked) == 5
+    assert found.id == runs.asked[-1]
+
+
+def test_the_slow_goes_first() -> None:
+    """After a dozen runs the case is small, whatever else is left of it."""
+    runs = Runs(lambda case: case.l2norm)
+    found = simplify.simplest(EXTEND, runs, lambda: len(runs.asked) >= 12)
+    assert (len(found.lens), found.H, found.HV, found.K, found.V) == (1, 1, 1, 16, 16)
