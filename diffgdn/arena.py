@@ -296,7 +296,8 @@ def _add_tokens(builder: _Builder, case: Case, data: Data) -> None:
         width = values.shape[1]
         stride = width + (ODD_GAP if case.view == "gapped" else 16 if case.view == "packed" else 0)
         builder.add("mixed_qkv", values, (case.tokens, width), values.dtype, (stride, 1))
-        builder.add("out", None, (case.tokens, 1, case.HV, case.V), values.dtype)
+        out = (case.tokens, 1, case.HV, case.V)
+        builder.add("out", poison.full(out, values.dtype, poison.FRESH), out, values.dtype)
     else:
         _add_projection(builder, case, heads, "qkv")
     names = ("a", "b") if case.raw_gates and "a" in data else ("g", "beta")
@@ -412,7 +413,8 @@ def arrange(
         if case.writes_state:
             writable["state"] = [lambda view: view]
     if case.keeps_steps:
-        builder.add("buffer", None, (pool.buffer, pool.steps, *inner), dtype)
+        kept = (pool.buffer, pool.steps, *inner)
+        builder.add("buffer", poison.full(kept, dtype, poison.FRESH), kept, dtype)
         writable["buffer"] = [
             lambda view, row=row, length=length: view[row, :length]  # type: ignore[misc]
             for row, length in zip(pool.rows, case.lens, strict=True)

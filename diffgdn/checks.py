@@ -347,6 +347,17 @@ def repeatable(case: Case, first: Tensor, second: Tensor, names: str) -> None:
         )
 
 
+def not_shared(case: Case, name: str, shared: bool) -> None:
+    """A second call's result is not the memory that the first call returned."""
+    if shared:
+        raise NotRepeatable(
+            case.op,
+            name,
+            None,
+            "the second call returned the memory of the first call's result, and overwrote it",
+        )
+
+
 def unwritten_mask(tensor: Tensor) -> Tensor:
-    """Where a result in its own dtype still holds poison."""
-    return poison.where(tensor).view(tensor.shape)
+    """Where a result in its own dtype still holds what its memory started with."""
+    return poison.unwritten(tensor).view(tensor.shape)

@@ -131,7 +131,7 @@ class _Run:
             self.current = None
             checks.slots(case, change)
         with clock("kernel"):
-            self._repeat(results)
+            self._repeat(returned, results)
 
     def release(self) -> None:
         """Give a far pool's memory back at once."""
@@ -233,7 +233,7 @@ class _Run:
             for name, tensor in results.items()
         }
 
-    def _repeat(self, first: dict[str, Tensor]) -> None:
+    def _repeat(self, returned: dict[str, Tensor], first: dict[str, Tensor]) -> None:
         """A second run from the same memory. In the interpreter, which is sequential, one case in four is
         enough."""
         if self.lane == "interpret" and int(self.case.id[0], 16) % 4:
@@ -241,9 +241,23 @@ class _Run:
         assert self.arguments is not None
         after = self.arguments.bits()
         self.arguments.restore()
-        again = self._results(self.arguments, self._call(self.arguments))
+        again = self._call(self.arguments)
+        passed = {
+            tensor.untyped_storage().data_ptr()
+            for tensor in self.arguments.tensors.values()
+            if tensor is not None
+        }
+        for name, tensor in again.items():
+            place = tensor.untyped_storage().data_ptr()
+            shared = (
+                tensor.numel()
+                and place not in passed
+                and place == returned[name].untyped_storage().data_ptr()
+            )
+            checks.not_shared(self.case, name, bool(shared))
+        results = self._results(self.arguments, again)
         for name, tensor in first.items():
-            checks.repeatable(self.case, _words(tensor), _words(again[name].cpu()), name)
+            checks.repeatable(self.case, _words(tensor), _words(results[name].cpu()), name)
         checks.repeatable(self.case, after, self.arguments.bits(), "memory")
 
     def _oracle_device(self) -> str:

@@ -25,27 +25,23 @@ from diffgdn.oracle import Exact, Expected
 
 LIMIT = 8.0  # noises; the largest seen for correct kernels is reported by every campaign
 SAMPLES = 8
-SAMPLE_BUDGET = 6e7  # elements of all lanes and samples together, beyond which fewer samples are taken
-POOLED_SHARE = (
-    0.7  # of the pooled estimate that every element may use: eight samples say little about one element
-)
+# Of the pooled estimate that every element may use: eight samples say little about one element.
+POOLED_SHARE = 0.7
+LEAST_UNITS = 1.0  # of the accumulator's unit roundoff, of any result: none has fewer than two roundings
 ROUNDING_RMS = 0.5  # of the unit roundoff: root mean square of a rounding's relative error, over mantissas
-FUNCTION_UNITS = (
-    4.0  # units that an elementary function on a GPU may be off by: approximate exp2, log2, sqrt, division
-)
+# Units that an elementary function on a GPU may be off by: approximate exp2, log2, sqrt, division.
+FUNCTION_UNITS = 4.0
 TINY = 2.0**-120  # below any result that fp32 arithmetic with flushed denormals resolves
 UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 TF32_UNIT = 2.0**-10  # eleven significant bits; tensor cores cut the rest off rather than round
 PRECISION = {torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}  # significant bits
-LOWEST_EXPONENT = {
-    torch.float32: -125,
-    torch.bfloat16: -125,
-    torch.float16: -13,
-}  # frexp exponent of the smallest normal
+# frexp exponent of the smallest normal.
+LOWEST_EXPONENT = {torch.float32: -125, torch.bfloat16: -125, torch.float16: -13}
 SMALLEST = {torch.float16: 2.0**-24}  # subnormals matter in fp16 alone: the other formats reach below TINY
 EQUAL_TERMS = 0.3  # of n half units: n/2 additions in the last binade, each off by the same part of a unit
 SQRT2 = 2.0**0.5
 POOL_SIZE = 1 << 18
+VALUE_POOL_SIZE = 1 << 14  # small enough to stay in a cache
 
 
 @dataclass(frozen=True)
@@ -81,10 +77,10 @@ CHUNKED = Contract(operand="input", chunked=True)
 class Perturbed:
     """A Rounding that moves a value at each point by about the size of a rounding, up or down at random."""
 
-    def __init__(self, case: Case, contract: Contract, samples: int, device: torch.device | str) -> None:
-        self.lead: tuple[int, ...] = (samples,)
+    def __init__(self, case: Case, contract: Contract, device: torch.device | str) -> None:
+        self.lead: tuple[int, ...] = (SAMPLES,)
         self.generator = torch.Generator().manual_seed(int(case.id, 16))
-        self.pool = _random_factors(samples, device)
+        self.pool = _random_factors(SAMPLES, device)
         formats = {name: contract.dtype(case, name) for name in ("operand", "accumulator", "state")}
         self.units = {name: ROUNDING_RMS * contract.unit(case, name) for name in formats}
         self.floors = {name: ROUNDING_RMS * SMALLEST.get(dtype, 0.0) for name, dtype in formats.items()}
@@ -96,34 +92,44 @@ class Perturbed:
         pool = self.pool if count <= POOL_SIZE // 2 else self.pool.repeat(1, -(-count // POOL_SIZE) + 1)
         return pool[:, start : start + count].view(x.shape)
 
-    def _nudge(self, x: Tensor, unit: float, floor: float = 0.0) -> Tensor:
+    def _drawn_by_value(self, x: Tensor, salt: int) -> Tensor:
+        """Factors as from `_draw`, but the same ones wherever x is the same: a rounding depends on the value
+        alone, so that equal gates, keys or norms err alike at every token, and the errors add up."""
+        bits = x[0].contiguous().view(torch.int64)
+        mixed = (bits ^ (bits >> 29)) * 0x2545F4914F6CDD1D + salt * 0x1B873593
+        column = (mixed >> 40) & (VALUE_POOL_SIZE - 1)
+        return self.pool[:, column.view(-1)].view(x.shape)
+
+    def _nudge(self, x: Tensor, factors: Tensor, unit: float, floor: float = 0.0) -> Tensor:
         if floor:  # a rounding moves a nonzero number by up to half the smallest one, however small it is
-            return x + torch.where(x == 0, 0.0, x.abs() * unit + floor) * self._draw(x)
-        return torch.addcmul(x, x, self._draw(x), value=unit)
+            return x + torch.where(x == 0, 0.0, x.abs() * unit + floor) * factors
+        return torch.addcmul(x, x, factors, value=unit)
 
     def operand(self, x: Tensor) -> Tensor:
-        return self._nudge(x, max(self.units["operand"], self.units["accumulator"]), self.floors["operand"])
+        unit = max(self.units["operand"], self.units["accumulator"])
+        return self._nudge(x, self._drawn_by_value(x, 1), unit, self.floors["operand"])
 
     def accumulate(self, x: Tensor) -> Tensor:
-        return self._nudge(x, self.units["accumulator"], self.floors["accumulator"])
+        return self._nudge(x, self._draw(x), self.units["accumulator"], self.floors["accumulator"])
 
     def function(self, x: Tensor) -> Tensor:
-        return self._nudge(x, FUNCTION_UNITS * self.units["accumulator"], self.floors["accumulator"])
+        unit = FUNCTION_UNITS * self.units["accumulator"]
+        return self._nudge(x, self._drawn_by_value(x, 2), unit, self.floors["accumulator"])
 
     def state(self, x: Tensor) -> Tensor:
         # two roundings in the accumulator format, of a product and of a sum, or one in the state's
-        return self._nudge(
-            x, max(self.units["state"], SQRT2 * self.units["accumulator"]), self.floors["state"]
-        )
+        unit = max(self.units["state"], SQRT2 * self.units["accumulator"])
+        return self._nudge(x, self._draw(x), unit, self.floors["state"])
 
     def exponent(self, x: Tensor) -> Tensor:
         # Scaling by log2(e) rounds relative to x; the exponential's own error is an absolute one of the
         # exponent.
-        return x + (2.0 * x.abs() + FUNCTION_UNITS) * self._draw(x) * self.units["accumulator"]
+        size = (2.0 * x.abs() + FUNCTION_UNITS) * self.units["accumulator"]
+        return x + size * self._drawn_by_value(x, 3)
 
     def cumulative(self, x: Tensor) -> Tensor:
         G = torch.cumsum(x, dim=-2)
-        return G + torch.cumsum(G * self._draw(G), dim=-2) * self.units["accumulator"]
+        return G + torch.cumsum(G * self._drawn_by_value(G, 4), dim=-2) * self.units["accumulator"]
 
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
         """Each partial sum rounds. In sequence the squares of n partial sums add up to about n/2 sum(x^2)
@@ -196,32 +202,23 @@ def _reference(
     return form(case, data, rounding, device)
 
 
-def _samples(case: Case) -> int:
-    longest, lanes = max(case.lens), len(case.lens) * case.HV
-    size = lanes * (longest * (3 * case.K + case.V) + 4 * case.K * case.V)
-    if case.keeps_steps:
-        size += lanes * longest * case.K * case.V
-    return int(max(2, min(SAMPLES, SAMPLE_BUDGET // max(size, 1))))
-
-
 def measure(
     case: Case, data: Data, expected: Expected, contract: Contract, device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:
     """Noise of each result, of the same shape: root mean square deviation over the samples, at least
-    POOLED_SHARE of an estimate pooled over the row, and for states over row and column."""
-    perturbed = _reference(
-        case, data, contract, Perturbed(case, contract, _samples(case), device), device
-    ).items()
+    POOLED_SHARE of an estimate pooled over the row, for states over row and column, and at least
+    LEAST_UNITS."""
+    rounding = Perturbed(case, contract, device)
+    perturbed = _reference(case, data, contract, rounding, device).items()
     out = {}
     for name, truth in expected.items().items():
-        square = (perturbed[name] - truth).square().mean(0)
+        square = (perturbed[name] - truth).square_().mean(0)
         pooled = square.mean(-1, keepdim=True)
-        if (
-            name != "o" and square.numel()
-        ):  # [..., V, K]: what a row and a column have in common, as a product
+        if name != "o" and square.numel():  # [..., V, K]: what row and column have in common, as a product
             column = square.mean(-2, keepdim=True)
             pooled = pooled * column / square.mean((-2, -1), keepdim=True).clamp(min=1e-300)
-        out[name] = torch.maximum(square, POOLED_SHARE**2 * pooled).sqrt()
+        least = truth.abs() * (LEAST_UNITS * UNIT[contract.dtype(case, "accumulator")])
+        out[name] = torch.maximum(torch.maximum(square, POOLED_SHARE**2 * pooled).sqrt_(), least)
     return out
 
 

@@ -1,6 +1,8 @@
-"""Poison: one bit pattern for memory that nobody may read or leave as it is.
+"""Poison: bit patterns for memory that nobody may read or leave as it is.
 
-As int16 it is 0x7FDB: NaN in bf16 and fp16, NaN twice over in fp32, and 2145091547, a far index, in int32.
+POISON fills what must not be read, FRESH what must be written. Both are NaN in bf16 and fp16, NaN twice over
+in fp32, and a far index in integers; they differ, because a NaN that is read keeps its pattern through
+arithmetic, and a leak is no hole.
 """
 
 from __future__ import annotations
@@ -13,36 +15,34 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 POISON = 0x7FDB
-_AS_FLOAT_BITS = {
-    torch.float32: (torch.int32, 0x7FDB7FDB),
-    torch.float16: (torch.int16, POISON),
-    torch.bfloat16: (torch.int16, POISON),
-}
+FRESH = 0x7FD5
+_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
-def fill(tensor: Tensor) -> Tensor:
-    """Overwrite every element that the tensor shows with poison, in place; tensors of odd-sized elements are
-    left alone."""
-    if tensor.numel() and tensor.dtype.itemsize % 2 == 0 and not tensor.dtype.is_complex:
-        pattern = {2: POISON, 4: 0x7FDB7FDB, 8: 0x7FDB7FDB7FDB7FDB}[tensor.dtype.itemsize]
-        kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.dtype.itemsize]
-        tensor.view(kind).fill_(pattern)
+def _repeated(pattern: int, size: int) -> int:
+    """A 16-bit pattern side by side, in `size` bytes."""
+    return int.from_bytes(pattern.to_bytes(2, "little") * (size // 2), "little")
+
+
+def fill(tensor: Tensor, pattern: int = POISON) -> Tensor:
+    """Overwrite every element that the tensor shows, in place; tensors of odd-sized elements are left
+    alone."""
+    size = tensor.dtype.itemsize
+    if tensor.numel() and size in _WORDS and not tensor.dtype.is_complex:
+        tensor.view(_WORDS[size]).fill_(_repeated(pattern, size))
     return tensor
 
 
-def full(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def full(shape: tuple[int, ...], dtype: torch.dtype, pattern: int = POISON) -> Tensor:
     """A new CPU tensor of poison."""
-    return (
-        torch.full((math.prod(shape) * dtype.itemsize // 2,), POISON, dtype=torch.int16)
-        .view(dtype)
-        .view(shape)
-    )
+    units = math.prod(shape) * dtype.itemsize // 2
+    return torch.full((units,), pattern, dtype=torch.int16).view(dtype).view(shape)
 
 
-def where(tensor: Tensor) -> Tensor:
-    """Boolean mask of the elements of a float tensor that still hold the poison pattern."""
-    kind, pattern = _AS_FLOAT_BITS[tensor.dtype]
-    return tensor.contiguous().view(kind) == pattern
+def unwritten(tensor: Tensor) -> Tensor:
+    """Boolean mask of the elements of a float tensor that still hold what fresh memory held."""
+    size = tensor.dtype.itemsize
+    return tensor.contiguous().view(_WORDS[size]) == _repeated(FRESH, size)
 
 
 class PoisonedEmpty(TorchDispatchMode):
@@ -50,7 +50,7 @@ class PoisonedEmpty(TorchDispatchMode):
     zeros.
 
     A kernel's launcher allocates outputs and workspaces by torch.empty and its kin; an element that a kernel
-    then leaves unwritten still holds poison, and a read of it shows as NaN.
+    then leaves unwritten still holds the pattern, and a read of it shows as NaN.
     """
 
     NAMES = ("empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided")
@@ -69,7 +69,7 @@ class PoisonedEmpty(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func in self._overloads and isinstance(out, Tensor):
-            out.zero_() if self.zeros else fill(out)
+            out.zero_() if self.zeros else fill(out, FRESH)
         return out
 
 

@@ -64,7 +64,7 @@ def room(op: str, lane: str, build: Build, HV: int, roomy: bool) -> Room:
         budget = max(2, tokens // grain) if kind == "extend" else tokens
         longest = budget * grain if kind == "extend" else min(LONGEST[kind][1][roomy], budget)
         sequences = min(40 if roomy else 12, tokens)
-        if kind == "verify":  # the state after every step is kept, and compared
+        if kind == "verify" or build.steps:  # the state after every step is kept, and compared
             sequences = min(sequences, max(1, walk // (4 * longest)))
         if not build.crowded:
             sequences = max(1, min(sequences, STATES // HV))

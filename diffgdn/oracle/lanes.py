@@ -104,9 +104,9 @@ def _gates(case: Case, data: dict[str, Tensor], rounding: Rounding) -> tuple[Ten
     rate = rounding.function(
         torch.exp(data["A_log"].double()).view(case.HV, 1).expand(*rounding.lead, 1, case.HV, 1)
     )
-    x = rounding.accumulate(a + data["dt_bias"].double().view(case.HV, width))
+    x = rounding.function(a + data["dt_bias"].double().view(case.HV, width))
     if case.gates.lower_bound is not None:
-        g = case.gates.lower_bound * torch.sigmoid(rounding.accumulate(rate * x))
+        g = case.gates.lower_bound * torch.sigmoid(rounding.function(rate * x))
     else:
         g = -rate * torch.logaddexp(x, torch.zeros_like(x))
     return rounding.function(g), rounding.function(torch.sigmoid(data["b"].double().expand(shape)))
@@ -114,7 +114,7 @@ def _gates(case: Case, data: dict[str, Tensor], rounding: Rounding) -> tuple[Ten
 
 def _l2norm(x: Tensor, rounding: Rounding) -> Tensor:
     factor = rounding.function(
-        1.0 / torch.sqrt(rounding.accumulate((x * x).sum(-1, keepdim=True)) + L2NORM_EPS)
+        1.0 / torch.sqrt((x * x).sum(-1, keepdim=True) + L2NORM_EPS)
     )
     return rounding.operand(x * factor)
 
