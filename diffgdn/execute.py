@@ -19,7 +19,7 @@ from diffgdn.oracle import Expected
 from diffgdn.poison import PoisonedEmpty
 from diffgdn.targets import Target
 
-GPU_ORACLE_STATE = 50_000  # elements of all states from which a step of the oracle is quicker on the GPU
+GPU_ORACLE_STATE = 150_000  # elements of all states from which a step of the oracle is quicker on the GPU
 
 
 @dataclass(frozen=True)
