@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from diffgdn import arena, checks, inputs, noise, oracle
+from diffgdn import arena, checks, inputs, interpreter, noise, oracle
 from diffgdn.arena import Arguments
 from diffgdn.case import Case
 from diffgdn.checks import CheckFailure, Comparison
@@ -68,6 +68,8 @@ def run(case: Case, target: Target, lane: str) -> Verdict:
     refusal = target.refuses(case, lane)
     if refusal is not None:
         return Verdict(case, target.name, lane, refused=refusal)
+    if lane == "interpret":
+        interpreter.repair()
     clock, run = _Clock(), _Run(case, target, lane)
     failure = None
     try:
