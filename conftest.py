@@ -4,6 +4,15 @@ on here.
 
 from pathlib import Path
 
-from diffgdn import pytest_plugin
+import pytest
+
+from diffgdn import interpreter, lane, pytest_plugin
 
 pytest_plugin.activate(corpus=Path(__file__).parent / "tests" / "corpus")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interpreter_repaired() -> None:
+    """Tests that call kernels without the executor need what it does first."""
+    if lane.detect() == "interpret":
+        interpreter.repair()
