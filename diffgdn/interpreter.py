@@ -1,7 +1,8 @@
 """Triton's interpreter, made to work with the numpy beside it.
 
-Triton 3.6 reads a loop bound by int(array) where numpy 2.4 and later want an array without dimensions: every kernel
-with a loop over a run-time count fails. Later Tritons squeeze the array first; `repair` does the same.
+Triton 3.6 reads a loop bound by int(array) where numpy 2.4 and later want an array without dimensions: every
+kernel with a loop over a run-time count fails. Later Tritons squeeze the array first; `repair` does the
+same.
 """
 
 from __future__ import annotations

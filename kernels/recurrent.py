@@ -46,8 +46,8 @@ def advance(
         if RAW_BETA:
             b_beta = sigmoid(b_beta)
         b_d = b_d * b_beta
-    # One rounding order in every copy of the state that the compiler keeps (two for BK = 16, BV = 1): contracted
-    # each in its own way they drift apart, and d, taken from one, no longer corrects the other.
+    # One rounding order in every copy of the state that the compiler keeps (two for BK = 16, BV = 1):
+    # contracted each in its own way they drift apart, and d, taken from one, no longer corrects the other.
     return tl.fma(b_d[:, None], b_k[None, :], b_h)
 
 
