@@ -17,7 +17,7 @@ CHUNKS, CHUNKS_ROOMY = 8, 24
 STEPS, STEPS_ROOMY = 24, 80
 # GPU: tokens in all, and elements that the reference walks (tokens * value heads * K * V).
 TOKENS, TOKENS_ROOMY = 300, 1500
-WALK, WALK_ROOMY = 1_500_000, 16_000_000
+WALK, WALK_ROOMY = 2_000_000, 24_000_000
 # Elements of a pool or an intermediate buffer, and slots of a pool.
 POOL = {"interpret": 300_000, "gpu": 2_000_000}
 SLOTS = {"interpret": 40, "gpu": 100}

@@ -168,8 +168,9 @@ def test_a_tree_is_a_chain_along_each_branch(op):
         }
         picked["state"] = data["state"][n : n + 1]
         alone = oracle.expected(chain, picked)
-        torch.testing.assert_close(whole.o[tokens], alone.o, rtol=1e-13, atol=0.0)
-        torch.testing.assert_close(whole.steps[tokens], alone.steps, rtol=1e-13, atol=0.0)
+        # Batches of other sizes sum in another order; what cancels keeps the error of what it came from.
+        for got, wanted in ((whole.o[tokens], alone.o), (whole.steps[tokens], alone.steps)):
+            torch.testing.assert_close(got, wanted, rtol=1e-13, atol=1e-13 * float(wanted.abs().max()))
 
     agree()
 
