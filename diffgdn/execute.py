@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from diffgdn import arena, checks, inputs, interpreter, noise, oracle
+from diffgdn import arena, checks, inputs, interpreter, noise
 from diffgdn.arena import Arguments
 from diffgdn.case import Case
 from diffgdn.checks import CheckFailure, Comparison
 from diffgdn.inputs import Data
-from diffgdn.oracle import Expected
+from diffgdn.noise import Reference
 from diffgdn.poison import PoisonedEmpty
 from diffgdn.targets import Target
 
@@ -114,14 +114,11 @@ class _Run:
             checks.memory(case, change)
             results = {name: tensor.cpu() for name, tensor in self._results(self.arguments, returned).items()}
         with clock("oracle"):
-            where = self._oracle_device()
-            truth = oracle.expected(case, data, device=where)
-            spread = noise.measure(case, data, truth, contract, where)
-            self.exact = noise.is_exact(
-                case, data, truth, contract, {_TRUTH[name]: tensor.dtype for name, tensor in results.items()}
-            )
+            stored = {_TRUTH[name]: tensor.dtype for name, tensor in results.items()}
+            reference = noise.reference(case, data, contract, stored, self._oracle_device())
+            self.exact = reference.exact
         with clock("checks"):
-            for comparison in self._comparisons(results, truth, spread):
+            for comparison in comparisons(case, results, reference):
                 self.current = comparison
                 checks.written(comparison)
                 checks.finite(comparison, lambda: self._clean(data).get(comparison.name))  # noqa: B023 (called at once)
@@ -195,26 +192,6 @@ class _Run:
             )
         return tensor
 
-    def _comparisons(
-        self, results: dict[str, Tensor], truth: Expected, spread: dict[str, Tensor]
-    ) -> Iterator[Comparison]:
-        expected = truth.items()
-        for name, got in results.items():
-            key = _TRUTH[name]
-            pick = _picker(self.case, name)
-            wanted, noises = pick(expected[key]).cpu(), pick(spread[key]).cpu()
-            half = noise.half_ulp(wanted.abs() + noise.LIMIT * noises, got.dtype)
-            yield Comparison(
-                self.case,
-                name,
-                got.dtype,
-                got.double().reshape(wanted.shape),
-                wanted,
-                noises,
-                half,
-                checks.unwritten_mask(got.reshape(wanted.shape)),
-            )
-
     def _clean(self, data: Data) -> dict[str, Tensor]:
         """Results of the same case with zeros for all poison: padding tokens, unnamed slots, guards, fresh
         memory."""
@@ -268,6 +245,20 @@ class _Run:
 
 
 _TRUTH = {"o": "o", "state": "state", "final": "state", "boundary": "boundary", "steps": "steps"}
+
+
+def comparisons(case: Case, results: dict[str, Tensor], reference: Reference) -> Iterator[Comparison]:
+    """Each result of a run (o, state, final, steps, boundary, on the CPU and in its own dtype) beside the
+    reference."""
+    truth = reference.truth.items()
+    for name, got in results.items():
+        key, pick = _TRUTH[name], _picker(case, name)
+        wanted, noises = pick(truth[key]).cpu(), pick(reference.noise[key]).cpu()
+        half = noise.half_ulp(wanted.abs() + noise.LIMIT * noises, got.dtype)
+        got = got.reshape(wanted.shape)
+        yield Comparison(
+            case, name, got.dtype, got.double(), wanted, noises, half, checks.unwritten_mask(got)
+        )
 
 
 def _picker(case: Case, name: str) -> Callable[[Tensor], Tensor]:

@@ -222,6 +222,33 @@ def measure(
     return out
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What a case's results are compared with: the truth, the noise of each result, and whether there is
+    nothing to round."""
+
+    truth: Expected
+    noise: dict[str, Tensor]
+    exact: bool
+
+
+def reference(
+    case: Case,
+    data: Data,
+    contract: Contract,
+    stored: dict[str, torch.dtype],
+    device: torch.device | str = "cpu",
+) -> Reference:
+    """The reference of a case for a target's contract. stored: the dtype of each result that is kept, by the
+    names of `oracle.Expected`."""
+    truth = oracle.expected(case, data, device=device)
+    return Reference(
+        truth,
+        measure(case, data, truth, contract, device),
+        is_exact(case, data, truth, contract, stored),
+    )
+
+
 def half_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Half the spacing of `dtype` at |x|, the largest error of one correct rounding."""
     exponent = torch.frexp(x).exponent.clamp(min=LOWEST_EXPONENT[dtype])
