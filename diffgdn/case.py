@@ -14,12 +14,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffgdn import only as onlys
+from diffgdn.only import Only
 from diffgdn.operations import OPERATIONS, Operation
+from diffgdn.record import Record, read, require
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: `only`, and values of law "zero"; 1 is still read, and written where it will do
 DTYPES = ("float32", "float16", "bfloat16")
 MAX_DIM = 256  # largest K or V that an operation promises
-VALUE_LAWS = ("ones", "exact", "uniform", "normal", "parallel", "spiky", "zero_rows")
+VALUE_LAWS = ("zero", "ones", "exact", "uniform", "normal", "parallel", "spiky", "zero_rows")
 GATE_LAWS = (
     "zero",
     "exact",
@@ -36,28 +39,8 @@ BETA_LAWS = ("one", "half", "zero", "two", "exact", "uniform", "near_one")
 VIEWS = ("contiguous", "packed", "gapped")
 
 
-class _Record:
-    """Dataclass repr that leaves defaults out, so that a shrunk case is short and still evaluates back."""
-
-    def __repr__(self) -> str:
-        shown = []
-        for spec in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, spec.name)
-            default = spec.default
-            if spec.default_factory is not dataclasses.MISSING:
-                default = spec.default_factory()
-            if default is dataclasses.MISSING or value != default or type(value) is not type(default):
-                shown.append(f"{spec.name}={value!r}")
-        return f"{type(self).__name__}({', '.join(shown)})"
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
 @dataclass(frozen=True, repr=False)
-class Pool(_Record):
+class Pool(Record):
     """Where states live.
 
     slots: states the pool holds. indices: one slot per sequence, -1 for padding; empty where the operation
@@ -76,7 +59,7 @@ class Pool(_Record):
 
 
 @dataclass(frozen=True, repr=False)
-class Gates(_Record):
+class Gates(Record):
     """A law for the log decay g (natural log) and one for beta.
 
     strength scales the law: the size of |g| per token where the law has one. at: the token at which `jump`
@@ -94,7 +77,7 @@ class Gates(_Record):
 
 
 @dataclass(frozen=True, repr=False)
-class Values(_Record):
+class Values(Record):
     """A law for q, k, v and the initial state. Scales are powers of two: values are multiplied by
     2**exponent."""
 
@@ -108,7 +91,7 @@ class Values(_Record):
 
 
 @dataclass(frozen=True, repr=False)
-class Edit(_Record):
+class Edit(Record):
     """One element set by hand after generation: tensor name, flat position in the logical tensor, value."""
 
     tensor: str
@@ -117,7 +100,7 @@ class Edit(_Record):
 
 
 @dataclass(frozen=True, repr=False)
-class Case(_Record):
+class Case(Record):
     """One fully determined example of one operation.
 
     op: a name in OPERATIONS. lens: tokens of each sequence, zeros allowed. H query heads, HV value heads, K
@@ -126,7 +109,7 @@ class Case(_Record):
     padding tokens after the last sequence. cu_dtype and index_dtype: of cu_seqlens and of slot indices.
     view: how q, k, v (and a, b) lie in memory. parents: verify's trees, one tuple a sequence ((-1, 0, ...));
     empty for a chain. scale: None for K**-0.5. config: which entry of a foreign kernel's own configuration
-    list it is pinned to.
+    list it is pinned to. only: tensors that are zero but in a few places. edits: applied last.
     """
 
     op: str
@@ -155,6 +138,7 @@ class Case(_Record):
     parents: tuple[tuple[int, ...], ...] = ()
     config: int = 0
     edits: tuple[Edit, ...] = ()
+    only: tuple[Only, ...] = ()
 
     def __post_init__(self) -> None:
         check(self)
@@ -226,14 +210,37 @@ class Case(_Record):
         )
 
     @property
+    def axes(self) -> dict[str, dict[str, int]]:
+        """Sizes of the axes of every tensor that `only` may name."""
+        per_token = {"tokens": self.total, "heads": self.HV}
+        key = {"tokens": self.total, "heads": self.H, "K": self.K}
+        sizes = {"q": key, "k": key, "v": {**per_token, "V": self.V}}
+        sizes["g"] = {**per_token, "K": self.K} if self.operation.is_kda else per_token
+        sizes["beta"] = per_token
+        if self.values.state == "law":
+            state = {"sequences": len(self.lens), "heads": self.HV, "V": self.V, "K": self.K}
+            sizes["state"] = state
+        return sizes
+
+    @property
     def id(self) -> str:
         """Twelve hex digits of the SHA-256 of the canonical JSON form."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    @property
+    def format_version(self) -> int:
+        """The oldest version that holds this case: what it does not need changes neither its JSON form nor
+        its id.
+        """
+        return 2 if self.only or self.values.law == "zero" else 1
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict, defaults included, with `format_version`."""
-        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        version, data = self.format_version, dataclasses.asdict(self)
+        if version == 1:
+            del data["only"]
+        return {"format_version": version, **data}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Case:
@@ -243,61 +250,27 @@ class Case(_Record):
 
 
 def _from_json(cls: type[Case], data: Mapping[str, Any]) -> Case:
-    _require(isinstance(data, Mapping), f"a case must be a JSON object, got {type(data).__name__}")
-    version = data.get("format_version")
-    _require(version == FORMAT_VERSION, f"format_version: expected {FORMAT_VERSION}, got {version!r}")
+    require(isinstance(data, Mapping), f"a case must be a JSON object, got {type(data).__name__}")
+    version: Any = data.get("format_version")
+    require(
+        type(version) is int and 1 <= version <= FORMAT_VERSION,
+        f"format_version: expected 1 to {FORMAT_VERSION}, got {version!r:.40}",
+    )
     body = {name: value for name, value in data.items() if name != "format_version"}
-    return _record(cls, body, "case")
+    case = read(cls, body, "case", NESTED)
+    require(
+        version >= case.format_version,
+        f"format_version: this case needs version {case.format_version}, got {version}",
+    )
+    return case
 
 
-_NESTED: dict[str, type] = {"pool": Pool, "gates": Gates, "values": Values}
-
-
-def _record(cls: type, data: Any, where: str) -> Any:
-    _require(isinstance(data, Mapping), f"{where}: expected an object, got {data!r:.80}")
-    specs = {spec.name: spec for spec in dataclasses.fields(cls)}
-    unknown = sorted(set(data) - set(specs))
-    _require(not unknown, f"{where}: unknown field {', '.join(map(repr, unknown))}")
-    values = {}
-    for name, raw in data.items():
-        place = f"{where}.{name}"
-        if cls is Case and name in _NESTED:
-            values[name] = _record(_NESTED[name], raw, place)
-        elif cls is Case and name == "edits":
-            _require(isinstance(raw, list), f"{place}: expected a list, got {raw!r:.80}")
-            values[name] = tuple(_record(Edit, item, place) for item in raw)
-        else:
-            values[name] = _scalar(specs[name].type, raw, place)
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from None
-
-
-def _scalar(annotation: Any, raw: Any, place: str) -> Any:
-    """A value of the annotated type; JSON lists become tuples, whole numbers may stand for floats."""
-    if annotation.startswith("tuple[tuple"):
-        _require(isinstance(raw, list), f"{place}: expected a list of lists, got {raw!r:.80}")
-        return tuple(_scalar("tuple[int, ...]", item, place) for item in raw)
-    if annotation.startswith("tuple"):
-        _require(
-            isinstance(raw, list) and all(type(item) is int for item in raw),
-            f"{place}: expected a list of integers, got {raw!r:.80}",
-        )
-        return tuple(raw)
-    if annotation.endswith("| None") and raw is None:
-        return None
-    if annotation.startswith("float"):
-        _require(type(raw) in (int, float), f"{place}: expected a number, got {raw!r:.80}")
-        return float(raw)
-    kinds = {"int": int, "str": str, "bool": bool}
-    _require(type(raw) is kinds[annotation], f"{place}: expected {annotation}, got {raw!r:.80}")
-    return raw
+NESTED: dict[str, type] = {"pool": Pool, "gates": Gates, "values": Values, "edits": Edit, "only": Only}
 
 
 def _choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
     allowed = tuple(allowed)
-    _require(value in allowed, f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
+    require(value in allowed, f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
 def check(case: Case) -> None:
@@ -305,13 +278,13 @@ def check(case: Case) -> None:
     contract."""
     _choice("op", case.op, OPERATIONS)
     operation = case.operation
-    _require(len(case.lens) > 0, "lens: at least one sequence")
-    _require(all(length >= 0 for length in case.lens), f"lens: negative length in {case.lens}")
-    _require(
+    require(len(case.lens) > 0, "lens: at least one sequence")
+    require(all(length >= 0 for length in case.lens), f"lens: negative length in {case.lens}")
+    require(
         case.H >= 1 and case.HV >= 1 and case.HV % case.H == 0,
         f"HV: expected a multiple of H, got HV={case.HV}, H={case.H}",
     )
-    _require(
+    require(
         1 <= case.K <= MAX_DIM and 1 <= case.V <= MAX_DIM,
         f"K, V: expected 1 to {MAX_DIM}, got K={case.K}, V={case.V}",
     )
@@ -326,20 +299,20 @@ def check(case: Case) -> None:
     _choice("cu_dtype", case.cu_dtype, ("int32", "int64"))
     _choice("index_dtype", case.index_dtype, ("int32", "int64"))
     _choice("chunk_size", case.chunk_size, (16, 32, 64))
-    _require(case.tail >= 0, f"tail: expected 0 or more, got {case.tail}")
+    require(case.tail >= 0, f"tail: expected 0 or more, got {case.tail}")
     equal = len(set(case.lens)) == 1
     if not case.packed:
-        _require(
+        require(
             equal and case.lens[0] > 0, f"lens: a dense batch needs equal, positive lengths, got {case.lens}"
         )
-        _require(case.tail == 0, "tail: a dense batch has no padding tokens")
+        require(case.tail == 0, "tail: a dense batch has no padding tokens")
     if case.batched:
-        _require(
+        require(
             case.packed and equal and case.tail == 0 and operation.kind in ("decode", "verify"),
             "batched: equal lengths in decode or verify only",
         )
     if operation.single_token:
-        _require(
+        require(
             all(length == 1 for length in case.lens) and case.tail == 0,
             f"lens: one token each, got {case.lens}",
         )
@@ -347,52 +320,54 @@ def check(case: Case) -> None:
     _check_gates(case)
     if case.parents:
         _check_parents(case)
+    if case.only:
+        onlys.check(case.only, case.axes)
 
 
 def _check_pool(case: Case) -> None:
     operation, pool = case.operation, case.pool
-    _require(pool.slots >= 1 and pool.pitch >= 0, f"pool: slots >= 1 and pitch >= 0, got {pool}")
+    require(pool.slots >= 1 and pool.pitch >= 0, f"pool: slots >= 1 and pitch >= 0, got {pool}")
     if operation.has_pool:
-        _require(
+        require(
             len(pool.indices) == len(case.lens),
             f"pool.indices: one per sequence, got {pool.indices} for {len(case.lens)}",
         )
-        _require(
+        require(
             all(-1 <= index < pool.slots for index in pool.indices),
             f"pool.indices: -1 to {pool.slots - 1}, got {pool.indices}",
         )
         live = [index for index in pool.indices if index >= 0]
         if case.writes_state:
-            _require(
+            require(
                 len(set(live)) == len(live),
                 f"pool.indices: live ones must differ where the state is written, got {pool.indices}",
             )
     else:
-        _require(pool.indices == (), f"pool.indices: {case.op} has a dense state, got {pool.indices}")
+        require(pool.indices == (), f"pool.indices: {case.op} has a dense state, got {pool.indices}")
     if case.keeps_steps:
-        _require(
+        require(
             pool.steps >= max(case.lens) and pool.steps >= 1,
             f"pool.steps: at least the longest draft, got {pool.steps} for {case.lens}",
         )
-        _require(len(pool.rows) == len(case.lens), f"pool.rows: one per sequence, got {pool.rows}")
-        _require(
+        require(len(pool.rows) == len(case.lens), f"pool.rows: one per sequence, got {pool.rows}")
+        require(
             all(-1 <= row < pool.buffer for row in pool.rows),
             f"pool.rows: -1 to {pool.buffer - 1}, got {pool.rows}",
         )
         live = [row for row in pool.rows if row >= 0]
-        _require(len(set(live)) == len(live), f"pool.rows: live ones must differ, got {pool.rows}")
-        _require(
+        require(len(set(live)) == len(live), f"pool.rows: live ones must differ, got {pool.rows}")
+        require(
             all(row < 0 for row, index in zip(pool.rows, pool.indices, strict=True) if index < 0),
             f"pool.rows: padding sequences have row -1, got {pool.rows} for {pool.indices}",
         )
     else:
-        _require(
+        require(
             not pool.rows and pool.steps == 0 and pool.buffer == 0,
             f"pool.rows, steps, buffer: only verify and update have them, got {pool}",
         )
     if case.values.state == "none":
-        _require(operation.kind in ("recurrent", "extend"), f"values.state: {case.op} always takes a state")
-        _require(
+        require(operation.kind in ("recurrent", "extend"), f"values.state: {case.op} always takes a state")
+        require(
             not operation.has_pool or all(index == -1 for index in pool.indices),
             "values.state: without a pool every index is -1",
         )
@@ -401,24 +376,24 @@ def _check_pool(case: Case) -> None:
 def _check_gates(case: Case) -> None:
     gates = case.gates
     if gates.lower_bound is not None:
-        _require(
+        require(
             case.operation.is_kda and case.raw_gates and gates.lower_bound < 0,
             f"gates.lower_bound: raw kda gates and < 0, got {gates}",
         )
-    _require(
+    require(
         not gates.raw or case.op == "kda.extend",
         f"gates.raw: only kda.extend takes either form, got {case.op}",
     )
     if case.raw_gates:
-        _require(gates.beta != "two", "gates.beta: a sigmoid cannot be 2")
+        require(gates.beta != "two", "gates.beta: a sigmoid cannot be 2")
 
 
 def _check_parents(case: Case) -> None:
-    _require(case.keeps_steps, f"parents: only verify and update with steps take trees, got {case.op}")
-    _require(len(case.parents) == len(case.lens), f"parents: one tuple a sequence, got {len(case.parents)}")
+    require(case.keeps_steps, f"parents: only verify and update with steps take trees, got {case.op}")
+    require(len(case.parents) == len(case.lens), f"parents: one tuple a sequence, got {len(case.parents)}")
     for tree, length in zip(case.parents, case.lens, strict=True):
-        _require(len(tree) == length, f"parents: {tree} for a sequence of {length} tokens")
-        _require(
+        require(len(tree) == length, f"parents: {tree} for a sequence of {length} tokens")
+        require(
             all(parent == -1 if step == 0 else 0 <= parent < step for step, parent in enumerate(tree)),
             f"parents: -1 first, then earlier tokens, got {tree}",
         )

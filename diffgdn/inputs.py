@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diffgdn.case import Case
+from diffgdn.only import AXES, places
 
 DTYPE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LN2 = 0.6931471805599453
@@ -76,6 +77,8 @@ def _vectors(case: Case, name: str, rows: int, heads: int, dim: int, unit: bool)
     one."""
     law, count = case.values.law, rows * heads * dim
     bits = _bits(case, name, count).reshape(rows, heads, dim)
+    if law == "zero":
+        return np.zeros((rows, heads, dim))
     if law == "ones":
         length = 2.0 ** -math.ceil(math.log2(dim) / 2) if unit else 1.0
         return np.full((rows, heads, dim), length)
@@ -116,6 +119,26 @@ def _exact_vectors(case: Case, name: str, rows: int, heads: int, dim: int, bits:
         )
         return first.astype(np.float64) - 2.0 * (second & ~first)
     return _choice(bits, [1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 4.0])
+
+
+def _only(case: Case, name: str, values: np.ndarray, sign: float = 1.0) -> np.ndarray:
+    """Values of a tensor, zero where `case.only` does not keep them. sign: -1 for those of the negated
+    tensor."""
+    entry = next((one for one in case.only if one.tensor == name), None)
+    if entry is None:
+        return values
+    inside = np.ones(values.shape, dtype=bool)
+    for axis, (word, size) in enumerate(zip(AXES[name], values.shape, strict=False)):
+        chosen = getattr(entry, word)
+        if chosen is not None:
+            marks = np.zeros(size, dtype=bool)
+            marks[list(places(chosen))] = True
+            inside &= marks.reshape(-1, *([1] * (values.ndim - axis - 1)))
+    if name == "state" and case.operation.has_pool:
+        for slot in set(case.pool.indices):
+            same = [n for n, other in enumerate(case.pool.indices) if other == slot]
+            inside[same] = inside[same].any(axis=0)
+    return np.where(inside, values if entry.value is None else sign * entry.value, 0.0)
 
 
 def _positions(case: Case) -> np.ndarray:
@@ -205,7 +228,8 @@ def _tokens(case: Case, values: np.ndarray, dtype: torch.dtype) -> Tensor:
 def _gate_data(case: Case) -> Data:
     dtype = DTYPE[case.gates.dtype]
     heads = (case.HV, case.K) if case.operation.is_kda else (case.HV,)
-    size, beta = _decay(case, heads), _beta(case)
+    size = _only(case, "g", _decay(case, heads), sign=-1.0)
+    beta = _only(case, "beta", _beta(case))
     if not case.raw_gates:
         return {"g": _tokens(case, -size, dtype), "beta": _tokens(case, beta, dtype)}
     exact = case.gates.law in ("zero", "exact")
@@ -241,11 +265,13 @@ def _state(case: Case) -> Tensor:
         if slot >= 0 and case.values.state == "law":
             rows = _vectors(case, f"state.{slot}", case.HV, case.V, case.K, unit=False)
             out[n] = np.ldexp(rows, case.values.v_exponent)
+    live = np.array([slot >= 0 for slot in slots]).reshape(-1, 1, 1, 1)
+    out = np.where(live, _only(case, "state", out), 0.0)
     return torch.from_numpy(out).to(torch.float32).to(DTYPE[pool.dtype])
 
 
 def draw(case: Case) -> Data:
-    """Plain contiguous CPU tensors of a case, edits applied.
+    """Plain contiguous CPU tensors of a case, `only` and then edits applied.
 
     q, k [tokens, H, K]; v [tokens, HV, V]; g [tokens, HV(, K)] and beta [tokens, HV], or a, b, A_log [HV]
     and dt_bias [HV(, K)]; state [N, HV, V, K] (absent with `values.state == "none"`). Padding tokens are
@@ -257,7 +283,8 @@ def draw(case: Case) -> Data:
     k = _vectors(case, "k", case.total, case.H, case.K, unit=not case.l2norm)
     k = np.ldexp(k, scale.q_exponent) if case.l2norm else k
     v = np.ldexp(_vectors(case, "v", case.total, case.HV, case.V, unit=False), scale.v_exponent)
-    data: Data = {"q": _tokens(case, q, dtype), "k": _tokens(case, k, dtype), "v": _tokens(case, v, dtype)}
+    drawn = {"q": q, "k": k, "v": v}
+    data: Data = {name: _tokens(case, _only(case, name, values), dtype) for name, values in drawn.items()}
     data |= _gate_data(case)
     if scale.state != "none":
         data["state"] = _state(case)

@@ -72,6 +72,7 @@ def _changed(case: Case, **changes: Any) -> Case | None:
         # Positions lie in tensors of another shape now; the first of each tensor is always there.
         first = {edit.tensor: replace(edit, position=0) for edit in case.edits}
         changes.setdefault("edits", tuple(first.values()))
+        changes.setdefault("only", ())
     try:
         return replace(case, **changes)
     except ValueError:

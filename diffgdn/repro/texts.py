@@ -134,7 +134,7 @@ THROUGH = (
 import sys
 
 from diffgdn import execute, lane, targets
-from diffgdn.case import Case, Edit, Gates, Pool, Values  # noqa: F401 (the case's repr may need each)
+from diffgdn.case import Case, Edit, Gates, Only, Pool, Values  # noqa: F401 (the case's repr may need each)
 
 lane.enter("$lane_name")
 case = $case
