@@ -66,9 +66,9 @@ def _keep_descriptors_apart(stage, chosen):
 
     ptxas 12.8, which triton 3.6 brings, forms the second such operand's descriptor from a register that no
     longer holds the address (12.9 and later do not): at K = 20, V = 12 in chunks of 64, rows of u and o came
-    out as rows of other matrices. The extra columns are masked.
+    out as rows of other matrices, with wy_kda for every BK > BV. The extra columns are masked.
     """
-    if stage == "wy_gdn":
+    if stage in ("wy_gdn", "wy_kda"):
         chosen["BK"] = chosen["BV"] = max(chosen["BK"], chosen["BV"])
     elif stage == "output":
         chosen["BV"] = max(chosen["BV"], chosen["BK"])

@@ -21,8 +21,9 @@ def compiled(monkeypatch):
 @pytest.mark.parametrize(("K", "V"), list(itertools.product(DIMS, DIMS)))
 def test_operands_at_one_address_have_one_row_width(compiled, K, V):
     """ptxas 12.8 mixes up the descriptors of operands of different widths in one place."""
-    chosen = tiles.tile("wy_gdn", torch.bfloat16, 64, K, V)
-    assert chosen["BK"] == chosen["BV"]
+    for stage in ("wy_gdn", "wy_kda"):
+        chosen = tiles.tile(stage, torch.bfloat16, 64, K, V)
+        assert chosen["BK"] == chosen["BV"]
     chosen = tiles.tile("output", torch.bfloat16, 64, K, V)
     assert chosen["BV"] >= chosen["BK"]
 
