@@ -6,9 +6,8 @@ A message names the operation, the tensor, the place and the size of the trouble
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,131 +15,50 @@ from torch import Tensor
 from diffgdn import noise, poison
 from diffgdn.arena import Change
 from diffgdn.case import Case
-
-
-class CheckFailure(AssertionError):
-    """A check that a run did not pass."""
-
-    kind: ClassVar[str] = ""
-
-    def __init__(self, operation: str, tensor: str | None, place: str | None, message: str) -> None:
-        super().__init__(message)
-        self.operation, self.tensor, self.place, self.message = operation, tensor, place, message
-
-    def __str__(self) -> str:
-        where = " ".join(part for part in (self.operation, self.tensor, self.place) if part)
-        return f"{where}: {self.message}"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.operation, self.tensor, self.place, self.message)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "operation": self.operation,
-            "tensor": self.tensor,
-            "place": self.place,
-            "message": self.message,
-        }
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> CheckFailure:
-        """The failure that `to_json` wrote. Raises ValueError for an unknown kind."""
-        for cls in ALL:
-            if cls.kind == data.get("kind"):
-                return cls(data["operation"], data["tensor"], data["place"], data["message"])
-        raise ValueError(
-            f"unknown kind of failure {data.get('kind')!r}; known: {', '.join(cls.kind for cls in ALL)}"
-        )
-
-
-class KernelRaised(CheckFailure):
-    """The kernel raised on a case that the contract allows."""
-
-    kind = "raised"
-
-
-class KernelCrashed(CheckFailure):
-    """The process that ran the kernel died."""
-
-    kind = "crashed"
-
-
-class KernelHung(CheckFailure):
-    """The kernel did not return within its time limit."""
-
-    kind = "hung"
-
-
-class InputChanged(CheckFailure):
-    """A tensor that the caller passed to be read was written."""
-
-    kind = "input_changed"
-
-
-class GuardWritten(CheckFailure):
-    """Memory beside a tensor, or between the rows of a view, was written."""
-
-    kind = "guard_written"
-
-
-class NeverWritten(CheckFailure):
-    """An element of a result still holds the poison that its memory started with."""
-
-    kind = "never_written"
-
-
-class PoisonLeaked(CheckFailure):
-    """Memory that must not be read (guards, padding tokens, unnamed slots, fresh workspaces) reached a
-    result."""
-
-    kind = "poison_leaked"
-
-
-class NotFinite(CheckFailure):
-    """A result is infinite or NaN where the oracle is finite."""
-
-    kind = "not_finite"
-
-
-class NotExact(CheckFailure):
-    """The case leaves nothing to round, and yet a result differs."""
-
-    kind = "not_exact"
-
-
-class BeyondBound(CheckFailure):
-    """An error is larger than the roundings of the precision contract explain."""
-
-    kind = "beyond_bound"
-
-
-class SlotChanged(CheckFailure):
-    """A pool slot or buffer row that the operation must leave alone was written."""
-
-    kind = "slot_changed"
-
-
-class NotRepeatable(CheckFailure):
-    """The same call twice gave different bits."""
-
-    kind = "not_repeatable"
-
-
-ALL: tuple[type[CheckFailure], ...] = (
-    KernelRaised,
+from diffgdn.verdict import (
+    ALL,
+    BeyondBound,
+    CheckFailure,
+    GuardWritten,
+    InputChanged,
     KernelCrashed,
     KernelHung,
-    InputChanged,
-    GuardWritten,
+    KernelRaised,
     NeverWritten,
-    PoisonLeaked,
-    NotFinite,
     NotExact,
-    BeyondBound,
-    SlotChanged,
+    NotFinite,
     NotRepeatable,
+    PoisonLeaked,
+    SlotChanged,
 )
+
+__all__ = [
+    "ALL",
+    "BeyondBound",
+    "CheckFailure",
+    "Comparison",
+    "GuardWritten",
+    "InputChanged",
+    "KernelCrashed",
+    "KernelHung",
+    "KernelRaised",
+    "NeverWritten",
+    "NotExact",
+    "NotFinite",
+    "NotRepeatable",
+    "PoisonLeaked",
+    "SlotChanged",
+    "bounded",
+    "describe_place",
+    "exact",
+    "finite",
+    "memory",
+    "not_shared",
+    "repeatable",
+    "slots",
+    "unwritten_mask",
+    "written",
+]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,31 +17,9 @@ from diffgdn.inputs import Data
 from diffgdn.noise import Reference
 from diffgdn.poison import PoisonedEmpty
 from diffgdn.targets import Target
+from diffgdn.verdict import Verdict
 
 GPU_ORACLE_STATE = 150_000  # elements of all states from which a step of the oracle is quicker on the GPU
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The answers for one case. failure is None where every check passed; refused says why nothing was run.
-
-    shares: worst error of each result as a share of its bound. seconds: inputs, kernel, oracle, checks.
-    comparison: the result that failed, beside the oracle's, where a comparison failed.
-    """
-
-    case: Case
-    target: str
-    lane: str
-    failure: CheckFailure | None = None
-    refused: str | None = None
-    exact: bool = False
-    shares: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    comparison: Comparison | None = None
-
-    @property
-    def ok(self) -> bool:
-        return self.failure is None
 
 
 class _Clock:
