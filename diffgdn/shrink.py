@@ -1,9 +1,12 @@
 """Looks for failing cases of a strategy with Hypothesis, and shrinks each kind of failure within a time
 limit.
 
-A search goes in rounds. Each round generates until a class of check fails that has not failed before, then
-shrinks that class alone; the next round counts it as passing and goes on. So every class gets a shrink of its
-own, and a class that fails often cannot hide another."""
+A search goes in rounds. Each round generates until a kind of failure is met that has not been met before,
+then shrinks that kind alone; the next round counts it as passing and goes on. So every kind gets a shrink of
+its own, and one that fails often cannot hide another. Kinds are those of `bucket.fault`.
+
+A shrink has two stages: structure (sequences, heads, dimensions, flags, laws), then content (which tokens,
+heads and channels matter)."""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, reject, seed, setti
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
-from diffgdn import simplify
+from diffgdn import bucket, content, simplify
 from diffgdn.case import Case
 
 if TYPE_CHECKING:
@@ -24,10 +27,11 @@ if TYPE_CHECKING:
     from diffgdn.execute import Verdict
 
 MAX_SHRINK_SECONDS = 30.0
+CONTENT_SHARE = 1 / 3  # of that time, kept for the second stage
 
 
 class Found(NamedTuple):
-    """One class of failure: its smallest known case, that case's failure, and the case it was first seen
+    """One kind of failure: its smallest known case, that case's failure, and the case it was first seen
     on.
     """
 
@@ -64,6 +68,11 @@ class _Stop(BaseException):
         self.cause = cause
 
 
+def _kind(failure: CheckFailure) -> str:
+    """What a round looks for, and a shrink must keep."""
+    return bucket.fault(failure.kind)
+
+
 def _ignore(_: object) -> None:
     """The callback of who does not listen."""
 
@@ -81,18 +90,19 @@ class Search:
     deadline: float | None = None
     on_verdict: Callable[[Verdict], None] = _ignore
     on_failure: Callable[[Verdict], None] = _ignore
-    ignore: Collection[type[CheckFailure]] = ()
+    ignore: Collection[str] = ()
     clock: Callable[[], float] = time.monotonic
     on_shrunk: Callable[[Found], None] = _ignore
     by_field: bool = False
 
-    found: dict[type[CheckFailure], Found] = field(default_factory=dict)
+    found: dict[str, Found] = field(default_factory=dict)
     generated: int = 0
     # Failure, refusal and their absence; not the verdict, which may hold large tensors.
     _answers: dict[str, CheckFailure | bool] = field(default_factory=dict)
-    _finished: set[type[CheckFailure]] = field(default_factory=set)
-    _shrinking: type[CheckFailure] | None = None
+    _finished: set[str] = field(default_factory=set)
+    _shrinking: str | None = None
     _shrink_until: float = 0.0
+    _structure_until: float = 0.0
 
     def __call__(self, case: Case) -> None:
         """Answer Hypothesis: return for a case that passes, reject one that is refused, raise for one that
@@ -102,37 +112,56 @@ class Search:
         if not shrinking:
             if self.deadline is not None and self.clock() >= self.deadline:
                 raise _Stop
-        elif case.id not in self._answers and self.clock() >= self._shrink_until:
+        elif case.id not in self._answers and self.clock() >= self._structure_until:
             return
         answer = self._answer(case)
         if answer is True:
             reject()
         self.generated += not shrinking
-        if answer is False or type(answer) in self._finished or not self._wanted(type(answer)):
+        if answer is False or _kind(answer) in self._finished or not self._wanted(_kind(answer)):
             return
         if self.by_field:
-            raise _Simplified(*self._simplest(case, answer))
+            raise _Simplified(*self._simpler(case, answer, self._by_field))
         raise _Fails(case, answer)
 
-    def _simplest(self, case: Case, failure: CheckFailure) -> tuple[Case, CheckFailure]:
-        """The simplest case found in time that fails in the same class, and its failure."""
+    def _simpler(
+        self, case: Case, failure: CheckFailure, stage: Callable[[Case, dict[str, CheckFailure]], Case]
+    ) -> tuple[Case, CheckFailure]:
+        """What a stage makes of a case, and its failure, which is of the same kind."""
         failures = {case.id: failure}
-
-        def fails(candidate: Case) -> bool:
-            answer = self._answer(candidate)
-            if isinstance(answer, bool) or type(answer) is not type(failure):
-                return False
-            failures[candidate.id] = answer
-            return True
-
-        best = simplify.simplest(case, fails, lambda: self.clock() >= self._shrink_until)
+        best = stage(case, failures)
         return best, failures[best.id]
 
-    def _wanted(self, kind: type[CheckFailure]) -> bool:
-        """Whether a failure of this class is the one this round shrinks; the first one seen becomes it."""
+    def _fails(self, candidate: Case, failures: dict[str, CheckFailure]) -> bool:
+        """Whether a case fails as the one being shrunk does; then its failure is taken down."""
+        answer = self._answer(candidate)
+        if isinstance(answer, bool) or _kind(answer) != self._shrinking:
+            return False
+        failures[candidate.id] = answer
+        return True
+
+    def _by_field(self, case: Case, failures: dict[str, CheckFailure]) -> Case:
+        return simplify.simplest(
+            case,
+            lambda candidate: self._fails(candidate, failures),
+            lambda: self.clock() >= self._structure_until,
+        )
+
+    def _content(self, case: Case, failures: dict[str, CheckFailure]) -> Case:
+        return content.simplest(
+            case,
+            lambda candidate: self._fails(candidate, failures),
+            lambda: self.clock() >= self._shrink_until,
+            lambda candidate: bucket.numbers(failures[candidate.id].place),
+        )
+
+    def _wanted(self, kind: str) -> bool:
+        """Whether a failure of this kind is the one this round shrinks; the first one seen becomes it."""
         if self._shrinking is None:
             self._shrinking = kind
-            self._shrink_until = self.clock() + self.max_shrink_seconds
+            now, limit = self.clock(), self.max_shrink_seconds
+            self._shrink_until = now + limit
+            self._structure_until = now + (limit * (1 - CONTENT_SHARE) if kind in content.FAULTS else limit)
         return self._shrinking is kind
 
     def _answer(self, case: Case) -> CheckFailure | bool:
@@ -146,8 +175,8 @@ class Search:
             failure = verdict.failure
             answer: CheckFailure | bool = verdict.refused is not None if failure is None else failure
             self._answers[case.id] = answer
-            if failure is not None and type(failure) not in self.found and type(failure) not in self.ignore:
-                self.found[type(failure)] = Found(case, failure, case)
+            if failure is not None and _kind(failure) not in self.found and _kind(failure) not in self.ignore:
+                self.found[_kind(failure)] = Found(case, failure, case)
                 self.on_failure(verdict)
         except Exception as error:
             # A fault of the machinery, not of a kernel: nothing to shrink.
@@ -155,8 +184,8 @@ class Search:
         return answer
 
     def round(self, strategy: SearchStrategy[Case], max_examples: int, number: str) -> bool:
-        """Generate until a class fails that no earlier round has shrunk, then shrink it. Whether there was
-        one.
+        """Generate until a kind of failure is met that no earlier round has shrunk, then shrink it. Whether
+        there was one.
         """
 
         @seed(number)
@@ -184,8 +213,15 @@ class Search:
         try:
             test()
         except (_Fails, _Simplified) as fails:
-            kind = type(fails.failure)
-            self.found[kind] = Found(fails.case, fails.failure, self.found[kind].unshrunk)
+            kind = _kind(fails.failure)
+            case, failure = fails.case, fails.failure
+            if kind in content.FAULTS:
+                try:
+                    case, failure = self._simpler(case, failure, self._content)
+                except _Stop as stop:
+                    if stop.cause is not None:
+                        raise stop.cause from None
+            self.found[kind] = Found(case, failure, self.found[kind].unshrunk)
             self._finished.add(kind)
             self.on_shrunk(self.found[kind])
             return True
@@ -208,19 +244,19 @@ def find(
     deadline: float | None = None,
     on_verdict: Callable[[Verdict], None] = _ignore,
     on_failure: Callable[[Verdict], None] = _ignore,
-    ignore: Collection[type[CheckFailure]] = (),
+    ignore: Collection[str] = (),
     clock: Callable[[], float] = time.monotonic,
     on_shrunk: Callable[[Found], None] = _ignore,
     by_field: bool = False,
 ) -> list[Found]:
-    """Failing cases of a strategy, shrunk, one for each class of failure, in the order in which the classes
+    """Failing cases of a strategy, shrunk, one for each kind of failure, in the order in which the kinds
     were first seen.
 
     run: gives a case's verdict; what it raises itself is the caller's fault and comes out of here unchanged.
     max_examples: cases to generate, those of the shrinks not counted. deadline: when to stop generating, on
     `clock`; a shrink then under way may still take its max_shrink_seconds. on_verdict: called for every case
-    that was run. on_failure: called once a class, with the first, unshrunk failure, before shrinking starts.
-    on_shrunk: called once a class, when its shrinking ends. ignore: classes that count as passing. by_field:
+    that was run. on_failure: called once a kind, with the first, unshrunk failure, before shrinking starts.
+    on_shrunk: called once a kind, when its shrinking ends. ignore: kinds that count as passing. by_field:
     shrink the case field by field, which takes far fewer runs than Hypothesis, whose shrinking knows the
     strategy; only where every case of the operation may be run, not those of a menu alone."""
     search = Search(

@@ -38,12 +38,12 @@ def simplest(case: Case, fails: Callable[[Case], bool], expired: Callable[[], bo
     while True:
         before = best
         for move in MOVES:
-            best = _follow(move, best, fails, expired, seen)
+            best = follow(move, best, fails, expired, seen)
         if best == before or expired():
             return best
 
 
-def _follow(
+def follow(
     move: Callable[[Case], Iterator[Case | None]],
     best: Case,
     fails: Callable[[Case], bool],
@@ -203,7 +203,7 @@ def _flags(case: Case) -> Iterator[Case | None]:
             yield _changed(case, **{name: default})
 
 
-def _gates(case: Case) -> Iterator[Case | None]:
+def gates(case: Case) -> Iterator[Case | None]:
     yield from _nested(case, "gates", Gates)
     if case.gates.law not in ("zero", "constant", "exact") and case.values.law != "exact":
         yield _changed(case, gates=replace(case.gates, law="constant", at=0))
@@ -212,7 +212,7 @@ def _gates(case: Case) -> Iterator[Case | None]:
         yield _changed(case, gates=replace(case.gates, at=at))
 
 
-def _values(case: Case) -> Iterator[Case | None]:
+def values(case: Case) -> Iterator[Case | None]:
     yield from _nested(case, "values", Values)
     for name in ("v_exponent", "q_exponent"):
         exponent = getattr(case.values, name)
@@ -334,6 +334,6 @@ MOVES = (
     _pool,
     _parents,
     _flags,
-    _gates,
-    _values,
+    gates,
+    values,
 )

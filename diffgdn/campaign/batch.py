@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis.strategies import SearchStrategy
 
-from diffgdn import shrink
+from diffgdn import bucket, shrink
 from diffgdn.campaign import tasks
 from diffgdn.case import Case
 from diffgdn.checks import CheckFailure
@@ -39,7 +39,7 @@ class Passed:
 
 
 class Batch:
-    """A search that lets a known failure pass, so that exploration goes past it, and no shrink into it.
+    """A search that lets a known failure pass, so that exploration goes past it.
 
     run: gives the verdict on a case. send: takes events and answers for the campaign. listen: gives what
     other workers have found since it was last asked. finding: makes one of a case, its failure and the case
@@ -58,10 +58,11 @@ class Batch:
         self._task, self._run, self._send, self._listen = task, run, send, listen
         self._finding, self._passed = finding, passed
         self._known = set(task.known)
-        self._announced: dict[str, tuple[Finding, float]] = {}  # by kind, with the time
-        self._finished: set[str] = set()  # kinds
+        self._announced: dict[str, tuple[Finding, float]] = {}  # by kind of failure, with the time
+        self._finished: set[str] = set()  # kinds of failure
         self._explored = 0
         self._shrinking = task.again
+        self._kind: str | None = None  # of failure, that is being shrunk
 
     def search(self, strategy: SearchStrategy[Case]) -> tasks.Done:
         task = self._task
@@ -85,28 +86,36 @@ class Batch:
             return before
         verdict = self._run(case)
         failure = verdict.failure
-        known = failure is not None and (case.op, failure.kind, failure.tensor) in self._known
+        known = failure is not None and tasks.key(self._finding(case, failure, None)) in self._known
         self._explored += not self._shrinking
         self._send(case_run(verdict, "explore", self._shrinking, known))
         if failure is None:
             self._passed.add(verdict)
-        elif not known and failure.kind not in self._finished:
-            self._announce(case, failure)
-            if self._task.shrink:
-                self._shrinking = True
+        else:
+            kind = bucket.fault(failure.kind)
+            if kind == self._kind:
+                # Also into a known bucket: a bug that shows in many places ends in one of them, as one
+                # finding.
                 return verdict
+            if not known and kind not in self._finished:
+                self._announce(case, failure)
+                if self._task.shrink:
+                    self._shrinking = True
+                    self._kind = self._kind or kind
+                    return verdict
         return dataclasses.replace(verdict, failure=None, comparison=None)
 
     def _announce(self, case: Case, failure: CheckFailure) -> None:
-        if failure.kind not in self._announced:
+        kind = bucket.fault(failure.kind)
+        if kind not in self._announced:
             finding = self._finding(case, failure, None)
-            self._announced[failure.kind] = finding, time.monotonic()
+            self._announced[kind] = finding, time.monotonic()
             self._send(tasks.Failed(finding, self._task.shrink))
 
     def _shrunk(self, found: shrink.Found) -> None:
-        kind = found.failure.kind
+        kind = bucket.fault(found.failure.kind)
         self._finished.add(kind)
-        self._shrinking = self._task.again
+        self._shrinking, self._kind = self._task.again, None
         first, since = self._announced[kind]
         smaller = self._finding(found.case, found.failure, found.unshrunk)
         self._send(tasks.Shrunk(first, smaller, time.monotonic() - since))

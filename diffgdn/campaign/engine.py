@@ -73,7 +73,7 @@ class _Campaign:
                 interrupted = True
             except _Unable as error:
                 problem = str(error)
-        problem = problem or self.fault
+        problem = problem or self.fault or self.ledger.problem
         findings = self.ledger.findings
         self.emit(events.CampaignEnded(time.monotonic() - begin, findings, interrupted, problem))
         return Outcome(findings, interrupted, problem)
@@ -232,10 +232,9 @@ class _Campaign:
                 self.pool.tell(index, tasks.Known(tasks.key(message.finding)))
 
     def _shrunk(self, worker: int, message: tasks.Shrunk) -> None:
-        changed = self.ledger.shrunk(message.first, message.finding, worker)
-        if changed is not None:
-            record, before = changed
-            self.undocumented.append(record.finding)
+        for record, before in self.ledger.shrunk(message.first, message.finding, worker):
+            if record.finding == message.finding and record.finding not in self.undocumented:
+                self.undocumented.append(record.finding)
             self.emit(events.FindingShrunk(record.finding, str(record.path), before.id, message.seconds))
 
     def _done(self, worker: int, done: tasks.Done) -> None:

@@ -1,4 +1,8 @@
-"""One bug is one finding: what was found, by whom it is being shrunk, and what lies in the corpus."""
+"""One bug is one finding: what was found, by whom it is being shrunk, and what lies in the corpus.
+
+A finding that the corpus cannot take (no space, no permission) is kept here and told of; the campaign goes
+on.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +28,21 @@ class Record:
 class Ledger:
     """The findings of a campaign.
 
-    A second failure of the same operation, kind and tensor is no second finding.
+    A second failure of the same bucket is no second finding. problem: why a finding could not be saved, in
+    one line, or None.
     """
 
     def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
         self._records: dict[Key, Record] = {}
+        self._alike: list[Finding] = []  # of the corpus, in a bucket with another
+        self.problem: str | None = None
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """Each once, in the order they were found."""
-        return tuple({record.finding.id: record.finding for record in self._records.values()}.values())
+        every = [*(record.finding for record in self._records.values()), *self._alike]
+        return tuple({finding.id: finding for finding in every}.values())
 
     @property
     def known(self) -> frozenset[Key]:
@@ -51,7 +59,9 @@ class Ledger:
     def replayed(self, finding: Finding, path: Path) -> None:
         """A finding of the corpus still fails. One that had no time to be shrunk may yet be."""
         final = finding.unshrunk is not None or finding.kind in UNSHRINKABLE
-        self._records.setdefault(key(finding), Record(finding, path, final=final))
+        record = Record(finding, path, final=final)
+        if self._records.setdefault(key(finding), record) is not record:
+            self._alike.append(finding)
 
     def found(self, finding: Finding, owner: int | None, final: bool = False) -> Record | None:
         """Save a failure and return its record, if it is new.
@@ -63,7 +73,7 @@ class Ledger:
             if not record.final and record.owner is None:
                 record.owner = owner
             return None
-        record = Record(finding, self._corpus.save(finding), owner, final)
+        record = Record(finding, self._save(finding), owner, final)
         self._records[key(finding)] = record
         return record
 
@@ -71,24 +81,39 @@ class Ledger:
         record = self._records.get(key(finding))
         return None if record is None else record.owner
 
-    def shrunk(self, first: Finding, smaller: Finding, owner: int) -> tuple[Record, Finding] | None:
-        """Replace a finding by a smaller one.
+    def shrunk(self, first: Finding, smaller: Finding, owner: int) -> list[tuple[Record, Finding]]:
+        """Replace a finding by a smaller one, which may turn out to be in the bucket of another.
 
-        Its record and what it was before; None where another worker has it in hand.
+        The record that now stands for each finding that is gone; none where another worker has it in hand.
         """
         record = self._records.get(key(first))
         if record is None or record.owner != owner:
-            return None
-        before = record.finding
-        other = self._records.setdefault(key(smaller), record)
-        record.owner = None
-        record.final = True
-        if other is record:
-            record.path = self._corpus.save(smaller)
-            record.finding = smaller
-            if before.id != smaller.id:
-                self._corpus.remove(before)
-        return record, before
+            return []
+        before, other = record.finding, self._records.get(key(smaller), record)
+        record.owner, record.final = None, True
+        if other is not record:
+            # Two places, one bug: one finding stands for both.
+            for bucket in [bucket for bucket, one in self._records.items() if one is record]:
+                self._records[bucket] = other
+        self._records[key(smaller)] = other
+        gone = [] if other is record else [(other, before)]
+        if other is record or not other.final:
+            gone.append((other, other.finding))
+            other.final = other.owner is None
+            other.path, other.finding = self._save(smaller), smaller
+        for _, finding in gone:
+            if finding.id != smaller.id and self.problem is None:
+                self._corpus.remove(finding)
+        return gone
+
+    def _save(self, finding: Finding) -> Path:
+        """Where a finding lies, or would."""
+        try:
+            return self._corpus.save(finding)
+        except OSError as error:
+            reason = f"{self._corpus.path}: {error.strerror or error}: {finding.id} is not saved"
+            self.problem = self.problem or reason
+            return self._corpus.path / f"{finding.id}.json"
 
     def release(self, owner: int) -> None:
         """A worker's task has ended: what it did not finish shrinking, another batch may try again."""

@@ -10,19 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffgdn import bucket
 from diffgdn.case import Case
 from diffgdn.corpus import Finding
 
-# Two failures with the same key are the same finding: operation, kind of check, tensor. A campaign has one
-# target.
-Key = tuple[str, str, str | None]
+# Two failures with the same key are the same finding.
+Key = bucket.Bucket
 
 # Exit status of a worker whose GPU context a kernel has broken: nothing run in it later can be trusted.
 POISONED = 70
 
 
 def key(finding: Finding) -> Key:
-    return finding.operation, finding.kind, finding.tensor
+    return bucket.of(finding)
 
 
 def derive_seed(seed: int, *labels: object) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,10 @@ class TestRotation:
         assert source.next(frozenset()) is None
 
 
-def finding(kind: str = "beyond_bound", tensor: str | None = "o", **case: Any) -> Finding:
-    return Finding(Case("gdn.decode", **case), "vk", "interpret", kind, "it is wrong", tensor)
+def finding(
+    kind: str = "beyond_bound", tensor: str | None = "o", place: str | None = None, **case: Any
+) -> Finding:
+    return Finding(Case("gdn.decode", **case), "vk", "interpret", kind, "it is wrong", tensor, place)
 
 
 class TestLedger:
@@ -145,8 +148,20 @@ class TestLedger:
         assert ledger.owner(finding()) == 0
         assert len(Corpus(tmp_path).findings()) == 1
 
-    @pytest.mark.parametrize("other", [finding(kind="not_exact"), finding(tensor="state")])
-    def test_another_kind_or_tensor_is(self, tmp_path: Path, other: Finding) -> None:
+    def test_a_wrong_number_is_one_failure_however_exact_the_case(self, tmp_path: Path) -> None:
+        ledger = Ledger(Corpus(tmp_path))
+        ledger.found(finding(), owner=0)
+        assert ledger.found(finding(kind="not_exact"), owner=1) is None
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            finding(kind="not_finite"),
+            finding(tensor="state"),
+            finding(place="(sequence 0, token 1)", lens=(2,)),
+        ],
+    )
+    def test_another_kind_or_region_is(self, tmp_path: Path, other: Finding) -> None:
         ledger = Ledger(Corpus(tmp_path))
         ledger.found(finding(), owner=0)
         assert ledger.found(other, owner=1) is not None
@@ -154,13 +169,60 @@ class TestLedger:
     def test_a_shrunk_finding_replaces_its_larger_self(self, tmp_path: Path) -> None:
         ledger, large, small = Ledger(Corpus(tmp_path)), finding(lens=(5,)), finding(lens=(3,))
         ledger.found(large, owner=0)
-        assert ledger.shrunk(large, small, owner=0) is not None
+        (changed,) = ledger.shrunk(large, small, owner=0)
+        assert (changed[0].finding, changed[1]) == (small, large)
         assert Corpus(tmp_path).findings() == [small] == list(ledger.findings)
+
+    def test_a_finding_that_shrinks_into_another_bucket_is_no_second_one(self, tmp_path: Path) -> None:
+        """Its own bucket is known from then on as well."""
+        ledger, first, small = Ledger(Corpus(tmp_path)), finding(lens=(5,)), finding(lens=(3,))
+        later = finding(lens=(6,), place="(sequence 0, token 4)")
+        ledger.found(first, owner=0)
+        ledger.shrunk(first, small, owner=0)
+        assert ledger.found(later, owner=1) is not None
+        (changed,) = ledger.shrunk(later, finding(lens=(4,)), owner=1)
+        assert (changed[0].finding, changed[1]) == (small, later)
+        assert Corpus(tmp_path).findings() == [small] == list(ledger.findings)
+        assert tasks.key(later) in ledger.known
+
+    def test_two_unshrunk_findings_become_one(self, tmp_path: Path) -> None:
+        """The smaller case is kept, although the one it belongs to is in another worker's hands."""
+        ledger, first, small = Ledger(Corpus(tmp_path)), finding(lens=(5,)), finding(lens=(3,))
+        later = finding(lens=(6,), place="(sequence 0, token 4)")
+        ledger.found(first, owner=0)
+        ledger.found(later, owner=1)
+        changed = ledger.shrunk(later, finding(lens=(4,)), owner=1)
+        assert [before for _, before in changed] == [later, first]
+        assert Corpus(tmp_path).findings() == [finding(lens=(4,))] == list(ledger.findings)
+        assert len(ledger.shrunk(first, small, owner=0)) == 1
+        assert Corpus(tmp_path).findings() == [small] == list(ledger.findings)
+
+    def test_two_old_findings_of_one_bucket_both_count(self, tmp_path: Path) -> None:
+        ledger, one, other = Ledger(Corpus(tmp_path)), finding(lens=(5,)), finding(lens=(3,))
+        for old in (one, other):
+            ledger.replayed(old, Corpus(tmp_path).save(old))
+        assert ledger.findings == (one, other)
+
+    def test_a_finding_that_cannot_be_saved_is_kept_and_told_of(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And what is already on disk is not removed for a smaller one that is not."""
+        ledger, large, small = Ledger(Corpus(tmp_path)), finding(lens=(5,)), finding(lens=(3,))
+        ledger.found(large, owner=0)
+
+        def full(descriptor: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        ledger.shrunk(large, small, owner=0)
+        assert ledger.problem == f"{tmp_path}: No space left on device: {small.id} is not saved"
+        assert list(ledger.findings) == [small]
+        assert Corpus(tmp_path).findings() == [large]
 
     def test_only_the_worker_that_has_it_in_hand_shrinks_it(self, tmp_path: Path) -> None:
         ledger, large, small = Ledger(Corpus(tmp_path)), finding(lens=(5,)), finding(lens=(3,))
         ledger.found(large, owner=0)
-        assert ledger.shrunk(large, small, owner=1) is None
+        assert ledger.shrunk(large, small, owner=1) == []
         assert ledger.findings == (large,)
 
     def test_a_failure_that_nobody_shrank_is_taken_up_again(self, tmp_path: Path) -> None:
@@ -186,7 +248,7 @@ class TestLedger:
         ledger.replayed(large, Corpus(tmp_path).save(large))
         assert ledger.known == frozenset()
         assert ledger.found(finding(lens=(9,)), owner=1) is None
-        assert ledger.shrunk(finding(lens=(9,)), small, owner=1) is not None
+        assert len(ledger.shrunk(finding(lens=(9,)), small, owner=1)) == 1
         assert Corpus(tmp_path).findings() == [small] == list(ledger.findings)
 
 
