@@ -60,28 +60,45 @@ def _chunk_counts(case: Case) -> list[int]:
     return [-(-length // case.chunk_size) for length in case.lens]
 
 
-def _parents(case: Case, device: torch.device | str) -> Tensor | None:
-    """[T, L] parents of a case's trees; past a sequence's end, the previous step."""
+def parents(case: Case) -> recurrence.Parents | None:
+    """Parents of a case's trees by time and sequence; past a sequence's end, the previous step."""
     if not case.parents:
         return None
-    rows = [list(tree) + list(range(len(tree) - 1, max(case.lens) - 1)) for tree in case.parents]
-    return torch.tensor(rows, device=device).T.repeat_interleave(case.HV, dim=1)
+    steps = range(max(case.lens))
+    return [[tree[t] if t < len(tree) else t - 1 for tree in case.parents] for t in steps]
 
 
-def expected(
-    case: Case, data: dict[str, Tensor], rounding: Rounding | None = None, device: torch.device | str = "cpu"
+def assemble(
+    case: Case, o: Tensor, S: Tensor, kept: Tensor | None = None, before: Tensor | None = None
 ) -> Expected:
-    """The recurrence in float64 (or under a Rounding) on `inputs.draw`'s tensors."""
-    rounding = rounding or Exact()
-    batch = lanes.make(case, data, rounding, device)
-    every = case.chunk_size if case.operation.is_chunked and case.boundary else 0
-    o, S, kept, before = recurrence.run(batch, rounding, _parents(case, device), case.keeps_steps, every)
+    """Results of a case from what `recurrence.run` returns by time and lane, or of any tensors so laid out."""
     return Expected(
         o=_pick(case, o, 1, list(case.lens)),
         state=_by_sequence(case, S),
         steps=None if kept is None else _pick(case, kept, 2, list(case.lens)),
         boundary=None if before is None else _pick(case, before, 2, _chunk_counts(case)),
     )
+
+
+def expected(
+    case: Case,
+    data: dict[str, Tensor],
+    rounding: Rounding | None = None,
+    device: torch.device | str = "cpu",
+    follow: recurrence.Follow | None = None,
+) -> Expected:
+    """The recurrence in float64 (or under a Rounding) on `inputs.draw`'s tensors. follow: is shown every
+    step."""
+    rounding = rounding or Exact()
+    return along(case, lanes.make(case, data, rounding, device), rounding, follow)
+
+
+def along(
+    case: Case, batch: lanes.Lanes, rounding: Rounding, follow: recurrence.Follow | None = None
+) -> Expected:
+    """The recurrence on lanes that are made already."""
+    every = case.chunk_size if case.operation.is_chunked and case.boundary else 0
+    return assemble(case, *recurrence.run(batch, rounding, parents(case), case.keeps_steps, every, follow))
 
 
 def chunked_form(
@@ -91,9 +108,5 @@ def chunked_form(
     if case.parents:
         raise ValueError("the chunked form has no trees")
     rounding = rounding or Exact()
-    batch = lanes.make(case, data, rounding, device)
-    o, S, before = chunked.run(batch, rounding, case.chunk_size)
-    boundary = (
-        _pick(case, before, 2, _chunk_counts(case)) if case.operation.is_chunked and case.boundary else None
-    )
-    return Expected(o=_pick(case, o, 1, list(case.lens)), state=_by_sequence(case, S), boundary=boundary)
+    o, S, before = chunked.run(lanes.make(case, data, rounding, device), rounding, case.chunk_size)
+    return assemble(case, o, S, None, before if case.operation.is_chunked and case.boundary else None)

@@ -15,12 +15,47 @@ kernels are allowed carry.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from diffgdn.oracle.lanes import Lanes, Rounding
 
 BLOCK = 8
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one chunk computes, for whoever follows, in the words of the formulas above: time is axis -2.
+
+    time: tokens of the lanes. S: the state it starts from; after: the one it ends with. kk, qk: the two
+    pairwise products. q_decayed = q exp(G), k_decayed = k exp(G_last - G). read: o before the scale.
+    """
+
+    time: slice
+    S: Tensor
+    q: Tensor
+    k: Tensor
+    g: Tensor
+    beta: Tensor
+    G: Tensor
+    kk: Tensor
+    qk: Tensor
+    A: Tensor
+    beta_v: Tensor
+    beta_k: Tensor
+    u: Tensor
+    w: Tensor
+    v_new: Tensor
+    q_decayed: Tensor
+    k_decayed: Tensor
+    read: Tensor
+    after: Tensor
+
+
+Follow = Callable[[Chunk], None]
 
 
 def _pairwise(q: Tensor, k: Tensor, G: Tensor, rounding: Rounding) -> tuple[Tensor, Tensor]:
@@ -58,17 +93,19 @@ def _pairwise(q: Tensor, k: Tensor, G: Tensor, rounding: Rounding) -> tuple[Tens
     return torch.where(past, kk, 0.0), qk
 
 
-def run(lanes: Lanes, rounding: Rounding, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
+def run(
+    lanes: Lanes, rounding: Rounding, chunk: int, follow: Follow | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Outputs [T, ..., L, V], final states [..., L, V, K], and the state before every chunk [chunks, ..., L,
-    V, K]."""
+    V, K]. follow: is shown every chunk."""
     S = lanes.state
     outputs: list[Tensor] = []
     boundaries: list[Tensor] = []
     for start in range(0, lanes.steps, chunk):
-        part = slice(start, min(start + chunk, lanes.steps))
+        time = slice(start, min(start + chunk, lanes.steps))
         # Time moves inside: [..., L, C, d].
         q, k, v, g, beta = (
-            x[part].movedim(0, -2) for x in (lanes.q, lanes.k, lanes.v, lanes.g, lanes.beta.unsqueeze(-1))
+            x[time].movedim(0, -2) for x in (lanes.q, lanes.k, lanes.v, lanes.g, lanes.beta.unsqueeze(-1))
         )
         boundaries.append(S)
         G = rounding.cumulative(g)
@@ -78,18 +115,46 @@ def run(lanes: Lanes, rounding: Rounding, chunk: int) -> tuple[Tensor, Tensor, T
         lower = eye + rounding.accumulate(beta * kk)
         inverse = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False, unitriangular=True)
         A = rounding.operand(inverse)
-        u = rounding.operand(rounding.dot(A, rounding.operand(beta * v)))
-        w = rounding.operand(rounding.dot(A, rounding.operand(beta * since_start * k)))
+        beta_v = rounding.operand(beta * v)
+        beta_k = rounding.operand(beta * since_start * k)
+        u = rounding.operand(rounding.dot(A, beta_v))
+        w = rounding.operand(rounding.dot(A, beta_k))
         h = rounding.operand(S).transpose(-1, -2)  # [..., L, K, V]
         v_new = rounding.accumulate(u - rounding.dot(w, h))
-        o = rounding.dot(rounding.operand(q * since_start), h) + rounding.dot(
-            rounding.operand(qk), rounding.operand(v_new)
+        q_decayed = rounding.operand(q * since_start)
+        read = rounding.accumulate(
+            rounding.dot(q_decayed, h) + rounding.dot(rounding.operand(qk), rounding.operand(v_new))
         )
-        outputs.append(rounding.accumulate(lanes.scale * rounding.accumulate(o)).movedim(-2, 0))
+        outputs.append(rounding.accumulate(lanes.scale * read).movedim(-2, 0))
         last = G[..., -1:, :]
-        kept = torch.exp(rounding.exponent(last - G))
-        written = rounding.dot(rounding.operand(v_new).transpose(-1, -2), rounding.operand(k * kept))
-        S = rounding.state(rounding.accumulate(S * torch.exp(rounding.exponent(last))) + written)
+        k_decayed = rounding.operand(k * torch.exp(rounding.exponent(last - G)))
+        written = rounding.dot(rounding.operand(v_new).transpose(-1, -2), k_decayed)
+        after = rounding.state(rounding.accumulate(S * torch.exp(rounding.exponent(last))) + written)
+        if follow is not None:
+            follow(
+                Chunk(
+                    time,
+                    S,
+                    q,
+                    k,
+                    g,
+                    beta,
+                    G,
+                    kk,
+                    qk,
+                    A,
+                    beta_v,
+                    beta_k,
+                    u,
+                    w,
+                    v_new,
+                    q_decayed,
+                    k_decayed,
+                    read,
+                    after,
+                )  # fmt: skip
+            )
+        S = after
     if not outputs:
         return lanes.v, S, S.new_empty(0, *S.shape)
     return torch.cat(outputs), S, torch.stack(boundaries)

@@ -113,10 +113,27 @@ def _gates(case: Case, data: dict[str, Tensor], rounding: Rounding) -> tuple[Ten
 
 
 def _l2norm(x: Tensor, rounding: Rounding) -> Tensor:
-    factor = rounding.function(
-        1.0 / torch.sqrt((x * x).sum(-1, keepdim=True) + L2NORM_EPS)
-    )
+    factor = rounding.function(1.0 / torch.sqrt((x * x).sum(-1, keepdim=True) + L2NORM_EPS))
     return rounding.operand(x * factor)
+
+
+class Layout:
+    """Where a case's tokens lie in its lanes. live [T, N]: whether a sequence still has a token at that
+    time."""
+
+    def __init__(self, case: Case, device: torch.device | str) -> None:
+        lens = torch.tensor(case.lens, device=device)
+        time = torch.arange(max(case.lens), device=device)[:, None]
+        starts = torch.tensor(case.starts[:-1], device=device)
+        self.live = time < lens[None, :]
+        self._token = (starts + time).clamp(max=max(case.tokens - 1, 0))
+
+    def spread(self, x: Tensor) -> Tensor:
+        """[..., tokens, heads, d] to [T, ..., N * heads, d], padding tokens replaced by zeros, which no
+        formula can turn into NaN."""
+        x = x.movedim(-3, 0)[self._token]  # [T, N, ..., heads, d]
+        keep = self.live.view(*self.live.shape, *([1] * (x.dim() - 2)))
+        return torch.where(keep, x, 0.0).movedim(1, -3).flatten(-3, -2)
 
 
 def make(
@@ -125,18 +142,7 @@ def make(
     """Lanes of a case from `inputs.draw`'s tensors."""
     data = {name: tensor.to(device) for name, tensor in data.items()}
     N, HV, group = len(case.lens), case.HV, case.HV // case.H
-    lens = torch.tensor(case.lens, device=device)
-    time = torch.arange(max(case.lens), device=device)
-    live = time[:, None] < lens[None, :]  # [T, N]
-    token = (torch.tensor(case.starts[:-1], device=device) + time[:, None]).clamp(max=max(case.tokens - 1, 0))
-
-    def spread(x: Tensor) -> Tensor:
-        """[..., tokens, heads, d] to [T, ..., N * heads, d], padding tokens replaced by zeros, which no
-        formula can turn into NaN."""
-        x = x.movedim(-3, 0)[token]  # [T, N, ..., heads, d]
-        keep = live.view(*live.shape, *([1] * (x.dim() - 2)))
-        return torch.where(keep, x, 0.0).movedim(1, -3).flatten(-3, -2)
-
+    layout = Layout(case, device)
     q, k = (data[name].double().expand(*rounding.lead, case.tokens, case.H, case.K) for name in "qk")
     if case.l2norm:
         q, k = _l2norm(q, rounding), _l2norm(k, rounding)
@@ -150,12 +156,12 @@ def make(
     )
     v = data["v"].double().expand(*rounding.lead, case.tokens, HV, case.V)
     return Lanes(
-        q=spread(q),
-        k=spread(k),
-        v=spread(v),
-        g=spread(g),
-        beta=spread(beta.unsqueeze(-1)).squeeze(-1),
+        q=layout.spread(q),
+        k=layout.spread(k),
+        v=layout.spread(v),
+        g=layout.spread(g),
+        beta=layout.spread(beta.unsqueeze(-1)).squeeze(-1),
         state=state.expand(*rounding.lead, *shape),
-        live=live.repeat_interleave(HV, dim=1),
+        live=layout.live.repeat_interleave(HV, dim=1),
         scale=case.effective_scale,
     )

@@ -7,34 +7,47 @@ with S [V, K] per lane. This is the definition; everything else is measured agai
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from diffgdn.oracle.lanes import Lanes, Rounding
 
+Parents = Sequence[Sequence[int]]  # [T][N]: the step that each sequence's step starts from, -1 for none
 
-def step(
-    S: Tensor, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, scale: float, rounding: Rounding
-) -> tuple[Tensor, Tensor]:
-    """One token: state [..., L, V, K] to the next state and the output [..., L, V]. g is [..., L, 1 or K],
-    beta [..., L]."""
-    S = S * torch.exp(rounding.exponent(g)).unsqueeze(-2)
-    recalled = rounding.dot(S, k.unsqueeze(-1)).squeeze(-1)
-    d = rounding.accumulate(beta.unsqueeze(-1) * (v - recalled))
-    S = rounding.state(S.addcmul_(d.unsqueeze(-1), k.unsqueeze(-2)))
-    o = rounding.accumulate(scale * rounding.dot(S, q.unsqueeze(-1)).squeeze(-1))
-    return S, o
+
+@dataclass(frozen=True)
+class Step:
+    """What one token computes, for whoever follows the recurrence: the state it starts from after the decay
+    [..., L, V, K], S k, d and S q, each [..., L, V], and the next state."""
+
+    time: int
+    decayed: Tensor
+    recalled: Tensor
+    d: Tensor
+    state: Tensor
+    read: Tensor
+
+
+Follow = Callable[[Step], None]
 
 
 def run(
-    lanes: Lanes, rounding: Rounding, parents: Tensor | None = None, keep: bool = False, every: int = 0
+    lanes: Lanes,
+    rounding: Rounding,
+    parents: Parents | None = None,
+    keep: bool = False,
+    every: int = 0,
+    follow: Follow | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Outputs [T, ..., L, V]; final states [..., L, V, K]; with `keep` the state after every step [T, ...,
     L, V, K]; with `every` the state before each step that is a multiple of it [ceil(T / every), ..., L, V,
     K].
 
-    parents [T, L]: the step whose state a step starts from, -1 for the initial state; None for a chain,
-    which also means that steps past a lane's end leave its state alone.
+    parents: None for a chain, which also means that steps past a lane's end leave its state alone. follow:
+    is shown every step.
     """
     S = lanes.state
     outputs: list[Tensor] = []
@@ -43,13 +56,18 @@ def run(
     for t in range(lanes.steps):
         if every and t % every == 0:
             before.append(S)
-        start = S if parents is None or t == 0 else _from_parents(lanes.state, kept, parents[t])
-        S, o = step(
-            start, lanes.q[t], lanes.k[t], lanes.v[t], lanes.g[t], lanes.beta[t], lanes.scale, rounding
-        )
-        outputs.append(o)
+        q, k, beta = lanes.q[t], lanes.k[t], lanes.beta[t].unsqueeze(-1)
+        start = S if parents is None else from_parents(lanes.state, kept, parents[t])
+        decayed = start * torch.exp(rounding.exponent(lanes.g[t])).unsqueeze(-2)
+        recalled = rounding.dot(decayed, k.unsqueeze(-1)).squeeze(-1)
+        d = rounding.accumulate(beta * (lanes.v[t] - recalled))
+        S = rounding.state(torch.addcmul(decayed, d.unsqueeze(-1), k.unsqueeze(-2)))
+        read = rounding.dot(S, q.unsqueeze(-1)).squeeze(-1)
+        outputs.append(rounding.accumulate(lanes.scale * read))
         if keep or parents is not None:
             kept.append(S)
+        if follow is not None:
+            follow(Step(t, decayed, recalled, d, S, read))
 
     def stack(parts: list[Tensor], like: Tensor) -> Tensor:
         return torch.stack(parts) if parts else like.new_empty(0, *like.shape)
@@ -62,8 +80,14 @@ def run(
     )
 
 
-def _from_parents(initial: Tensor, kept: list[Tensor], parent: Tensor) -> Tensor:
-    """State each lane starts this step from: [..., L, V, K] picked by lane from the earlier steps' states."""
-    states = torch.stack([initial.expand_as(kept[0]), *kept])  # [1 + t, ..., L, V, K]
-    lane = torch.arange(parent.numel(), device=parent.device)
-    return states.movedim(-3, 1)[parent + 1, lane].movedim(0, -3)
+def from_parents(initial: Tensor, kept: Sequence[Tensor], parents: Sequence[int]) -> Tensor:
+    """What each sequence starts a step from: [..., L, a, b] out of the initial value and those kept after
+    each earlier step, lanes of one sequence side by side."""
+    if all(parent == len(kept) - 1 for parent in parents):
+        return kept[-1] if kept else initial
+    heads = initial.shape[-3] // len(parents)
+    parts = []
+    for n, parent in enumerate(parents):
+        states = initial if parent < 0 else kept[parent]
+        parts.append(states[..., n * heads : (n + 1) * heads, :, :])
+    return torch.cat(parts, dim=-3)

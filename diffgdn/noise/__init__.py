@@ -1,0 +1,35 @@
+"""The noise of a case: how far a correct kernel may stray from the oracle on it.
+
+`contract` says where a kernel may round; `recurrence` and `chunked` carry the errors to first order, `inputs`
+those that come in; `bound` makes the noise of them; `perturbed` does the same by brute force; `exact` tells
+where nothing rounds.
+"""
+
+from diffgdn.noise.bound import (
+    LIMIT,
+    SAMPLES,
+    TINY,
+    Reference,
+    half_ulp,
+    measure,
+    reference,
+)
+from diffgdn.noise.contract import CHUNKED, POINTS, RECURRENT, Contract, Point
+from diffgdn.noise.exact import Rounded, is_exact
+
+__all__ = [
+    "CHUNKED",
+    "LIMIT",
+    "POINTS",
+    "RECURRENT",
+    "SAMPLES",
+    "TINY",
+    "Contract",
+    "Point",
+    "Reference",
+    "Rounded",
+    "half_ulp",
+    "is_exact",
+    "measure",
+    "reference",
+]

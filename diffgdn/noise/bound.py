@@ -1,0 +1,134 @@
+"""The noise of a case: the spread of its results under the roundings that a precision contract allows.
+
+Errors of the size of those roundings are carried through the computation to first order, in SAMPLES random
+samples at once, beside the oracle's own pass. Their root mean square, element by element, is the noise. The
+bound on an error is LIMIT noises plus the one rounding to the output format, which no kernel can avoid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffgdn import oracle
+from diffgdn.case import Case
+from diffgdn.inputs import Data
+from diffgdn.noise import chunked, perturbed, recurrence
+from diffgdn.noise.contract import UNIT, Contract
+from diffgdn.noise.draws import Draws
+from diffgdn.noise.exact import is_exact
+from diffgdn.noise.inputs import input_errors
+from diffgdn.oracle import Exact, Expected
+from diffgdn.oracle import chunked as form
+from diffgdn.oracle.lanes import Lanes, make
+
+LIMIT = 8.0  # noises; the largest seen for correct kernels is reported by every campaign
+SAMPLES = 8
+# Of the pooled estimate that every element may use: eight samples say little about one element.
+POOLED_SHARE = 0.7
+LEAST_UNITS = 1.0  # of the accumulator's unit roundoff, of any result: none has fewer than two roundings
+TINY = 2.0**-120  # below any result that fp32 arithmetic with flushed denormals resolves
+# Significant bits, and the frexp exponent of the smallest normal.
+PRECISION = {torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}
+LOWEST_EXPONENT = {torch.float32: -125, torch.bfloat16: -125, torch.float16: -13}
+# Errors are carried in float32 where nothing comes near the ends of its range, else in float64.
+SAFE_RANGE = 2.0**40
+# Relative error of a chunk's triangular system from which first order is not trusted: the next order is its
+# square.
+ILL_CONDITIONED = 0.1
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a case's results are compared with: the truth, the noise of each result, whether there is nothing
+    to round, and the names of conditions under which the noise is not that of first order."""
+
+    truth: Expected
+    noise: dict[str, Tensor]
+    exact: bool
+    conditions: tuple[str, ...] = ()
+
+
+def reference(
+    case: Case,
+    data: Data,
+    contract: Contract,
+    stored: dict[str, torch.dtype],
+    device: torch.device | str = "cpu",
+) -> Reference:
+    """The reference of a case for a target's contract. stored: the dtype of each result that is kept, by the
+    names of `oracle.Expected`."""
+    lanes = make(case, data, Exact(), device)
+    if case.values.law == "exact":
+        truth = oracle.along(case, lanes, Exact())
+        if is_exact(case, data, truth, contract, stored):
+            return Reference(truth, _least(truth, case, contract), True)
+    truth, noise, conditions = _first_order(case, data, lanes, contract)
+    return Reference(truth, noise, False, conditions)
+
+
+def measure(
+    case: Case, data: Data, expected: Expected, contract: Contract, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """Noise of each result, of the same shape: root mean square error over the samples, at least
+    POOLED_SHARE of an estimate pooled over the row, for states over row and column, and at least
+    LEAST_UNITS."""
+    return _first_order(case, data, make(case, data, Exact(), device), contract)[1]
+
+
+def _first_order(
+    case: Case, data: Data, lanes: Lanes, contract: Contract
+) -> tuple[Expected, dict[str, Tensor], tuple[str, ...]]:
+    draws = Draws(SAMPLES, int(case.id, 16), lanes.v.device, _working_precision(lanes))
+    errors = input_errors(case, data, lanes, contract, draws)
+    conditions: tuple[str, ...] = ()
+    if contract.chunked:
+        truth = oracle.along(case, lanes, Exact())
+        follower = chunked.Follower(case, lanes, errors, contract, draws)
+        o, _, _ = form.run(lanes, Exact(), case.chunk_size, follower.chunk)
+        of_o, of_state, before = follower.finish(o)
+        squares = oracle.assemble(case, of_o, of_state, None, before if truth.boundary is not None else None)
+        if follower.condition > ILL_CONDITIONED:
+            conditions = ("ill_conditioned",)
+            larger = perturbed.mean_squares(case, data, truth, contract, lanes.v.device)
+            squares = Expected(
+                **{name: torch.maximum(square, larger[name]) for name, square in squares.items().items()}
+            )
+    else:
+        every = case.chunk_size if case.operation.is_chunked and case.boundary else 0
+        parents, keep = oracle.parents(case), case.keeps_steps
+        step = recurrence.Follower(case, lanes, errors, contract, draws, parents, keep, every)
+        truth = oracle.along(case, lanes, Exact(), step.step)
+        squares = oracle.assemble(case, *step.finish())
+    return truth, _pooled(case, truth, squares, contract), conditions
+
+
+def _working_precision(lanes: Lanes) -> torch.dtype:
+    largest = max(
+        (float(x.abs().max()) for x in (lanes.v, lanes.state, lanes.q, lanes.k) if x.numel()), default=0.0
+    )
+    return torch.float32 if largest < SAFE_RANGE else torch.float64
+
+
+def _pooled(case: Case, truth: Expected, squares: Expected, contract: Contract) -> dict[str, Tensor]:
+    least, out = _least(truth, case, contract), {}
+    for name, square in squares.items().items():
+        pooled = square.mean(-1, keepdim=True)
+        if name != "o" and square.numel():  # [..., V, K]: what row and column have in common, as a product
+            column = square.mean(-2, keepdim=True)
+            pooled = pooled * column / square.mean((-2, -1), keepdim=True).clamp(min=1e-300)
+        out[name] = torch.maximum(torch.maximum(square, POOLED_SHARE**2 * pooled).sqrt_(), least[name])
+    return out
+
+
+def _least(truth: Expected, case: Case, contract: Contract) -> dict[str, Tensor]:
+    unit = LEAST_UNITS * UNIT[contract.dtype(case, "accumulator")]
+    return {name: tensor.abs() * unit for name, tensor in truth.items().items()}
+
+
+def half_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Half the spacing of `dtype` at |x|, the largest error of one correct rounding."""
+    exponent = torch.frexp(x).exponent.clamp(min=LOWEST_EXPONENT[dtype])
+    return torch.ldexp(torch.ones_like(x), exponent - PRECISION[dtype] - 1)

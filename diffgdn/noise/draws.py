@@ -1,0 +1,67 @@
+"""Random factors: which way, and how far for its size, each rounding goes in each sample.
+
+The factors of one value have the same sizes in every case, in random order and with random signs over the
+samples. Where one rounding dominates, such as that of a gate which all elements of a state share, the samples
+then give its size exactly; where two of the same size meet, they do not cancel in all samples at once.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+
+import torch
+from torch import Tensor
+
+POOL_SIZE = 1 << 18
+VALUE_POOL_SIZE = 1 << 14  # small enough to stay in a cache
+
+_POOLS: dict[tuple[int, str, torch.dtype], Tensor] = {}
+
+
+def factors(samples: int, device: torch.device | str, dtype: torch.dtype = torch.float64) -> Tensor:
+    """[samples, POOL_SIZE] factors, the same on every device; slices of them serve as fresh draws, which
+    keeps noise cheap.
+
+    Each column holds the same sizes, of mean square 1, in a random order and with random signs.
+    """
+    key = (samples, str(device), dtype)
+    if key not in _POOLS:
+        generator = torch.Generator().manual_seed(20240229)
+        sizes = (2.0 * (torch.arange(samples, dtype=torch.float64) + 0.5) / samples).sqrt()
+        order = torch.rand(POOL_SIZE, samples, generator=generator).argsort(dim=1)
+        signs = 2.0 * torch.randint(2, (POOL_SIZE, samples), generator=generator) - 1.0
+        _POOLS[key] = (sizes[order] * signs).T.contiguous().to(device, dtype)
+    return _POOLS[key]
+
+
+class Draws:
+    """Factors for one case, in the order they are asked for."""
+
+    def __init__(
+        self, samples: int, seed: int, device: torch.device | str, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.samples, self.dtype = samples, dtype
+        self._pool = factors(samples, device, dtype)
+        self._values = self._pool[:, :VALUE_POOL_SIZE].contiguous()
+        self._random = random.Random(seed)
+
+    def fresh(self, *shape: int) -> Tensor:
+        """[samples, *shape] factors that no other value has."""
+        count = 1
+        for size in shape:
+            count *= size
+        start = self._random.randrange(POOL_SIZE // 2)
+        pool = self._pool
+        if count > POOL_SIZE // 2:
+            pool = pool.repeat(1, -(-count // POOL_SIZE) + 1)
+        return pool[:, start : start + count].view(self.samples, *shape)
+
+    def by_value(self, x: Tensor, point: str) -> Tensor:
+        """[samples, *x.shape] factors, the same ones wherever x, in float64, is the same: a rounding depends
+        on the value alone, so that equal gates, keys or norms err alike at every token, and the errors add
+        up."""
+        bits = x.contiguous().view(torch.int64)
+        mixed = (bits ^ (bits >> 29)) * 0x2545F4914F6CDD1D + zlib.crc32(point.encode()) * 0x1B873593
+        column = (mixed >> 40) & (VALUE_POOL_SIZE - 1)
+        return self._values.index_select(1, column.view(-1)).view(self.samples, *x.shape)

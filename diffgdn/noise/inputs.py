@@ -1,0 +1,89 @@
+"""Errors that q, k, the log decays and beta bring into the first step: of the l2norm and of raw gates.
+
+To first order an error is carried by the derivative. Every error here is [samples, T, L, d], absolute for
+the log decay, relative for the others; None where nothing is rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffgdn.case import Case
+from diffgdn.noise.contract import Contract, Size
+from diffgdn.noise.draws import Draws
+from diffgdn.oracle.lanes import Lanes, Layout
+
+
+@dataclass(frozen=True)
+class InputErrors:
+    """q, k: relative, [samples, T, L, K]. g: absolute, [samples, T, L, 1 or K]. beta: relative, [samples, T,
+    L, 1]."""
+
+    q: Tensor | None
+    k: Tensor | None
+    g: Tensor | None
+    beta: Tensor | None
+
+
+def input_errors(
+    case: Case, data: Mapping[str, Tensor], lanes: Lanes, contract: Contract, draws: Draws
+) -> InputErrors:
+    """The errors of a case's inputs on their way to the first step."""
+    sizes = contract.sizes(case)
+
+    def normalised(x: Tensor) -> Tensor | None:
+        if not case.l2norm:
+            return None
+        of_norm = sizes["norm"].unit * draws.by_value(x.sum(-1, keepdim=True), "norm")
+        return relative(draws, x, sizes["qk"], "qk") + of_norm
+
+    g, beta = _gates(case, data, lanes, sizes["gate"].unit, draws) if case.raw_gates else (None, None)
+    return InputErrors(normalised(lanes.q), normalised(lanes.k), g, beta)
+
+
+def relative(draws: Draws, x: Tensor, size: Size, point: str) -> Tensor:
+    """Relative errors of rounding x, the same for equal values."""
+    error = size.unit * draws.by_value(x, point)
+    if size.floor and size.unit:
+        floor = torch.where(x == 0, 0.0, size.floor / x.abs().clamp(min=size.floor))
+        error = error * (1.0 + floor.to(error.dtype) / size.unit)
+    return error
+
+
+def _gates(
+    case: Case, data: Mapping[str, Tensor], lanes: Lanes, unit: float, draws: Draws
+) -> tuple[Tensor, Tensor]:
+    width = case.K if case.operation.is_kda else 1
+    raw = data["a"].double().view(case.tokens, case.HV, width)
+    raw = raw + data["dt_bias"].double().view(case.HV, width)
+    rate = torch.exp(data["A_log"].double()).view(1, case.HV, 1).expand(case.tokens, case.HV, 1)
+    layout = Layout(case, lanes.v.device)
+    x, rate = (layout.spread(part.to(lanes.v.device)) for part in (raw, rate))
+
+    def once(value: Tensor, point: str) -> Tensor:
+        return unit * draws.by_value(value, point)
+
+    x32, rate32, g32 = (part.to(draws.dtype) for part in (x, rate, lanes.g))
+    of_rate, of_x = once(rate, "rate"), x32 * once(x, "x")
+    if case.gates.lower_bound is None:
+        slope = -rate32 * torch.sigmoid(x).to(draws.dtype)
+        error = slope * of_x + g32 * of_rate
+    else:
+        z = rate * x
+        level = torch.sigmoid(z)
+        slope = (case.gates.lower_bound * level * (1.0 - level)).to(draws.dtype)
+        error = slope * (z.to(draws.dtype) * (of_rate + once(z, "z")) + rate32 * of_x)
+    error = error + g32 * once(lanes.g, "gate")
+    live = lanes.live.unsqueeze(-1)
+    return torch.where(live, error, 0.0), once(lanes.beta.unsqueeze(-1), "beta")
+
+
+def decay_error(draws: Draws, x: Tensor, contract: Contract, size: Size) -> Tensor:
+    """Relative error of exp(x), [samples, *x.shape], for a log decay x: its scaling to log2 rounds relative to
+    x, and the exponential has an error of its own. exp(0) is 1 in any implementation."""
+    units = torch.where(x == 0, 0.0, 2.0 * x.abs() / contract.functions + 1.0)
+    return (size.unit * units).to(draws.dtype) * draws.by_value(x, "decay")
