@@ -21,12 +21,15 @@ from hypothesis.strategies import SearchStrategy
 
 from diffgdn import bucket, content, simplify
 from diffgdn.case import Case
+from diffgdn.verdict import FAULTS
 
 if TYPE_CHECKING:
-    from diffgdn.checks import CheckFailure
-    from diffgdn.execute import Verdict
+    from diffgdn.verdict import CheckFailure, Verdict
 
 MAX_SHRINK_SECONDS = 30.0
+# A step down from a crash or a hang costs the child it was tried in: so more time, and few runs, on any lane.
+FAULT_FACTOR = 4
+FAULT_KINDS = tuple(fault.kind for fault in FAULTS)
 CONTENT_SHARE = 1 / 3  # of that time, kept for the second stage
 
 
@@ -120,7 +123,7 @@ class Search:
         self.generated += not shrinking
         if answer is False or _kind(answer) in self._finished or not self._wanted(_kind(answer)):
             return
-        if self.by_field:
+        if self.by_field or _kind(answer) in FAULT_KINDS:
             raise _Simplified(*self._simpler(case, answer, self._by_field))
         raise _Fails(case, answer)
 
@@ -159,7 +162,8 @@ class Search:
         """Whether a failure of this kind is the one this round shrinks; the first one seen becomes it."""
         if self._shrinking is None:
             self._shrinking = kind
-            now, limit = self.clock(), self.max_shrink_seconds
+            now = self.clock()
+            limit = self.max_shrink_seconds * (FAULT_FACTOR if kind in FAULT_KINDS else 1)
             self._shrink_until = now + limit
             self._structure_until = now + (limit * (1 - CONTENT_SHARE) if kind in content.FAULTS else limit)
         return self._shrinking is kind
@@ -258,7 +262,8 @@ def find(
     that was run. on_failure: called once a kind, with the first, unshrunk failure, before shrinking starts.
     on_shrunk: called once a kind, when its shrinking ends. ignore: kinds that count as passing. by_field:
     shrink the case field by field, which takes far fewer runs than Hypothesis, whose shrinking knows the
-    strategy; only where every case of the operation may be run, not those of a menu alone."""
+    strategy; only where every case of the operation may be run, not those of a menu alone. Crashes and hangs
+    are always shrunk so, for up to FAULT_FACTOR times as long."""
     search = Search(
         run, max_shrink_seconds, deadline, on_verdict, on_failure, ignore, clock, on_shrunk, by_field
     )

@@ -14,10 +14,10 @@ from hypothesis.strategies import SearchStrategy
 from diffgdn import bucket, shrink
 from diffgdn.campaign import tasks
 from diffgdn.case import Case
-from diffgdn.checks import CheckFailure
 from diffgdn.corpus import Finding
 from diffgdn.events import CaseRun
-from diffgdn.execute import Verdict
+from diffgdn.isolate import Familiar
+from diffgdn.verdict import CheckFailure, Verdict
 
 FAMILIAR = 5  # examples of a batch that may have been run before: the simplest ones come first in each
 REMEMBERED = 5000
@@ -41,15 +41,15 @@ class Passed:
 class Batch:
     """A search that lets a known failure pass, so that exploration goes past it.
 
-    run: gives the verdict on a case. send: takes events and answers for the campaign. listen: gives what
-    other workers have found since it was last asked. finding: makes one of a case, its failure and the case
-    it was first seen on.
+    run: gives the verdict on a case, as `Runner.run`. send: takes events and answers for the campaign.
+    listen: gives what other workers have found since it was last asked. finding: makes one of a case, its
+    failure and the case it was first seen on.
     """
 
     def __init__(
         self,
         task: tasks.Explore,
-        run: Callable[[Case], Verdict],
+        run: Callable[[Case, Familiar], Verdict],
         send: Callable[[Any], None],
         listen: Callable[[], set[tasks.Key]],
         finding: Callable[[Case, CheckFailure, Case | None], Finding],
@@ -84,13 +84,17 @@ class Batch:
         before = self._passed.get(case)
         if before is not None:
             return before
-        verdict = self._run(case)
+        verdict = self._run(case, lambda fault: self._is_known(case, fault) and not self._shrinking)
         failure = verdict.failure
-        known = failure is not None and tasks.key(self._finding(case, failure, None)) in self._known
+        known = failure is not None and self._is_known(case, failure)
         self._explored += not self._shrinking
         self._send(case_run(verdict, "explore", self._shrinking, known))
         if failure is None:
             self._passed.add(verdict)
+        elif not verdict.confirmed:
+            # What does not come again cannot be made smaller; but it was seen, and is told of.
+            if not known:
+                self._send(tasks.Failed(self._finding(case, failure, None), shrinks=False))
         else:
             kind = bucket.fault(failure.kind)
             if kind == self._kind:
@@ -104,6 +108,9 @@ class Batch:
                     self._kind = self._kind or kind
                     return verdict
         return dataclasses.replace(verdict, failure=None, comparison=None)
+
+    def _is_known(self, case: Case, failure: CheckFailure) -> bool:
+        return tasks.key(self._finding(case, failure, None)) in self._known
 
     def _announce(self, case: Case, failure: CheckFailure) -> None:
         kind = bucket.fault(failure.kind)

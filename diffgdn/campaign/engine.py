@@ -24,6 +24,7 @@ from diffgdn.events import Listener
 POLL_SECONDS = 0.2
 LEEWAY_SECONDS = 3.0  # beyond all limits, for a worker to answer before it is ended
 MOST_DEATHS = 3  # workers that an operation may cost before it is left out
+MOST_HANGS = 5  # cases of an operation that may hang before it is left out
 MOST_FAILED_STARTS = 3
 MOST_VARIANTS = 200  # compiled ahead of time
 
@@ -52,6 +53,7 @@ class _Campaign:
         self.rotation: Rotation | None = None
         self.undocumented: list[Finding] = []
         self.deaths: Counter[str] = Counter()
+        self.hangs: Counter[str] = Counter()
         self.failed_starts = 0
         self.left_out: set[str] = set()
         self.fault: str | None = (
@@ -66,7 +68,13 @@ class _Campaign:
             try:
                 self._announce()
                 with Pool(
-                    config.workers, config.lane, Path(name), config.target, config.seed, config.hang_seconds
+                    config.workers,
+                    config.lane,
+                    Path(name),
+                    config.target,
+                    config.seed,
+                    config.hang_seconds,
+                    config.isolation,
                 ) as self.pool:
                     self._phases(old)
             except KeyboardInterrupt:
@@ -205,6 +213,7 @@ class _Campaign:
         match message:
             case events.CaseRun():
                 self.emit(message)
+                self._ran(message)
             case tasks.Ready():
                 self.ready = self.ready or message
                 self.emit(events.WorkerStarted(worker, message.device, message.versions))
@@ -218,6 +227,13 @@ class _Campaign:
                 raise _Unable(message.message)
             case Died():
                 self._died(worker, message)
+
+    def _ran(self, message: events.CaseRun) -> None:
+        """An operation that hangs again and again takes the time of all others."""
+        if message.failure == "hung" and not message.shrinking and message.phase == "explore":
+            self.hangs[message.operation] += 1
+            if self.hangs[message.operation] == MOST_HANGS:
+                self._leave_out(message.operation, f"it hung in {MOST_HANGS} cases")
 
     def _failed(self, worker: int, message: tasks.Failed) -> None:
         record = self.ledger.found(message.finding, worker if message.shrinks else None)

@@ -12,8 +12,6 @@ from pathlib import Path
 from diffgdn.campaign.tasks import Key, key
 from diffgdn.corpus import Corpus, Finding
 
-UNSHRINKABLE = ("crashed", "hung")  # each try would cost a worker
-
 
 @dataclass
 class Record:
@@ -58,7 +56,7 @@ class Ledger:
 
     def replayed(self, finding: Finding, path: Path) -> None:
         """A finding of the corpus still fails. One that had no time to be shrunk may yet be."""
-        final = finding.unshrunk is not None or finding.kind in UNSHRINKABLE
+        final = finding.unshrunk is not None
         record = Record(finding, path, final=final)
         if self._records.setdefault(key(finding), record) is not record:
             self._alike.append(finding)

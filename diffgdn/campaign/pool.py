@@ -21,8 +21,9 @@ from typing import Any
 from diffgdn import lane as lanes
 from diffgdn.campaign import tasks, worker
 from diffgdn.case import Case
+from diffgdn.isolate.isolated import HANG_SECONDS
+from diffgdn.isolate.process import ending
 
-HANG_SECONDS = {"interpret": 120.0, "gpu": 120.0}  # for one case, a first compilation included
 GPU_WORKERS = (
     16  # per GPU: what a fuzz loop needs of the GPU is small, each context holds about half a gigabyte of it
 )
@@ -38,7 +39,7 @@ def automatic_workers(lane: str) -> int:
 class Died:
     """A worker is gone.
 
-    task: the one it was given; case: the one it was running. hung: it took too long over that case.
+    task: the one it was given; case: the one it was running itself. hung: it took too long over that case.
     """
 
     reason: str
@@ -66,9 +67,10 @@ class Pool:
         target: str | None,
         seed: int | None = None,
         hang_seconds: float | None = None,
+        isolation: str | None = None,
     ) -> None:
-        self._setup = worker.Setup(lane, target, seed, str(folder))
-        self._hang_seconds = HANG_SECONDS[lane] if hang_seconds is None else hang_seconds
+        self._setup = worker.Setup(lane, target, seed, str(folder), isolation, hang_seconds)
+        self._hang_seconds = HANG_SECONDS if hang_seconds is None else hang_seconds
         self._folder = folder
         self._count = count
         self._workers: dict[int, _Worker] = {}
@@ -155,19 +157,17 @@ class Pool:
     def _bury(self, index: int, reason: str, hung: bool = False) -> Died:
         entry = self._workers.pop(index)
         entry.pipe.close()
-        case = worker.current_case(self._folder, index) if entry.task is not None else None
+        # A kernel in a child cannot have ended the worker.
+        running = entry.task is not None and not worker.in_child(self._folder, index)
+        case = worker.current_case(self._folder, index) if running else None
         return Died(reason, entry.task, case, hung)
 
     def _reason(self, index: int, status: int | None) -> str:
         """How a process ended, and the last line it printed."""
-        if status is not None and status < 0:
-            reason = f"killed by {signal.Signals(-status).name}"
-        elif status == tasks.POISONED:
-            reason = "the kernel broke its GPU context"
-        else:
-            reason = f"exit status {status}"
         line = worker.last_words(self._folder, index)
-        return f"{reason}: {line}" if line else reason
+        if status == tasks.POISONED:
+            return f"the kernel broke its GPU context: {line}"
+        return ending(0 if status is None else status, line)
 
     def stop(self) -> None:
         """End all workers; those in the middle of a task have no time to finish it."""

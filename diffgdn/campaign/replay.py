@@ -1,4 +1,6 @@
-"""Runs findings again, in worker processes as a campaign does: a crash ends one of them, no more."""
+"""Runs findings again, in worker processes as a campaign does: a crash ends one of them, or its child, no
+more.
+"""
 
 from __future__ import annotations
 
@@ -61,10 +63,12 @@ def run(
     workers: int = 1,
     picture: bool = False,
     done: Callable[[Result], None] = lambda result: None,
+    isolation: str | None = None,
 ) -> list[Result]:
     """Run each finding `repeat` times, on the lane it was found on unless another is given.
 
-    done: called as each is settled.
+    done: called as each is settled. isolation: one of isolate.WAYS; None for what suits the target, and a
+    child for what has crashed or hung.
     """
     results = [Result(finding, lane or finding.lane) for finding in found]
     for name in lanes.LANES:
@@ -75,14 +79,21 @@ def run(
                 result.error = f"it was found on lane gpu, and {missing}; --lane interpret runs it on the CPU"
                 done(result)
         elif group:
-            _Replay(group, name, repeat, picture, done).run(min(workers, len(group) * repeat))
+            _Replay(group, name, repeat, picture, done, isolation).run(min(workers, len(group) * repeat))
     return results
 
 
 class _Replay:
     def __init__(
-        self, group: list[Result], lane: str, repeat: int, picture: bool, done: Callable[[Result], None]
+        self,
+        group: list[Result],
+        lane: str,
+        repeat: int,
+        picture: bool,
+        done: Callable[[Result], None],
+        isolation: str | None,
     ) -> None:
+        self.isolation = isolation
         self.lane, self.repeat, self.picture, self.done = lane, repeat, picture, done
         self.queue = [result for result in group for _ in range(repeat)]
         self.running: dict[int, Result] = {}
@@ -91,7 +102,7 @@ class _Replay:
     def run(self, workers: int) -> None:
         with (
             tempfile.TemporaryDirectory(prefix="diffgdn-") as folder,
-            Pool(workers, self.lane, Path(folder), target=None) as self.pool,
+            Pool(workers, self.lane, Path(folder), target=None, isolation=self.isolation) as self.pool,
         ):
             while self.queue or self.running:
                 for index in self.pool.idle():

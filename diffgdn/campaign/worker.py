@@ -1,4 +1,4 @@
-"""A worker process: binds a GPU, enters the lane, then runs the cases it is asked to run.
+"""A worker process: binds a GPU, enters the lane, then does the tasks it is given.
 
 The case that is about to run lies in a small file, so that whoever finds this process dead knows what it died
 of. What the process prints goes to a log beside it, not to the screen.
@@ -18,21 +18,23 @@ from typing import Any
 from diffgdn import lane as lanes
 from diffgdn.campaign import tasks
 from diffgdn.case import Case
-
-LAST_WORDS = 200  # characters of a dead worker's last line that are kept
+from diffgdn.isolate import process
 
 
 @dataclass(frozen=True)
 class Setup:
     """What a worker must know before its first task.
 
-    target: the one to announce in Ready; None to announce none.
+    target: the one to announce in Ready; None to announce none. isolation: one of isolate.WAYS; None for
+    what suits each target. hang_seconds: after which a case counts as hung.
     """
 
     lane: str
     target: str | None
     seed: int | None
     folder: str
+    isolation: str | None = None
+    hang_seconds: float | None = None
 
 
 def main(index: int, setup: Setup, pipe: Connection) -> None:
@@ -45,13 +47,14 @@ def main(index: int, setup: Setup, pipe: Connection) -> None:
     # Hypothesis keeps caches in the current directory otherwise; it is told before it is imported.
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(folder / "hypothesis"))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one worker a core: threads of their own would only queue
+    session = None
     try:
         lanes.bind(index)
         lanes.enter(setup.lane)
         from diffgdn.campaign.session import Session, SetupError
 
         try:
-            session = Session(setup, pipe, CurrentCase(folder, index))
+            session = Session(setup, pipe, CurrentCase(folder, index), index)
             ready = session.ready()
         except SetupError as error:
             pipe.send(tasks.SetupFailed(str(error)))
@@ -64,6 +67,8 @@ def main(index: int, setup: Setup, pipe: Connection) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the campaign is over
     finally:
+        if session is not None:
+            session.close()
         sys.stdout.flush()
         sys.stderr.flush()
 
@@ -74,8 +79,9 @@ class CurrentCase:
     def __init__(self, folder: Path, index: int) -> None:
         self._file = os.open(_case(folder, index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
-    def write(self, case: Case) -> None:
-        os.pwrite(self._file, json.dumps(case.to_json()).encode(), 0)
+    def write(self, case: Case, watched: bool) -> None:
+        """watched: it runs in a child, and this process sees to its time limit."""
+        os.pwrite(self._file, json.dumps({"case": case.to_json(), "watched": watched}).encode(), 0)
 
     def clear(self) -> None:
         os.ftruncate(self._file, 0)
@@ -84,27 +90,36 @@ class CurrentCase:
 def current_case(folder: Path, index: int) -> Case | None:
     """The case that a worker was running when it was last heard of."""
     try:
-        return Case.from_json(json.loads(_case(folder, index).read_bytes()))
+        return Case.from_json(json.loads(_case(folder, index).read_bytes())["case"])
     except (OSError, ValueError):
         return None
 
 
 def running_since(folder: Path, index: int) -> float | None:
-    """When (time.time()) a worker began the case it is running; None between cases."""
+    """When (time.time()) a worker began the case that it runs itself; None between cases."""
     try:
         status = _case(folder, index).stat()
     except OSError:
         return None
-    return status.st_mtime if status.st_size else None
+    return status.st_mtime if status.st_size and not in_child(folder, index) else None
+
+
+def in_child(folder: Path, index: int) -> bool:
+    """Whether the case that a worker is running runs in a child."""
+    try:
+        return json.loads(_case(folder, index).read_bytes())["watched"]
+    except (OSError, ValueError):
+        return False
 
 
 def last_words(folder: Path, index: int) -> str:
     """The last line that a worker printed."""
-    try:
-        lines = _log(folder, index).read_text(errors="replace").split("\n")
-    except OSError:
-        return ""
-    return next((line.strip()[:LAST_WORDS] for line in reversed(lines) if line.strip()), "")
+    return process.last_words(_log(folder, index))
+
+
+def child_log(folder: Path, index: int) -> Path:
+    """Where a worker's children print to."""
+    return folder / f"child-{index}.log"
 
 
 def _case(folder: Path, index: int) -> Path:

@@ -14,6 +14,7 @@ from diffgdn.cli.options import (
     Problem,
     Workers,
     chosen_lane,
+    isolation_option,
     lane_option,
     writable_file,
     writable_folder,
@@ -62,6 +63,7 @@ MOST_SEED = 2**64 - 1
     type=click.Path(path_type=Path),
     help="Write the result of the campaign to this file.",
 )
+@isolation_option
 @lane_option
 def fuzz(
     target: str,
@@ -72,6 +74,7 @@ def fuzz(
     seed: int | None,
     corpus: Path,
     json_file: Path | None,
+    isolation: str | None,
     lane: str | None,
 ) -> int:
     """Generate cases, run them on a target, check them against the oracle, shrink and save what fails.
@@ -105,6 +108,7 @@ def fuzz(
         corpus=corpus,
         max_time=max_time,
         max_cases=max_cases,
+        isolation=isolation,
     )
     with ConsoleReport(Console(highlight=False)) as console:
         listeners: list[Listener] = [console]

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from diffgdn import isolate
 from diffgdn import lane as lanes
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -80,6 +81,13 @@ def writable_file(path: Path, option: str) -> None:
         raise Problem(f"{option} {path}: folder {path.parent} does not exist")
     writable_folder(path.parent, option)
 
+
+isolation_option = click.option(
+    "--isolation",
+    type=click.Choice(isolate.WAYS),
+    help="Run kernels in a child process that may die, or in the worker itself.  "
+    "[default: child on a GPU and for targets that are not built in]",
+)
 
 lane_option = click.option(
     "--lane",

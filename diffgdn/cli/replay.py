@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffgdn.cli.options import CONTEXT, Problem, chosen_lane, lane_option
+from diffgdn.cli.options import CONTEXT, Problem, chosen_lane, isolation_option, lane_option
 from diffgdn.corpus import Corpus, CorpusError, Finding, read
 from diffgdn.lane import ENVIRONMENT
 from diffgdn.report import finding as findings
@@ -59,8 +59,9 @@ def asked_lane(lane: str | None) -> str | None:
     show_default=True,
     help="Runs of each finding.",
 )
+@isolation_option
 @lane_option
-def replay(names: tuple[str, ...], corpus: Path, repeat: int, lane: str | None) -> int:
+def replay(names: tuple[str, ...], corpus: Path, repeat: int, isolation: str | None, lane: str | None) -> int:
     """Run findings again: FIXED, FAILED, FLAKY n/m or ERROR for each.
 
     PATH is a finding's file or a folder of findings; without arguments the whole corpus is replayed, each
@@ -80,7 +81,7 @@ def replay(names: tuple[str, ...], corpus: Path, repeat: int, lane: str | None) 
         click.echo("no findings to replay")
         return 0
     workers = min(MOST_WORKERS, automatic_workers("interpret"))
-    results = replays.run(list(entries.values()), lane, repeat, workers, done=_say)
+    results = replays.run(list(entries.values()), lane, repeat, workers, done=_say, isolation=isolation)
     counts = Counter(result.status.split()[0] for result in results)
     click.echo(", ".join(f"{number} {status}" for status, number in counts.items()))
     if counts["FAILED"] or counts["FLAKY"]:
@@ -98,8 +99,9 @@ def _say(result: Result) -> None:
 @click.command(context_settings=CONTEXT)
 @click.argument("name", metavar="PATH or ID")
 @corpus_option
+@isolation_option
 @lane_option
-def show(name: str, corpus: Path, lane: str | None) -> int:
+def show(name: str, corpus: Path, isolation: str | None, lane: str | None) -> int:
     """Show a finding: the case, what was wrong, and, after running it once more, where."""
     from diffgdn.campaign import replay as replays
 
@@ -113,7 +115,7 @@ def show(name: str, corpus: Path, lane: str | None) -> int:
     versions = ", ".join(f"{key} {value}" for key, value in finding.versions.items())
     seed = "" if finding.seed is None else f", seed {finding.seed}"
     click.echo(f"  found {finding.found or 'by hand'}{seed}{f'; {versions}' if versions else ''}")
-    (result,) = replays.run([finding], lane, picture=True)
+    (result,) = replays.run([finding], lane, picture=True, isolation=isolation)
     click.echo(f"\nRun again: {result.status}")
     if result.detail is not None:
         click.echo(f"  {result.detail}")
