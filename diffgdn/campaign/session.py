@@ -13,10 +13,11 @@ from hypothesis.strategies import SearchStrategy
 from diffgdn import corpus, isolate, strategies
 from diffgdn.campaign import tasks
 from diffgdn.campaign.batch import Batch, Passed, case_run
-from diffgdn.campaign.worker import CurrentCase, Setup, child_log, say
+from diffgdn.campaign.worker import Setup, child_log, say
 from diffgdn.case import Case
 from diffgdn.corpus import Finding
 from diffgdn.isolate import About, Familiar, Runner, RunnerError, SetupError, unfamiliar
+from diffgdn.isolate.current import CurrentCase
 from diffgdn.verdict import FAULTS, CheckFailure, Verdict
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Session:
         Does not return if the kernel broke the GPU context of this process.
         """
         runner = self._runner(target, kind)
-        self._current.write(case, watched=isinstance(runner, isolate.Isolated))
+        self._current.write(case, in_child=isinstance(runner, isolate.Isolated))
         try:
             verdict = runner.run(case, target, picture, familiar)
         finally:

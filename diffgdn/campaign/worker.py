@@ -6,7 +6,6 @@ of. What the process prints goes to a log beside it, not to the screen.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ from diffgdn import lane as lanes
 from diffgdn.campaign import tasks
 from diffgdn.case import Case
 from diffgdn.isolate import process
+from diffgdn.isolate.current import CurrentCase, current
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def main(index: int, setup: Setup, pipe: Connection) -> None:
         from diffgdn.campaign.session import Session, SetupError
 
         try:
-            session = Session(setup, pipe, CurrentCase(folder, index), index)
+            session = Session(setup, pipe, CurrentCase(_case(folder, index)), index)
             ready = session.ready()
         except SetupError as error:
             pipe.send(tasks.SetupFailed(str(error)))
@@ -73,26 +73,10 @@ def main(index: int, setup: Setup, pipe: Connection) -> None:
         sys.stderr.flush()
 
 
-class CurrentCase:
-    """The file that names the case being run; empty while none is."""
-
-    def __init__(self, folder: Path, index: int) -> None:
-        self._file = os.open(_case(folder, index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-
-    def write(self, case: Case, watched: bool) -> None:
-        """watched: it runs in a child, and this process sees to its time limit."""
-        os.pwrite(self._file, json.dumps({"case": case.to_json(), "watched": watched}).encode(), 0)
-
-    def clear(self) -> None:
-        os.ftruncate(self._file, 0)
-
-
 def current_case(folder: Path, index: int) -> Case | None:
     """The case that a worker was running when it was last heard of."""
-    try:
-        return Case.from_json(json.loads(_case(folder, index).read_bytes())["case"])
-    except (OSError, ValueError):
-        return None
+    found = current(_case(folder, index))
+    return None if found is None else found[0]
 
 
 def running_since(folder: Path, index: int) -> float | None:
@@ -105,11 +89,9 @@ def running_since(folder: Path, index: int) -> float | None:
 
 
 def in_child(folder: Path, index: int) -> bool:
-    """Whether the case that a worker is running runs in a child."""
-    try:
-        return json.loads(_case(folder, index).read_bytes())["watched"]
-    except (OSError, ValueError):
-        return False
+    """Whether the case that a worker is running runs in a child, which the worker watches."""
+    found = current(_case(folder, index))
+    return found is not None and bool(found[1].get("in_child"))
 
 
 def last_words(folder: Path, index: int) -> str:

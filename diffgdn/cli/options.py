@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from diffgdn import isolate
+from diffgdn import duration, isolate
 from diffgdn import lane as lanes
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class Problem(click.ClickException):
@@ -30,10 +28,10 @@ class Duration(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
             return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", value.strip())
-        if match is None or float(match.group(1)) == 0:
-            self.fail(f"expected a time such as 60s, 10m or 8h, got {value!r}", param, ctx)
-        return float(match.group(1)) * UNITS[match.group(2)]
+        try:
+            return duration.seconds(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Workers(click.ParamType):
