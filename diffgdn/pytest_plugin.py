@@ -12,65 +12,52 @@ Triton reads its mode and CUDA its devices once; so this module imports neither 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import random
 import re
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
 from diffgdn import lane as lanes
+from diffgdn import pytest_options as options
+from diffgdn.isolate import RunnerError
+from diffgdn.testing import FAULT_KINDS, Answers, Harness, TimeUp, left_behind
 
 if TYPE_CHECKING:
     from diffgdn.case import Case
-    from diffgdn.checks import CheckFailure
     from diffgdn.corpus import Finding
-    from diffgdn.execute import Verdict
     from diffgdn.targets import Target
+    from diffgdn.verdict import CheckFailure, Verdict
 
 WORKERS_PER_GPU = 8  # each holds a CUDA context of some 500 MB, and a kernel rarely fills the GPU
-PROFILE = "dev"
-EXAMPLES = {"dev": 50, "ci": 25, "fuzz": 1000, "replay": 1}
-SHRINK_SECONDS = 60.0  # for each class of failure; Hypothesis alone would take up to five minutes
 NEEDS_GPU = "needs a GPU: "
 SEED = "diffgdn_seed"
-
-
-@dataclass
-class _Shrinking:
-    """The verdicts of one test, so that a case has one answer, and an end to the time that shrinking its
-    failures takes.
-    """
-
-    verdicts: dict[tuple[str, str], Verdict] = field(default_factory=dict)
-    kinds: set[type] = field(default_factory=set)
-    until: float = math.inf
-
-    def verdict(self, case: Case, target: str, run: Callable[[], Verdict]) -> Verdict | None:
-        """The verdict on a case, remembered or new; None for a new case once time is up."""
-        key = (case.id, target)
-        if key not in self.verdicts:
-            if time.monotonic() >= self.until:
-                return None
-            verdict = run()
-            if verdict.failure is not None and type(verdict.failure) not in self.kinds:
-                self.kinds.add(type(verdict.failure))
-                self.until = time.monotonic() + SHRINK_SECONDS
-            self.verdicts[key] = replace(verdict, comparison=None)  # tensors, of which a shrink may see many
-        return self.verdicts[key]
+RUNNING = "diffgdn_running"  # the folder in which workers note the case that they run
+EXPLORES = "explores"
 
 
 class _Active:
-    """What `activate` decided for this process, and what belongs to the test that runs."""
+    """What `activate` decided for this process, and what belongs to the test that runs.
+
+    first: the finding of each class of failure of a test, saved before it was shrunk.
+    """
 
     lane: str | None = None
     corpus: Path | None = None
-    shrinking = _Shrinking()
+    harness: Harness | None = None
+    answers = Answers()
+    first: ClassVar[dict[type, Finding]] = {}
+    left_behind: str | None = None
+
+
+def _harness() -> Harness:
+    assert _Active.harness is not None
+    return _Active.harness
 
 
 def activate(corpus: str | Path | None = None) -> None:
@@ -95,69 +82,105 @@ def activate(corpus: str | Path | None = None) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # one worker a core: more threads would only queue
     _Active.lane = lane
     _Active.corpus = None if corpus is None else Path(corpus).resolve()
-    _register_profiles()
-
-
-def _register_profiles() -> None:
-    from hypothesis import HealthCheck, Phase, Verbosity, settings
-
-    # Every field is given: what is left out comes from the profile that is current, which under CI=1 is one
-    # without exploration.
-    common: dict[str, Any] = {
-        "deadline": None,
-        "print_blob": False,
-        "database": None,  # findings are kept in the corpus
-        "report_multiple_bugs": True,
-        "derandomize": False,
-        "phases": (Phase.explicit, Phase.generate, Phase.shrink),
-        "verbosity": Verbosity.quiet,  # a failure is shown as a finding instead, with its case in one line
-        # It is kernels in an interpreter that take the time, and a target may refuse most cases.
-        "suppress_health_check": (
-            HealthCheck.too_slow,
-            HealthCheck.filter_too_much,
-            HealthCheck.data_too_large,
-        ),
-    }
-    changes: dict[str, dict[str, Any]] = {
-        "ci": {"derandomize": True},
-        "replay": {"phases": (Phase.explicit,)},
-    }
-    for name, examples in EXAMPLES.items():
-        settings.register_profile(name, **{**common, "max_examples": examples, **changes.get(name, {})})
-    settings.load_profile(PROFILE)
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("diffgdn", "differential testing of gated delta-rule kernels")
-    group.addoption(
-        "--diffgdn-target", default="vk", metavar="TARGET", help="what the property tests check (default: vk)"
-    )
-    group.addoption(
-        "--diffgdn-corpus",
-        default="findings",
-        metavar="DIR",
-        help="folder that new findings are saved to (default: findings)",
-    )
-
-
-def _profile(config: pytest.Config) -> str:
-    return config.getoption("--hypothesis-profile", None) or PROFILE
+    options.register_profiles()
 
 
 @pytest.hookimpl(tryfirst=True)  # before Hypothesis reads the seed
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a GPU; skipped, with the reason, where there is none")
+    config.addinivalue_line("markers", f"{EXPLORES}: draws cases in its body; --diffgdn-shards multiplies it")
     if _Active.lane is None:
         return
-    if _profile(config) in ("dev", "fuzz") and config.getoption("--hypothesis-seed", None) is None:
-        given: dict[str, Any] = getattr(config, "workerinput", {})
+    given: dict[str, Any] = getattr(config, "workerinput", {})
+    seed = config.getoption("--diffgdn-seed")
+    if seed is not None:
+        if config.getoption("--hypothesis-seed", None) not in (None, seed):
+            raise pytest.UsageError("--diffgdn-seed and --hypothesis-seed are the same: give one")
+        config.option.hypothesis_seed = seed
+    if options.profile(config) in ("dev", "fuzz") and config.getoption("--hypothesis-seed", None) is None:
         config.option.hypothesis_seed = given.get(SEED) or str(random.SystemRandom().randrange(2**32))
+    options.adjust_profiles(config)
+    _make_harness(config)
+
+
+def _make_harness(config: pytest.Config) -> None:
+    given: dict[str, Any] = getattr(config, "workerinput", {})
+    folder, name = given.get(RUNNING), given.get("workerid", "main")
+    assert _Active.lane is not None
+    _Active.harness = Harness(
+        _Active.lane,
+        config.getoption("--diffgdn-isolation"),
+        Path(config.getoption("--diffgdn-corpus")),
+        name,
+        None if folder is None else Path(folder),
+    )
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _Active.harness is not None:
+        _Active.harness.close()
+        _Active.harness = None
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Workers draw from the seed that the header shows."""
+    """Workers draw from the seed that the header shows, and note the cases they run where this process finds
+    them.
+    """
     node.workerinput[SEED] = node.config.getoption("--hypothesis-seed", None)
+    if _Active.harness is not None:
+        node.workerinput[RUNNING] = str(_Active.harness.folder)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """A worker that was killed leaves the case behind that it was running."""
+    if error is None or _Active.harness is None:
+        return
+    finding = left_behind(_Active.harness.folder, node.gateway.id)
+    if finding is not None:
+        path = _Active.harness.findings.save(finding)
+        _Active.left_behind = f"saved as {path}\nReproduce with:\n    diffgdn replay {path}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, report: Any, sched: Any) -> None:
+    """Called for the test of the worker that has just gone down."""
+    if _Active.left_behind is not None:
+        report.longrepr = f"{report.longrepr}\n{_Active.left_behind}"
+        _Active.left_behind = None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A property once a shard. Properties are Hypothesis tests, and what is marked to explore in its body."""
+    if _Active.lane is None or "diffgdn_check" not in metafunc.fixturenames:
+        return
+    explores = metafunc.definition.get_closest_marker(EXPLORES) is not None
+    shards = options.shards(metafunc.config)
+    if shards > 1 and (explores or hasattr(metafunc.function, "hypothesis")):
+        metafunc.fixturenames.append("diffgdn_shard")
+        metafunc.parametrize("diffgdn_shard", range(shards), ids=[f"shard{i}" for i in range(shards)])
+
+
+def _draw_from_its_own_stream(item: pytest.Item) -> None:
+    """The first shard draws from the seed of the run, each other one from a seed made of it."""
+    from hypothesis import core
+
+    seed = item.config.getoption("--hypothesis-seed", None)
+    shard = getattr(getattr(item, "callspec", None), "params", {}).get("diffgdn_shard", 0)
+    if _Active.lane is not None and seed is not None and seed.isdecimal():
+        text = f"{seed}/shard/{shard}"
+        derived = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+        core.global_force_seed = derived if shard else int(seed)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
+    """Time that is up ends a test that has found nothing."""
+    try:
+        return (yield)
+    except TimeUp:
+        return True
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -169,10 +192,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return cores if _Active.lane == "interpret" else min(cores, WORKERS_PER_GPU * len(lanes.visible_gpus()))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options.add(parser)
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     if _Active.lane is None:
         return []
-    profile, seed = _profile(config), config.getoption("--hypothesis-seed", None)
+    profile, seed = options.profile(config), config.getoption("--hypothesis-seed", None)
     draws = {"ci": "derandomized", "replay": "corpus only"}.get(profile, f"seed {seed}")
     target = config.getoption("--diffgdn-target")
     head = f"diffgdn: lane {_Active.lane}, target {target}, profile {profile}, {draws}"
@@ -187,7 +214,12 @@ def _gpu_missing() -> str | None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    _Active.shrinking = _Shrinking()
+    if _Active.harness is None and _Active.lane is not None:
+        _make_harness(item.config)  # activated by a conftest.py further down
+    _Active.first.clear()
+    most = item.config.getoption("--diffgdn-max-time")
+    _Active.answers = Answers(_save_first, math.inf if most is None else most)
+    _draw_from_its_own_stream(item)
     if item.get_closest_marker("gpu") is not None and (reason := _gpu_missing()) is not None:
         pytest.skip(NEEDS_GPU + reason)
 
@@ -215,20 +247,20 @@ class CorpusItem(pytest.Item):
     """Runs a finding's case on its target, on this process's lane, under every check."""
 
     def runtest(self) -> None:
-        from diffgdn import corpus, execute, targets
+        from diffgdn import corpus, targets
 
         assert _Active.lane is not None
         finding = corpus.read(self.path)
         if (reason := targets.missing(finding.target, _Active.lane)) is not None:
             pytest.skip(f"target {finding.target}: {reason}")
-        verdict = execute.run(finding.case, targets.get(finding.target), _Active.lane)
+        verdict = _harness().run(finding.case, finding.target, finding.kind)
         if verdict.refused is not None:
             pytest.skip(f"{finding.target} does not take this case: {verdict.refused}")
         if verdict.failure is not None:
             raise verdict.failure.with_traceback(None)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        if not isinstance(excinfo.value, (AssertionError, ValueError)):
+        if not isinstance(excinfo.value, (AssertionError, ValueError, RunnerError)):
             return super().repr_failure(excinfo, style)
         return f"{excinfo.typename}: {excinfo.value}\nReplay with:\n    diffgdn replay {self.path}"
 
@@ -246,7 +278,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The corpus first; under the replay profile, the corpus alone."""
     items.sort(key=lambda item: not isinstance(item, CorpusItem))
-    if _Active.lane is not None and _profile(config) == "replay":
+    if _Active.lane is not None and options.profile(config) == "replay":
         others = [item for item in items if not isinstance(item, CorpusItem)]
         items[:] = items[: len(items) - len(others)]
         config.hook.pytest_deselected(items=others)
@@ -270,25 +302,18 @@ def diffgdn_target(request: pytest.FixtureRequest) -> Target:
 
 
 @pytest.fixture(scope="session")
-def diffgdn_check(request: pytest.FixtureRequest, diffgdn_lane: str) -> Callable[..., Verdict]:
+def diffgdn_check(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
     """check(case, target) -> Verdict, for the body of a property test.
 
     target: a name (default: --diffgdn-target). A failed check is raised; the case that Hypothesis ends with
     becomes a finding. A case that the target refuses is rejected."""
     from hypothesis import reject
 
-    from diffgdn import execute, targets
-
     chosen: str = request.config.getoption("--diffgdn-target")
-    loaded: dict[str, Target] = {}
 
     def check(case: Case, target: str = chosen) -> Verdict:
         __tracebackhide__ = True
-        if target not in loaded:
-            loaded[target] = targets.get(target)
-        verdict = _Active.shrinking.verdict(
-            case, target, lambda: execute.run(case, loaded[target], diffgdn_lane)
-        )
+        verdict = _Active.answers.verdict(case, target, lambda case: _harness().run(case, target))
         if verdict is None or verdict.refused is not None:
             reject()
         if verdict.failure is not None:
@@ -306,11 +331,19 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Save what a failing test ended with, and say under its traceback how to run it again."""
     report = yield
     if call.when == "call" and call.excinfo is not None and report.failed:
-        folder = Path(item.config.getoption("--diffgdn-corpus"))
-        text = "\n\n".join(_saved(failure, folder) for failure in _leaves(call.excinfo.value))
+        text = "\n\n".join(_saved(failure) for failure in _leaves(call.excinfo.value))
         if text:
             report.sections.append(("diffgdn", text))
     return report
+
+
+def _save_first(verdict: Verdict, target: str) -> None:
+    """The failure as it was seen, before it is shrunk: a shrink may be interrupted."""
+    harness = _harness()
+    finding = harness.finding(verdict, target)
+    if verdict.failure is not None and not (harness.findings.path / f"{finding.id}.json").exists():
+        harness.findings.save(finding)
+        _Active.first[type(verdict.failure)] = finding
 
 
 def _leaves(error: BaseException) -> Iterator[CheckFailure]:
@@ -322,46 +355,23 @@ def _leaves(error: BaseException) -> Iterator[CheckFailure]:
         yield error  # type: ignore[misc]
 
 
-def _saved(failure: CheckFailure, folder: Path) -> str:
-    from diffgdn import corpus
-
+def _saved(failure: CheckFailure) -> str:
+    """Save the finding that a test ended with, and say how to see it again."""
     verdict: Verdict
     verdict, target = failure.__dict__["diffgdn"]
-    finding = _finding(failure, verdict, target)
-    path = corpus.Corpus(folder).save(finding)
+    harness, first = _harness(), _Active.first.pop(type(failure), None)
+    finding = harness.finding(verdict, target, None if first is None else first.case)
+    path = harness.findings.save(finding)
+    if first is not None and first.id != finding.id:
+        harness.findings.remove(first)
     lines = [f"{type(failure).__name__}: {failure}", f"saved as {path}"]
     try:
-        from diffgdn import execute, localize, repro, targets
-
-        lines.append(f"script {repro.write(finding, folder)}")
-        # Verdicts are remembered without their tensors.
-        comparison = execute.run(verdict.case, targets.get(target), verdict.lane).comparison
-        if comparison is not None:
-            lines.append(f"picture {localize.picture(comparison, path.with_suffix('.png'))}")
+        runner = harness.runner(target, finding.kind)
+        script, *pictures = runner.document(finding, path.parent, finding.kind not in FAULT_KINDS)
+        lines += [f"script {script}", *(f"picture {picture}" for picture in pictures)]
     except Exception as error:
         # The finding is on disk and must be told; what else is made of it may fail, and says so.
         lines.append(f"no script or picture: {type(error).__name__}: {error}")
     return "\n".join(
         [*lines, "Reproduce with:", f"    diffgdn replay {path}", f"    @example(case={verdict.case!r})"]
-    )
-
-
-def _finding(failure: CheckFailure, verdict: Verdict, target: str) -> Finding:
-    from diffgdn import corpus
-
-    device = None
-    if verdict.lane == "gpu":
-        import torch
-
-        device = torch.cuda.get_device_name()
-    return corpus.Finding(
-        case=verdict.case,
-        target=target,
-        lane=verdict.lane,
-        kind=failure.kind,
-        message=failure.message,
-        tensor=failure.tensor,
-        place=failure.place,
-        versions=corpus.versions(device),
-        found=corpus.today(),
     )

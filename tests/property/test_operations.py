@@ -16,6 +16,8 @@ from diffgdn.operations import OPERATIONS
 from diffgdn.strategies import Menu
 from diffgdn.targets import Target
 
+pytestmark = pytest.mark.explores
+
 OTHERS = ("kv", "eager")
 FEWER = 5  # of the cases that the chosen target gets
 MENU_SEED = 0  # on a GPU everything is compiled first: the builds are the same in every run

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from diffgdn import pytest_plugin
+from diffgdn import testing
 from diffgdn.case import Case, Gates, Pool, Values
 from diffgdn.checks import CheckFailure, NotFinite
 from diffgdn.corpus import Corpus, Finding
@@ -204,19 +204,19 @@ def test_a_failing_property_names_the_finding_it_saved(project: pytest.Pytester)
 
 def test_shrinking_ends_with_cases_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(pytest_plugin, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    shrinking = pytest_plugin._Shrinking()
+    monkeypatch.setattr(testing, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    answers = testing.Answers()
     first, second, third = (Case(op="gdn.decode", lens=(length,)) for length in (1, 2, 3))
 
     def ask(case: Case, failure: CheckFailure | None = None) -> CheckFailure | str | None:
-        verdict = shrinking.verdict(case, "vk", lambda: Verdict(case, "vk", "interpret", failure))
+        verdict = answers.verdict(case, "vk", lambda case: Verdict(case, "vk", "interpret", failure))
         return "unrun" if verdict is None else verdict.failure
 
     wrong = NotFinite("gdn.decode", "o", None, "nan")
     now[0] = 1000.0
     assert ask(first) is None
     assert ask(second, wrong) is wrong
-    now[0] += pytest_plugin.SHRINK_SECONDS
+    now[0] += testing.SHRINK_SECONDS
     assert ask(third) == "unrun"
     assert ask(second) is wrong
     assert ask(first, wrong) is None

@@ -1,0 +1,171 @@
+"""What a pytest process runs and keeps: runners, the case on disk, what a test has found so far.
+
+The pytest plugin is made of it. It imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from diffgdn import corpus, isolate, simplify
+from diffgdn.case import Case
+from diffgdn.corpus import Corpus, Finding
+from diffgdn.isolate import Runner
+from diffgdn.isolate.current import CurrentCase, current
+from diffgdn.verdict import FAULTS, CheckFailure, KernelCrashed, Verdict
+
+SHRINK_SECONDS = 60.0  # for each class of failure; Hypothesis alone would take up to five minutes
+FAULT_KINDS = tuple(fault.kind for fault in FAULTS)
+
+
+class TimeUp(BaseException):
+    """Leaves Hypothesis, and the test, at once. Not an Exception: Hypothesis would take that for a failing
+    case.
+    """
+
+
+@dataclass
+class Answers:
+    """The verdicts of one test, so that a case has one answer, and an end to the time that it takes.
+
+    first: called with the first failure of each class and the target, when it is seen. most_seconds: of
+    exploration.
+    """
+
+    first: Callable[[Verdict, str], None] = lambda verdict, target: None
+    most_seconds: float = math.inf
+    verdicts: dict[tuple[str, str], Verdict] = field(default_factory=dict)
+    kinds: set[type] = field(default_factory=set)
+    until: float = math.inf
+    _began: float | None = None
+
+    def verdict(self, case: Case, target: str, run: Callable[[Case], Verdict]) -> Verdict | None:
+        """The verdict on a case, remembered or new; None for a new case once the time for shrinking is up.
+
+        Raises TimeUp when exploration has had its time. A crash or a hang comes back as that of the smallest
+        case that has it: Hypothesis, which needs hundreds of runs, would cost as many processes.
+        """
+        key = (case.id, target)
+        if key not in self.verdicts:
+            now = time.monotonic()
+            if now >= self.until:
+                return None
+            self._began = now if self._began is None else self._began
+            if not self.kinds and now >= self._began + self.most_seconds:
+                raise TimeUp
+            verdict = run(case)
+            if verdict.failure is not None and type(verdict.failure) not in self.kinds:
+                self.kinds.add(type(verdict.failure))
+                self.until = time.monotonic() + SHRINK_SECONDS
+                self.first(verdict, target)
+                if isinstance(verdict.failure, FAULTS) and verdict.confirmed:
+                    verdict = self._simplest(verdict, run)
+                    self.until = -math.inf
+            self.verdicts[key] = replace(verdict, comparison=None)  # tensors, of which a shrink may see many
+        return self.verdicts[key]
+
+    def _simplest(self, verdict: Verdict, run: Callable[[Case], Verdict]) -> Verdict:
+        verdicts = {verdict.case.id: verdict}
+
+        def fails(case: Case) -> bool:
+            again = run(case)
+            if type(again.failure) is not type(verdict.failure) or not again.confirmed:
+                return False
+            verdicts[case.id] = again
+            return True
+
+        smallest = simplify.simplest(verdict.case, fails, lambda: time.monotonic() >= self.until)
+        return verdicts[smallest.id]
+
+
+class Harness:
+    """Runs cases for the tests of one process, on one lane.
+
+    isolation: as asked, or None. findings: the folder that findings are saved to. folder: where the case that
+    runs is noted and children print to, under the name of this process; None for one of its own.
+    """
+
+    def __init__(
+        self, lane: str, isolation: str | None, findings: Path, name: str = "main", folder: Path | None = None
+    ) -> None:
+        self.lane, self.isolation, self.findings, self.name = lane, isolation, Corpus(findings), name
+        self._own = None if folder is not None else Path(tempfile.mkdtemp(prefix="diffgdn-"))
+        self.folder = folder or self._own or Path()
+        self._current: CurrentCase | None = None
+        self._runners: dict[str, Runner] = {}
+        self._device: str | None = None
+
+    def close(self) -> None:
+        for runner in self._runners.values():
+            runner.close()
+        if self._own is not None:
+            shutil.rmtree(self._own, ignore_errors=True)
+
+    def runner(self, target: str, kind: str | None = None) -> Runner:
+        """What runs a target's cases; one that has crashed or hung runs in a child in any case."""
+        asked = "child" if kind in FAULT_KINDS and not self.isolation else self.isolation
+        way = isolate.chosen(asked, target, self.lane)
+        if way not in self._runners:
+            self._runners[way] = isolate.runner(way, self.lane, self.folder / f"{self.name}.log")
+        return self._runners[way]
+
+    def run(self, case: Case, target: str, kind: str | None = None) -> Verdict:
+        """The verdict on a case, which lies on disk meanwhile. Raises RunnerError."""
+        runner = self.runner(target, kind)
+        self._current = self._current or CurrentCase(_note(self.folder, self.name))
+        self._current.write(case, target=target, lane=self.lane)
+        try:
+            verdict = runner.run(case, target)
+        finally:
+            self._current.clear()
+        return verdict
+
+    def finding(self, verdict: Verdict, target: str, unshrunk: Case | None = None) -> Finding:
+        """A failing verdict as a finding."""
+        failure = verdict.failure
+        assert failure is not None
+        if self._device is None and self.lane == "gpu":
+            self._device = self.runner(target).about(None).device
+        return _finding(verdict.case, target, verdict.lane, failure, self._device, unshrunk)
+
+
+def _finding(
+    case: Case,
+    target: str,
+    lane: str,
+    failure: CheckFailure,
+    device: str | None = None,
+    unshrunk: Case | None = None,
+) -> Finding:
+    return Finding(
+        case=case,
+        target=target,
+        lane=lane,
+        kind=failure.kind,
+        message=failure.message,
+        tensor=failure.tensor,
+        place=failure.place,
+        versions=corpus.versions(device),
+        found=corpus.today(),
+        unshrunk=None if unshrunk == case else unshrunk,
+    )
+
+
+def left_behind(folder: Path, name: str) -> Finding | None:
+    """What a process that has ended was running, as a finding; None if it ended between cases."""
+    found = current(_note(folder, name))
+    if found is None:
+        return None
+    case, about = found
+    failure = KernelCrashed(case.op, None, None, f"the pytest worker {name} ended while this case ran")
+    return _finding(case, about["target"], about["lane"], failure)
+
+
+def _note(folder: Path, name: str) -> Path:
+    return folder / f"{name}.json"
