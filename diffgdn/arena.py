@@ -20,8 +20,8 @@ from torch import Tensor
 from diffgdn import poison
 from diffgdn.case import Case
 from diffgdn.inputs import DTYPE, Data
+from diffgdn.poison import GUARD_BYTES
 
-GUARD_BYTES = 1024
 ALIGN_BYTES = 256
 FAR_BYTES = 1 << 28
 FAR_WATCH = 4096  # elements watched on either side of a named slot in a far pool
@@ -49,6 +49,17 @@ class _Region:
     strides: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _View:
+    """A tensor that is a part of another: the columns of a projection, from `column` on."""
+
+    name: str
+    joint: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    column: int
+
+
 @dataclass
 class Arguments:
     """The tensors of one call by name, and what to compare afterwards.
@@ -66,6 +77,7 @@ class Arguments:
     writable: dict[str, list[Callable[[Tensor], Tensor]]]
     far: Tensor | None = None
     live_slots: tuple[int, ...] = ()  # slots of the pool that the operation writes
+    views: list[_View] = field(default_factory=list)
     _before: Tensor | None = None
     _far_before: list[tuple[int, Tensor]] = field(default_factory=list)
 
@@ -157,11 +169,30 @@ class Arguments:
         case = self.case
         return (case.HV, case.V, case.K) if self.layout == "vk" else (case.HV, case.K, case.V)
 
+    def poisoned(self, other: Arguments) -> Tensor:
+        """16-bit words of the arena that were poison, where the same arguments without poison are `other`."""
+        assert self._before is not None
+        assert other._before is not None
+        return (self._before != other._before).nonzero().flatten()
+
+    def copy_words(self, other: Arguments, words: Tensor) -> None:
+        """Put words of another's arena in place, as they were before its call."""
+        assert other._before is not None
+        self.arena[words] = other._before[words]
+
+    def describe(self, word: int) -> Change:
+        """What lies at a 16-bit word of the arena."""
+        return self._describe(2 * word, 1)
+
     def _describe(self, byte: int, count: int) -> Change:
         for region in self.regions:
             size = region.dtype.itemsize
             offset = (byte - region.start) // size
             if 0 <= offset < region.extent:
+                for view in self.views:
+                    inner = _index_in(offset - view.column, view) if view.joint == region.name else None
+                    if inner is not None:
+                        return Change(view.name, "element", inner, offset - view.column, count)
                 index = _index_in(offset, region)
                 return Change(region.name, "element" if index else "gap", index or (offset,), offset, count)
         nearest = min(
@@ -180,9 +211,11 @@ def _unravel(offset: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(out))
 
 
-def _index_in(offset: int, region: _Region) -> tuple[int, ...] | None:
+def _index_in(offset: int, region: _Region | _View) -> tuple[int, ...] | None:
     """Index of the element at an offset of a strided view, or None where it falls between the view's
-    elements."""
+    elements, or before its first."""
+    if offset < 0:
+        return None
     index = [0] * len(region.shape)
     for axis in sorted(range(len(region.shape)), key=lambda axis: -region.strides[axis]):
         if region.shape[axis] > 1:
@@ -285,7 +318,8 @@ def _add_projection(
         builder.add(name, tensor, (*rows, *inner), dtype, (*_row_strides(case, token), *strides))
 
 
-def _add_tokens(builder: _Builder, case: Case, data: Data) -> None:
+def _add_tokens(builder: _Builder, case: Case, data: Data, fresh: int) -> None:
+    """fresh: the pattern that `out` starts with."""
     heads = [
         ("q", data["q"], (case.H, case.K)),
         ("k", data["k"], (case.H, case.K)),
@@ -297,7 +331,7 @@ def _add_tokens(builder: _Builder, case: Case, data: Data) -> None:
         stride = width + (ODD_GAP if case.view == "gapped" else 16 if case.view == "packed" else 0)
         builder.add("mixed_qkv", values, (case.tokens, width), values.dtype, (stride, 1))
         out = (case.tokens, 1, case.HV, case.V)
-        builder.add("out", poison.full(out, values.dtype, poison.FRESH), out, values.dtype)
+        builder.add("out", poison.full(out, values.dtype, fresh), out, values.dtype)
     else:
         _add_projection(builder, case, heads, "qkv")
     names = ("a", "b") if case.raw_gates and "a" in data else ("g", "beta")
@@ -342,7 +376,9 @@ def _wait_for_memory(device: torch.device, needed: int) -> None:
         time.sleep(0.1)
 
 
-def _far_pool(case: Case, data: Data, layout: str, device: torch.device | str) -> tuple[Tensor, Tensor]:
+def _far_pool(
+    case: Case, data: Data, layout: str, device: torch.device | str, pattern: int
+) -> tuple[Tensor, Tensor]:
     pool, dtype = case.pool, DTYPE[case.pool.dtype]
     size = case.HV * case.V * case.K
     stride = size + pool.pitch
@@ -355,7 +391,7 @@ def _far_pool(case: Case, data: Data, layout: str, device: torch.device | str) -
     view = storage.as_strided((pool.slots, *inner), (stride, *_contiguous(inner)))
     for slot in sorted({slot for slot in pool.indices if slot >= 0} | {0}):
         start = max(slot * stride - FAR_WATCH, 0)
-        poison.fill(storage[start : slot * stride + size + FAR_WATCH])
+        poison.fill(storage[start : slot * stride + size + FAR_WATCH], pattern)
     for n, slot in enumerate(pool.indices):
         if slot >= 0:
             view[slot] = (data["state"][n].mT if layout == "kv" else data["state"][n]).to(device)
@@ -370,8 +406,8 @@ def arrange(
 
     zeros: fill what is otherwise poison with zeros.
     """
-    builder = _Builder()
-    _add_tokens(builder, case, data)
+    builder, fresh = _Builder(), 0 if zeros else poison.FRESH
+    _add_tokens(builder, case, data, fresh)
     _add_indices(builder, case)
     inner = (case.HV, case.V, case.K) if layout == "vk" else (case.HV, case.K, case.V)
     size, dtype, pool = math.prod(inner), DTYPE[case.pool.dtype], case.pool
@@ -383,11 +419,7 @@ def arrange(
         stride = size + pool.pitch
         far_bytes = pool.slots * stride * dtype.itemsize
         if far_bytes <= FAR_BYTES:
-            values = (
-                torch.zeros(pool.slots, *inner, dtype=dtype)
-                if zeros
-                else poison.full((pool.slots, *inner), dtype)
-            )
+            values = poison.full((pool.slots, *inner), dtype, 0 if zeros else poison.POISON)
             for n, slot in enumerate(pool.indices):
                 if slot >= 0:
                     values[slot] = data["state"][n].mT if layout == "kv" else data["state"][n]
@@ -414,7 +446,7 @@ def arrange(
             writable["state"] = [lambda view: view]
     if case.keeps_steps:
         kept = (pool.buffer, pool.steps, *inner)
-        builder.add("buffer", poison.full(kept, dtype, poison.FRESH), kept, dtype)
+        builder.add("buffer", poison.full(kept, dtype, fresh), kept, dtype)
         writable["buffer"] = [
             lambda view, row=row, length=length: view[row, :length]  # type: ignore[misc]
             for row, length in zip(pool.rows, case.lens, strict=True)
@@ -422,16 +454,21 @@ def arrange(
         ]
     if case.operation.single_token:
         writable["out"] = [lambda view: view]
-    arena, regions, tensors = builder.build(device, 0 if zeros else poison.POISON)
+    pattern = 0 if zeros else poison.POISON
+    arena, regions, tensors = builder.build(device, pattern)
     for name, joint, shape, strides, column in builder.views:
         owner = tensors[joint]
         tensors[name] = owner.as_strided(shape, strides, owner.storage_offset() + column)
     far_storage = None
     if far is not None:
-        far_storage, tensors["state"] = _far_pool(case, data, layout, device)
+        far_storage, tensors["state"] = _far_pool(case, data, layout, device, pattern)
     known: dict[str, Tensor | None] = dict.fromkeys(
         ("cu_seqlens", "state", "indices", "parents", "rows", "buffer")
     )
-    arguments = Arguments(case, layout, {**known, **tensors}, arena, regions, writable, far_storage, live)
+    views = [
+        _View(name, joint, shape, strides, column) for name, joint, shape, strides, column in builder.views
+    ]
+    given = {**known, **tensors}
+    arguments = Arguments(case, layout, given, arena, regions, writable, far_storage, live, views)
     arguments.snapshot()
     return arguments

@@ -15,6 +15,7 @@ from torch import Tensor
 from diffgdn import noise, poison
 from diffgdn.arena import Change
 from diffgdn.case import Case
+from diffgdn.poison import Stray
 from diffgdn.verdict import (
     ALL,
     BeyondBound,
@@ -152,19 +153,33 @@ def memory(case: Case, change: Change | None) -> None:
             f"{list(change.index)}",
             f"a read-only input was written ({change.count} 16-bit words changed)",
         )
-    side = (
-        "before its start"
-        if change.offset < 0
-        else "past its end"
-        if change.where == "guard"
-        else "between its rows or slots"
-    )
     raise GuardWritten(
         case.op,
         change.tensor,
         f"at element {change.offset}",
-        f"memory {side} was written ({change.count} 16-bit words changed)",
+        f"memory {side(change)} was written ({change.count} 16-bit words changed)",
     )
+
+
+def side(change: Change) -> str:
+    """Where memory that is no element of a tensor lies."""
+    if change.offset < 0:
+        return "before its start"
+    return "past its end" if change.where == "guard" else "between its rows or slots"
+
+
+def fresh(case: Case, stray: Stray | None, name: str | None) -> None:
+    """Nothing was written beside memory that the call itself allocated. name: of the result that lies in it,
+    None for a workspace."""
+    if stray is not None:
+        where = "before its start" if stray.offset < 0 else "past its end"
+        shape = f"{list(stray.tensor.shape)} {str(stray.tensor.dtype).removeprefix('torch.')}"
+        raise GuardWritten(
+            case.op,
+            name or "workspace",
+            f"at element {stray.offset}",
+            f"memory {where} was written ({stray.count} bytes changed; it is {shape})",
+        )
 
 
 def slots(case: Case, change: Change | None) -> None:
@@ -202,9 +217,11 @@ def written(comparison: Comparison) -> None:
         )
 
 
-def finite(comparison: Comparison, clean: Callable[[], Tensor | None]) -> None:
+def finite(
+    comparison: Comparison, clean: Callable[[], Tensor | None], source: Callable[[Tensor], str | None]
+) -> None:
     """Finite where the oracle is. `clean` gives the same result from a run without poison, to tell a leak
-    from an overflow."""
+    from an overflow; `source` the memory that leaked into the elements of a mask, in words."""
     mask = ~comparison.got.isfinite() & ~comparison.overflows
     if not mask.any():
         return
@@ -215,7 +232,8 @@ def finite(comparison: Comparison, clean: Callable[[], Tensor | None]) -> None:
             comparison.case.op,
             comparison.name,
             comparison.place(index),
-            f"memory that must not be read reached the result ({_count(mask)}; finite once it is zero)",
+            f"memory that must not be read reached the result{_named(source(mask))} "
+            f"({_count(mask)}; finite once it is zero)",
         )
     raise NotFinite(
         comparison.case.op,
@@ -224,6 +242,10 @@ def finite(comparison: Comparison, clean: Callable[[], Tensor | None]) -> None:
         f"got {float(comparison.got[index])}, expected {float(comparison.expected[index]):.6g} "
         f"({_count(mask)})",
     )
+
+
+def _named(source: str | None) -> str:
+    return "" if source is None else f": {source}"
 
 
 def exact(comparison: Comparison) -> None:
@@ -276,6 +298,6 @@ def not_shared(case: Case, name: str, shared: bool) -> None:
         )
 
 
-def unwritten_mask(tensor: Tensor) -> Tensor:
+def unwritten_mask(tensor: Tensor, pattern: int = poison.FRESH) -> Tensor:
     """Where a result in its own dtype still holds what its memory started with."""
-    return poison.unwritten(tensor).view(tensor.shape)
+    return poison.unwritten(tensor, pattern).view(tensor.shape)

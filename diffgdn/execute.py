@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from diffgdn import arena, checks, inputs, interpreter, noise
+from diffgdn import arena, checks, inputs, interpreter, leak, noise
 from diffgdn.arena import Arguments
 from diffgdn.case import Case
 from diffgdn.checks import CheckFailure, Comparison
 from diffgdn.inputs import Data
 from diffgdn.noise import Reference
-from diffgdn.poison import PoisonedEmpty
+from diffgdn.poison import FRESH, PoisonedEmpty
 from diffgdn.targets import Target
 from diffgdn.verdict import Verdict
 
@@ -40,14 +40,17 @@ def device_of(lane: str) -> str:
     return "cuda" if lane == "gpu" else "cpu"
 
 
-def run(case: Case, target: Target, lane: str) -> Verdict:
-    """The verdict on one case. A kernel's fault never raises; errors of the framework itself do."""
+def run(case: Case, target: Target, lane: str, explain: bool = False) -> Verdict:
+    """The verdict on one case. A kernel's fault never raises; errors of the framework itself do.
+
+    explain: trace a leak to the memory that it comes from, which takes some fifteen calls more.
+    """
     refusal = target.refuses(case, lane)
     if refusal is not None:
         return Verdict(case, target.name, lane, refused=refusal)
     if lane == "interpret":
         interpreter.repair()
-    clock, run = _Clock(), _Run(case, target, lane)
+    clock, run = _Clock(), _Run(case, target, lane, explain)
     failure = None
     try:
         run.judge(clock)
@@ -70,13 +73,15 @@ def assert_correct(case: Case, target: Target, lane: str) -> Verdict:
 
 
 class _Run:
-    def __init__(self, case: Case, target: Target, lane: str) -> None:
+    def __init__(self, case: Case, target: Target, lane: str, explain: bool) -> None:
+        self.explain = explain
         self.case, self.target, self.lane = case, target, lane
         self.device = device_of(lane)
         self.exact = False
         self.shares: dict[str, float] = {}
         self.current: Comparison | None = None
         self.arguments: Arguments | None = None
+        self.fresh = PoisonedEmpty()  # of the latest call
 
     def judge(self, clock: _Clock) -> None:
         """Ask every question in order; the first that fails raises its CheckFailure."""
@@ -89,16 +94,22 @@ class _Run:
         with clock("checks"):
             change = self.arguments.changes()
             checks.memory(case, change)
+            self._check_fresh(returned)
+            patterns = {name: self.fresh.pattern(tensor) for name, tensor in returned.items()}
             results = {name: tensor.cpu() for name, tensor in self._results(self.arguments, returned).items()}
         with clock("oracle"):
             stored = {_TRUTH[name]: tensor.dtype for name, tensor in results.items()}
             reference = noise.reference(case, data, contract, stored, self._oracle_device())
             self.exact = reference.exact
         with clock("checks"):
-            for comparison in comparisons(case, results, reference):
+            for comparison in comparisons(case, results, reference, patterns):
                 self.current = comparison
                 checks.written(comparison)
-                checks.finite(comparison, lambda: self._clean(data).get(comparison.name))  # noqa: B023 (called at once)
+                checks.finite(
+                    comparison,
+                    lambda: self._clean(data).get(comparison.name),  # noqa: B023 (called at once)
+                    lambda mask: self._leak(data, comparison.name, mask),  # noqa: B023
+                )
                 if self.exact:
                     checks.exact(comparison)
                 else:
@@ -116,9 +127,19 @@ class _Run:
         if far and self.device == "cuda":
             torch.cuda.empty_cache()
 
-    def _call(self, arguments: Arguments, zeros: bool = False) -> dict[str, Tensor]:
+    def _check_fresh(self, returned: dict[str, Tensor]) -> None:
+        stray = self.fresh.stray()
+        if stray is not None:
+            place = stray.tensor.untyped_storage().data_ptr()
+            names = [name for name, t in returned.items() if t.untyped_storage().data_ptr() == place]
+            checks.fresh(self.case, stray, names[0] if names else None)
+
+    def _call(
+        self, arguments: Arguments, zeros: bool = False, only: tuple[int, str] | None = None
+    ) -> dict[str, Tensor]:
+        self.fresh = PoisonedEmpty(zeros, only)
         try:
-            with PoisonedEmpty(zeros):
+            with self.fresh:
                 returned = self.target.run(self.case, arguments)
             if self.device == "cuda":
                 torch.cuda.synchronize()
@@ -172,11 +193,7 @@ class _Run:
     def _clean(self, data: Data) -> dict[str, Tensor]:
         """Results of the same case with zeros for all poison: padding tokens, unnamed slots, guards, fresh
         memory."""
-        calm = {
-            name: torch.nan_to_num(tensor, nan=0.0) if tensor.is_floating_point() else tensor
-            for name, tensor in data.items()
-        }
-        arguments = arena.arrange(self.case, calm, self.device, self.target.layout, zeros=True)
+        arguments = self._calm(data)
         try:
             returned = self._call(arguments, zeros=True)
         except CheckFailure:
@@ -188,6 +205,33 @@ class _Run:
             else tensor
             for name, tensor in results.items()
         }
+
+    def _calm(self, data: Data) -> Arguments:
+        """Arguments without poison."""
+        calm = {
+            name: torch.nan_to_num(tensor, nan=0.0) if tensor.is_floating_point() else tensor
+            for name, tensor in data.items()
+        }
+        return arena.arrange(self.case, calm, self.device, self.target.layout, zeros=True)
+
+    def _leak(self, data: Data, name: str, mask: Tensor) -> str | None:
+        """What memory makes elements of a result not finite: the call again, with parts of the poison."""
+        if not self.explain:
+            return None
+        poisoned = arena.arrange(self.case, data, self.device, self.target.layout)
+        calm = self._calm(data)
+
+        def leaks(words: Tensor | None = None, only: tuple[int, str] | None = None) -> bool:
+            calm.restore()
+            if words is not None:
+                calm.copy_words(poisoned, words)
+            try:
+                result = self._results(calm, self._call(calm, zeros=True, only=only))[name]
+            except CheckFailure:
+                return False
+            return not bool(result.cpu().reshape(mask.shape)[mask].isfinite().all())
+
+        return leak.source(poisoned, calm, leaks, lambda: self.fresh.allocated)
 
     def _repeat(self, returned: dict[str, Tensor], first: dict[str, Tensor]) -> None:
         """A second run from the same memory. In the interpreter, which is sequential, one case in four is
@@ -224,9 +268,11 @@ class _Run:
 _TRUTH = {"o": "o", "state": "state", "final": "state", "boundary": "boundary", "steps": "steps"}
 
 
-def comparisons(case: Case, results: dict[str, Tensor], reference: Reference) -> Iterator[Comparison]:
+def comparisons(
+    case: Case, results: dict[str, Tensor], reference: Reference, patterns: Mapping[str, int] | None = None
+) -> Iterator[Comparison]:
     """Each result of a run (o, state, final, steps, boundary, on the CPU and in its own dtype) beside the
-    reference."""
+    reference. patterns: what the memory of a result started with, where that is not poison.FRESH."""
     truth = reference.truth.items()
     for name, got in results.items():
         key, pick = _TRUTH[name], _picker(case, name)
@@ -234,7 +280,14 @@ def comparisons(case: Case, results: dict[str, Tensor], reference: Reference) ->
         half = noise.half_ulp(wanted.abs() + noise.LIMIT * noises, got.dtype)
         got = got.reshape(wanted.shape)
         yield Comparison(
-            case, name, got.dtype, got.double(), wanted, noises, half, checks.unwritten_mask(got)
+            case,
+            name,
+            got.dtype,
+            got.double(),
+            wanted,
+            noises,
+            half,
+            checks.unwritten_mask(got, (patterns or {}).get(name, FRESH)),
         )
 
 

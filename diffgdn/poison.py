@@ -8,6 +8,8 @@ arithmetic, and a leak is no hole.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 POISON = 0x7FDB
 FRESH = 0x7FD5
+OWN = [pattern for pattern in range(0x7FC1, 0x8000) if pattern not in (POISON, FRESH)]  # quiet NaNs as well
+GUARD_BYTES = 1024  # of a guard zone
+PARTS = ("guards", "inside")  # of fresh memory that is poisoned
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
@@ -39,25 +44,72 @@ def full(shape: tuple[int, ...], dtype: torch.dtype, pattern: int = POISON) -> T
     return torch.full((units,), pattern, dtype=torch.int16).view(dtype).view(shape)
 
 
-def unwritten(tensor: Tensor) -> Tensor:
-    """Boolean mask of the elements of a float tensor that still hold what fresh memory held."""
+def unwritten(tensor: Tensor, pattern: int = FRESH) -> Tensor:
+    """Boolean mask of the elements of a float tensor that still hold what their memory was filled with."""
     size = tensor.dtype.itemsize
-    return tensor.contiguous().view(_WORDS[size]) == _repeated(FRESH, size)
+    return tensor.contiguous().view(_WORDS[size]) == _repeated(pattern, size)
+
+
+@dataclass(frozen=True)
+class Stray:
+    """A write beside fresh memory. offset: in elements of the tensor, from its first one; count: of bytes."""
+
+    tensor: Tensor
+    offset: int
+    count: int
+
+
+class Fresh:
+    """A tensor in memory of its own, with a guard zone on either side."""
+
+    def __init__(self, like: Tensor, parts: Collection[str] = PARTS, pattern: int = FRESH) -> None:
+        """like: whose shape, strides, dtype and device it takes. parts: what is poisoned. pattern: inside."""
+        self.pattern = pattern
+        size = like.dtype.itemsize
+        extent = 1 + sum((n - 1) * stride for n, stride in zip(like.shape, like.stride(), strict=True))
+        self._end = GUARD_BYTES + extent * size
+        numel = -(-(self._end + GUARD_BYTES) // 16) * 16
+        self._bytes = torch.zeros(numel, dtype=torch.uint8, device=like.device)
+        self._inside = self._bytes[GUARD_BYTES : self._end].view(like.dtype)
+        self.tensor = self._inside.as_strided(like.shape, like.stride())
+        if "guards" in parts or "before" in parts:
+            fill(self._bytes[:GUARD_BYTES].view(torch.int16))
+        if "guards" in parts or "after" in parts:
+            tail = self._bytes[self._end :]
+            tail.copy_(full((numel,), torch.uint8)[self._end % 2 :][: tail.numel()])
+        if "inside" in parts:
+            fill(self._inside, pattern)
+        self._guards = self.guards().clone()
+
+    def guards(self) -> Tensor:
+        return torch.cat([self._bytes[:GUARD_BYTES], self._bytes[self._end :]])
+
+    def stray(self) -> Stray | None:
+        """The first byte of a guard zone that has changed."""
+        changed = (self.guards() != self._guards).nonzero().flatten()
+        if not changed.numel():
+            return None
+        first = int(changed[0])
+        place = first - GUARD_BYTES if first < GUARD_BYTES else first - 2 * GUARD_BYTES + self._end
+        return Stray(self.tensor, place // self.tensor.dtype.itemsize, changed.numel())
 
 
 class PoisonedEmpty(TorchDispatchMode):
-    """While active, memory that torch allocates without initialising it is filled: with poison, or with
-    zeros.
+    """While active, memory that torch allocates without initialising it is filled, with poison or with zeros,
+    and lies between guard zones.
 
     A kernel's launcher allocates outputs and workspaces by torch.empty and its kin; an element that a kernel
-    then leaves unwritten still holds the pattern, and a read of it shows as NaN.
+    then leaves unwritten still holds the pattern, and a read of it shows as NaN. Every allocation has a
+    pattern of its own: what an output took from a workspace is no hole in the output. only: with zeros, the
+    number of one allocation, and the part of it ("before", "inside", "after") that is poisoned all the same.
     """
 
     NAMES = ("empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided")
 
-    def __init__(self, zeros: bool = False) -> None:
+    def __init__(self, zeros: bool = False, only: tuple[int, str] | None = None) -> None:
         super().__init__()
-        self.zeros = zeros
+        self.zeros, self.only = zeros, only
+        self.allocated: list[Fresh] = []
         self._overloads = {overload for name in self.NAMES for overload in _overloads(name)}
 
     @classmethod
@@ -68,9 +120,37 @@ class PoisonedEmpty(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func in self._overloads and isinstance(out, Tensor):
-            out.zero_() if self.zeros else fill(out, FRESH)
-        return out
+        if func not in self._overloads or not isinstance(out, Tensor):
+            return out
+        if not _plain(out):
+            return out.zero_() if self.zeros else fill(out, FRESH)
+        parts: Collection[str] = () if self.zeros else PARTS
+        if self.only is not None and self.only[0] == len(self.allocated):
+            parts = self.only[1:]
+        self.allocated.append(Fresh(out, parts, OWN[len(self.allocated) % len(OWN)]))
+        return self.allocated[-1].tensor
+
+    def pattern(self, tensor: Tensor) -> int:
+        """What the memory of a tensor was filled with."""
+        place = tensor.untyped_storage().data_ptr()
+        same = (one.pattern for one in self.allocated if one.tensor.untyped_storage().data_ptr() == place)
+        return next(same, FRESH)
+
+    def stray(self) -> Stray | None:
+        """The first write beside any of the memory allocated."""
+        found = (fresh.stray() for fresh in self.allocated)
+        return next((stray for stray in found if stray is not None), None)
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether a tensor may lie anywhere in memory, as far as a caller of torch.empty can tell."""
+    return (
+        tensor.numel() > 0
+        and tensor.layout == torch.strided
+        and tensor.device.type in ("cpu", "cuda")
+        and not tensor.requires_grad
+        and not (tensor.device.type == "cpu" and torch.cuda.is_available() and tensor.is_pinned())
+    )
 
 
 def _overloads(name: str) -> list[Any]:

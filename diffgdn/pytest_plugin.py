@@ -18,6 +18,7 @@ import os
 import random
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -171,7 +172,7 @@ def _draw_from_its_own_stream(item: pytest.Item) -> None:
     if _Active.lane is not None and seed is not None and seed.isdecimal():
         text = f"{seed}/shard/{shard}"
         derived = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
-        core.global_force_seed = derived if shard else int(seed)
+        core.global_force_seed = derived if shard else int(seed)  # type: ignore[assignment]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -360,6 +361,8 @@ def _saved(failure: CheckFailure) -> str:
     verdict: Verdict
     verdict, target = failure.__dict__["diffgdn"]
     harness, first = _harness(), _Active.first.pop(type(failure), None)
+    failure = harness.explained(verdict, target)
+    verdict = replace(verdict, failure=failure)
     finding = harness.finding(verdict, target, None if first is None else first.case)
     path = harness.findings.save(finding)
     if first is not None and first.id != finding.id:

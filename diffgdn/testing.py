@@ -18,7 +18,7 @@ from diffgdn.case import Case
 from diffgdn.corpus import Corpus, Finding
 from diffgdn.isolate import Runner
 from diffgdn.isolate.current import CurrentCase, current
-from diffgdn.verdict import FAULTS, CheckFailure, KernelCrashed, Verdict
+from diffgdn.verdict import FAULTS, CheckFailure, KernelCrashed, PoisonLeaked, Verdict
 
 SHRINK_SECONDS = 60.0  # for each class of failure; Hypothesis alone would take up to five minutes
 FAULT_KINDS = tuple(fault.kind for fault in FAULTS)
@@ -125,6 +125,15 @@ class Harness:
         finally:
             self._current.clear()
         return verdict
+
+    def explained(self, verdict: Verdict, target: str) -> CheckFailure:
+        """A failure; a leak traced to the memory that it comes from."""
+        failure = verdict.failure
+        assert failure is not None
+        if isinstance(failure, PoisonLeaked):
+            again = self.runner(target).run(verdict.case, target, picture=True).failure
+            return again if isinstance(again, PoisonLeaked) else failure
+        return failure
 
     def finding(self, verdict: Verdict, target: str, unshrunk: Case | None = None) -> Finding:
         """A failing verdict as a finding."""

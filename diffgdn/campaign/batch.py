@@ -43,7 +43,7 @@ class Batch:
 
     run: gives the verdict on a case, as `Runner.run`. send: takes events and answers for the campaign.
     listen: gives what other workers have found since it was last asked. finding: makes one of a case, its
-    failure and the case it was first seen on.
+    failure and the case it was first seen on. explain: gives a failure in more words.
     """
 
     def __init__(
@@ -54,9 +54,10 @@ class Batch:
         listen: Callable[[], set[tasks.Key]],
         finding: Callable[[Case, CheckFailure, Case | None], Finding],
         passed: Passed,
+        explain: Callable[[Case, CheckFailure], CheckFailure] = lambda case, failure: failure,
     ) -> None:
         self._task, self._run, self._send, self._listen = task, run, send, listen
-        self._finding, self._passed = finding, passed
+        self._finding, self._passed, self._explain = finding, passed, explain
         self._known = set(task.known)
         self._announced: dict[str, tuple[Finding, float]] = {}  # by kind of failure, with the time
         self._finished: set[str] = set()  # kinds of failure
@@ -115,7 +116,7 @@ class Batch:
     def _announce(self, case: Case, failure: CheckFailure) -> None:
         kind = bucket.fault(failure.kind)
         if kind not in self._announced:
-            finding = self._finding(case, failure, None)
+            finding = self._finding(case, self._explain(case, failure), None)
             self._announced[kind] = finding, time.monotonic()
             self._send(tasks.Failed(finding, self._task.shrink))
 
@@ -124,7 +125,7 @@ class Batch:
         self._finished.add(kind)
         self._shrinking, self._kind = self._task.again, None
         first, since = self._announced[kind]
-        smaller = self._finding(found.case, found.failure, found.unshrunk)
+        smaller = self._finding(found.case, self._explain(found.case, found.failure), found.unshrunk)
         self._send(tasks.Shrunk(first, smaller, time.monotonic() - since))
 
     def _clock(self) -> float:

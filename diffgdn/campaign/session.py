@@ -18,7 +18,7 @@ from diffgdn.case import Case
 from diffgdn.corpus import Finding
 from diffgdn.isolate import About, Familiar, Runner, RunnerError, SetupError, unfamiliar
 from diffgdn.isolate.current import CurrentCase
-from diffgdn.verdict import FAULTS, CheckFailure, Verdict
+from diffgdn.verdict import FAULTS, CheckFailure, PoisonLeaked, Verdict
 
 if TYPE_CHECKING:
     from diffgdn.strategies import Menu
@@ -135,8 +135,16 @@ class Session:
             listen=self._listen,
             finding=self._finding,
             passed=self._passed,
+            explain=lambda case, failure: self._explained(case, target, failure),
         )
         return batch.search(self._strategy(task.operation, self._about, task.menu))
+
+    def _explained(self, case: Case, target: str, failure: CheckFailure) -> CheckFailure:
+        """A leak, traced to the memory it comes from."""
+        if not isinstance(failure, PoisonLeaked):
+            return failure
+        again = self._run(case, target, picture=True).failure
+        return again if isinstance(again, PoisonLeaked) else failure
 
     def _listen(self) -> set[tasks.Key]:
         """What other workers have found meanwhile."""

@@ -60,7 +60,7 @@ class Here:
     def run(self, case: Case, target: str, picture: bool = False, familiar: Familiar = unfamiliar) -> Verdict:
         loaded = self._target(target)
         with _errors_in_one_line():
-            verdict = self._judged(case, target, loaded)
+            verdict = self._judged(case, target, loaded, explain=picture)
             if picture and verdict.comparison is not None:
                 verdict = replace(verdict, picture=localize.text(verdict.comparison))
         return verdict
@@ -86,10 +86,10 @@ class Here:
                 raise SetupError(str(error)) from None
         return self._targets[name]
 
-    def _judged(self, case: Case, name: str, target: Target) -> Verdict:
+    def _judged(self, case: Case, name: str, target: Target, explain: bool = False) -> Verdict:
         """The verdict on a case, and whether the GPU context has survived it."""
         try:
-            verdict = self._with_room(case, target)
+            verdict = self._with_room(case, target, explain)
         except Exception:
             # Past the call itself, a broken context shows wherever the GPU is used next.
             if not self._context_broken():
@@ -108,7 +108,7 @@ class Here:
                 self._broken = str(error).strip().splitlines()[0]
         return self._broken is not None
 
-    def _with_room(self, case: Case, target: Target) -> Verdict:
+    def _with_room(self, case: Case, target: Target, explain: bool) -> Verdict:
         """The verdict on a case. Processes share a GPU's memory; one that finds it full waits for others."""
         verdict = None
         for attempt in range(MEMORY_TRIES):
@@ -118,7 +118,7 @@ class Here:
                     break
                 time.sleep(attempt)
             try:
-                verdict = execute.run(case, target, self._lane)
+                verdict = execute.run(case, target, self._lane, explain)
             except torch.OutOfMemoryError:
                 continue
             if verdict.failure is None or not verdict.failure.message.startswith("OutOfMemoryError"):

@@ -49,7 +49,9 @@ class Runner(Protocol):
         """The device, and the target if one is named."""
 
     def run(self, case: Case, target: str, picture: bool = False, familiar: Familiar = unfamiliar) -> Verdict:
-        """The verdict on a case. picture: with where the error is, as text. familiar: whether a crash or a
+        """The verdict on a case.
+
+        picture: with where the error is, as text, and which memory leaked. familiar: whether a crash or a
         hang is known, and needs no confirmation in a fresh process.
         """
 
