@@ -50,7 +50,7 @@ def run(case: Case, target: Target, lane: str, explain: bool = False) -> Verdict
         return Verdict(case, target.name, lane, refused=refusal)
     if lane == "interpret":
         interpreter.repair()
-    clock, run = _Clock(), _Run(case, target, lane, explain)
+    clock, run = _Clock(), Run(case, target, lane, explain)
     failure = None
     try:
         run.judge(clock)
@@ -72,7 +72,9 @@ def assert_correct(case: Case, target: Target, lane: str) -> Verdict:
     return verdict
 
 
-class _Run:
+class Run:
+    """One case on one target: its calls, and what they return. `diffgdn.serving` makes calls of its own with it."""
+
     def __init__(self, case: Case, target: Target, lane: str, explain: bool) -> None:
         self.explain = explain
         self.case, self.target, self.lane = case, target, lane
@@ -90,13 +92,13 @@ class _Run:
             data = inputs.draw(case)
             self.arguments = arena.arrange(case, data, self.device, self.target.layout)
         with clock("kernel"):
-            returned = self._call(self.arguments)
+            returned = self.call(self.arguments)
         with clock("checks"):
             change = self.arguments.changes()
             checks.memory(case, change)
-            self._check_fresh(returned)
+            self.check_fresh(returned)
             patterns = {name: self.fresh.pattern(tensor) for name, tensor in returned.items()}
-            results = {name: tensor.cpu() for name, tensor in self._results(self.arguments, returned).items()}
+            results = {name: tensor.cpu() for name, tensor in self.results(self.arguments, returned).items()}
         with clock("oracle"):
             stored = {_TRUTH[name]: tensor.dtype for name, tensor in results.items()}
             reference = noise.reference(case, data, contract, stored, self._oracle_device())
@@ -127,16 +129,18 @@ class _Run:
         if far and self.device == "cuda":
             torch.cuda.empty_cache()
 
-    def _check_fresh(self, returned: dict[str, Tensor]) -> None:
+    def check_fresh(self, returned: dict[str, Tensor]) -> None:
+        """Nothing was written beside memory that the latest call allocated."""
         stray = self.fresh.stray()
         if stray is not None:
             place = stray.tensor.untyped_storage().data_ptr()
             names = [name for name, t in returned.items() if t.untyped_storage().data_ptr() == place]
             checks.fresh(self.case, stray, names[0] if names else None)
 
-    def _call(
+    def call(
         self, arguments: Arguments, zeros: bool = False, only: tuple[int, str] | None = None
     ) -> dict[str, Tensor]:
+        """What the target returns, fresh memory poisoned. Raises KernelRaised."""
         self.fresh = PoisonedEmpty(zeros, only)
         try:
             with self.fresh:
@@ -150,7 +154,7 @@ class _Run:
             ) from error
         return returned
 
-    def _results(self, arguments: Arguments, returned: dict[str, Tensor]) -> dict[str, Tensor]:
+    def results(self, arguments: Arguments, returned: dict[str, Tensor]) -> dict[str, Tensor]:
         """Every result that this case has, [.., V, K] whatever the layout, in its own dtype."""
         case = self.case
         o = returned["o"]
@@ -195,10 +199,10 @@ class _Run:
         memory."""
         arguments = self._calm(data)
         try:
-            returned = self._call(arguments, zeros=True)
+            returned = self.call(arguments, zeros=True)
         except CheckFailure:
             return {}
-        results = {name: tensor.cpu().double() for name, tensor in self._results(arguments, returned).items()}
+        results = {name: tensor.cpu().double() for name, tensor in self.results(arguments, returned).items()}
         return {
             name: tensor.reshape(self.current.got.shape)
             if self.current and name == self.current.name
@@ -226,7 +230,7 @@ class _Run:
             if words is not None:
                 calm.copy_words(poisoned, words)
             try:
-                result = self._results(calm, self._call(calm, zeros=True, only=only))[name]
+                result = self.results(calm, self.call(calm, zeros=True, only=only))[name]
             except CheckFailure:
                 return False
             return not bool(result.cpu().reshape(mask.shape)[mask].isfinite().all())
@@ -241,7 +245,7 @@ class _Run:
         assert self.arguments is not None
         after = self.arguments.bits()
         self.arguments.restore()
-        again = self._call(self.arguments)
+        again = self.call(self.arguments)
         passed = {
             tensor.untyped_storage().data_ptr()
             for tensor in self.arguments.tensors.values()
@@ -255,7 +259,7 @@ class _Run:
                 and place == returned[name].untyped_storage().data_ptr()
             )
             checks.not_shared(self.case, name, bool(shared))
-        results = self._results(self.arguments, again)
+        results = self.results(self.arguments, again)
         for name, tensor in first.items():
             checks.repeatable(self.case, _words(tensor), _words(results[name].cpu()), name)
         checks.repeatable(self.case, after, self.arguments.bits(), "memory")
