@@ -30,6 +30,7 @@ from diffgdn.verdict import (
     NotFinite,
     NotRepeatable,
     PoisonLeaked,
+    RelationBroken,
     SlotChanged,
 )
 
@@ -48,6 +49,7 @@ __all__ = [
     "NotFinite",
     "NotRepeatable",
     "PoisonLeaked",
+    "RelationBroken",
     "SlotChanged",
     "bounded",
     "describe_place",

@@ -32,7 +32,9 @@ Listener = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class CampaignStarted(Event):
-    """max_time: seconds of exploration; max_cases: cases explored; None for no limit."""
+    """max_time: seconds of exploration; max_cases: cases explored; None for no limit. relations: what
+    is asked instead of the oracle.
+    """
 
     target: str
     operations: tuple[str, ...]
@@ -42,6 +44,7 @@ class CampaignStarted(Event):
     max_time: float | None
     max_cases: int | None
     corpus: str
+    relations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ class CaseRun(Event):
 
     seconds: inputs, kernel, oracle and checks together. share: the worst error as a share of its bound.
     exact: nothing to round, so the answer must match bit for bit. failure: the kind, if it failed. shrinking:
-    run to make a finding smaller, not to explore. repeated: it fails as a known finding does.
+    run to make a finding smaller, not to explore. repeated: it fails as a known finding does. relation: the
+    one asked; share is then of its worst disagreement, None where bits must agree.
     """
 
     operation: str
@@ -103,6 +107,7 @@ class CaseRun(Event):
     refused: str | None = None
     shrinking: bool = False
     repeated: bool = False
+    relation: str | None = None
 
 
 @dataclass(frozen=True)

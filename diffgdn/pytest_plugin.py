@@ -304,17 +304,20 @@ def diffgdn_target(request: pytest.FixtureRequest) -> Target:
 
 @pytest.fixture(scope="session")
 def diffgdn_check(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
-    """check(case, target) -> Verdict, for the body of a property test.
+    """check(case, target, relation) -> Verdict, for the body of a property test.
 
-    target: a name (default: --diffgdn-target). A failed check is raised; the case that Hypothesis ends with
-    becomes a finding. A case that the target refuses is rejected."""
+    target: a name (default: --diffgdn-target). relation: the one to ask instead of the oracle. A failed check
+    is raised; the case that Hypothesis ends with becomes a finding. A case that the target refuses is
+    rejected.
+    """
     from hypothesis import reject
 
     chosen: str = request.config.getoption("--diffgdn-target")
 
-    def check(case: Case, target: str = chosen) -> Verdict:
+    def check(case: Case, target: str = chosen, relation: str | None = None) -> Verdict:
         __tracebackhide__ = True
-        verdict = _Active.answers.verdict(case, target, lambda case: _harness().run(case, target))
+        kind = None if relation is None else f"relation_broken.{relation}"
+        verdict = _Active.answers.verdict(case, target, lambda case: _harness().run(case, target, kind))
         if verdict is None or verdict.refused is not None:
             reject()
         if verdict.failure is not None:

@@ -18,7 +18,7 @@ from diffgdn.case import Case
 from diffgdn.corpus import Corpus, Finding
 from diffgdn.isolate import Runner
 from diffgdn.isolate.current import CurrentCase, current
-from diffgdn.verdict import FAULTS, CheckFailure, KernelCrashed, PoisonLeaked, Verdict
+from diffgdn.verdict import FAULTS, CheckFailure, KernelCrashed, PoisonLeaked, Verdict, relation_of
 
 SHRINK_SECONDS = 60.0  # for each class of failure; Hypothesis alone would take up to five minutes
 FAULT_KINDS = tuple(fault.kind for fault in FAULTS)
@@ -121,7 +121,7 @@ class Harness:
         self._current = self._current or CurrentCase(_note(self.folder, self.name))
         self._current.write(case, target=target, lane=self.lane)
         try:
-            verdict = runner.run(case, target)
+            verdict = runner.run(case, target, relation=relation_of(kind))
         finally:
             self._current.clear()
         return verdict

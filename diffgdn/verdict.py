@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from diffgdn.case import Case
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class CheckFailure(AssertionError):
     """A check that a run did not pass."""
 
-    kind: ClassVar[str] = ""
+    kind: str = ""
 
     def __init__(self, operation: str, tensor: str | None, place: str | None, message: str) -> None:
         super().__init__(message)
@@ -43,6 +43,9 @@ class CheckFailure(AssertionError):
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> CheckFailure:
         """The failure that `to_json` wrote. Raises ValueError for an unknown kind."""
+        relation = relation_of(str(data.get("kind")))
+        if relation is not None:
+            return RelationBroken(data["operation"], data["tensor"], data["place"], data["message"], relation)
         for cls in ALL:
             if cls.kind == data.get("kind"):
                 return cls(data["operation"], data["tensor"], data["place"], data["message"])
@@ -124,6 +127,29 @@ class NotRepeatable(CheckFailure):
     kind = "not_repeatable"
 
 
+class RelationBroken(CheckFailure):
+    """Calls whose results a relation ties together disagree. Each relation is a kind of its own:
+    `relation_broken.split`."""
+
+    kind = "relation_broken"
+
+    def __init__(
+        self, operation: str, tensor: str | None, place: str | None, message: str, relation: str
+    ) -> None:
+        super().__init__(operation, tensor, place, message)
+        self.relation = relation
+        self.kind = f"{RelationBroken.kind}.{relation}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.operation, self.tensor, self.place, self.message, self.relation)
+
+
+def relation_of(kind: str | None) -> str | None:
+    """The relation that a kind of failure is about, None for the others."""
+    head, _, relation = (kind or "").partition(".")
+    return relation if head == RelationBroken.kind and relation else None
+
+
 ALL: tuple[type[CheckFailure], ...] = (
     KernelRaised,
     KernelCrashed,
@@ -137,6 +163,7 @@ ALL: tuple[type[CheckFailure], ...] = (
     BeyondBound,
     SlotChanged,
     NotRepeatable,
+    RelationBroken,
 )
 
 # What ends the process that runs the kernel, or leaves it good for nothing.

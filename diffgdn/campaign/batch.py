@@ -27,13 +27,13 @@ class Passed:
     """Verdicts on the latest cases that passed: every batch begins with the simplest cases again."""
 
     def __init__(self) -> None:
-        self._verdicts: OrderedDict[str, Verdict] = OrderedDict()
+        self._verdicts: OrderedDict[tuple[str, str | None], Verdict] = OrderedDict()
 
-    def get(self, case: Case) -> Verdict | None:
-        return self._verdicts.get(case.id)
+    def get(self, case: Case, relation: str | None) -> Verdict | None:
+        return self._verdicts.get((case.id, relation))
 
-    def add(self, verdict: Verdict) -> None:
-        self._verdicts[verdict.case.id] = verdict
+    def add(self, verdict: Verdict, relation: str | None) -> None:
+        self._verdicts[verdict.case.id, relation] = verdict
         if len(self._verdicts) > REMEMBERED:
             self._verdicts.popitem(last=False)
 
@@ -82,16 +82,16 @@ class Batch:
 
     def _answer(self, case: Case) -> Verdict:
         self._known |= self._listen()
-        before = self._passed.get(case)
+        before = self._passed.get(case, self._task.relation)
         if before is not None:
             return before
         verdict = self._run(case, lambda fault: self._is_known(case, fault) and not self._shrinking)
         failure = verdict.failure
         known = failure is not None and self._is_known(case, failure)
         self._explored += not self._shrinking
-        self._send(case_run(verdict, "explore", self._shrinking, known))
+        self._send(case_run(verdict, "explore", self._shrinking, known, self._task.relation))
         if failure is None:
-            self._passed.add(verdict)
+            self._passed.add(verdict, self._task.relation)
         elif not verdict.confirmed:
             # What does not come again cannot be made smaller; but it was seen, and is told of.
             if not known:
@@ -136,7 +136,13 @@ class Batch:
         return math.inf if self._explored >= self._task.cases else now
 
 
-def case_run(verdict: Verdict, phase: str, shrinking: bool = False, repeated: bool = False) -> CaseRun:
+def case_run(
+    verdict: Verdict,
+    phase: str,
+    shrinking: bool = False,
+    repeated: bool = False,
+    relation: str | None = None,
+) -> CaseRun:
     """The event that tells of a verdict."""
     failure = verdict.failure
     return CaseRun(
@@ -149,4 +155,5 @@ def case_run(verdict: Verdict, phase: str, shrinking: bool = False, repeated: bo
         refused=verdict.refused,
         shrinking=shrinking,
         repeated=repeated,
+        relation=relation,
     )

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffgdn import events, strategies
+from diffgdn import events, relations, strategies
 from diffgdn.campaign import tasks
 from diffgdn.campaign.config import GRACE_SECONDS, Config, Outcome, shrink_seconds
 from diffgdn.campaign.ledger import Ledger
@@ -98,6 +98,7 @@ class _Campaign:
                 config.max_time,
                 config.max_cases,
                 str(config.corpus),
+                tuple(relations.RELATIONS) if config.relations else (),
             )
         )
 
@@ -115,7 +116,13 @@ class _Campaign:
             menu = strategies.Menu.draw(config.seed, operations, lane="gpu")
             self._prepare(menu, operations)
         self.rotation = rotation = Rotation(
-            operations, config.lane, config.seed, config.max_cases, shrink_seconds(config.max_time), menu
+            operations,
+            config.lane,
+            config.seed,
+            config.max_cases,
+            shrink_seconds(config.max_time),
+            menu,
+            relations=self._relations(operations),
         )
         for operation in self.left_out:
             rotation.drop(operation)
@@ -124,6 +131,14 @@ class _Campaign:
             self._drive(lambda: rotation.next(self.ledger.known))
             self.undocumented += self.ledger.unfinished
             self._drive(lambda: None)
+
+    def _relations(self, operations: tuple[str, ...]) -> dict[str, tuple[str, ...]] | None:
+        """By operation, those that can apply to it on this target."""
+        assert self.ready is not None
+        if not self.config.relations:
+            return None
+        has = tuple(self.ready.operations)
+        return {op: relations.of(op, self.config.target, has) for op in operations}
 
     def _operations(self) -> tuple[str, ...]:
         """The operations asked for that the target has; the others are skipped, with a word."""
@@ -165,6 +180,7 @@ class _Campaign:
             tasks.RunCase(case, self.config.target, "geometries")
             for operation in operations
             for case in strategies.geometries.cases(operation)
+            if not self.config.relations
         ]
         with self._phase("geometries", len(shapes)):
             self._each(shapes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from diffgdn.campaign.tasks import Explore, Key, derive_seed
 # 62).
 FIRST_CASES = {"interpret": 3, "gpu": 8}
 MOST_CASES = {"interpret": 12, "gpu": 16}
+RELATION_CASES = 6  # a dozen relations take turns: with small batches all are soon asked
 BARREN_BATCHES = 4  # batches without one new case after which an operation has no more of them
 
 
@@ -34,10 +35,15 @@ class Rotation:
         shrink_seconds: float,
         menu: Any = None,
         clock: Callable[[], float] = time.monotonic,
+        relations: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
+        """relations: of each operation, to be asked in turn, one a batch; None to compare with the oracle."""
         self._queue = list(operations)
         self._lane, self._seed, self._left = lane, seed, max_cases
         self._shrink_seconds, self._menu, self._clock = shrink_seconds, menu, clock
+        self._relations = relations or {}
+        # Each operation begins with another, so that a short campaign still asks them all.
+        self._offset = {operation: n for n, operation in enumerate(self._queue)}
         self._deadline: float | None = None
         self._shrink_until: float | None = None
         self._batches = dict.fromkeys(self._queue, 0)
@@ -79,7 +85,10 @@ class Rotation:
         self._queue.append(operation)
         number = self._batches[operation]
         self._batches[operation] += 1
-        cases = min(FIRST_CASES[self._lane] << min(number, 16), MOST_CASES[self._lane])
+        named = self._relations.get(operation, ())
+        relation = named[(number + self._offset[operation]) % len(named)] if named else None
+        most = MOST_CASES[self._lane] if relation is None else RELATION_CASES
+        cases = min(FIRST_CASES[self._lane] << min(number, 16), most)
         if self._left is not None:
             cases = min(cases, self._left)
             self._left -= cases
@@ -93,6 +102,7 @@ class Rotation:
             known=known,
             menu=self._menu,
             shrink=number > 0,
+            relation=relation,
         )
 
     def done(self, task: Explore, cases: int, failed: bool = False) -> None:

@@ -18,7 +18,7 @@ from diffgdn.case import Case
 from diffgdn.corpus import Finding
 from diffgdn.isolate import About, Familiar, Runner, RunnerError, SetupError, unfamiliar
 from diffgdn.isolate.current import CurrentCase
-from diffgdn.verdict import FAULTS, CheckFailure, PoisonLeaked, Verdict
+from diffgdn.verdict import FAULTS, CheckFailure, PoisonLeaked, Verdict, relation_of
 
 if TYPE_CHECKING:
     from diffgdn.strategies import Menu
@@ -88,6 +88,7 @@ class Session:
         kind: str | None = None,
         picture: bool = False,
         familiar: Familiar = unfamiliar,
+        relation: str | None = None,
     ) -> Verdict:
         """Run and check a case, its file in place meanwhile.
 
@@ -96,7 +97,7 @@ class Session:
         runner = self._runner(target, kind)
         self._current.write(case, in_child=isinstance(runner, isolate.Isolated))
         try:
-            verdict = runner.run(case, target, picture, familiar)
+            verdict = runner.run(case, target, picture, familiar, relation)
         finally:
             if runner.broken is not None:
                 say(runner.broken)
@@ -106,8 +107,9 @@ class Session:
 
     def _run_case(self, task: tasks.RunCase) -> tasks.Done:
         kind = None if task.finding is None else task.finding.kind
-        verdict = self._run(task.case, task.target, kind, task.picture)
-        self._pipe.send(case_run(verdict, task.phase))
+        relation = relation_of(kind)
+        verdict = self._run(task.case, task.target, kind, task.picture, relation=relation)
+        self._pipe.send(case_run(verdict, task.phase, relation=relation))
         failure = verdict.failure
         if failure is not None and task.finding is None and not task.picture:
             self._pipe.send(tasks.Failed(self._finding(task.case, failure), shrinks=False))
@@ -130,7 +132,7 @@ class Session:
         assert target is not None
         batch = Batch(
             task=task,
-            run=lambda case, familiar: self._run(case, target, familiar=familiar),
+            run=lambda case, familiar: self._run(case, target, familiar=familiar, relation=task.relation),
             send=self._pipe.send,
             listen=self._listen,
             finding=self._finding,

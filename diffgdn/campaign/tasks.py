@@ -43,7 +43,7 @@ class Explore(Task):
     cases: how many to run at most; those of shrinks do not count. deadline: when to stop generating;
     shrink_until: when to stop shrinking; both on time.monotonic, which on Linux all processes share.
     shrink_seconds: for one shrink. shrink: False tells of failures and goes on. again: a batch that was run
-    so, and failed, now to be shrunk.
+    so, and failed, now to be shrunk. relation: the one to ask of each case, instead of the oracle.
     """
 
     operation: str
@@ -56,6 +56,7 @@ class Explore(Task):
     menu: Any = None  # strategies.Menu
     shrink: bool = True
     again: bool = False
+    relation: str | None = None
 
 
 @dataclass(frozen=True)

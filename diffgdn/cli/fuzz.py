@@ -63,6 +63,11 @@ MOST_SEED = 2**64 - 1
     type=click.Path(path_type=Path),
     help="Write the result of the campaign to this file.",
 )
+@click.option(
+    "--relations",
+    is_flag=True,
+    help="Ask what must hold between calls (split, permuted, ...) instead of the oracle.",
+)
 @isolation_option
 @lane_option
 def fuzz(
@@ -74,6 +79,7 @@ def fuzz(
     seed: int | None,
     corpus: Path,
     json_file: Path | None,
+    relations: bool,
     isolation: str | None,
     lane: str | None,
 ) -> int:
@@ -109,6 +115,7 @@ def fuzz(
         max_time=max_time,
         max_cases=max_cases,
         isolation=isolation,
+        relations=relations,
     )
     with ConsoleReport(Console(highlight=False)) as console:
         listeners: list[Listener] = [console]

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from diffgdn import execute, localize, repro, targets
+from diffgdn import execute, localize, relations, repro, targets
 from diffgdn.case import Case
 from diffgdn.corpus import Finding
 from diffgdn.isolate.messages import About, Familiar, RunnerError, SetupError, unfamiliar
 from diffgdn.targets import Target
-from diffgdn.verdict import KernelCrashed, Verdict
+from diffgdn.verdict import KernelCrashed, Verdict, relation_of
 
 MEMORY_TRIES = 4
 
@@ -57,10 +57,17 @@ class Here:
         """Import a target ahead of its first case."""
         self._target(target)
 
-    def run(self, case: Case, target: str, picture: bool = False, familiar: Familiar = unfamiliar) -> Verdict:
+    def run(
+        self,
+        case: Case,
+        target: str,
+        picture: bool = False,
+        familiar: Familiar = unfamiliar,
+        relation: str | None = None,
+    ) -> Verdict:
         loaded = self._target(target)
         with _errors_in_one_line():
-            verdict = self._judged(case, target, loaded, explain=picture)
+            verdict = self._judged(case, target, loaded, picture, relation)
             if picture and verdict.comparison is not None:
                 verdict = replace(verdict, picture=localize.text(verdict.comparison))
         return verdict
@@ -70,7 +77,8 @@ class Here:
         with _errors_in_one_line():
             files = [repro.write(finding, folder)]
             if picture:
-                comparison = self._judged(finding.case, finding.target, loaded).comparison
+                relation = relation_of(finding.kind)
+                comparison = self._judged(finding.case, finding.target, loaded, False, relation).comparison
                 if comparison is not None:
                     files.append(localize.picture(comparison, folder / f"{finding.id}.png"))
         return files
@@ -86,10 +94,12 @@ class Here:
                 raise SetupError(str(error)) from None
         return self._targets[name]
 
-    def _judged(self, case: Case, name: str, target: Target, explain: bool = False) -> Verdict:
+    def _judged(
+        self, case: Case, name: str, target: Target, explain: bool = False, relation: str | None = None
+    ) -> Verdict:
         """The verdict on a case, and whether the GPU context has survived it."""
         try:
-            verdict = self._with_room(case, target, explain)
+            verdict = self._with_room(case, target, explain, relation)
         except Exception:
             # Past the call itself, a broken context shows wherever the GPU is used next.
             if not self._context_broken():
@@ -108,7 +118,7 @@ class Here:
                 self._broken = str(error).strip().splitlines()[0]
         return self._broken is not None
 
-    def _with_room(self, case: Case, target: Target, explain: bool) -> Verdict:
+    def _with_room(self, case: Case, target: Target, explain: bool, relation: str | None) -> Verdict:
         """The verdict on a case. Processes share a GPU's memory; one that finds it full waits for others."""
         verdict = None
         for attempt in range(MEMORY_TRIES):
@@ -118,7 +128,10 @@ class Here:
                     break
                 time.sleep(attempt)
             try:
-                verdict = execute.run(case, target, self._lane, explain)
+                if relation is None:
+                    verdict = execute.run(case, target, self._lane, explain)
+                else:
+                    verdict = relations.run(case, target, self._lane, relation)
             except torch.OutOfMemoryError:
                 continue
             if verdict.failure is None or not verdict.failure.message.startswith("OutOfMemoryError"):

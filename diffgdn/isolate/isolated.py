@@ -67,8 +67,15 @@ class Isolated:
     def document(self, finding: Finding, folder: Path, picture: bool) -> list[Path]:
         return self._served(Request("document", (finding, folder, picture)), finding.target)
 
-    def run(self, case: Case, target: str, picture: bool = False, familiar: Familiar = unfamiliar) -> Verdict:
-        request = Request("run", (case, target, picture))
+    def run(
+        self,
+        case: Case,
+        target: str,
+        picture: bool = False,
+        familiar: Familiar = unfamiliar,
+        relation: str | None = None,
+    ) -> Verdict:
+        request = Request("run", (case, target, picture, unfamiliar, relation))
         verdict, alone = self._once(case, target, request)
         if isinstance(verdict.failure, FAULTS) and not alone and not familiar(verdict.failure):
             again, _ = self._once(case, target, request)

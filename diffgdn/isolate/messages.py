@@ -48,11 +48,19 @@ class Runner(Protocol):
     def about(self, target: str | None) -> About:
         """The device, and the target if one is named."""
 
-    def run(self, case: Case, target: str, picture: bool = False, familiar: Familiar = unfamiliar) -> Verdict:
+    def run(
+        self,
+        case: Case,
+        target: str,
+        picture: bool = False,
+        familiar: Familiar = unfamiliar,
+        relation: str | None = None,
+    ) -> Verdict:
         """The verdict on a case.
 
         picture: with where the error is, as text, and which memory leaked. familiar: whether a crash or a
-        hang is known, and needs no confirmation in a fresh process.
+        hang is known, and needs no confirmation in a fresh process. relation: the one to ask, instead of the
+        oracle.
         """
 
     def document(self, finding: Finding, folder: Path, picture: bool) -> list[Path]:

@@ -132,7 +132,7 @@ class ConsoleReport:
 
     def _frame(self) -> RenderableType:
         with self._lock:
-            return Group(_progress(self._tally), _table(self._tally))
+            return Group(_progress(self._tally), *_tables(self._tally))
 
     def _stop(self) -> None:
         if self._live is not None:
@@ -143,7 +143,8 @@ class ConsoleReport:
         self._stop()
         if self._tally.phase == "start":
             return  # nothing was run: the command says why
-        self._console.print(_table(self._tally))
+        for table in _tables(self._tally):
+            self._console.print(table)
         for finding, path in self._tally.findings.values():
             self._console.print()
             first, *rest = findings.lines(finding, path)
@@ -231,8 +232,37 @@ def _progress(tally: Tally) -> RenderableType:
     return row
 
 
+def _tables(tally: Tally) -> list[Table]:
+    """What was found, by operation or by relation."""
+    return [_relations(tally)] if tally.relations else [_table(tally)]
+
+
+def _relations(tally: Tally) -> Table:
+    table = _empty_table()
+    table.add_column("relation")
+    for name in ("pairs", "does not apply", "s a pair", "worst disagreement / bound", "findings"):
+        table.add_column(name, justify="right")
+    for relation, one in tally.relations.items():
+        found = len(tally.findings_about(relation))
+        bits = one.worst is None and one.pairs > 0
+        table.add_row(
+            escape(relation),
+            str(one.pairs),
+            str(one.refused),
+            f"{one.seconds / one.pairs:.2f}" if one.pairs else "-",
+            Text("bitwise") if bits else _share(one.worst),
+            Text(str(found), style="bold red") if found else Text("-", style="dim"),
+            style="dim" if one.pairs == 0 else "",
+        )
+    return table
+
+
+def _empty_table() -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold")
+
+
 def _table(tally: Tally) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold")
+    table = _empty_table()
     table.add_column("operation")
     for name in ("cases", "exact", "worst error / bound", "findings"):
         table.add_column(name, justify="right")
@@ -260,9 +290,10 @@ def _conclusion(tally: Tally, event: events.CampaignEnded) -> str:
     exact = sum(one.exact for one in tally.operations.values())
     shrinking = sum(one.shrinking for one in tally.operations.values())
     parts = [
-        f"{tally.cases} cases in {_duration(tally.explore_seconds)} ({tally.rate:.1f}/s)",
+        f"{tally.cases} {'pairs' if tally.relations else 'cases'} in "
+        f"{_duration(tally.explore_seconds)} ({tally.rate:.1f}/s)",
         f"{_reached(tally)}",
-        f"{exact} exact",
+        *([] if tally.relations else [f"{exact} exact"]),
     ]
     if shrinking:
         parts.append(f"{shrinking} more cases run while shrinking")

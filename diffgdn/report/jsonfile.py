@@ -75,6 +75,7 @@ def summary(tally: Tally) -> dict[str, Any]:
             }
             for name, one in tally.operations.items()
         },
+        **({"relations": _relations(tally)} if tally.relations else {}),
         "findings": [
             {"id": name, "path": path, **finding.to_json()}
             for name, (finding, path) in tally.findings.items()
@@ -82,4 +83,19 @@ def summary(tally: Tally) -> dict[str, Any]:
         "replayed": [
             {"id": one.finding.id, "status": one.status, "reason": one.reason} for one in tally.replayed
         ],
+    }
+
+
+def _relations(tally: Tally) -> dict[str, Any]:
+    """Of a campaign that asked relations. worst_share: null where bits were compared."""
+    return {
+        name: {
+            "pairs": one.pairs,
+            "refused": one.refused,
+            "failed": one.failed,
+            "worst_share": one.worst if one.worst is not None and math.isfinite(one.worst) else None,
+            "seconds": round(one.seconds, 3),
+            "findings": tally.findings_about(name),
+        }
+        for name, one in tally.relations.items()
     }

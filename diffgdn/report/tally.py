@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from diffgdn import events
 from diffgdn.corpus import Finding
 from diffgdn.events import Event
+from diffgdn.verdict import relation_of
 
 COUNTED = ("geometries", "explore")  # phases whose cases count; a compilation or a replay explores nothing
 
@@ -34,6 +35,21 @@ class OperationTally:
 
 
 @dataclass
+class RelationTally:
+    """One relation's part.
+
+    pairs: cases of which it was asked. worst: the largest disagreement as a share of its bound, None where
+    only bits were compared.
+    """
+
+    pairs: int = 0
+    refused: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    worst: float | None = None
+
+
+@dataclass
 class Tally:
     """A listener that counts.
 
@@ -48,6 +64,7 @@ class Tally:
     steps_done: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     operations: dict[str, OperationTally] = field(default_factory=dict)
+    relations: dict[str, RelationTally] = field(default_factory=dict)
     findings: dict[str, tuple[Finding, str]] = field(default_factory=dict)
     replayed: list[events.FindingReplayed] = field(default_factory=list)
     deaths: list[events.WorkerDied] = field(default_factory=list)
@@ -63,6 +80,7 @@ class Tally:
             case events.CampaignStarted():
                 self.started, self._begin = event, self.clock()
                 self.operations = {operation: OperationTally() for operation in event.operations}
+                self.relations = {relation: RelationTally() for relation in event.relations}
             case events.PhaseStarted():
                 self.phase, self.steps, self.steps_done = event.phase, event.steps, 0
                 self._phase_begin = self.clock()
@@ -94,6 +112,8 @@ class Tally:
         tally = self.operations[event.operation]
         if event.phase not in COUNTED:
             return
+        if event.relation is not None and not event.shrinking:
+            self._asked(self.relations[event.relation], event)
         if event.refused is not None:
             tally.refused += 1
             tally.refusal = event.refused
@@ -109,6 +129,16 @@ class Tally:
         self.explored += event.phase == "explore"
         if tally.reached is None:
             tally.reached = self.clock() - self._begin
+        if event.share is not None:
+            tally.worst = event.share if tally.worst is None else max(tally.worst, event.share)
+
+    def _asked(self, tally: RelationTally, event: events.CaseRun) -> None:
+        if event.refused is not None:
+            tally.refused += 1
+            return
+        tally.pairs += 1
+        tally.failed += event.failure is not None
+        tally.seconds += event.seconds
         if event.share is not None:
             tally.worst = event.share if tally.worst is None else max(tally.worst, event.share)
 
@@ -138,6 +168,9 @@ class Tally:
     def rate(self) -> float:
         """Cases a second of exploration, over all workers."""
         return self.explored / self.explore_seconds if self.explore_seconds > 0 else 0.0
+
+    def findings_about(self, relation: str) -> list[str]:
+        return [name for name, (finding, _) in self.findings.items() if relation_of(finding.kind) == relation]
 
     def findings_of(self, operation: str) -> list[str]:
         return [name for name, (finding, _) in self.findings.items() if finding.operation == operation]

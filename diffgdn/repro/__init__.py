@@ -3,7 +3,7 @@
 The script holds the tensors of the call as they lie in memory, the keyword arguments, the recurrence in a few
 lines of float64, and the bounds; it prints expected and got, and exits 1 while the kernel fails. A target
 that is not made of plain functions (see `targets.FunctionTarget`) has no such call; its script runs the case
-through diffgdn."""
+through diffgdn, as does that of a broken relation, which is about several calls."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from diffgdn.corpus import Finding
 from diffgdn.inputs import DTYPE, Data
 from diffgdn.repro import literals, texts
 from diffgdn.targets import FunctionTarget, calls
+from diffgdn.verdict import relation_of
 
 __all__ = ["script", "write"]
 
@@ -41,6 +42,11 @@ def write(finding: Finding, folder: Path) -> Path:
 def script(finding: Finding) -> str:
     """The source of a script that shows a finding. Raises TargetError if its target cannot be had here."""
     target, case = targets.get(finding.target), finding.case
+    relation = relation_of(finding.kind)
+    if relation is not None:
+        return _fill(
+            texts.RELATION, finding, lane_name=finding.lane, target=finding.target, relation=relation
+        )
     if not isinstance(target, FunctionTarget) or _size(case) > LARGEST:
         return _fill(texts.THROUGH, finding, lane_name=finding.lane, target=finding.target)
     data = inputs.draw(case)

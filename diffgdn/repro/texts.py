@@ -128,21 +128,28 @@ for one, other in pairs:
         ok = False
 """
 
-THROUGH = (
+_THROUGH = (
     HEAD
     + """
 import sys
 
-from diffgdn import execute, lane, targets
+from diffgdn import $module, lane, targets
 from diffgdn.case import Case, Edit, Gates, Only, Pool, Values  # noqa: F401 (the case's repr may need each)
 
 lane.enter("$lane_name")
 case = $case
-verdict = execute.run(case, targets.get("$target"), "$lane_name")
+verdict = $question
 print(verdict.refused or verdict.failure or "right")
 if verdict.comparison is not None:
     at = verdict.comparison.worst()
     print(f"got {float(verdict.comparison.got[at])}, expected {float(verdict.comparison.expected[at])}")
 sys.exit(0 if verdict.ok else 1)
 """
+)
+THROUGH = _THROUGH.replace("$module", "execute").replace(
+    "$question", 'execute.run(case, targets.get("$target"), "$lane_name")'
+)
+# A relation ties several calls together: which, diffgdn.relations.related says.
+RELATION = _THROUGH.replace("import $module, lane, targets", "import lane, relations, targets").replace(
+    "$question", 'relations.run(case, targets.get("$target"), "$lane_name", "$relation")'
 )

@@ -126,6 +126,7 @@ class Fla:
     """A target over the chunked and the recurrent operations, on a GPU."""
 
     name = "fla"
+    batch_invariant = False  # its functions know no such keyword
     layout = "vk"  # of the pool that it is given; the layout of what fla gets is chosen by `case.config`
 
     def __init__(
