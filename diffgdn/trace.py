@@ -1,8 +1,8 @@
 """A trace: what a serving loop did, step after step, in numbers, names and short tuples.
 
 Like a case, a trace is small enough to read, print and store, its repr evaluates back, its JSON form carries
-`format_version`, and its id is a hash of its content. `diffgdn.serving` plays it: every step that calls a kernel
-becomes a case of one operation (`call`). `Book` says which steps may come next. Imports no torch.
+`format_version`, and its id is a hash of its content. `diffgdn.serving` plays it: every step that calls a
+kernel becomes a case of one operation (`call`). `Book` says which steps may come next. Imports no torch.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Step(Record):
 
     act: one of ACTS. requests: by number, in order of arrival; in a call also -1 for a row of padding. lens:
     tokens of each in a call; empty for one each. parents: drafts that are trees, one tuple a row; empty for
-    chains. accepted: for a commit, the last accepted token of each request's draft (its ancestors are accepted
-    with it), or -1 for none.
+    chains. accepted: for a commit, the last accepted token of each request's draft (its ancestors are
+    accepted with it), or -1 for none.
     """
 
     act: str
@@ -161,8 +161,8 @@ class Trace(Record):
         )
 
     def last_call(self) -> Case:
-        """The last call as a case of its own, for whoever wants one case of a trace; where nothing is called, a
-        decode of one token."""
+        """The last call as a case of its own, for whoever wants one case of a trace; where nothing is
+        called, a decode of one token."""
         book, slots, rows = Book(self), dict[int, int](), dict[int, int]()
         last = replace_steps(self, (Step("arrive", (0,)), Step("decode", (0,)))).call(1, {0: 0}, {})
         for number, step in enumerate(self.steps):
@@ -186,6 +186,22 @@ def replace_steps(trace: Trace, steps: Sequence[Step]) -> Trace:
 def chain(length: int) -> tuple[int, ...]:
     """The parents of a draft in which each token follows the one before it."""
     return tuple(range(-1, length - 1))
+
+
+def plain(step: Step) -> Step:
+    """The same step, lens and parents left out where they say nothing."""
+    lens = () if all(length == 1 for length in step.lens) else step.lens
+    chains = all(tree == chain(length) for tree, length in zip(step.parents, step.lengths, strict=False))
+    return dataclasses.replace(step, lens=lens, parents=() if chains else step.parents)
+
+
+def path(parents: Sequence[int], last: int) -> tuple[int, ...]:
+    """The tokens of a draft from its first to `last`, each the parent of the next; () for REJECTED."""
+    tokens: list[int] = []
+    while last != REJECTED:
+        tokens.append(last)
+        last = parents[last]
+    return tuple(reversed(tokens))
 
 
 @dataclass
@@ -218,7 +234,8 @@ class Book:
         named = [one for one in step.requests if one != PADDING]
         require(len(set(named)) == len(named), f"{step.act}: a request twice, in {step.requests}")
         require(
-            step.act == "commit" or not step.accepted, f"{step.act}: only a commit accepts, got {step.accepted}"
+            step.act == "commit" or not step.accepted,
+            f"{step.act}: only a commit accepts, got {step.accepted}",
         )
         require(
             step.act in CALLS or not (step.lens or step.parents), f"{step.act}: takes no lens, and no parents"
@@ -254,7 +271,10 @@ class Book:
         require(len(lengths) == len(step.requests), f"{act}: lens, one a row, got {step.lens}")
         least = 0 if act in ("extend", "update") else 1
         most = {"packed_decode": 1, "verify": self.trace.draft}.get(act, MOST_TOKENS)
-        require(all(least <= length <= most for length in lengths), f"{act}: lens {least} to {most}, got {lengths}")
+        require(
+            all(least <= length <= most for length in lengths),
+            f"{act}: lens {least} to {most}, got {lengths}",
+        )
         require(sum(lengths) <= MOST_TOKENS, f"{act}: at most {MOST_TOKENS} tokens, got {sum(lengths)}")
         require(act == "verify" or not step.parents, f"{act}: only verify takes parents")
         if act != "verify":
@@ -283,7 +303,9 @@ def check(trace: Trace) -> None:
         ("beta", trace.beta, BETA_LAWS),
         ("chunk_size", trace.chunk_size, (16, 32, 64)),
     ):
-        require(value in allowed, f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r:.40}")
+        require(
+            value in allowed, f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r:.40}"
+        )
     for name, value, most in (
         ("slots", trace.slots, MOST_SLOTS),
         ("rows", trace.rows, MOST_SLOTS),
@@ -293,7 +315,9 @@ def check(trace: Trace) -> None:
         ("HV", trace.HV, MAX_DIM),
     ):
         require(1 <= value <= most, f"{name}: expected 1 to {most}, got {value}")
-    require(trace.H >= 1 and trace.HV % trace.H == 0, f"HV: expected a multiple of H, got {trace.HV}, H={trace.H}")
+    require(
+        trace.H >= 1 and trace.HV % trace.H == 0, f"HV: expected a multiple of H, got {trace.HV}, H={trace.H}"
+    )
     require(0 <= trace.pitch <= MOST_PITCH, f"pitch: expected 0 to {MOST_PITCH}, got {trace.pitch}")
     require(trace.seed >= 0, f"seed: expected 0 or more, got {trace.seed}")
     require(len(trace.steps) <= MOST_STEPS, f"steps: at most {MOST_STEPS}, got {len(trace.steps)}")
@@ -303,5 +327,3 @@ def check(trace: Trace) -> None:
             book.apply(step)
         except ValueError as error:
             raise ValueError(f"steps[{number}]: {error}") from None
-
-

@@ -1,12 +1,12 @@
 """What each request's state and outputs must be: one recurrence in float64 over its whole history.
 
-The recurrence is a fold, so carrying a request's float64 state on by the tokens of each step is the recurrence
-over all its tokens. A kernel starts each step from what the pool holds, and that was rounded at every store. How
-far pool and history may be apart follows from the bounds of the single steps. A row s of S [V, K] goes over a
-token by s <- s A + beta v k with A = diag(exp g) (1 - beta k k^T), and ||A|| <= 1 while g <= 0, |k| <= 1 and
-0 <= beta <= 1 (a trace has no other). So an earlier error never grows, and a row's distance is at most the sum,
-over the steps so far, of the norms of the bounds of that row; an output's at most its own bound and scale |q|
-times that of the state before.
+The recurrence is a fold, so carrying a request's float64 state on by the tokens of each step is the
+recurrence over all its tokens. A kernel starts each step from what the pool holds, and that was rounded at
+every store. How far pool and history may be apart follows from the bounds of the single steps. A row s of S
+[V, K] goes over a token by s <- s A + beta v k with A = diag(exp g) (1 - beta k k^T), and ||A|| <= 1 while
+g <= 0, |k| <= 1 and 0 <= beta <= 1 (a trace has no other). So an earlier error never grows, and a row's
+distance is at most the sum, over the steps so far, of the norms of the bounds of that row; an output's at
+most its own bound and scale |q| times that of the state before.
 """
 
 from __future__ import annotations
@@ -57,9 +57,12 @@ class Histories:
         if accepted != REJECTED:
             self._now[request] = states[accepted]
 
-    def advance(self, case: Case, data: Data, requests: tuple[int, ...], results: dict[str, Comparison]) -> None:
-        """The tokens of a call join the histories of its requests. results: of the call, beside the oracle that
-        started from the pool. Raises BeyondBound if an output is not that of its request's own history."""
+    def advance(
+        self, case: Case, data: Data, requests: tuple[int, ...], results: dict[str, Comparison]
+    ) -> None:
+        """The tokens of a call join the histories of its requests. results: of the call, beside the oracle
+        that started from the pool. Raises BeyondBound if an output is not that of its request's own
+        history."""
         zero = torch.zeros(case.HV, case.V, case.K, dtype=torch.float64)
         starts = [zero if one == PADDING else self._now[one].S for one in requests]
         truth = oracle.expected(case, {**data, "state": torch.stack(starts)})
@@ -72,7 +75,9 @@ class Histories:
             if case.keeps_steps:
                 assert truth.steps is not None
                 bounds = results["steps"].bound.norm(dim=-1)
-                rows = [row for row, (token, _, _) in enumerate(case.kept) if tokens.start <= token < tokens.stop]
+                rows = [
+                    row for row, (token, _, _) in enumerate(case.kept) if tokens.start <= token < tokens.stop
+                ]
                 self._drafts[request] = [
                     _State(truth.steps[token], before + bounds[row])
                     for row, token in zip(rows, range(tokens.start, tokens.stop), strict=True)

@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffgdn.serving.memory import Memory
-from diffgdn.trace import PADDING, REJECTED
+from diffgdn.trace import PADDING
 
 
 class Loop:
     """A serving loop's bookkeeping over one pool. slots and rows: of each request that has one.
 
-    What was freed last is handed out first. Subclasses plant bugs; whoever plays a trace takes nothing from the
-    loop on trust but which free slot or row it chose.
+    What was freed last is handed out first. Subclasses plant bugs; whoever plays a trace takes nothing from
+    the loop on trust but which free slot or row it chose.
     """
 
     def __init__(self, slots: int, rows: int, memory: Memory) -> None:
@@ -44,12 +44,12 @@ class Loop:
                 self.rows[one] = self.free_rows.pop()
         return [PADDING if one == PADDING else self.rows[one] for one in requests]
 
-    def commit(self, request: int, accepted: int) -> None:
-        """The state after the last accepted token of the request's draft becomes its state; nothing changes if
-        none is."""
+    def commit(self, request: int, accepted: Sequence[int]) -> None:
+        """The state after the last accepted token of the request's draft becomes its state; nothing changes
+        if none is. accepted: the tokens of the path, from the draft's first on."""
         row = self.rows.pop(request)
-        if accepted != REJECTED:
-            self.memory.states[self.slots[request]] = self.memory.drafts[row, accepted]
+        if accepted:
+            self.memory.states[self.slots[request]] = self.memory.drafts[row, accepted[-1]]
         self.free_rows.append(row)
 
     def finish(self, request: int) -> None:

@@ -77,8 +77,8 @@ class Watched:
 
 
 class Memory:
-    """pool [slots, HV, V, K] and buffer [rows, draft, HV, V, K], in the target's layout; `states` and `drafts`
-    are the same with V, K last."""
+    """pool [slots, HV, V, K] and buffer [rows, draft, HV, V, K], in the target's layout; `states` and
+    `drafts` are the same with V, K last."""
 
     def __init__(self, trace: Trace, layout: str, device: str) -> None:
         inner = (trace.HV, trace.V, trace.K) if layout == "vk" else (trace.HV, trace.K, trace.V)

@@ -2,14 +2,14 @@
 
 Three questions, in this order, after every step:
 - Memory: only what the step documents as written differs, bit for bit: the slots of the live requests in the
-  batch, the buffer rows of their drafts. Every other slot (live, freed or never used), every draft that waits for
-  its commit, guards, gaps and inputs are as they were.
-- The step: results against the oracle that starts from the very bits that the pool held before the step, within
-  the bound of the case (`diffgdn.noise`). The rounding of earlier stores is in those bits, so it needs no
-  allowance. An arrival must leave a zero state, a commit the bits of the accepted draft.
+  batch, the buffer rows of their drafts. Every other slot (live, freed or never used), every draft that
+  waits for its commit, guards, gaps and inputs are as they were.
+- The step: results against the oracle that starts from the very bits that the pool held before the step,
+  within the bound of the case (`diffgdn.noise`). The rounding of earlier stores is in those bits, so it
+  needs no allowance. An arrival must leave a zero state, a commit the bits of the accepted draft.
 - The history: state and outputs of every live request against one recurrence over its whole history; see
-  `history` for its bound. The step's check cannot see a pool that held another request's state all along; this
-  one can.
+  `history` for its bound. The step's check cannot see a pool that held another request's state all along;
+  this one can.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from diffgdn.execute import Run, comparisons, device_of
 from diffgdn.inputs import Data
 from diffgdn.serving.history import Histories
 from diffgdn.serving.loop import Loop
-from diffgdn.serving.memory import Memory
+from diffgdn.serving.memory import Memory, Place
 from diffgdn.targets import Target
-from diffgdn.trace import CALLS, PADDING, REJECTED, Step, Trace
+from diffgdn.trace import CALLS, PADDING, REJECTED, Book, Step, Trace, path
 
 MakeLoop = Callable[[int, int, Memory], Loop]
 
@@ -75,16 +75,15 @@ def play(trace: Trace, target: Target, lane: str, loop: MakeLoop = Loop) -> Play
             seconds = time.perf_counter() - began
             comparison = player.failed if failure is not None else None
             at = None if failure is None else number
-            return Played(
-                trace, target.name, lane, failure, at, refused, player.share, seconds, comparison
-            )
+            return Played(trace, target.name, lane, failure, at, refused, player.share, seconds, comparison)
     return Played(trace, target.name, lane, share=player.share, seconds=time.perf_counter() - began)
 
 
 class Player:
     """A trace under way: the loop, the memory, and what is known of both apart from the loop.
 
-    slots: of each live request. drafts: of each draft that waits, its row and the states that verify left there.
+    slots: of each live request. drafts: of each draft that waits, its row and the states that verify left
+    there.
     """
 
     def __init__(self, trace: Trace, target: Target, lane: str, loop: MakeLoop = Loop) -> None:
@@ -94,21 +93,26 @@ class Player:
         self.loop = loop(trace.slots, trace.rows, self.memory)
         self.slots: dict[int, int] = {}
         self.drafts: dict[int, tuple[int, Tensor]] = {}
+        self.book = Book(trace)
         self.histories = Histories()
         self.share = 0.0
         self.failed: Comparison | None = None
 
     def step(self, number: int) -> str | None:
-        """Do a step and check what it left; why the target refuses it, or None. Raises CheckFailure, which names
-        the step."""
+        """Do a step and check what it left; why the target refuses it, or None. Raises CheckFailure, which
+        names the step."""
         step = self.trace.steps[number]
         op = f"{self.trace.family}.{step.act}" if step.act in CALLS else self.trace.op
         self.memory.snapshot()
+        trees = dict(self.book.drafts)
+        self.book.apply(step)
         try:
             if step.act in CALLS:
                 refused = self._call(number, step)
                 if refused is not None:
                     return refused
+            elif step.act == "commit":
+                self._commit(op, step, trees)
             else:
                 getattr(self, f"_{step.act}")(op, step)
             self.histories.check(op, self.memory.states, self.slots)
@@ -123,7 +127,9 @@ class Player:
         slot = self.loop.slots[request]
         owner = next((one for one, taken in self.slots.items() if taken == slot), None)
         if owner is not None:
-            raise SlotChanged(op, "state", f"slot {slot}", f"request {request} got the slot of request {owner}")
+            raise SlotChanged(
+                op, "state", f"slot {slot}", f"request {request} got the slot of request {owner}"
+            )
         self.slots[request] = slot
         self._unchanged(op, slots=[slot])
         state = self.memory.states[slot]
@@ -141,10 +147,10 @@ class Player:
         self.histories.finish(request)
         self._unchanged(op)
 
-    def _commit(self, op: str, step: Step) -> None:
+    def _commit(self, op: str, step: Step, trees: dict[int, tuple[int, ...]]) -> None:
         pairs = list(zip(step.requests, step.accepted, strict=True))
         for request, accepted in pairs:
-            self.loop.commit(request, accepted)
+            self.loop.commit(request, path(trees[request], accepted))
         self._unchanged(op, slots=[self.slots[one] for one, accepted in pairs if accepted != REJECTED])
         for request, accepted in pairs:
             _, states = self.drafts.pop(request)
@@ -154,7 +160,9 @@ class Player:
             slot = self.slots[request]
             wrong = self.memory.states[slot] != states[accepted]
             if bool(wrong.any()):
-                others = [n for n, state in enumerate(states) if bool((self.memory.states[slot] == state).all())]
+                others = [
+                    n for n, state in enumerate(states) if bool((self.memory.states[slot] == state).all())
+                ]
                 held = f"; it is that after token {others[0]}" if others else ""
                 raise NotExact(
                     op,
@@ -219,9 +227,13 @@ class Player:
         self, op: str, slots: list[int] | None = None, steps: list[tuple[int, int]] | None = None
     ) -> None:
         """Nothing but these slots and these steps of the buffer is written."""
-        owners = {(slot,): f"the state of request {one}" for one, slot in self.slots.items()}
+        owners: dict[Place, str] = {
+            (slot,): f"the state of request {one}" for one, slot in self.slots.items()
+        }
         self.memory.pool.check(op, [(slot,) for slot in slots or []], owners)
-        waiting = {(row,): f"the draft of request {one}, which waits," for one, (row, _) in self.drafts.items()}
+        waiting: dict[Place, str] = {
+            (row,): f"the draft of request {one}, which waits," for one, (row, _) in self.drafts.items()
+        }
         self.memory.buffer.check(op, steps or [], waiting)
 
     def _compared(

@@ -24,6 +24,7 @@ class Eager:
     name = "eager"
     layout = "vk"
     operations = tuple(OPERATIONS)
+    batch_invariant = False  # torch's softplus and sigmoid on a CPU round otherwise at a tensor's end
 
     def contract(self, op: str) -> Contract:
         return Contract(operand="input", accumulator="input", state="input")
@@ -40,16 +41,17 @@ class Eager:
         g, beta = _gates(case, arguments)
         out = torch.zeros(case.tokens, case.HV, case.V, dtype=dtype, device=v.device)
         finals, boundaries = [], []
+        slots, kept_rows = _named(case, arguments, "indices"), _named(case, arguments, "rows")
         for n, length in enumerate(case.lens):
             start = case.starts[n]
             part = slice(start, start + length)
             states, before, o = _sequence(
-                case, n, _initial(case, arguments, n), q[part], k[part], v[part], g[part], beta[part]
+                case, n, _initial(case, arguments, slots[n]), q[part], k[part], v[part], g[part], beta[part]
             )
-            out[part] = 0 if case.operation.single_token and case.pool.indices[n] < 0 else o
+            out[part] = 0 if case.operation.single_token and slots[n] < 0 else o
             boundaries += before
             finals.append(states[-1])
-            _store(case, arguments, n, states)
+            _store(case, arguments, slots[n], kept_rows[n], states)
         shape = arguments["out"].shape if case.operation.single_token else arguments["v"].shape
         results = {"o": out.view(shape)}
         if case.operation.single_token:
@@ -104,9 +106,14 @@ def _gates(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor]:
     )
 
 
-def _initial(case: Case, arguments: Arguments, n: int) -> Tensor:
+def _named(case: Case, arguments: Arguments, name: str) -> list[int]:
+    """What the caller's tensor of slots or rows says for each sequence; its own number where there is none."""
+    tensor = arguments.get(name)
+    return list(range(len(case.lens))) if tensor is None else tensor.tolist()
+
+
+def _initial(case: Case, arguments: Arguments, slot: int) -> Tensor:
     dtype, shape = DTYPE[case.dtype], (case.HV, case.V, case.K)
-    slot = case.pool.indices[n] if case.operation.has_pool else n
     state = arguments.get("state")
     if state is None or slot < 0:
         return torch.zeros(shape, dtype=dtype, device=arguments.arena.device)
@@ -130,11 +137,10 @@ def _sequence(
     return states, before, torch.stack(outputs) if outputs else v
 
 
-def _store(case: Case, arguments: Arguments, n: int, states: list[Tensor]) -> None:
+def _store(case: Case, arguments: Arguments, slot: int, row: int, states: list[Tensor]) -> None:
     if len(states) == 1:
         return
-    if case.keeps_steps and case.pool.rows[n] >= 0:
-        arguments["buffer"][case.pool.rows[n], : len(states) - 1] = torch.stack(states[1:])
-    slot = case.pool.indices[n] if case.operation.has_pool else n
+    if case.keeps_steps and row >= 0:
+        arguments["buffer"][row, : len(states) - 1] = torch.stack(states[1:])
     if case.writes_state and slot >= 0:
         arguments["state"][slot] = states[-1].to(arguments["state"].dtype)
