@@ -60,10 +60,11 @@ def permuted(case: Case, data: Data, calls: Calls) -> Side:
     order = order[1:] + order[:1] if len(order) > 2 else order
     pool = case.pool
     if pool.indices:
-        indices = tuple(pool.slots - 1 - s if (s := pool.indices[n]) >= 0 else -1 for n in order)
+        # Each the next slot: were slots reversed as sequences are, two would come out as before.
+        indices = tuple((s + 1) % pool.slots if (s := pool.indices[n]) >= 0 else -1 for n in order)
         pool = replace(pool, indices=indices)
     if pool.rows:
-        rows = tuple(pool.buffer - 1 - r if (r := case.pool.rows[n]) >= 0 else -1 for n in order)
+        rows = tuple((r + 1) % pool.buffer if (r := case.pool.rows[n]) >= 0 else -1 for n in order)
         pool = replace(pool, rows=rows)
     parents = tuple(case.parents[n] for n in order) if case.parents else ()
     other = pick(case, data, [whole(case, n) for n in order], pool=pool, parents=parents)
