@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from diffgdn.case import Case
+from diffgdn.trace import Trace
 
 FORMAT_VERSION = 1
 MAX_BYTES = 1 << 20  # a case is a few kilobytes; anything near this is no finding
@@ -40,7 +41,8 @@ class Finding:
 
     kind, message, tensor and place are those of the failed check (`checks.CheckFailure`). versions: of what
     ran it, by name. seed: of the campaign. found: the date, in ISO form. unshrunk: the case on which the
-    failure was first seen, if it was larger."""
+    failure was first seen, if it was larger. trace: where a serving loop failed, what it did; case is then
+    its last call."""
 
     case: Case
     target: str
@@ -53,15 +55,17 @@ class Finding:
     seed: int | None = None
     found: str = ""
     unshrunk: Case | None = None
+    trace: Trace | None = None
 
     @property
     def operation(self) -> str:
-        return self.case.op
+        return self.case.op if self.trace is None else self.trace.op
 
     @property
     def id(self) -> str:
         """Target, operation, kind and case id, in letters that are safe in a file name."""
-        return "-".join((_safe(self.target), self.case.op, _safe(self.kind), self.case.id))
+        subject = self.trace or self.case
+        return "-".join((_safe(self.target), subject.op, _safe(self.kind), subject.id))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict with `format_version`."""
@@ -70,6 +74,10 @@ class Finding:
             "case": self.case.to_json(),
             "unshrunk": None if self.unshrunk is None else self.unshrunk.to_json(),
         }
+        if self.trace is None:
+            del plain["trace"]  # only findings of a serving loop have the field
+        else:
+            cases["trace"] = self.trace.to_json()
         return {
             "format_version": FORMAT_VERSION,
             "operation": self.operation,
@@ -211,7 +219,9 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "seed": (int, type(None)),
     "found": (str,),
     "unshrunk": (dict, type(None)),
+    "trace": (dict,),
 }
+OPTIONAL = {"trace"}
 
 
 def _parse(data: Any) -> Finding:
@@ -221,10 +231,13 @@ def _parse(data: Any) -> Finding:
     if type(version) is not int or version != FORMAT_VERSION:
         raise CorpusError(f"format_version: expected {FORMAT_VERSION}, got {version!r:.40}")
     body = {name: value for name, value in data.items() if name != "format_version"}
-    for names, word in ((set(body) - set(_FIELDS), "unknown"), (set(_FIELDS) - set(body), "missing")):
+    missing = set(_FIELDS) - set(body) - OPTIONAL
+    for names, word in ((set(body) - set(_FIELDS), "unknown"), (missing, "missing")):
         if names:
             raise CorpusError(f"{word} field {', '.join(map(repr, sorted(names)))}")
     for name, kinds in _FIELDS.items():
+        if name in OPTIONAL and name not in body:
+            continue
         if type(body[name]) not in kinds:
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
             raise CorpusError(f"{name}: expected {expected}, got {body[name]!r:.40}")
@@ -237,9 +250,13 @@ def _parse(data: Any) -> Finding:
     for name in ("case", "unshrunk"):
         if body[name] is not None:
             body[name] = _case(name, body[name])
-    operation = body.pop("operation")
-    if operation != body["case"].op:
-        raise CorpusError(f"operation: {operation!r:.40}, but the case is of {body['case'].op}")
+    if "trace" in body:
+        body["trace"] = _trace(body["trace"])
+    operation, subject = body.pop("operation"), body.get("trace") or body["case"]
+    if operation != subject.op:
+        raise CorpusError(f"operation: {operation!r:.40}, but the case is of {subject.op}")
+    if "trace" in body and body["case"] != body["trace"].last_call():
+        raise CorpusError("case: not the last call of the trace")
     return Finding(**body)
 
 
@@ -248,6 +265,13 @@ def _date(text: str) -> None:
         datetime.date.fromisoformat(text)
     except ValueError:
         raise CorpusError(f"found: expected a date like 2026-01-31, got {text!r:.40}") from None
+
+
+def _trace(data: dict[str, Any]) -> Trace:
+    try:
+        return Trace.from_json(data)
+    except (ValueError, TypeError) as error:
+        raise CorpusError(f"trace: {error}") from None
 
 
 def _case(name: str, data: dict[str, Any]) -> Case:

@@ -113,6 +113,10 @@ class Trace(Record):
         acts = {step.act for step in self.steps}
         return tuple(f"{self.family}.{kind}" for kind in CALLS if kind in acts)
 
+    def words(self) -> list[str]:
+        """Its steps as a person would say them, one a line."""
+        return [f"{number}: {step.words()}" for number, step in enumerate(self.steps)]
+
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict, defaults included, with `format_version`."""
         return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
@@ -176,6 +180,11 @@ class Trace(Record):
                 rows = {one: row for row, one in enumerate(live)}
                 last = self.call(number, slots, rows)
         return last
+
+
+def call_of(case: Case | Trace) -> Case:
+    """The case itself, or a trace's last call."""
+    return case.last_call() if isinstance(case, Trace) else case
 
 
 def replace_steps(trace: Trace, steps: Sequence[Step]) -> Trace:

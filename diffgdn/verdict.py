@@ -177,7 +177,8 @@ class Verdict:
     shares: worst error of each result as a share of its bound. seconds: inputs, kernel, oracle, checks.
     comparison: the result that failed, beside the oracle's, where a comparison failed, in the process that
     ran the case; picture: the same as text, if it was asked for. confirmed: False for a crash or a hang that
-    did not come again when the case was run alone in a fresh process.
+    did not come again when the case was run alone in a fresh process. step: of a trace, the one that
+    failed; case is then the trace's last call.
     """
 
     case: Case
@@ -191,6 +192,7 @@ class Verdict:
     comparison: Comparison | None = None
     picture: str | None = None
     confirmed: bool = True
+    step: int | None = None
 
     @property
     def ok(self) -> bool:

@@ -18,6 +18,7 @@ from diffgdn.case import Case
 from diffgdn.corpus import Finding
 from diffgdn.isolate import About, Familiar, Runner, RunnerError, SetupError, unfamiliar
 from diffgdn.isolate.current import CurrentCase
+from diffgdn.trace import Trace, call_of
 from diffgdn.verdict import FAULTS, CheckFailure, PoisonLeaked, Verdict, relation_of
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Session:
 
     def _run(
         self,
-        case: Case,
+        case: Case | Trace,
         target: str,
         kind: str | None = None,
         picture: bool = False,
@@ -95,7 +96,7 @@ class Session:
         Does not return if the kernel broke the GPU context of this process.
         """
         runner = self._runner(target, kind)
-        self._current.write(case, in_child=isinstance(runner, isolate.Isolated))
+        self._current.write(call_of(case), in_child=isinstance(runner, isolate.Isolated))
         try:
             verdict = runner.run(case, target, picture, familiar, relation)
         finally:
@@ -108,7 +109,8 @@ class Session:
     def _run_case(self, task: tasks.RunCase) -> tasks.Done:
         kind = None if task.finding is None else task.finding.kind
         relation = relation_of(kind)
-        verdict = self._run(task.case, task.target, kind, task.picture, relation=relation)
+        case = task.case if task.finding is None else task.finding.trace or task.case
+        verdict = self._run(case, task.target, kind, task.picture, relation=relation)
         self._pipe.send(case_run(verdict, task.phase, relation=relation))
         failure = verdict.failure
         if failure is not None and task.finding is None and not task.picture:

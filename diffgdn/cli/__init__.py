@@ -17,6 +17,7 @@ from diffgdn.cli.doctor import doctor
 from diffgdn.cli.fuzz import fuzz
 from diffgdn.cli.options import CONTEXT
 from diffgdn.cli.replay import replay, show
+from diffgdn.cli.serving import serving
 
 
 @click.group(context_settings=CONTEXT)
@@ -28,7 +29,7 @@ def cli() -> None:
     """
 
 
-for command in (fuzz, replay, show, doctor):
+for command in (fuzz, serving, replay, show, doctor):
     cli.add_command(command)
 
 

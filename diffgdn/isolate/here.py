@@ -17,7 +17,9 @@ from diffgdn import execute, localize, relations, repro, targets
 from diffgdn.case import Case
 from diffgdn.corpus import Finding
 from diffgdn.isolate.messages import About, Familiar, RunnerError, SetupError, unfamiliar
+from diffgdn.serving.play import play
 from diffgdn.targets import Target
+from diffgdn.trace import Trace, call_of
 from diffgdn.verdict import KernelCrashed, Verdict, relation_of
 
 MEMORY_TRIES = 4
@@ -59,7 +61,7 @@ class Here:
 
     def run(
         self,
-        case: Case,
+        case: Case | Trace,
         target: str,
         picture: bool = False,
         familiar: Familiar = unfamiliar,
@@ -78,7 +80,8 @@ class Here:
             files = [repro.write(finding, folder)]
             if picture:
                 relation = relation_of(finding.kind)
-                comparison = self._judged(finding.case, finding.target, loaded, False, relation).comparison
+                case = finding.trace or finding.case
+                comparison = self._judged(case, finding.target, loaded, False, relation).comparison
                 if comparison is not None:
                     files.append(localize.picture(comparison, folder / f"{finding.id}.png"))
         return files
@@ -95,7 +98,12 @@ class Here:
         return self._targets[name]
 
     def _judged(
-        self, case: Case, name: str, target: Target, explain: bool = False, relation: str | None = None
+        self,
+        case: Case | Trace,
+        name: str,
+        target: Target,
+        explain: bool = False,
+        relation: str | None = None,
     ) -> Verdict:
         """The verdict on a case, and whether the GPU context has survived it."""
         try:
@@ -104,11 +112,11 @@ class Here:
             # Past the call itself, a broken context shows wherever the GPU is used next.
             if not self._context_broken():
                 raise
-            verdict = Verdict(case, name, self._lane)
+            verdict = Verdict(call_of(case), name, self._lane)
         if (verdict.failure is None and self._broken is None) or not self._context_broken():
             return verdict
         failure = KernelCrashed(case.op, None, None, f"the kernel broke its GPU context: {self._broken}")
-        return Verdict(case, name, self._lane, failure, seconds=verdict.seconds)
+        return Verdict(call_of(case), name, self._lane, failure, seconds=verdict.seconds)
 
     def _context_broken(self) -> bool:
         if self._lane == "gpu" and self._broken is None:
@@ -118,7 +126,7 @@ class Here:
                 self._broken = str(error).strip().splitlines()[0]
         return self._broken is not None
 
-    def _with_room(self, case: Case, target: Target, explain: bool, relation: str | None) -> Verdict:
+    def _with_room(self, case: Case | Trace, target: Target, explain: bool, relation: str | None) -> Verdict:
         """The verdict on a case. Processes share a GPU's memory; one that finds it full waits for others."""
         verdict = None
         for attempt in range(MEMORY_TRIES):
@@ -128,7 +136,9 @@ class Here:
                     break
                 time.sleep(attempt)
             try:
-                if relation is None:
+                if isinstance(case, Trace):
+                    verdict = play(case, target, self._lane).verdict()
+                elif relation is None:
                     verdict = execute.run(case, target, self._lane, explain)
                 else:
                     verdict = relations.run(case, target, self._lane, relation)
@@ -136,7 +146,9 @@ class Here:
                 continue
             if verdict.failure is None or not verdict.failure.message.startswith("OutOfMemoryError"):
                 return verdict
-        return verdict or Verdict(case, target.name, self._lane, refused="no room in the GPU's memory")
+        return verdict or Verdict(
+            call_of(case), target.name, self._lane, refused="no room in the GPU's memory"
+        )
 
 
 def _others_hold_memory() -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from diffgdn.case import Case
 from diffgdn.isolate.messages import About, Answer, Familiar, Request, RunnerError, SetupError, unfamiliar
 from diffgdn.isolate.process import START_SECONDS, Ended, Process, TimedOut, host_memory
+from diffgdn.trace import Trace, call_of
 from diffgdn.verdict import FAULTS, KernelCrashed, KernelHung, Verdict
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Isolated:
 
     def run(
         self,
-        case: Case,
+        case: Case | Trace,
         target: str,
         picture: bool = False,
         familiar: Familiar = unfamiliar,
@@ -86,7 +87,7 @@ class Isolated:
             return replace(verdict, failure=failure, confirmed=False)
         return verdict
 
-    def _once(self, case: Case, target: str, request: Request) -> tuple[Verdict, bool]:
+    def _once(self, case: Case | Trace, target: str, request: Request) -> tuple[Verdict, bool]:
         """A verdict, and whether a fault in it speaks for the case alone: nothing ran before it in the child,
         and nobody else can have ended it.
         """
@@ -111,7 +112,7 @@ class Isolated:
         else:
             self._replace()
         if failure is not None:
-            return Verdict(case, target, self._lane, failure, seconds={"kernel": seconds}), alone
+            return Verdict(call_of(case), target, self._lane, failure, seconds={"kernel": seconds}), alone
         verdict: Verdict = _value(answer)
         return verdict, alone
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from diffgdn.case import Case
+from diffgdn.trace import Trace
 from diffgdn.verdict import CheckFailure, Verdict
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Runner(Protocol):
 
     def run(
         self,
-        case: Case,
+        case: Case | Trace,
         target: str,
         picture: bool = False,
         familiar: Familiar = unfamiliar,

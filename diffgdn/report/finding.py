@@ -24,7 +24,9 @@ def lines(finding: Finding, path: str | os.PathLike[str]) -> list[str]:
     out = [headline(finding), *(f"  {part}" for part in message)]
     if place:
         out.append(f"  at{place}")
-    out.append(f"  {finding.case!r}")
+    if finding.trace is not None:
+        out += [f"  {line}" for line in finding.trace.words()]
+    out.append(f"  {(finding.trace or finding.case)!r}")
     if finding.unshrunk is not None:
         out.append(f"  shrunk from {size(finding)}")
     out.append("  Reproduce with:")

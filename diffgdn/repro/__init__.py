@@ -43,6 +43,15 @@ def script(finding: Finding) -> str:
     """The source of a script that shows a finding. Raises TargetError if its target cannot be had here."""
     target, case = targets.get(finding.target), finding.case
     relation = relation_of(finding.kind)
+    if finding.trace is not None:
+        return _fill(
+            texts.TRACE,
+            finding,
+            lane_name=finding.lane,
+            target=finding.target,
+            trace=repr(finding.trace),
+            steps=textwrap.indent("\n".join(finding.trace.words()), "# "),
+        )
     if relation is not None:
         return _fill(
             texts.RELATION, finding, lane_name=finding.lane, target=finding.target, relation=relation

@@ -153,3 +153,23 @@ THROUGH = _THROUGH.replace("$module", "execute").replace(
 RELATION = _THROUGH.replace("import $module, lane, targets", "import lane, relations, targets").replace(
     "$question", 'relations.run(case, targets.get("$target"), "$lane_name", "$relation")'
 )
+# What a serving loop did: several calls over one pool.
+TRACE = (
+    HEAD
+    + """
+import sys
+
+from diffgdn import lane, targets
+from diffgdn.trace import Step, Trace
+
+lane.enter("$lane_name")
+
+from diffgdn.serving.play import play  # noqa: E402 (imports torch)
+
+$steps
+trace = $trace
+played = play(trace, targets.get("$target"), "$lane_name")
+print(played.refused or played.failure or "right")
+sys.exit(0 if played.failure is None else 1)
+"""
+)

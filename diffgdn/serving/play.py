@@ -32,6 +32,7 @@ from diffgdn.serving.loop import Loop
 from diffgdn.serving.memory import Memory, Place
 from diffgdn.targets import Target
 from diffgdn.trace import CALLS, PADDING, REJECTED, Book, Step, Trace, path
+from diffgdn.verdict import Verdict
 
 MakeLoop = Callable[[int, int, Memory], Loop]
 
@@ -52,6 +53,19 @@ class Played:
     share: float = 0.0
     seconds: float = 0.0
     comparison: Comparison | None = field(default=None, repr=False)
+
+    def verdict(self) -> Verdict:
+        """The same as the verdict of a case."""
+        return Verdict(
+            self.trace.last_call(),
+            self.target,
+            self.lane,
+            self.failure,
+            self.refused,
+            seconds={"trace": self.seconds},
+            comparison=self.comparison,
+            step=self.at,
+        )
 
 
 def play(trace: Trace, target: Target, lane: str, loop: MakeLoop = Loop) -> Played:
