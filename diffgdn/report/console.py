@@ -93,7 +93,7 @@ class ConsoleReport:
         ]
         workers = "1 worker" if started.workers == 1 else f"{started.workers} workers"
         self._print(
-            f"fuzz {started.target} on lane {started.lane}: "
+            f"fuzz {'relations of ' if started.relations else ''}{started.target} on lane {started.lane}: "
             f"{' or '.join(limits) or 'no limit'}, {workers}, seed {started.seed}"
         )
         if self._console.is_terminal:
@@ -183,6 +183,11 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
+def _runs(tally: Tally) -> str:
+    """What is counted: cases beside the oracle, or pairs of a case and what a relation makes of it."""
+    return "pairs" if tally.relations else "cases"
+
+
 def _taking_part(tally: Tally) -> dict[str, OperationTally]:
     return {name: one for name, one in tally.operations.items() if one.cases or one.skipped is None}
 
@@ -206,7 +211,7 @@ def _status(tally: Tally) -> str:
     if tally.phase != "explore":
         return f"{words}: {tally.steps_done} of {tally.steps}, {found}"
     return (
-        f"{words}, {_duration(tally.phase_seconds)}: {tally.cases} cases, {tally.rate:.1f}/s, "
+        f"{words}, {_duration(tally.phase_seconds)}: {tally.cases} {_runs(tally)}, {tally.rate:.1f}/s, "
         f"{_reached(tally)}, {found}"
     )
 
@@ -240,7 +245,7 @@ def _tables(tally: Tally) -> list[Table]:
 def _relations(tally: Tally) -> Table:
     table = _empty_table()
     table.add_column("relation")
-    for name in ("pairs", "does not apply", "s a pair", "worst disagreement / bound", "findings"):
+    for name in ("pairs", "does not apply", "s a pair", "worst / bound", "findings"):
         table.add_column(name, justify="right")
     for relation, one in tally.relations.items():
         found = len(tally.findings_about(relation))
@@ -290,8 +295,7 @@ def _conclusion(tally: Tally, event: events.CampaignEnded) -> str:
     exact = sum(one.exact for one in tally.operations.values())
     shrinking = sum(one.shrinking for one in tally.operations.values())
     parts = [
-        f"{tally.cases} {'pairs' if tally.relations else 'cases'} in "
-        f"{_duration(tally.explore_seconds)} ({tally.rate:.1f}/s)",
+        f"{tally.cases} {_runs(tally)} in {_duration(tally.explore_seconds)} ({tally.rate:.1f}/s)",
         f"{_reached(tally)}",
         *([] if tally.relations else [f"{exact} exact"]),
     ]

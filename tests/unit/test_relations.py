@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from diffgdn import campaign, checks, inputs, relations, repro, targets
@@ -18,8 +20,12 @@ from diffgdn.campaign import replay
 from diffgdn.campaign.rotation import Rotation
 from diffgdn.case import Case, Gates, Pool, Values
 from diffgdn.corpus import Corpus, Finding
+from diffgdn.events import Event
 from diffgdn.relations import RELATIONS
 from diffgdn.relations.pick import pick
+from diffgdn.report.console import ConsoleReport
+from diffgdn.report.jsonfile import summary
+from diffgdn.report.tally import Tally
 from diffgdn.targets.eager import Eager
 from diffgdn.verdict import CheckFailure, RelationBroken, relation_of
 
@@ -233,8 +239,23 @@ def test_a_campaign_finds_shrinks_saves_and_replays(tmp_path: Path) -> None:
         isolation="none",
         relations=True,
     )
-    outcome = campaign.run(config, lambda event: None)
+    screen, tally = io.StringIO(), Tally()
+    report = ConsoleReport(Console(file=screen, width=160))
+
+    def listen(event: Event) -> None:
+        tally(event)
+        report(event)
+
+    outcome = campaign.run(config, listen)
     assert outcome.problem is None
+    assert f"fuzz relations of {target} on lane interpret" in screen.getvalue()
+    lines = [line.split() for line in screen.getvalue().splitlines()]
+    shown = {line[0]: line[1:] for line in lines if line and line[0] in RELATIONS}
+    assert list(shown) == list(RELATIONS)
+    assert shown["twice"][0] == str(tally.relations["twice"].pairs)
+    assert shown["twice"][-2:] == ["bitwise", "-"]
+    assert shown["additive"][-1] == "1"
+    assert summary(tally)["relations"]["additive"]["findings"] == tally.findings_about("additive")
     found = {relation_of(finding.kind): finding for finding in outcome.findings}
     assert "additive" in found
     finding = found["additive"]
