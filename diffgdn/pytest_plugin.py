@@ -254,7 +254,7 @@ class CorpusItem(pytest.Item):
         finding = corpus.read(self.path)
         if (reason := targets.missing(finding.target, _Active.lane)) is not None:
             pytest.skip(f"target {finding.target}: {reason}")
-        verdict = _harness().run(finding.case, finding.target, finding.kind)
+        verdict = _harness().run(finding.trace or finding.case, finding.target, finding.kind)
         if verdict.refused is not None:
             pytest.skip(f"{finding.target} does not take this case: {verdict.refused}")
         if verdict.failure is not None:

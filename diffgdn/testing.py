@@ -18,6 +18,7 @@ from diffgdn.case import Case
 from diffgdn.corpus import Corpus, Finding
 from diffgdn.isolate import Runner
 from diffgdn.isolate.current import CurrentCase, current
+from diffgdn.trace import Trace, call_of
 from diffgdn.verdict import FAULTS, CheckFailure, KernelCrashed, PoisonLeaked, Verdict, relation_of
 
 SHRINK_SECONDS = 60.0  # for each class of failure; Hypothesis alone would take up to five minutes
@@ -115,11 +116,11 @@ class Harness:
             self._runners[way] = isolate.runner(way, self.lane, self.folder / f"{self.name}.log")
         return self._runners[way]
 
-    def run(self, case: Case, target: str, kind: str | None = None) -> Verdict:
-        """The verdict on a case, which lies on disk meanwhile. Raises RunnerError."""
+    def run(self, case: Case | Trace, target: str, kind: str | None = None) -> Verdict:
+        """The verdict on a case or a trace, which lies on disk meanwhile. Raises RunnerError."""
         runner = self.runner(target, kind)
         self._current = self._current or CurrentCase(_note(self.folder, self.name))
-        self._current.write(case, target=target, lane=self.lane)
+        self._current.write(call_of(case), target=target, lane=self.lane)
         try:
             verdict = runner.run(case, target, relation=relation_of(kind))
         finally:

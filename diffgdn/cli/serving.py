@@ -113,7 +113,7 @@ def _family(
     finding = session.search(
         family,
         session.seed + number,
-        deadline=None if seconds is None else began + seconds,
+        max_seconds=seconds,
         max_traces=traces,
         save=corpus,
         say=click.echo,

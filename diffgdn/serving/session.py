@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -62,7 +63,8 @@ class Session:
         self,
         family: str,
         seed: int,
-        deadline: float | None,
+        *,
+        max_seconds: float | None,
         max_traces: int | None,
         save: Corpus,
         say: Callable[[str], None],
@@ -86,7 +88,7 @@ class Session:
             self.play,
             max_traces=max_traces or MANY,
             number=seed,
-            deadline=deadline,
+            deadline=None if max_seconds is None else time.monotonic() + max_seconds,
             on_trace=self._count,
             on_failure=first,
         )

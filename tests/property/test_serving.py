@@ -1,0 +1,45 @@
+"""A serving loop around the operations of the target that --diffgdn-target names: every request against its
+own history, after every step."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from diffgdn.corpus import Corpus
+from diffgdn.operations import FAMILIES
+from diffgdn.report import finding as findings
+from diffgdn.serving.session import Session
+
+pytestmark = pytest.mark.explores
+
+SHARE = 4  # of the examples of the profile: a trace takes the time of a dozen cases
+MOST_SECONDS = 10.0  # on the lane of Triton's interpreter; a shrink of a failure comes on top
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_requests_keep_what_is_theirs(
+    family: str, request: pytest.FixtureRequest, diffgdn_lane: str, tmp_path: Path
+) -> None:
+    config = request.config
+    seed = zlib.crc32(str(config.getoption("--hypothesis-seed", None)).encode())
+    target = config.getoption("--diffgdn-target")
+    corpus = Corpus(Path(config.getoption("--diffgdn-corpus")))
+    with Session(target, diffgdn_lane, None, tmp_path / "child.log", seed) as session:
+        missing = session.missing(family)
+        if missing is not None:
+            pytest.skip(missing)
+        finding = session.search(
+            family,
+            seed,
+            max_traces=max(1, settings.default.max_examples // SHARE),
+            max_seconds=MOST_SECONDS,
+            save=corpus,
+            say=print,
+        )
+    if finding is not None:
+        path = corpus.path / f"{finding.id}.json"
+        pytest.fail("\n".join(findings.lines(finding, path)), pytrace=False)
