@@ -1,0 +1,144 @@
+"""Traces: what can follow what, how they read back, and findings that hold one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffgdn import targets
+from diffgdn.cli import run
+from diffgdn.corpus import Corpus, CorpusError, Finding
+from diffgdn.serving.loop import Loop
+from diffgdn.serving.play import play
+from diffgdn.trace import Step, Trace, path
+
+ARRIVE = Step("arrive", (0,))
+VERIFY = Step("verify", (-1, 0), (1, 3), ((-1,), (-1, 0, 0)))
+TRACE = Trace(
+    "kda",
+    (
+        ARRIVE,
+        Step("extend", (0,), (5,)),
+        VERIFY,
+        Step("commit", (0,), accepted=(2,)),
+        Step("decode", (0, -1)),
+        Step("finish", (0,)),
+        Step("arrive", (1,)),
+        Step("update", (1,), (2,)),
+    ),
+    gate="model",
+    HV=2,
+)
+FINDING = Finding(TRACE.last_call(), "eager", "interpret", "slot_changed", "why", trace=TRACE)
+
+
+def test_repr_and_json_give_the_trace_back() -> None:
+    assert eval(repr(TRACE)) == TRACE
+    assert Trace.from_json(json.loads(json.dumps(TRACE.to_json()))) == TRACE
+    assert dataclasses.replace(TRACE, seed=1).id != TRACE.id
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ((Step("decode", (0,)),), r"steps\[0\]: decode: \(0,\) are not all live and ready"),
+        ((Step("arrive", (1,)),), "the next request is 0"),
+        ((ARRIVE, VERIFY, Step("decode", (0,))), "not all live and ready"),
+        ((ARRIVE, VERIFY, Step("commit", (0,), accepted=(3,))), "accepted -1 to 2, got 3"),
+        ((ARRIVE, Step("commit", (0,), accepted=(0,))), "have not all a draft"),
+        ((ARRIVE, Step("finish", (0,)), Step("finish", (0,))), "one live request"),
+        ((ARRIVE, Step("decode", (0, 0))), "a request twice"),
+        ((ARRIVE, Step("decode", (0,), (1, 1))), "lens, one a row"),
+        ((ARRIVE, Step("decode", (0,), (0,))), "decode: lens 1 to"),
+        ((ARRIVE, Step("verify", (0,), (2,), ((-1, 1),))), "parents are -1 first"),
+        (tuple(Step("arrive", (n,)) for n in range(4)), "all 3 slots are taken"),
+        ((Step("sleep", (0,)),), "act: expected one of"),
+    ],
+)
+def test_steps_that_cannot_follow_each_other_are_refused(steps: tuple[Step, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Trace("gdn", steps)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("K", 0), ("slots", 10**9), ("dtype", "int8"), ("family", "x"), ("pitch", -1)]
+)
+def test_sizes_that_cannot_be_are_refused(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{field}: expected"):
+        dataclasses.replace(TRACE, **{field: value})
+
+
+def test_the_accepted_path_of_a_tree_leads_from_the_first_token() -> None:
+    assert path((-1, 0, 0, 2), 3) == (0, 2, 3)
+    assert path((-1, 0), -1) == ()
+
+
+@pytest.mark.parametrize("target", ["eager", "vk"])
+def test_a_right_loop_plays_a_trace(target: str) -> None:
+    played = play(TRACE, targets.get(target), "interpret")
+    assert played.failure is None
+    assert played.refused is None
+    assert 0 < played.share < 1
+
+
+def test_a_trace_of_an_operation_that_the_target_lacks_is_refused_with_the_reason() -> None:
+    only_decode = targets.FunctionTarget("few", {"kda.decode": lambda: None})
+    assert play(TRACE, only_decode, "interpret").refused == "few does not implement kda.extend"
+
+
+def test_the_failure_names_the_step() -> None:
+    class Late(Loop):
+        def reset(self, slot: int) -> None:
+            pass
+
+    played = play(TRACE, targets.get("eager"), "interpret", Late)
+    assert played.at == 0
+    assert str(played.failure).startswith("kda.serving state slot 0: step 0 (arrive 0): a new request")
+    assert played.verdict().step == 0
+
+
+def test_a_finding_of_a_trace_reads_back_and_is_named_after_it(tmp_path: Path) -> None:
+    folder = Corpus(tmp_path)
+    written = folder.save(FINDING)
+    assert written.stem == f"eager-kda.serving-slot_changed-{TRACE.id}"
+    assert folder.get(FINDING.id) == FINDING
+    assert FINDING.operation == "kda.serving"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data["trace"]["steps"].pop(0), "trace: steps"),
+        (lambda data: data["trace"].update(format_version=2), "format_version: expected 1, got 2"),
+        (lambda data: data["trace"].update(slots=0), "slots: expected 1 to"),
+        (lambda data: data["trace"].update(seed=4), "case: not the last call of the trace"),
+        (lambda data: data.update(operation="kda.update"), "operation"),
+        (lambda data: data.update(trace=None), "trace: expected dict"),
+    ],
+)
+def test_a_finding_with_a_wrong_trace_is_refused(change: Any, message: str) -> None:
+    data = json.loads(json.dumps(FINDING.to_json()))
+    change(data)
+    with pytest.raises(CorpusError, match=message):
+        Finding.from_json(data)
+
+
+def test_the_command_says_what_it_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--target", "eager", "--max-traces", "3", "--seed", "1", "--lane", "interpret"]
+    assert run(["serving", *arguments, "--corpus", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "serving eager on lane interpret, seed 1"
+    assert [line.split(" traces")[0] for line in lines[1:]] == ["gdn: 3", "kda: 3"]
+
+
+def test_a_target_without_a_familys_operations_is_skipped_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toys = "tests/unit/toys.py:right"  # gdn.decode and kda.recurrent
+    arguments = ["--target", toys, "--max-traces", "1", "--lane", "interpret", "--isolation", "none"]
+    assert run(["serving", *arguments, "--corpus", str(tmp_path)]) == 0
+    assert f"kda: skipped, {toys} has none of kda.extend" in capsys.readouterr().out
