@@ -142,7 +142,7 @@ def _without_rows(trace: Trace) -> Iterator[Trace]:
 
 
 def _with_less(trace: Trace) -> Iterator[Trace]:
-    """Fewer tokens in a row of a call, chains for trees, decode for other calls."""
+    """Fewer tokens in a row of a call, or accepted of a draft, chains for trees, decode for other calls."""
     for number, step in enumerate(trace.steps):
         for simpler in _less(step):
             yield from _made(trace, [*trace.steps[:number], plain(simpler), *trace.steps[number + 1 :]])
@@ -151,6 +151,9 @@ def _with_less(trace: Trace) -> Iterator[Trace]:
 def _less(step: Step) -> Iterator[Step]:
     if step.act in ("extend", "update", "packed_decode"):
         yield dataclasses.replace(step, act="decode")
+    for row, accepted in enumerate(step.accepted):
+        for token in range(max(accepted, 0)):
+            yield dataclasses.replace(step, accepted=(*step.accepted[:row], token, *step.accepted[row + 1 :]))
     if step.lens:
         yield dataclasses.replace(step, lens=(), parents=())
     if step.parents:
