@@ -40,6 +40,12 @@ def device_of(lane: str) -> str:
     return "cuda" if lane == "gpu" else "cpu"
 
 
+def oracle_device(case: Case, lane: str) -> str:
+    """Where the oracle is quicker on a case."""
+    elements = len(case.lens) * case.HV * case.K * case.V
+    return device_of(lane) if elements >= GPU_ORACLE_STATE else "cpu"
+
+
 def run(case: Case, target: Target, lane: str, explain: bool = False) -> Verdict:
     """The verdict on one case. A kernel's fault never raises; errors of the framework itself do.
 
@@ -101,7 +107,7 @@ class Run:
             results = {name: tensor.cpu() for name, tensor in self.results(self.arguments, returned).items()}
         with clock("oracle"):
             stored = {_TRUTH[name]: tensor.dtype for name, tensor in results.items()}
-            reference = noise.reference(case, data, contract, stored, self._oracle_device())
+            reference = noise.reference(case, data, contract, stored, oracle_device(case, self.lane))
             self.exact = reference.exact
         with clock("checks"):
             for comparison in comparisons(case, results, reference, patterns):
@@ -263,10 +269,6 @@ class Run:
         for name, tensor in first.items():
             checks.repeatable(self.case, _words(tensor), _words(results[name].cpu()), name)
         checks.repeatable(self.case, after, self.arguments.bits(), "memory")
-
-    def _oracle_device(self) -> str:
-        elements = len(self.case.lens) * self.case.HV * self.case.K * self.case.V
-        return self.device if elements >= GPU_ORACLE_STATE else "cpu"
 
 
 _TRUTH = {"o": "o", "state": "state", "final": "state", "boundary": "boundary", "steps": "steps"}

@@ -178,7 +178,8 @@ class Verdict:
     comparison: the result that failed, beside the oracle's, where a comparison failed, in the process that
     ran the case; picture: the same as text, if it was asked for. confirmed: False for a crash or a hang that
     did not come again when the case was run alone in a fresh process. step: of a trace, the one that
-    failed; case is then the trace's last call.
+    failed; case is then the trace's last call. rejected: of each wrong result that could apply, whether the
+    checks reject it, where that was asked (`diffgdn.vacuity`).
     """
 
     case: Case
@@ -193,6 +194,7 @@ class Verdict:
     picture: str | None = None
     confirmed: bool = True
     step: int | None = None
+    rejected: dict[str, bool] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

@@ -12,12 +12,19 @@ from diffgdn.case import Case, Gates, Pool, Values
 from diffgdn.operations import OPERATIONS, Operation
 from diffgdn.strategies import geometries, laws, sizes
 from diffgdn.strategies.batch import Batch, among, draw_batch, rarely, whole
-from diffgdn.strategies.menu import LANES, STATES, Build, Menu, builds
+from diffgdn.strategies.menu import LANES, STATES, Build, Menu, builds, exactable
+from diffgdn.strategies.telling import UNTOLD, telling
 
 LAYOUTS = ("vk", "kv")
 H_FEW = (1, 1, 1, 1, 2, 2, 3)
 RATIOS = (1, 1, 1, 2, 2, 3, 4)
 H_MORE = (1, 1, 2, 2, 3, 4, 6, 8)
+EXACT_SHARE = 0.235  # of all cases, of every dtype
+LIVE_SHARE = {
+    True: 0.86,
+    False: 0.95,
+}  # of batches with and without a pool: some sequence has a state to read
+ODDS = 60
 CROWDS = (2, 40, 264)  # heads of two sequences: with 64 states or fewer, with more, and with more than 512
 
 
@@ -42,23 +49,44 @@ def cases(
     if layout not in OPERATIONS[op].layouts:
         raise InvalidArgument(f"layout={layout!r}: {op} has {' and '.join(OPERATIONS[op].layouts)}")
     chosen = builds(op, lane) if menu is None else st.sampled_from(menu.entries(op))
-    return _cases(op, lane, chosen, configs)
+    return _cases(op, lane, chosen, configs, _exact_draws(op, lane, menu))
+
+
+def _exact_draws(op: str, lane: str, menu: Menu | None) -> dict[str, st.SearchStrategy[bool]]:
+    """By dtype, whether a case is to be exact where it can be: more often where fewer builds allow it."""
+    wanted = EXACT_SHARE / LIVE_SHARE[OPERATIONS[op].has_pool]
+    out = {}
+    for dtype, share in exactable(op, lane, menu).items():
+        often = min(ODDS, round(ODDS * wanted / share)) if share else 0
+        out[dtype] = among(*[False] * (ODDS - often), *[True] * often)
+    return out
 
 
 @st.composite
-def _cases(draw: st.DrawFn, op: str, lane: str, chosen: st.SearchStrategy[Build], configs: int) -> Case:
+def _cases(
+    draw: st.DrawFn,
+    op: str,
+    lane: str,
+    chosen: st.SearchStrategy[Build],
+    configs: int,
+    exactness: dict[str, st.SearchStrategy[bool]],
+) -> Case:
     operation = OPERATIONS[op]
+    # First: where Hypothesis leaves all the rest at its simplest, the case is to prove something too.
+    told = draw(among(False, *[True] * (UNTOLD - 1)))
     build = draw(chosen)
-    exact = draw(among(False, True, True, False, False)) and not (build.l2norm or build.bounded)
+    wanted_exact = draw(exactness[build.dtype])
     H, HV = _draw_heads(draw, operation, lane, build)
     room = sizes.room(op, lane, build, HV, draw(rarely(12)))
     batch = draw_batch(draw, operation, build, room)
+    exact = wanted_exact and laws.can_be_exact(build, batch)
     gates = laws.draw_gates(draw, operation, build, max(batch.lens), exact)
     values = laws.draw_values(draw, build, exact)
     scale = laws.draw_scale(draw, build.K, exact)
     edits = laws.draw_edits(draw, {} if exact else _editable(operation, build, batch, H, HV))
     case = _assemble(op, build, batch, H, HV, gates, values)
-    return replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)))
+    case = replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)))
+    return telling(case) if told else case
 
 
 def _assemble(op: str, build: Build, batch: Batch, H: int, HV: int, gates: Gates, values: Values) -> Case:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from diffgdn.case import Edit, Gates, Values
 from diffgdn.operations import Operation
-from diffgdn.strategies.batch import among, rarely, whole
+from diffgdn.strategies.batch import Batch, among, rarely, whole
 from diffgdn.strategies.menu import Build
 
 # Repeated to be drawn more often; the simplest first.
@@ -55,6 +55,14 @@ EDITS = {
 # simpler.
 
 
+def can_be_exact(build: Build, batch: Batch) -> bool:
+    """Whether a case may leave nothing to round: a sequence with tokens has a state to read."""
+    return build.can_be_exact and any(
+        length > 0 and slot >= 0
+        for length, slot in zip(batch.lens, batch.pool.indices or [0] * len(batch.lens), strict=True)
+    )
+
+
 def draw_gates(draw: st.DrawFn, operation: Operation, build: Build, longest: int, exact: bool) -> Gates:
     """Laws of g and beta. exact: those under which every number of the case can be exact."""
     law, strength = draw(among(*GATES)), draw(among(*STRENGTHS))
@@ -66,7 +74,7 @@ def draw_gates(draw: st.DrawFn, operation: Operation, build: Build, longest: int
     beta = draw(among(*(BETAS_RAW if operation.raw_gates or build.raw else BETAS)))
     bound = draw(among(*BOUNDS))
     if exact:
-        law = law if law == "zero" else "exact"
+        law = "zero" if law == "zero" or build.bounded else "exact"  # a bounded gate is never below its bound
         beta = beta if beta in ("one", "zero") else "exact"
     return Gates(
         law=law,

@@ -69,11 +69,30 @@ class Build:
     batch_invariant: bool = False
     crowded: bool = False
 
+    @property
+    def can_be_exact(self) -> bool:
+        """Whether a case may leave nothing to round: no normalisation, and a state to read."""
+        return self.given and not self.l2norm
+
     def variants(self, op: str) -> int:
         """Kernels that this build makes the compiler compile, at most."""
         if OPERATIONS[op].is_chunked:
             return STAGES[OPERATIONS[op].family] + self.l2norm
         return TILES if self.crowded and not self.batch_invariant else 1
+
+
+def exactable(op: str, lane: str, menu: Menu | None) -> dict[str, float]:
+    """By dtype, the share of an operation's builds that can have exact cases."""
+    if menu is None:
+        table = options(op, lane)
+        share = 1.0
+        for name, value in (("l2norm", False), ("given", True)):
+            share *= table.get(name, (value,)).count(value) / len(table.get(name, (value,)))
+        return dict.fromkeys(table["dtype"], share)
+    found: dict[str, list[bool]] = {}
+    for build in menu.entries(op):
+        found.setdefault(build.dtype, []).append(build.can_be_exact)
+    return {dtype: sum(able) / len(able) for dtype, able in found.items()}
 
 
 def published(op: str) -> Build:
@@ -101,9 +120,10 @@ def options(op: str, lane: str) -> dict[str, tuple[Any, ...]]:
     kind = operation.kind
     flag, rare = (False, True), (False, False, False, True)
     table: dict[str, tuple[Any, ...]] = {
+        # before K and V: where K is to be large, a larger K is simpler than a square with a larger V
+        "square": (False, False, True) if lane == "interpret" else flag,
         "K": DIMS[lane],
         "V": DIMS[lane],
-        "square": (False, False, True) if lane == "interpret" else flag,
         "dtype": ("float32", "bfloat16", "float16", "bfloat16"),
         "own_gates": rare,
         "state_dtype": ("float32", "bfloat16", "float16", "float32"),
@@ -173,10 +193,11 @@ def _simplicity(build: Build) -> tuple[Any, ...]:
 
 def _balanced(found: set[Build], build: Build, size: int) -> bool:
     """Whether a menu of this size stays varied with one more build: half of it at least can have exact cases,
-    and no more than one entry is without a state."""
-    inexact = sum(other.l2norm or other.bounded for other in found)
+    one build of its dtype among them, and no more than one entry is without a state."""
     stateless = sum(not other.given for other in found)
-    return not ((build.l2norm or build.bounded) and inexact >= size // 2) and (build.given or stateless == 0)
+    able = [other.dtype for other in found if other.can_be_exact]
+    room = len(found) - len(able) < size // 2 and build.dtype in able
+    return (build.can_be_exact or room) and (build.given or stateless == 0)
 
 
 @dataclass(frozen=True)
