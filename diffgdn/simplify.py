@@ -105,7 +105,37 @@ def _with_lengths(
 
 def _smaller(n: int, *marks: int) -> list[int]:
     """Numbers from 1 below n, the boldest step first."""
-    return sorted({m for m in (1, 2, n // 2, n - n // 4, n - 1, *marks) if 1 <= m < n})
+    steps = (1, 2, n // 2, n - n // 4, n - n // 8, n - n // 16, n - 1)
+    return sorted({m for m in (*steps, *marks) if 1 <= m < n})
+
+
+def _leap(case: Case) -> Iterator[Case | None]:
+    """The longest live and the longest padding sequence alone, of one token and of as many as they have, all
+    else at its simplest. What fails of that saves many a step, which after a crash costs a process each.
+    """
+    slots = case.pool.indices or (0,) * len(case.lens)
+    longest: dict[int, int] = {}
+    for slot, length in zip(slots, case.lens, strict=True):
+        longest[min(slot, 0)] = max(longest.get(min(slot, 0), 0), length)
+    alone = [(1, slot) for slot in longest] + [(length, slot) for slot, length in longest.items()]
+    for length, slot in alone:
+        yield _alone(case, length, slot)
+
+
+def _alone(case: Case, length: int, slot: int) -> Case | None:
+    """The simplest case of one sequence, in slot 0 or -1."""
+    pool = Pool(indices=(slot,)) if case.operation.has_pool else Pool(indices=())
+    if case.operation.keeps_steps:
+        pool = replace(pool, steps=max(1, length), buffer=1, rows=(slot,))
+    try:
+        return Case(
+            case.op,
+            lens=(length,),
+            pool=pool,
+            chunk_size=SHORTEST_CHUNK if case.operation.is_chunked else Case.chunk_size,
+        )
+    except ValueError:
+        return None
 
 
 def _sequences(case: Case) -> Iterator[Case | None]:
@@ -322,6 +352,7 @@ def _parents(case: Case) -> Iterator[Case | None]:
 
 # What makes a case slow comes first.
 MOVES = (
+    _leap,
     _edits,
     _sequences,
     _heads,

@@ -85,7 +85,7 @@ class Batch:
         before = self._passed.get(case, self._task.relation)
         if before is not None:
             return before
-        verdict = self._run(case, lambda fault: self._is_known(case, fault) and not self._shrinking)
+        verdict = self._run(case, lambda fault: self._is_familiar(case, fault))
         failure = verdict.failure
         known = failure is not None and self._is_known(case, failure)
         self._explored += not self._shrinking
@@ -112,6 +112,13 @@ class Batch:
 
     def _is_known(self, case: Case, failure: CheckFailure) -> bool:
         return tasks.key(self._finding(case, failure, None)) in self._known
+
+    def _is_familiar(self, case: Case, fault: CheckFailure) -> bool:
+        """Whether a fault needs no confirmation: here or elsewhere it has been confirmed on another case."""
+        if self._shrinking:
+            return False
+        mine = {tasks.key(finding) for finding, _ in self._announced.values()}
+        return tasks.key(self._finding(case, fault, None)) in self._known | mine
 
     def _announce(self, case: Case, failure: CheckFailure) -> None:
         kind = bucket.fault(failure.kind)

@@ -24,9 +24,9 @@ class Config:
 
     max_time: seconds of exploration, for which start-up, replay and compilation do not count; max_cases:
     cases explored, those of shrinks not counted. None: no such limit. corpus: the folder of findings; it need
-    not exist. hang_seconds: after which a case counts as hung; None for the usual. isolation: one of
-    isolate.WAYS; None for what suits the target and the lane. relations: ask the relations of each case,
-    one a batch, instead of the oracle.
+    not exist. hang_seconds: after which a case counts as hung; memory_bytes: of host memory, that a child may
+    occupy; None for the usual. isolation: one of isolate.WAYS; None for what suits the target and the lane.
+    relations: ask the relations of each case, one a batch, instead of the oracle.
     """
 
     target: str
@@ -38,6 +38,7 @@ class Config:
     max_time: float | None = None
     max_cases: int | None = None
     hang_seconds: float | None = None
+    memory_bytes: int | None = None
     isolation: str | None = None
     relations: bool = False
 

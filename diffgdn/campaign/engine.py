@@ -75,6 +75,7 @@ class _Campaign:
                     config.seed,
                     config.hang_seconds,
                     config.isolation,
+                    config.memory_bytes,
                 ) as self.pool:
                     self._phases(old)
             except KeyboardInterrupt:

@@ -22,7 +22,7 @@ from diffgdn import lane as lanes
 from diffgdn.campaign import tasks, worker
 from diffgdn.case import Case
 from diffgdn.isolate.isolated import HANG_SECONDS
-from diffgdn.isolate.process import ending
+from diffgdn.isolate.process import ending, parent_to_end_with
 
 GPU_WORKERS = (
     16  # per GPU: what a fuzz loop needs of the GPU is small, each context holds about half a gigabyte of it
@@ -68,8 +68,9 @@ class Pool:
         seed: int | None = None,
         hang_seconds: float | None = None,
         isolation: str | None = None,
+        memory_bytes: int | None = None,
     ) -> None:
-        self._setup = worker.Setup(lane, target, seed, str(folder), isolation, hang_seconds)
+        self._setup = worker.Setup(lane, target, seed, str(folder), isolation, hang_seconds, memory_bytes)
         self._hang_seconds = HANG_SECONDS if hang_seconds is None else hang_seconds
         self._folder = folder
         self._count = count
@@ -88,7 +89,10 @@ class Pool:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=worker.main, args=(index, self._setup, theirs), name=f"worker {index}", daemon=True
+            target=worker.main,
+            args=(index, self._setup, theirs, parent_to_end_with()),
+            name=f"worker {index}",
+            daemon=True,
         )
         with _undisturbed():
             process.start()

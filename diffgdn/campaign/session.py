@@ -79,7 +79,8 @@ class Session:
         asked = "child" if kind in FAULT_KINDS and not self._setup.isolation else self._setup.isolation
         way, lane = isolate.chosen(asked, target, self._setup.lane), self._setup.lane
         if way not in self._runners:
-            self._runners[way] = isolate.runner(way, lane, self._log, self._setup.hang_seconds)
+            limits = self._setup.hang_seconds, self._setup.memory_bytes
+            self._runners[way] = isolate.runner(way, lane, self._log, *limits)
         return self._runners[way]
 
     def _run(

@@ -26,7 +26,8 @@ class Setup:
     """What a worker must know before its first task.
 
     target: the one to announce in Ready; None to announce none. isolation: one of isolate.WAYS; None for
-    what suits each target. hang_seconds: after which a case counts as hung.
+    what suits each target. hang_seconds: after which a case counts as hung. memory_bytes: that a child may
+    occupy.
     """
 
     lane: str
@@ -35,10 +36,12 @@ class Setup:
     folder: str
     isolation: str | None = None
     hang_seconds: float | None = None
+    memory_bytes: int | None = None
 
 
-def main(index: int, setup: Setup, pipe: Connection) -> None:
-    """Serve tasks until the pipe closes."""
+def main(index: int, setup: Setup, pipe: Connection, parent: int = 0) -> None:
+    """Serve tasks until the pipe closes, or the parent ends: a kernel that never returns closes no pipe."""
+    process.end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the campaign, which then ends its workers
     folder = Path(setup.folder)
     log = os.open(_log(folder, index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -36,14 +36,17 @@ def chosen(asked: str | None, target: str, lane: str) -> str:
     return asked or ("none" if lane == "interpret" and target in FAMILIAR else "child")
 
 
-def runner(way: str, lane: str, log: Path, hang_seconds: float | None = None) -> Runner:
+def runner(
+    way: str, lane: str, log: Path, hang_seconds: float | None = None, memory_bytes: int | None = None
+) -> Runner:
     """A runner of one of the WAYS. This process must have entered the lane and bound its GPU.
 
-    log: where a child writes what it prints. hang_seconds: after which a child's case counts as hung; None
-    for the usual. Raises SetupError where nothing can be run.
+    log: where a child writes what it prints. hang_seconds: after which a child's case counts as hung.
+    memory_bytes: of host memory, that a child may occupy. None: the usual. Raises SetupError where nothing
+    can be run.
     """
     if way == "child":
-        return Isolated(lane, log, hang_seconds)
+        return Isolated(lane, log, hang_seconds, memory_bytes)
     if way == "none":
         from diffgdn.isolate.here import Here
 

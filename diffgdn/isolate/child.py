@@ -9,7 +9,6 @@ stderr.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -18,15 +17,13 @@ from multiprocessing.connection import Connection
 
 from diffgdn import lane as lanes
 from diffgdn.isolate.messages import Answer, RunnerError
+from diffgdn.isolate.process import end_with
 from diffgdn.verdict import Verdict
-
-PR_SET_PDEATHSIG = 1
 
 
 def main(lane: str, descriptor: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    if parent:
-        _end_with(parent)
+    end_with(parent)
     _first_to_go()
     pipe = Connection(descriptor)
     try:
@@ -59,13 +56,6 @@ def _portable(answer: Answer) -> Answer:
     if isinstance(answer.value, Verdict):
         return replace(answer, value=replace(answer.value, comparison=None))
     return answer
-
-
-def _end_with(parent: int) -> None:
-    """Also when the parent is killed while a kernel runs here that never returns."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
 
 
 def _first_to_go() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pickle
 import signal
@@ -21,6 +22,7 @@ POLL_SECONDS = 0.25  # between looks at a silent child; an answer wakes its pare
 LAST_WORDS = 200  # characters of a dead process's last line that are kept
 START_SECONDS = 300.0  # for a child to import torch and a target, on a machine that is busy
 END_SECONDS = 10.0  # for a killed process to be gone; a GPU driver may take some
+PR_SET_PDEATHSIG = 1
 
 
 class Ended(Exception):
@@ -45,12 +47,11 @@ class Process:
         self.cases = 0  # asked for so far
         self.loaded: set[str] = set()  # targets
         self._log, self._pending = log, 0
-        # The child ends with the thread that starts it: the main thread's end is that of this process.
-        parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
         ours, theirs = Pipe()
         with open(log, "ab") as output, _undisturbed():
             self._log_start = output.tell()
-            command = [sys.executable, "-m", "diffgdn.isolate.child", lane, str(theirs.fileno()), str(parent)]
+            place = [lane, str(theirs.fileno()), str(parent_to_end_with())]
+            command = [sys.executable, "-m", "diffgdn.isolate.child", *place]
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -145,6 +146,21 @@ class Process:
         except (OSError, IndexError):
             return 0
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def parent_to_end_with() -> int:
+    """This process, for what it starts; 0 in a thread, with which that would end otherwise."""
+    return os.getpid() if threading.current_thread() is threading.main_thread() else 0
+
+
+def end_with(parent: int) -> None:
+    """End this process when its parent does, also when that is killed while a kernel runs here that never
+    returns. parent: 0 to live on.
+    """
+    if parent:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)
 
 
 def ending(status: int, line: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -142,10 +143,26 @@ def test_what_cannot_be_simpler_is_kept() -> None:
 
 
 def test_no_case_is_asked_for_once_the_time_is_up() -> None:
-    runs = Runs(lambda case: True)
+    runs = Runs(lambda case: case.l2norm)
     found = simplify.simplest(EXTEND, runs, lambda: len(runs.asked) >= 5)
     assert len(runs.asked) == 5
     assert found.id == runs.asked[-1]
+
+
+def test_few_runs_fail_on_the_way() -> None:
+    """Each that does may cost a process."""
+    failed: list[Case] = []
+
+    def crashes(case: Case) -> bool:
+        pairs = zip(case.pool.indices, case.lens, strict=True)
+        failed.extend([case] if any(slot < 0 and length > 40 for slot, length in pairs) else [])
+        return case in failed
+
+    first = replace(EXTEND, lens=(8, 0, 70, 1, 130), pool=replace(EXTEND.pool, indices=(3, 2, -1, 11, -1)))
+    assert simplify.simplest(first, crashes) == Case(
+        "kda.extend", lens=(41,), pool=Pool(indices=(-1,)), chunk_size=16
+    )
+    assert len(failed) <= 8
 
 
 def test_the_slow_goes_first() -> None:

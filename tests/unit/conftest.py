@@ -1,0 +1,49 @@
+"""What tests of processes share: strikes that a fault counts on disk, and waiting for another process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PATIENCE_SECONDS = 120.0  # on a busy machine: only a test that fails waits so long
+POLL_SECONDS = 0.02
+
+Until = Callable[[Callable[[], bool]], None]
+
+
+@pytest.fixture
+def strikes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which the targets of faults.py count; it does not exist before the first strike."""
+    path = tmp_path / "strikes"
+    monkeypatch.setenv("DIFFGDN_STRIKES", str(path))
+    return path
+
+
+@pytest.fixture
+def until() -> Until:
+    """Wait for a condition; fail if it does not come true."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            assert time.monotonic() < end, "what was waited for has not happened"
+            time.sleep(POLL_SECONDS)
+
+    return wait
+
+
+@pytest.fixture
+def gone() -> Callable[[int], bool]:
+    """Whether a process has ended, also where nobody has asked for its status yet."""
+
+    def ended(process: int) -> bool:
+        try:
+            stat = Path(f"/proc/{process}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return stat.rpartition(")")[2].split()[0] in "ZX"
+
+    return ended

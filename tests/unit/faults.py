@@ -1,0 +1,199 @@
+"""Targets with a fault planted in them: the eager target, and what a kernel can do to its process.
+
+Child processes load them as `tests/unit/faults.py:NAME`. A fault strikes after the call, on cases that meet
+its condition. Faults that are to strike once, or every third time, count their strikes in the file that
+DIFFGDN_STRIKES names, which all processes of a test share.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from diffgdn.bench.planted import Planted
+from diffgdn.case import Case
+
+STRIKES = "DIFFGDN_STRIKES"
+HUNGRY_BYTES = 2 << 30  # more than the tests let a child have
+
+Fault = Callable[[Case, dict[str, torch.Tensor]], None]
+
+
+# --- where ---
+
+
+def always(case: Case) -> bool:
+    return True
+
+
+def on_padding(case: Case) -> bool:
+    return -1 in case.pool.indices
+
+
+def sticky(case: Case) -> bool:
+    """More than 40 tokens of a sequence in slot -1."""
+    slots = zip(case.pool.indices, case.lens, strict=True)
+    return any(slot == -1 and length > 40 for slot, length in slots)
+
+
+def from_three_tokens(case: Case) -> bool:
+    return case.total >= 3
+
+
+# --- what ---
+
+
+def crash(case: Case, results: dict[str, torch.Tensor]) -> None:
+    ctypes.string_at(0)
+
+
+def leave(case: Case, results: dict[str, torch.Tensor]) -> None:
+    print("no more", flush=True)
+    os._exit(3)
+
+
+def leave_politely(case: Case, results: dict[str, torch.Tensor]) -> None:
+    sys.exit("enough")
+
+
+def hang(case: Case, results: dict[str, torch.Tensor]) -> None:
+    while True:
+        pass
+
+
+def strike_and_hang(case: Case, results: dict[str, torch.Tensor]) -> None:
+    strike()
+    hang(case, results)
+
+
+def hang_deaf(case: Case, results: dict[str, torch.Tensor]) -> None:
+    """Only SIGKILL ends it."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, signal.SIG_IGN)
+    hang(case, results)
+
+
+def devour(case: Case, results: dict[str, torch.Tensor]) -> None:
+    """Take memory, and keep it."""
+    held = b"x" * HUNGRY_BYTES
+    time.sleep(600)
+    del held
+
+
+def die(case: Case, results: dict[str, torch.Tensor]) -> None:
+    strike()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_once(case: Case, results: dict[str, torch.Tensor]) -> None:
+    """As one that a person kills."""
+    if strike() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def count(case: Case, results: dict[str, torch.Tensor]) -> None:
+    """Nothing but a sign of life."""
+    strike()
+
+
+def fail(case: Case, results: dict[str, torch.Tensor]) -> None:
+    raise RuntimeError("launch failed")
+
+
+def fail_every_third_time(case: Case, results: dict[str, torch.Tensor]) -> None:
+    if strike() % 3 == 0:
+        fail(case, results)
+
+
+def talk(case: Case, results: dict[str, torch.Tensor]) -> None:
+    """More than a pipe holds, without a newline at the end."""
+    print("word " * 100_000, end="")
+    print("word " * 100_000, end="", file=sys.stderr)
+
+
+def overwrite_the_pipe(case: Case, results: dict[str, torch.Tensor]) -> None:
+    """Write what is no answer to every descriptor that the child was born with."""
+    for descriptor in range(3, 64):
+        try:
+            os.write(descriptor, b"\0\0\0\4nope")
+        except OSError:
+            continue
+
+
+def wait_to_be_killed(case: Case, results: dict[str, torch.Tensor]) -> None:
+    """The first time; then it passes."""
+    if strike() == 1:
+        time.sleep(600)
+
+
+def second_case_crashes(case: Case, results: dict[str, torch.Tensor]) -> None:
+    """What one case leaves behind in the process ends the next."""
+    _visitors.add(case.id)
+    if len(_visitors) > 1:
+        ctypes.string_at(0)
+
+
+_visitors: set[str] = set()
+
+
+def spoil(case: Case, results: dict[str, torch.Tensor]) -> None:
+    results["o"].view(-1)[0] += 1
+
+
+def spoil_slowly(case: Case, results: dict[str, torch.Tensor]) -> None:
+    """So that a shrink takes a while."""
+    time.sleep(0.5)
+    spoil(case, results)
+
+
+def strike() -> int:
+    """Which strike this is, of all processes of a test: 1 for the first."""
+    with Path(os.environ[STRIKES]).open("ab", buffering=0) as file:
+        file.write(b".")
+        return file.tell()
+
+
+segfault = Planted("segfault", crash, always)
+leaving = Planted("leaving", leave, always)
+polite = Planted("polite", leave_politely, always)
+endless = Planted("endless", hang, always)
+deaf = Planted("deaf", hang_deaf, always)
+hungry = Planted("hungry", devour, always)
+talking = Planted("talking", talk, always)
+garbling = Planted("garbling", overwrite_the_pipe, always)
+dying = Planted("dying", die, always)
+raising = Planted("raising", fail, always)
+waiting = Planted("waiting", wait_to_be_killed, always)
+dirty = Planted("dirty", second_case_crashes, from_three_tokens)
+
+stuck = Planted("stuck", strike_and_hang, always, operations=("gdn.decode",))
+counting = Planted("counting", count, always, operations=("gdn.decode",))
+
+# One campaign, a fault for each operation.
+BY_OPERATION: dict[str, Fault] = {
+    "gdn.decode": crash,
+    "kda.decode": leave,
+    "gdn.update": hang,
+    "kda.update": devour,
+}
+
+
+def by_operation(case: Case, results: dict[str, torch.Tensor]) -> None:
+    BY_OPERATION[case.op](case, results)
+
+
+many = Planted("many", by_operation, on_padding, operations=tuple(BY_OPERATION))
+sticky_crash = Planted("sticky_crash", crash, sticky, operations=("gdn.extend",))
+killed_once = Planted("killed_once", die_once, from_three_tokens, operations=("gdn.update",))
+flaky = Planted("flaky", fail_every_third_time, always, operations=("gdn.packed_decode",))
+wrong = Planted("wrong", spoil, from_three_tokens, operations=("gdn.decode",))
+slowly_wrong = Planted("slowly_wrong", spoil_slowly, from_three_tokens, operations=("gdn.decode",))
+crashing = Planted("crashing", crash, from_three_tokens, operations=("gdn.decode",))
+deadly = Planted("deadly", die, from_three_tokens, operations=("gdn.decode",))

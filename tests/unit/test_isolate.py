@@ -1,0 +1,190 @@
+"""Child processes: what a kernel does to its child becomes a verdict, and the next case runs in another."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from diffgdn.case import Case
+from diffgdn.isolate import Isolated, RunnerError, SetupError
+from diffgdn.isolate import isolated as isolated_module
+from diffgdn.verdict import Verdict
+
+FAULTS = Path(__file__).with_name("faults.py")
+CASE = Case("gdn.decode")
+HANG_SECONDS = 4.0
+MEMORY_BYTES = 1 << 30  # twice what a child needs that has imported torch
+
+
+def isolated(folder: Path) -> Isolated:
+    return Isolated("interpret", folder / "log", HANG_SECONDS, MEMORY_BYTES)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Isolated]:
+    """One runner for many faults: what one leaves behind must not reach the next."""
+    runner = isolated(tmp_path_factory.mktemp("shared"))
+    yield runner
+    runner.close()
+
+
+@pytest.fixture
+def runner(tmp_path: Path, strikes: Path) -> Iterator[Isolated]:
+    runner = isolated(tmp_path)
+    yield runner
+    runner.close()
+
+
+def failure(verdict: Verdict) -> tuple[str, str]:
+    assert verdict.failure is not None
+    return verdict.failure.kind, verdict.failure.message
+
+
+ENDED = "the process that ran the kernel ended: "
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "message"),
+    [
+        ("segfault", "crashed", f"{ENDED}killed by SIGSEGV"),
+        ("leaving", "crashed", f"{ENDED}exit status 3: no more"),
+        ("polite", "crashed", f"{ENDED}exit status 1: enough"),
+        ("garbling", "crashed", rf"{ENDED}it sent what is no answer \(UnpicklingError\)"),
+        ("hungry", "crashed", rf"{ENDED}ended for its [1-3]\.\d GB of host memory"),
+        ("endless", "hung", "no answer within 4 s"),
+        ("deaf", "hung", "no answer within 4 s"),
+    ],
+)
+def test_a_fault_is_a_verdict_and_the_next_case_passes(
+    shared: Isolated, target: str, kind: str, message: str, gone: Callable[[int], bool]
+) -> None:
+    """In another child; the one with the fault is gone."""
+    assert shared.run(CASE, "eager").ok
+    before = shared.child
+    assert before is not None
+    verdict = shared.run(CASE, f"{FAULTS}:{target}")
+    found, said = failure(verdict)
+    assert (found, verdict.confirmed) == (kind, True)
+    assert re.fullmatch(message, said)
+    assert gone(before)
+    assert shared.run(CASE, "eager").ok
+
+
+def test_a_child_lives_on_from_case_to_case(shared: Isolated) -> None:
+    """Also over what it prints, and over a kernel that raises."""
+    assert shared.run(CASE, "eager").ok
+    child = shared.child
+    assert shared.run(CASE, f"{FAULTS}:talking").ok
+    assert failure(shared.run(CASE, f"{FAULTS}:raising")) == ("raised", "RuntimeError: launch failed")
+    assert shared.run(CASE, "eager").ok
+    assert shared.child == child
+
+
+def test_a_verdict_from_a_child_is_that_of_this_process(shared: Isolated) -> None:
+    """Tensors stay in the child."""
+    from diffgdn import execute, targets
+
+    case = Case("gdn.decode", lens=(3,))
+    target = f"{FAULTS}:wrong"
+    there, here = shared.run(case, target), execute.run(case, targets.get(target), "interpret")
+    assert failure(there) == failure(here)
+    assert here.comparison is not None
+    assert there.comparison is None
+
+
+def test_a_child_that_somebody_kills_is_seen_once(
+    runner: Isolated, strikes: Path, until: Callable[[Callable[[], bool]], None]
+) -> None:
+    """It is told of, and not taken for what the case always does."""
+
+    def kill() -> None:
+        until(strikes.exists)
+        assert runner.child is not None
+        os.kill(runner.child, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    verdict = runner.run(CASE, f"{FAULTS}:waiting")
+    killer.join()
+    assert failure(verdict) == ("crashed", f"{ENDED}killed by SIGKILL; not again in a fresh process")
+    assert not verdict.confirmed
+
+
+def test_a_fault_that_an_earlier_case_prepared_is_not_confirmed(runner: Isolated) -> None:
+    target = f"{FAULTS}:dirty"
+    assert runner.run(Case("gdn.decode", lens=(3,)), target).ok
+    verdict = runner.run(Case("gdn.decode", lens=(4,)), target)
+    assert failure(verdict) == ("crashed", f"{ENDED}killed by SIGSEGV; not again in a fresh process")
+    assert not verdict.confirmed
+
+
+def test_a_known_fault_costs_no_second_child(runner: Isolated, strikes: Path) -> None:
+    """Nobody asks for its confirmation."""
+    assert runner.run(CASE, "eager").ok
+    verdict = runner.run(CASE, f"{FAULTS}:dying", familiar=lambda failure: True)
+    assert failure(verdict) == ("crashed", f"{ENDED}killed by SIGKILL")
+    assert strikes.read_bytes() == b"."
+
+
+def test_a_target_that_ends_the_child_while_it_is_imported(
+    runner: Isolated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated_module, "MOST_FAILED_STARTS", 2)
+    (tmp_path / "unloadable.py").write_text("import os\nos._exit(5)\n")
+    with pytest.raises(SetupError, match="child processes end before their first case: exit status 5"):
+        runner.run(CASE, f"{tmp_path}/unloadable.py:any")
+    assert runner.run(CASE, "eager").ok
+
+
+def test_a_target_that_cannot_be_had(shared: Isolated) -> None:
+    with pytest.raises(SetupError, match="unknown target 'nonesuch'"):
+        shared.run(CASE, "nonesuch")
+    assert shared.run(CASE, "eager").ok
+
+
+def test_a_fault_outside_a_case_is_an_error_of_the_machinery(runner: Isolated, tmp_path: Path) -> None:
+    (tmp_path / "shy.py").write_text(
+        "import os\nfrom diffgdn.targets import get\nshy = get('eager')\n"
+        "shy.configurations = lambda op: os._exit(6)\n"
+    )
+    with pytest.raises(RunnerError, match="the child process ended: exit status 6"):
+        runner.about(f"{tmp_path}/shy.py:shy")
+    assert runner.about("eager").device == "cpu"
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from diffgdn.case import Case
+from diffgdn.isolate import Isolated
+
+runner = Isolated("interpret", Path(sys.argv[1]))
+print(runner.child, flush=True)
+runner.run(Case("gdn.decode"), sys.argv[2])
+"""
+
+
+def test_a_child_ends_with_a_parent_that_is_killed(
+    tmp_path: Path,
+    strikes: Path,
+    until: Callable[[Callable[[], bool]], None],
+    gone: Callable[[int], bool],
+) -> None:
+    """In the middle of a kernel that would run for minutes."""
+    command = [sys.executable, "-c", PARENT, str(tmp_path / "log"), f"{FAULTS}:waiting"]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    until(strikes.exists)
+    assert not gone(child)
+    parent.kill()
+    parent.communicate()
+    until(lambda: gone(child))
