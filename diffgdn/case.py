@@ -254,7 +254,7 @@ def _from_json(cls: type[Case], data: Mapping[str, Any]) -> Case:
     version: Any = data.get("format_version")
     require(
         type(version) is int and 1 <= version <= FORMAT_VERSION,
-        f"format_version: expected 1 to {FORMAT_VERSION}, got {version!r:.40}",
+        f"format_version: this diffgdn reads 1 to {FORMAT_VERSION}, got {version!r:.40}",
     )
     body = {name: value for name, value in data.items() if name != "format_version"}
     case = read(cls, body, "case", NESTED)

@@ -1,6 +1,9 @@
 """Findings on disk: one JSON file each, written at once or not at all, and readable without the version that
 wrote it.
 
+A file may come from a stranger. It is JSON and nothing else: read as plain data up to a size, every field
+checked, no name in it used as a path. What it names as its target is for `trust` to judge.
+
 Beside ID.json may lie what was made from it for people: ID.py, a standalone repro script, and ID.png or
 ID.txt, a picture of the error. The JSON alone is the finding."""
 
@@ -9,17 +12,20 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import math
 import os
 import platform
 import re
+import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from diffgdn.case import Case
+from diffgdn.footprint import refusal
 from diffgdn.trace import Trace
 
 FORMAT_VERSION = 1
@@ -29,6 +35,9 @@ EXAMPLE = (
 )
 LANES = ("interpret", "gpu")
 SIDE_FILES = (".py", ".png", ".txt")
+MOST_LETTERS = 300  # of a name, a place or a reason, which are one line each
+MOST_DIGITS = 40
+MOST_OF_TARGET = 128  # letters of it in an id: a file name has 255 at most
 
 
 class CorpusError(ValueError):
@@ -65,7 +74,7 @@ class Finding:
     def id(self) -> str:
         """Target, operation, kind and case id, in letters that are safe in a file name."""
         subject = self.trace or self.case
-        return "-".join((_safe(self.target), subject.op, _safe(self.kind), subject.id))
+        return "-".join((_safe(self.target)[-MOST_OF_TARGET:], subject.op, _safe(self.kind), subject.id))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict with `format_version`."""
@@ -122,24 +131,33 @@ class Corpus:
         """
         target = self.path / f"{finding.id}.json"
         if not target.exists():
-            text = json.dumps(finding.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
-            write(target, text.encode() + b"\n")
+            write(target, content(finding))
         return target
 
     def remove(self, finding: Finding) -> None:
         """Delete a finding and what lies beside it, where it exists."""
-        for suffix in (".json", *SIDE_FILES):
-            (self.path / (finding.id + suffix)).unlink(missing_ok=True)
+        delete(self.path / f"{finding.id}.json")
+
+    def files(self) -> list[Path]:
+        """Where findings lie, by name; which of these files are findings, `read` tells."""
+        return sorted(self.path.glob("*.json")) if self.path.is_dir() else []
+
+    def read(self, path: Path) -> Finding:
+        """The finding in a file of this folder. Raises CorpusError, also for a link that leads out of it."""
+        self._require_inside(path, str(path))
+        return read(path)
 
     def findings(self) -> list[Finding]:
         """All findings, sorted by id. Raises CorpusError for the first file that is none."""
-        if not self.path.is_dir():
-            return []
-        return sorted((read(path) for path in self.path.glob("*.json")), key=lambda finding: finding.id)
+        return sorted((self.read(path) for path in self.files()), key=lambda finding: finding.id)
 
     def get(self, name: str | os.PathLike[str]) -> Finding:
-        """The finding of an id, of a file in this folder, or of a case's id where that names one finding
-        only.
+        """The finding that a name means, see `locate`."""
+        return self.read(self.locate(name))
+
+    def locate(self, name: str | os.PathLike[str]) -> Path:
+        """The file of an id, of a file's name or path in this folder, or of a case's id where that names one
+        finding only. Raises CorpusError.
         """
         text = os.fspath(name)
         path = Path(text)
@@ -147,31 +165,80 @@ class Corpus:
             path = self.path / f"{text}.json"
         elif path.parent == Path() or not path.exists():
             path = self.path / path
-        if path.resolve().parent != self.path.resolve():
-            raise CorpusError(f"{text}: not in {self.path}")
+        self._require_inside(path, text)
         if not path.exists() and re.fullmatch(r"[0-9a-f]{12}", text):
             same = sorted(self.path.glob(f"*-{text}.json"))
             if len(same) > 1:
                 raise CorpusError(f"{text}: several findings: {', '.join(one.stem for one in same)}")
             path = same[0] if same else path
         if not path.exists():
-            raise CorpusError(f"{text}: no such finding in {self.path}")
-        return read(path)
+            raise CorpusError(f"{printable(text)}: no such finding in {self.path}")
+        return path
+
+    def _require_inside(self, path: Path, name: str) -> None:
+        if os.path.dirname(os.path.realpath(path)) != os.path.realpath(self.path):
+            raise CorpusError(f"{printable(name)}: not in {self.path}")
 
 
 def read(path: Path) -> Finding:
     """The finding in a file, wherever it lies. Raises CorpusError, in one line that names the file."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CorpusError(f"larger than {MAX_BYTES} bytes")
-        return Finding.from_json(
-            json.loads(path.read_bytes(), parse_constant=_no_constant, object_pairs_hook=_no_twins)
+        data = json.loads(
+            _bytes(path).decode(),
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_no_constant,
+            object_pairs_hook=_no_twins,
         )
+        return Finding.from_json(data)
     except OSError as error:
-        raise CorpusError(f"{path}: {error.strerror}") from None
+        reason = error.strerror or str(error)
+    except CorpusError as error:
+        reason = str(error)
     except (ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if isinstance(error, CorpusError) else f"not JSON: {error}"
-        raise CorpusError(f"{path}: {reason}") from None
+        reason = f"not JSON: {error}"
+    raise CorpusError(f"{printable(str(path))}: {printable(reason[:MOST_LETTERS])}")
+
+
+def _bytes(path: Path) -> bytes:
+    """What a plain file holds, up to a size."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would block
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise CorpusError("not a plain file")
+        with open(descriptor, "rb", closefd=False) as file:
+            found = file.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(found) > MAX_BYTES:
+        raise CorpusError(f"larger than {MAX_BYTES} bytes")
+    return found
+
+
+def content(finding: Finding) -> bytes:
+    """What a finding's file holds: the same bits for the same finding."""
+    text = json.dumps(finding.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
+    return text.encode(errors="backslashreplace") + b"\n"  # for a lone surrogate, that is JSON's own escape
+
+
+def beside(path: Path) -> list[Path]:
+    """What was made from the finding in a file and lies there: plain files only."""
+    made = (path.with_suffix(suffix) for suffix in SIDE_FILES)
+    return [file for file in made if file.is_file() and not file.is_symlink()]
+
+
+def delete(path: Path) -> None:
+    """Delete a finding's file and what lies beside it, where it exists."""
+    for suffix in (".json", *SIDE_FILES):
+        path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def printable(text: str) -> str:
+    """Text in one line, with escapes for what could move a cursor or end a line."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape", "backslashreplace").decode()
+        for one in text
+    )
 
 
 def write(path: Path, content: bytes) -> None:
@@ -193,6 +260,19 @@ def write(path: Path, content: bytes) -> None:
 def _safe(text: str) -> str:
     """No separators of paths or of ids, and no leading dot."""
     return re.sub(r"[^A-Za-z0-9_.]+", "_", text).strip("._") or "_"
+
+
+def _integer(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise CorpusError(f"an integer of {len(text)} digits")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise CorpusError(f"{text:.40} is more than a float holds")
+    return number
 
 
 def _no_constant(name: str) -> float:
@@ -222,6 +302,8 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "trace": (dict,),
 }
 OPTIONAL = {"trace"}
+Subject = TypeVar("Subject", Case, Trace)
+KIND = re.compile(r"[a-z][a-z_]{0,39}(\.[a-z_]{1,40})?")
 
 
 def _parse(data: Any) -> Finding:
@@ -229,7 +311,7 @@ def _parse(data: Any) -> Finding:
         raise CorpusError(f"a finding is a JSON object, got {type(data).__name__}")
     version = data.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
-        raise CorpusError(f"format_version: expected {FORMAT_VERSION}, got {version!r:.40}")
+        raise CorpusError(f"format_version: this diffgdn reads {FORMAT_VERSION}, got {version!r:.40}")
     body = {name: value for name, value in data.items() if name != "format_version"}
     missing = set(_FIELDS) - set(body) - OPTIONAL
     for names, word in ((set(body) - set(_FIELDS), "unknown"), (missing, "missing")):
@@ -243,6 +325,12 @@ def _parse(data: Any) -> Finding:
             raise CorpusError(f"{name}: expected {expected}, got {body[name]!r:.40}")
     if not all(isinstance(value, str) for value in body["versions"].values()):
         raise CorpusError(f"versions: expected strings, got {body['versions']!r:.40}")
+    for name in ("target", "tensor", "place"):
+        _one_line(name, body[name] or "")
+    for pair in body["versions"].items():
+        _one_line("versions", " ".join(pair))
+    if not KIND.fullmatch(body["kind"]):
+        raise CorpusError(f"kind: expected a word such as beyond_bound, got {body['kind']!r:.40}")
     if body["lane"] not in LANES:
         raise CorpusError(f"lane: expected {' or '.join(LANES)}, got {body['lane']!r:.40}")
     if body["found"]:
@@ -260,6 +348,11 @@ def _parse(data: Any) -> Finding:
     return Finding(**body)
 
 
+def _one_line(name: str, text: str) -> None:
+    if len(text) > MOST_LETTERS or not text.isprintable():
+        raise CorpusError(f"{name}: expected up to {MOST_LETTERS} printable letters, got {text!r:.40}")
+
+
 def _date(text: str) -> None:
     try:
         datetime.date.fromisoformat(text)
@@ -268,14 +361,20 @@ def _date(text: str) -> None:
 
 
 def _trace(data: dict[str, Any]) -> Trace:
-    try:
-        return Trace.from_json(data)
-    except (ValueError, TypeError) as error:
-        raise CorpusError(f"trace: {error}") from None
+    return _sized("trace", lambda: Trace.from_json(data))
 
 
 def _case(name: str, data: dict[str, Any]) -> Case:
+    return _sized(name, lambda: Case.from_json(data))
+
+
+def _sized(name: str, parse: Callable[[], Subject]) -> Subject:
+    """A case or a trace that a machine can be asked to run."""
     try:
-        return Case.from_json(data)
+        subject = parse()
     except (ValueError, TypeError) as error:
         raise CorpusError(f"{name}: {error}") from None
+    reason = refusal(subject)
+    if reason is not None:
+        raise CorpusError(f"{name}: {reason}")
+    return subject

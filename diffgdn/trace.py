@@ -129,7 +129,7 @@ class Trace(Record):
         version = data.get("format_version")
         require(
             type(version) is int and version == FORMAT_VERSION,
-            f"format_version: expected {FORMAT_VERSION}, got {version!r:.40}",
+            f"format_version: this diffgdn reads {FORMAT_VERSION}, got {version!r:.40}",
         )
         body = {name: value for name, value in data.items() if name != "format_version"}
         return read(cls, body, "trace", {"steps": Step})

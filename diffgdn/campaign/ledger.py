@@ -1,7 +1,8 @@
 """One bug is one finding: what was found, by whom it is being shrunk, and what lies in the corpus.
 
 A finding that the corpus cannot take (no space, no permission) is kept here and told of; the campaign goes
-on.
+on. A file is deleted for one reason alone: a smaller finding stands for the same failure. One that passes
+stays, and so does one that another campaign left in another bucket.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Ledger:
         self._corpus = corpus
         self._records: dict[Key, Record] = {}
         self._alike: list[Finding] = []  # of the corpus, in a bucket with another
+        self._saved: set[str] = set()  # ids of what was not there before
         self.problem: str | None = None
 
     @property
@@ -100,18 +102,31 @@ class Ledger:
             other.final = other.owner is None
             other.path, other.finding = self._save(smaller), smaller
         for _, finding in gone:
-            if finding.id != smaller.id and self.problem is None:
-                self._corpus.remove(finding)
+            if finding.id in self._saved or key(finding) == key(smaller):
+                self._remove(finding, other.finding)
         return gone
 
     def _save(self, finding: Finding) -> Path:
         """Where a finding lies, or would."""
+        path = self._corpus.path / f"{finding.id}.json"
         try:
-            return self._corpus.save(finding)
+            if not path.exists():
+                self._corpus.save(finding)
+                self._saved.add(finding.id)
         except OSError as error:
-            reason = f"{self._corpus.path}: {error.strerror or error}: {finding.id} is not saved"
-            self.problem = self.problem or reason
-            return self._corpus.path / f"{finding.id}.json"
+            self._trouble(error, f"{finding.id} is not saved")
+        return path
+
+    def _remove(self, finding: Finding, instead: Finding) -> None:
+        """Delete a finding, unless the one that stands for it could not be saved."""
+        try:
+            if instead.id != finding.id and (self._corpus.path / f"{instead.id}.json").exists():
+                self._corpus.remove(finding)
+        except OSError as error:
+            self._trouble(error, f"{finding.id} is not removed")
+
+    def _trouble(self, error: OSError, what: str) -> None:
+        self.problem = self.problem or f"{self._corpus.path}: {error.strerror or error}: {what}"
 
     def release(self, owner: int) -> None:
         """A worker's task has ended: what it did not finish shrinking, another batch may try again."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffgdn import lane as lanes
+from diffgdn import trust
 from diffgdn.campaign import tasks
 from diffgdn.campaign.pool import Died, Pool
 from diffgdn.corpus import EXAMPLE, Finding
@@ -64,15 +65,21 @@ def run(
     picture: bool = False,
     done: Callable[[Result], None] = lambda result: None,
     isolation: str | None = None,
+    trusted: bool = False,
 ) -> list[Result]:
     """Run each finding `repeat` times, on the lane it was found on unless another is given.
 
     done: called as each is settled. isolation: one of isolate.WAYS; None for what suits the target, and a
-    child for what has crashed or hung.
+    child for what has crashed or hung. trusted: the user vouches for the targets that the findings name;
+    else code from elsewhere is not loaded, see `trust`.
     """
     results = [Result(finding, lane or finding.lane) for finding in found]
+    for result in results if not trusted else ():
+        result.error = trust.refusal(result.finding.target)
+        if result.error is not None:
+            done(result)
     for name in lanes.LANES:
-        group = [result for result in results if result.lane == name]
+        group = [result for result in results if result.lane == name and result.error is None]
         missing = lanes.gpu_missing() if name == "gpu" and group else None
         if missing is not None:
             for result in group:

@@ -119,8 +119,9 @@ def fuzz(
     )
     with ConsoleReport(Console(highlight=False)) as console:
         listeners: list[Listener] = [console]
-        if json_file is not None:
-            listeners.append(JsonFile(json_file))
+        report = None if json_file is None else JsonFile(json_file)
+        if report is not None:
+            listeners.append(report)
 
         def listen(event: Event) -> None:
             for listener in listeners:
@@ -130,6 +131,7 @@ def fuzz(
             outcome = campaign.run(config, listen)
         except CorpusError as error:
             raise Problem(f"--corpus: {error}") from None
-    if outcome.problem is not None:
-        click.echo(f"diffgdn: {outcome.problem}", err=True)
-    return outcome.exit_code
+    problems = [problem for problem in (outcome.problem, report and report.problem) if problem]
+    for problem in problems:
+        click.echo(f"diffgdn: {problem}", err=True)
+    return outcome.exit_code or (2 if problems else 0)

@@ -87,6 +87,13 @@ isolation_option = click.option(
     "[default: child on a GPU and for targets that are not built in]",
 )
 
+trust_option = click.option(
+    "--trust-targets",
+    "trusted",
+    is_flag=True,
+    help="Also run targets that findings name outside of this folder: their code runs on your machine.",
+)
+
 lane_option = click.option(
     "--lane",
     type=click.Choice(lanes.LANES),

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from diffgdn.cli.options import CONTEXT, Problem, chosen_lane, isolation_option, lane_option
+from diffgdn import sanitize
+from diffgdn.cli.options import (
+    CONTEXT,
+    Problem,
+    chosen_lane,
+    isolation_option,
+    lane_option,
+    trust_option,
+)
 from diffgdn.corpus import Corpus, CorpusError, Finding, read
 from diffgdn.lane import ENVIRONMENT
 from diffgdn.report import finding as findings
@@ -34,12 +43,14 @@ def located(name: str, corpus: Path) -> list[tuple[Finding, Path]]:
     path = Path(name)
     try:
         if path.is_dir():
-            return [(finding, path / f"{finding.id}.json") for finding in Corpus(path).findings()]
+            folder = Corpus(path)
+            return [(folder.read(file), file) for file in folder.files()]
         if path.suffix in (".json", ".py") and path.exists():
             path = path.with_suffix(".json")
             return [(read(path), path)]
-        finding = Corpus(corpus).get(name)
-        return [(finding, corpus / f"{finding.id}.json")]
+        folder = Corpus(corpus)
+        path = folder.locate(name)
+        return [(folder.read(path), path)]
     except CorpusError as error:
         raise Problem(str(error)) from None
 
@@ -59,13 +70,27 @@ def asked_lane(lane: str | None) -> str | None:
     show_default=True,
     help="Runs of each finding.",
 )
+@click.option(
+    "--sanitizer",
+    type=click.Choice(sanitize.TOOLS),
+    help="Run each finding once on a GPU under this tool of compute-sanitizer, and tell what it says.",
+)
+@trust_option
 @isolation_option
 @lane_option
-def replay(names: tuple[str, ...], corpus: Path, repeat: int, isolation: str | None, lane: str | None) -> int:
+def replay(
+    names: tuple[str, ...],
+    corpus: Path,
+    repeat: int,
+    sanitizer: str | None,
+    trusted: bool,
+    isolation: str | None,
+    lane: str | None,
+) -> int:
     """Run findings again: FIXED, FAILED, FLAKY n/m or ERROR for each.
 
     PATH is a finding's file or a folder of findings; without arguments the whole corpus is replayed, each
-    finding on the lane it was found on.
+    finding on the lane it was found on. A target that is not built in is run if its code lies in this folder.
 
     Exit status: 0 none fails any more, 1 at least one does, 2 one could not be run.
     """
@@ -80,28 +105,63 @@ def replay(names: tuple[str, ...], corpus: Path, repeat: int, isolation: str | N
     if not entries:
         click.echo("no findings to replay")
         return 0
+    found = list(entries.values())
+    if sanitizer is not None:
+        return _watched(found, sanitizer, trusted, lane)
     workers = min(MOST_WORKERS, automatic_workers("interpret"))
-    results = replays.run(list(entries.values()), lane, repeat, workers, done=_say, isolation=isolation)
-    counts = Counter(result.status.split()[0] for result in results)
+    results = replays.run(found, lane, repeat, workers, done=_say, isolation=isolation, trusted=trusted)
+    return _counted(result.status for result in results)
+
+
+def _counted(statuses: Iterable[str]) -> int:
+    """Say how many there are of each; the exit status."""
+    counts = Counter(status.split()[0] for status in statuses)
     click.echo(", ".join(f"{number} {status}" for status, number in counts.items()))
     if counts["FAILED"] or counts["FLAKY"]:
         return 1
     return 2 if counts["ERROR"] else 0
 
 
+def _watched(found: list[Finding], tool: str, trusted: bool, lane: str | None) -> int:
+    """Each finding under a tool of compute-sanitizer. Raises Problem where there is no GPU or no tool."""
+    if lane == "interpret":
+        raise Problem(f"--sanitizer {tool}: it watches kernels on a GPU, and the lane is interpret")
+    chosen_lane("gpu")
+    if sanitize.executable() is None:
+        raise Problem(
+            f"--sanitizer {tool}: {sanitize.COMMAND} is not installed; it comes with the CUDA toolkit"
+        )
+    told = []
+    for finding in found:
+        watched = sanitize.watch(finding, tool, trusted)
+        _tell(
+            watched.status,
+            finding,
+            *watched.lines,
+            *([f"checks: {watched.verdict}"] if watched.verdict else ()),
+        )
+        told.append(watched.status)
+    return _counted(told)
+
+
 def _say(result: Result) -> None:
-    color = {"FIXED": "green", "PASSED": "green", "ERROR": "yellow"}.get(result.status, "red")
-    click.echo(f"{click.style(result.status, fg=color)}  {result.finding.id}")
-    if result.detail is not None:
-        click.echo(f"    {result.detail}")
+    _tell(result.status, result.finding, *([] if result.detail is None else [result.detail]))
+
+
+def _tell(status: str, finding: Finding, *details: str) -> None:
+    color = {"FIXED": "green", "PASSED": "green", "ERROR": "yellow"}.get(status, "red")
+    click.echo(f"{click.style(status, fg=color)}  {finding.id}")
+    for detail in details:
+        click.echo(f"    {detail}")
 
 
 @click.command(context_settings=CONTEXT)
 @click.argument("name", metavar="PATH or ID")
 @corpus_option
+@trust_option
 @isolation_option
 @lane_option
-def show(name: str, corpus: Path, isolation: str | None, lane: str | None) -> int:
+def show(name: str, corpus: Path, trusted: bool, isolation: str | None, lane: str | None) -> int:
     """Show a finding: the case, what was wrong, and, after running it once more, where."""
     from diffgdn.campaign import replay as replays
 
@@ -112,10 +172,8 @@ def show(name: str, corpus: Path, isolation: str | None, lane: str | None) -> in
     finding, path = entries[0]
     for line in findings.lines(finding, path):
         click.echo(line)
-    versions = ", ".join(f"{key} {value}" for key, value in finding.versions.items())
-    seed = "" if finding.seed is None else f", seed {finding.seed}"
-    click.echo(f"  found {finding.found or 'by hand'}{seed}{f'; {versions}' if versions else ''}")
-    (result,) = replays.run([finding], lane, picture=True, isolation=isolation)
+    click.echo(f"  {findings.origin(finding)}")
+    (result,) = replays.run([finding], lane, picture=True, isolation=isolation, trusted=trusted)
     click.echo(f"\nRun again: {result.status}")
     if result.detail is not None:
         click.echo(f"  {result.detail}")

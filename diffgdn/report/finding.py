@@ -6,7 +6,8 @@ import os
 import shlex
 from pathlib import Path
 
-from diffgdn.corpus import Finding
+from diffgdn import trust
+from diffgdn.corpus import Finding, printable
 
 DEFAULT_CORPUS = "findings"
 
@@ -20,7 +21,7 @@ def headline(finding: Finding) -> str:
 def lines(finding: Finding, path: str | os.PathLike[str]) -> list[str]:
     """A finding for a person, in plain text. path: of its JSON file."""
     place = f" {finding.place}" if finding.place else ""
-    message = [part for part in finding.message.splitlines() if part.strip()] or ["no message"]
+    message = [printable(part) for part in finding.message.splitlines() if part.strip()] or ["no message"]
     out = [headline(finding), *(f"  {part}" for part in message)]
     if place:
         out.append(f"  at{place}")
@@ -32,6 +33,13 @@ def lines(finding: Finding, path: str | os.PathLike[str]) -> list[str]:
     out.append("  Reproduce with:")
     out += [f"    {command}" for command in commands(finding, Path(path))]
     return out
+
+
+def origin(finding: Finding) -> str:
+    """When a finding was found, and what ran it, in one line."""
+    versions = ", ".join(f"{key} {value}" for key, value in finding.versions.items())
+    seed = "" if finding.seed is None else f", seed {finding.seed}"
+    return f"found {finding.found or 'by hand'}{seed}{f'; {versions}' if versions else ''}"
 
 
 def size(finding: Finding) -> str:
@@ -46,7 +54,8 @@ def size(finding: Finding) -> str:
 def commands(finding: Finding, path: Path) -> list[str]:
     """Command lines that show the failure again."""
     default = path.parent == Path(DEFAULT_CORPUS)
-    out = [f"diffgdn replay {shlex.quote(finding.id if default else str(path))}"]
+    vouched = "" if trust.refusal(finding.target) is None else "--trust-targets "
+    out = [f"diffgdn replay {vouched}{shlex.quote(finding.id if default else str(path))}"]
     script = path.with_suffix(".py")
     if script.exists():
         out.append(f"python {shlex.quote(str(script))}")

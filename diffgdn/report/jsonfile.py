@@ -20,12 +20,16 @@ class JsonFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._tally = Tally()
+        self.problem: str | None = None  # why it could not be written, in one line
 
     def __call__(self, event: Event) -> None:
         self._tally(event)
         if isinstance(event, events.CampaignEnded) and self._tally.phase != "start":
             text = json.dumps(summary(self._tally), indent=1, allow_nan=False, ensure_ascii=False)
-            corpus.write(self._path, text.encode() + b"\n")
+            try:
+                corpus.write(self._path, text.encode(errors="backslashreplace") + b"\n")
+            except OSError as error:
+                self.problem = f"{self._path}: {error.strerror or error}"
 
 
 def summary(tally: Tally) -> dict[str, Any]:

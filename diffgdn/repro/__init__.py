@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffgdn import arena, corpus, inputs, noise, oracle, targets
+from diffgdn import arena, corpus, footprint, inputs, noise, oracle, targets
 from diffgdn.arena import Arguments
 from diffgdn.case import Case
 from diffgdn.corpus import Finding
@@ -56,7 +56,7 @@ def script(finding: Finding) -> str:
         return _fill(
             texts.RELATION, finding, lane_name=finding.lane, target=finding.target, relation=relation
         )
-    if not isinstance(target, FunctionTarget) or _size(case) > LARGEST:
+    if not isinstance(target, FunctionTarget) or footprint.elements(case) > LARGEST:
         return _fill(texts.THROUGH, finding, lane_name=finding.lane, target=finding.target)
     data = inputs.draw(case)
     arguments = arena.arrange(case, data, "cpu", target.layout)
@@ -75,20 +75,16 @@ def script(finding: Finding) -> str:
     )
 
 
-def _size(case: Case) -> int:
-    """Elements of a script's tensors, about: those of the call, and a bound for each element of a result."""
-    state, per_token = case.HV * case.V * case.K, case.H * 2 * case.K + case.HV * (2 * case.V + case.K)
-    states = 2 * len(case.lens) + (case.total if case.keeps_steps else 0)
-    return case.tokens * per_token + states * state
-
-
 def _fill(template: str, finding: Finding, **parts: str) -> str:
     head = {
-        "title": f"{finding.operation} on {finding.target}: "
-        + " ".join(part for part in (finding.kind, finding.tensor, finding.place) if part),
+        "title": _prose(
+            f"{finding.operation} on {finding.target}: "
+            + " ".join(part for part in (finding.kind, finding.tensor, finding.place) if part)
+        ),
         "message": _prose(finding.message),
         "found": finding.found or "by hand",
-        "versions": ", ".join(f"{name} {version}" for name, version in finding.versions.items()) or "unknown",
+        "versions": _prose(", ".join(f"{name} {version}" for name, version in finding.versions.items()))
+        or "unknown",
         "id": finding.id,
         "case": repr(finding.case),
     }

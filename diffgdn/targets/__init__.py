@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from diffgdn.targets.base import FunctionTarget, Target, TargetError, default_contract, target
+from diffgdn.trust import BUILT_IN
 
 __all__ = ["FunctionTarget", "Target", "TargetError", "default_contract", "get", "missing", "names", "target"]
-
-BUILT_IN = ("vk", "kv", "eager", "fla")
 
 
 def names() -> tuple[str, ...]:

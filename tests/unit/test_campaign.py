@@ -324,7 +324,7 @@ def test_a_worker_that_dies(tmp_path: Path) -> None:
 
 def test_a_crash_is_replayed_with_the_last_words() -> None:
     found = Finding(Case("gdn.decode", lens=(3,)), f"{TOYS}:leaving", "interpret", "crashed", "it was gone")
-    (result,) = replay.run([found], repeat=2)
+    (result,) = replay.run([found], repeat=2, trusted=True)
     assert (result.status, result.detail) == (
         "FAILED",
         "crashed: the process that ran the kernel ended: exit status 3: no more",

@@ -57,7 +57,7 @@ WRONG = [
     ("fuzz --lane gpu", "lane gpu: no NVIDIA GPU is visible; --lane interpret runs kernels on the CPU"),
     ("fuzz --corpus a-file", "--corpus a-file: a-file is not a folder"),
     ("fuzz --corpus a-file/findings", "--corpus a-file/findings: a-file is not a folder"),
-    ("fuzz --corpus broken", "--corpus: broken/bad.json: format_version: expected 1, got 99"),
+    ("fuzz --corpus broken", "--corpus: broken/bad.json: format_version: this diffgdn reads 1, got 99"),
     ("fuzz --json .", "--json .: it is a folder"),
     ("fuzz --json nowhere/report.json", "--json nowhere/report.json: folder nowhere does not exist"),
     (
@@ -72,7 +72,7 @@ WRONG = [
     ("replay", "--corpus findings: no such folder"),
     ("replay no-such-id", "no-such-id: no such finding in findings"),
     ("replay nowhere/finding.json", "nowhere/finding.json: no"),
-    ("replay broken", "broken/bad.json: format_version: expected 1, got 99"),
+    ("replay broken", "broken/bad.json: format_version: this diffgdn reads 1, got 99"),
     ("replay a-file.json", "a-file.json: not JSON"),
     ("replay --repeat 0 broken", "Invalid value for '--repeat': 0 is not in the range"),
     ("replay --lane gpu good", "lane gpu: no NVIDIA GPU is visible"),
@@ -163,20 +163,20 @@ def test_fuzz_shows_a_finding_and_how_to_reproduce_it(
         assert f"\nFINDING  gdn.decode  {found['kind']} in o  (target {TOYS}:wrong, lane interpret)\n" in out
         assert f"\n  {Case.from_json(found['case'])!r}\n" in out
         assert (
-            f"  Reproduce with:\n    diffgdn replay {found['id']}\n    python {path.with_suffix('.py')}\n"
-            in out
+            f"  Reproduce with:\n    diffgdn replay --trust-targets {found['id']}\n"
+            f"    python {path.with_suffix('.py')}\n" in out
         )
     count = len(report["findings"])
     assert count >= 1
     assert out.rstrip().endswith(": 1 finding." if count == 1 else f": {count} findings.")
 
     identity = report["findings"][0]["id"]
-    assert run(["replay", identity, "--repeat", "2"]) == 1
+    assert run(["replay", identity, "--repeat", "2", "--trust-targets"]) == 1
     out = capsys.readouterr().out
     assert out.startswith(f"FAILED  {identity}\n    ")
     assert out.endswith("\n1 FAILED\n")
 
-    assert run(["show", identity]) == 0
+    assert run(["show", identity, "--trust-targets"]) == 0
     out = capsys.readouterr().out
     assert "\nRun again: FAILED\n" in out
     assert "1 of 48 elements of o are wrong\n" in out
@@ -184,7 +184,7 @@ def test_fuzz_shows_a_finding_and_how_to_reproduce_it(
     fixed = Corpus(folder / "fixed")
     for found in Corpus(folder / "findings").findings():
         fixed.save(Finding(found.case, f"{TOYS}:right", "interpret", found.kind, found.message))
-    assert run(["replay", "fixed"]) == 0
+    assert run(["replay", "fixed", "--trust-targets"]) == 0
     assert capsys.readouterr().out.endswith(f"\n{count} FIXED\n")
 
 
@@ -194,7 +194,7 @@ def test_replay_says_what_it_could_not_run(folder: Path, capsys: pytest.CaptureF
     corpus.save(Finding(FOUND.case, f"{TOYS}:refusing", "interpret", "raised", "it raised"))
     corpus.save(Finding(FOUND.case, f"{TOYS}:right", "gpu", "raised", "it raised"))
     corpus.save(Finding(FOUND.case, f"{TOYS}:right", "interpret", EXAMPLE, "easy to get wrong"))
-    assert run(["replay"]) == 2
+    assert run(["replay", "--trust-targets"]) == 2
     out = capsys.readouterr().out
     assert (
         "it was found on lane gpu, and no NVIDIA GPU is visible; --lane interpret runs it on the CPU\n" in out

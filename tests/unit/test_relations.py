@@ -261,7 +261,7 @@ def test_a_campaign_finds_shrinks_saves_and_replays(tmp_path: Path) -> None:
     finding = found["additive"]
     assert finding.case.total == 3  # the toy is wrong from three tokens on
     assert Corpus(tmp_path).get(finding.id) == finding
-    (result,) = replay.run([finding], isolation="none")
+    (result,) = replay.run([finding], isolation="none", trusted=True)
     assert result.status == "FAILED"
     script = subprocess.run([sys.executable, tmp_path / f"{finding.id}.py"], capture_output=True, text=True)
     assert script.returncode == 1

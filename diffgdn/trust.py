@@ -1,0 +1,58 @@
+"""Whose code may run because a file says so.
+
+A finding names the target it failed on, and loading one that is not built in runs code. A finding may come
+from a stranger, who may name any code on this machine. So a name in a file is enough only for code that lies
+where the command is run: that is what the user works on. For all other code the user must say so. Imports no
+target.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+from pathlib import Path
+
+BUILT_IN = ("vk", "kv", "eager", "fla")
+INSTALLED = {"site-packages", "dist-packages"}  # folders, also of an environment that lies in a project
+
+
+def refusal(target: str, folder: Path | None = None) -> str | None:
+    """Why a target that a file names is not loaded unasked, in one line, or None.
+
+    folder: the one where code is trusted; None for the current one. Nothing is imported.
+    """
+    module = target.rpartition(":")[0]
+    if target in BUILT_IN or not module:
+        return None
+    folder = (folder or Path.cwd()).resolve()
+    places = [module] if module.endswith(".py") else _places(module.partition(".")[0], folder)
+    if places is not None and all(_inside(folder / place, folder) for place in places):
+        return None
+    return f"target {target!r:.200} is code from outside of this folder; --trust-targets runs it"
+
+
+def _inside(place: Path, folder: Path) -> bool:
+    """Below the folder, links followed, and not installed there."""
+    place = place.resolve()
+    return place.is_relative_to(folder) and not INSTALLED & set(place.parts)
+
+
+def _places(name: str, folder: Path) -> list[str] | None:
+    """Where a top-level module lies, as `targets` would import it: nowhere if there is none, None if it has
+    no place.
+    """
+    if name in sys.stdlib_module_names:
+        return None
+    importlib.invalidate_caches()
+    try:
+        spec = importlib.machinery.PathFinder.find_spec(name, [str(folder), *sys.path])
+        spec = spec or importlib.util.find_spec(name)  # as modules of an editable install are found
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return []
+    if spec.has_location and spec.origin:
+        return [spec.origin]
+    return list(spec.submodule_search_locations or ()) or None
