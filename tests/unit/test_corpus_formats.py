@@ -1,0 +1,133 @@
+"""Every format version of a finding, by an example in tests/corpus/formats that is never written again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffgdn import case, corpus, trace
+from diffgdn.case import Case, Edit, Gates, Only, Pool, Values
+from diffgdn.corpus import CorpusError, Finding
+from diffgdn.trace import Step, Trace
+
+FORMATS = Path(__file__).parents[1] / "corpus" / "formats"
+TRACE = Trace(
+    family="gdn",
+    steps=(
+        Step("arrive", (0,)),
+        Step("verify", (0, -1), lens=(2, 1), parents=((-1, 0), (-1,))),
+        Step("commit", (0,), accepted=(1,)),
+        Step("decode", (0,)),
+    ),
+    slots=2,
+    dtype="bfloat16",
+    law="uniform",
+    seed=5,
+)
+EXAMPLES = {
+    "finding-1-case-1": Finding(
+        case=Case(
+            op="kda.verify",
+            lens=(3, 1),
+            H=2,
+            HV=4,
+            K=5,
+            V=3,
+            dtype="bfloat16",
+            pool=Pool(slots=4, indices=(3, -1), pitch=2, dtype="float16", steps=4, buffer=2, rows=(1, -1)),
+            gates=Gates(law="jump", strength=0.5, at=1, beta="uniform", dtype="bfloat16", lower_bound=-5.0),
+            values=Values(law="normal", seed=9, v_exponent=3, q_exponent=-2),
+            tail=1,
+            cu_dtype="int64",
+            view="gapped",
+            l2norm=True,
+            scale=0.25,
+            parents=((-1, 0, 0), (-1,)),
+            edits=(Edit("q", 7, -4.0),),
+        ),
+        target="my_kernel.py:verify",
+        lane="gpu",
+        kind="beyond_bound",
+        message="got 1, expected 2 – error 1 is 4 times the bound\nin a second line",
+        tensor="steps",
+        place="(sequence 0, token 2, head 1, V 0, K 4)",
+        versions={"torch": "2.13.0", "device": "NVIDIA H100 80GB HBM3"},
+        seed=2**63,
+        found="2026-11-25",
+        unshrunk=Case(op="kda.verify", lens=(9, 4), pool=Pool(2, (1, 0), steps=9, buffer=2, rows=(0, 1))),
+    ),
+    "finding-1-case-2": Finding(
+        case=Case(
+            op="gdn.extend",
+            lens=(40,),
+            pool=Pool(),
+            values=Values(law="zero"),
+            only=(Only("v", tokens=(3, (8, 15)), heads=(0,), value=1.0), Only("k", K=())),
+            chunk_size=16,
+            boundary=True,
+        ),
+        target="vk",
+        lane="interpret",
+        kind="relation_broken.split",
+        message="it is wrong",
+    ),
+    "finding-1-trace-1": Finding(
+        case=TRACE.last_call(),
+        target="eager",
+        lane="interpret",
+        kind="slot_changed",
+        message="step 3 (decode 0): it changed",
+        tensor="state",
+        place="slot 1",
+        found="2026-11-25",
+        trace=TRACE,
+    ),
+}
+
+
+def files() -> dict[str, Path]:
+    return {path.stem: path for path in FORMATS.glob("*.json")}
+
+
+def test_each_version_that_can_be_read_has_an_example() -> None:
+    assert set(files()) == set(EXAMPLES)
+    found = [json.loads(path.read_text()) for path in files().values()]
+    assert {data["format_version"] for data in found} == set(range(1, corpus.FORMAT_VERSION + 1))
+    assert {data["case"]["format_version"] for data in found} == set(range(1, case.FORMAT_VERSION + 1))
+    traces = {data["trace"]["format_version"] for data in found if "trace" in data}
+    assert traces == set(range(1, trace.FORMAT_VERSION + 1))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_reads_to_the_finding_it_was_written_from(name: str) -> None:
+    assert corpus.read(files()[name]) == EXAMPLES[name]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_what_is_written_in_a_version_stays_as_it_was(name: str) -> None:
+    """A change of the fields, their order or their spelling is a new version, with an example of its own."""
+    assert corpus.content(EXAMPLES[name]) == files()[name].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("inside", "name", "reads"),
+    [
+        ((), "finding-1-case-1", "1"),
+        (("case",), "finding-1-case-1", "1 to 2"),
+        (("unshrunk",), "finding-1-case-1", "1 to 2"),
+        (("trace",), "finding-1-trace-1", "1"),
+    ],
+)
+def test_a_version_of_the_future_is_refused_by_number(
+    tmp_path: Path, inside: tuple[str, ...], name: str, reads: str
+) -> None:
+    """Also where its other fields are unknown here: the version is what a person can act on."""
+    data = json.loads(files()[name].read_text())
+    part = data[inside[0]] if inside else data
+    part |= {"format_version": 3, "new": True}
+    path = tmp_path / "later.json"
+    path.write_text(json.dumps(data))
+    where = "".join(f"{one}: " for one in inside)
+    with pytest.raises(CorpusError) as caught:
+        corpus.read(path)
+    assert str(caught.value) == f"{path}: {where}format_version: this diffgdn reads {reads}, got 3"
