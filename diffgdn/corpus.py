@@ -134,6 +134,14 @@ class Corpus:
             write(target, content(finding))
         return target
 
+    def keep(self, finding: Finding) -> tuple[Path, str | None]:
+        """Save a finding if that can be done: where it lies, or would, and in one line why it does not."""
+        try:
+            return self.save(finding), None
+        except OSError as error:
+            reason = f"{self.path}: {error.strerror or error}: {finding.id} is not saved"
+            return self.path / f"{finding.id}.json", reason
+
     def remove(self, finding: Finding) -> None:
         """Delete a finding and what lies beside it, where it exists."""
         delete(self.path / f"{finding.id}.json")

@@ -140,8 +140,8 @@ def pytest_testnodedown(node: Any, error: object) -> None:
         return
     finding = left_behind(_Active.harness.folder, node.gateway.id)
     if finding is not None:
-        path = _Active.harness.findings.save(finding)
-        _Active.left_behind = f"saved as {path}\nReproduce with:\n    diffgdn replay {path}"
+        path, problem = _Active.harness.findings.keep(finding)
+        _Active.left_behind = problem or f"saved as {path}\nReproduce with:\n    diffgdn replay {path}"
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -346,7 +346,7 @@ def _save_first(verdict: Verdict, target: str) -> None:
     harness = _harness()
     finding = harness.finding(verdict, target)
     if verdict.failure is not None and not (harness.findings.path / f"{finding.id}.json").exists():
-        harness.findings.save(finding)
+        harness.findings.keep(finding)
         _Active.first[type(verdict.failure)] = finding
 
 
@@ -367,7 +367,10 @@ def _saved(failure: CheckFailure) -> str:
     failure = harness.explained(verdict, target)
     verdict = replace(verdict, failure=failure)
     finding = harness.finding(verdict, target, None if first is None else first.case)
-    path = harness.findings.save(finding)
+    path, problem = harness.findings.keep(finding)
+    example = f"    @example(case={verdict.case!r})"
+    if problem is not None:
+        return "\n".join([f"{type(failure).__name__}: {failure}", problem, "Reproduce with:", example])
     if first is not None and first.id != finding.id:
         harness.findings.remove(first)
     lines = [f"{type(failure).__name__}: {failure}", f"saved as {path}"]
@@ -378,6 +381,4 @@ def _saved(failure: CheckFailure) -> str:
     except Exception as error:
         # The finding is on disk and must be told; what else is made of it may fail, and says so.
         lines.append(f"no script or picture: {type(error).__name__}: {error}")
-    return "\n".join(
-        [*lines, "Reproduce with:", f"    diffgdn replay {path}", f"    @example(case={verdict.case!r})"]
-    )
+    return "\n".join([*lines, "Reproduce with:", f"    diffgdn replay {path}", example])

@@ -23,6 +23,7 @@ from diffgdn.verdict import relation_of
 
 TOOLS = ("memcheck", "racecheck", "initcheck")
 COMMAND = "compute-sanitizer"
+USUAL = "/usr/local/cuda"  # where a CUDA toolkit lies
 FOUND = 86  # exit status that the tool is told to end with where it has found something
 MOST_SECONDS = 900.0  # of one finding; instrumented kernels are a hundred times slower
 MOST_LINES = 6
@@ -44,7 +45,7 @@ class Watched:
 
 def executable() -> str | None:
     """Where the tool is: on PATH, or with a CUDA toolkit in its usual place."""
-    homes = (os.environ.get("CUDA_HOME", ""), "/usr/local/cuda")
+    homes = (os.environ.get("CUDA_HOME", ""), USUAL)
     folders = [os.environ.get("PATH", ""), *(str(Path(home, "bin")) for home in homes if home)]
     return shutil.which(COMMAND, path=os.pathsep.join(folders))
 

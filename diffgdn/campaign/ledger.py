@@ -108,13 +108,11 @@ class Ledger:
 
     def _save(self, finding: Finding) -> Path:
         """Where a finding lies, or would."""
-        path = self._corpus.path / f"{finding.id}.json"
-        try:
-            if not path.exists():
-                self._corpus.save(finding)
-                self._saved.add(finding.id)
-        except OSError as error:
-            self._trouble(error, f"{finding.id} is not saved")
+        new = not (self._corpus.path / f"{finding.id}.json").exists()
+        path, problem = self._corpus.keep(finding)
+        if new and problem is None:
+            self._saved.add(finding.id)
+        self.problem = self.problem or problem
         return path
 
     def _remove(self, finding: Finding, instead: Finding) -> None:
@@ -123,10 +121,8 @@ class Ledger:
             if instead.id != finding.id and (self._corpus.path / f"{instead.id}.json").exists():
                 self._corpus.remove(finding)
         except OSError as error:
-            self._trouble(error, f"{finding.id} is not removed")
-
-    def _trouble(self, error: OSError, what: str) -> None:
-        self.problem = self.problem or f"{self._corpus.path}: {error.strerror or error}: {what}"
+            reason = f"{self._corpus.path}: {error.strerror or error}: {finding.id} is not removed"
+            self.problem = self.problem or reason
 
     def release(self, owner: int) -> None:
         """A worker's task has ended: what it did not finish shrinking, another batch may try again."""

@@ -77,7 +77,7 @@ class Session:
 
         def first(trace: Trace, failure: CheckFailure) -> None:
             seen.append(self._finding(trace, failure, seed))
-            save.save(seen[0])
+            save.keep(seen[0])
             seen_in = f"after {self.traces} traces, in {len(trace.steps)} steps"
             say(f"{family}: {failure.kind} {seen_in}; shrinking")
 
@@ -97,7 +97,10 @@ class Session:
         if found is None:
             return None
         finding = self._finding(found.trace, found.failure, seed)
-        path = save.save(finding)
+        path, problem = save.keep(finding)
+        if problem is not None:
+            say(problem)  # the finding is told all the same
+            return finding
         if finding.id != seen[0].id:
             save.remove(seen[0])
         self._runner.document(finding, path.parent, picture=False)
