@@ -94,12 +94,19 @@ class Comparison:
         return self.expected.abs() + self.bound >= torch.finfo(self.dtype).max
 
     @property
+    def excess(self) -> Tensor:
+        """Each error, less the unavoidable final rounding; 0 where the format may end."""
+        return torch.where(self.overflows, 0.0, (self.error - self.half_ulp).clamp(min=0.0))
+
+    @property
+    def noises(self) -> Tensor:
+        """The excess in noises, LIMIT of which pass."""
+        return (self.excess / (self.noise + noise.TINY / noise.LIMIT)).nan_to_num(nan=torch.inf)
+
+    @property
     def share(self) -> float:
         """Worst error, less the unavoidable final rounding, as a share of LIMIT noises."""
-        if not self.got.numel():
-            return 0.0
-        excess = (self.error - self.half_ulp).clamp(min=0.0) / (noise.LIMIT * self.noise + noise.TINY)
-        return float(torch.where(self.overflows, 0.0, excess).nan_to_num(nan=torch.inf).max())
+        return float(self.noises.max()) / noise.LIMIT if self.got.numel() else 0.0
 
     def worst(self) -> tuple[int, ...]:
         """Index of the element whose error is the largest multiple of its bound."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from diffgdn.case import Case
 from diffgdn.corpus import Finding
+from diffgdn.verdict import Errors
 
 # Phases in their order; a campaign leaves out those that have nothing to do.
 PHASES = {
@@ -33,7 +35,7 @@ Listener = Callable[[Event], None]
 @dataclass(frozen=True)
 class CampaignStarted(Event):
     """max_time: seconds of exploration; max_cases: cases explored; None for no limit. relations: what
-    is asked instead of the oracle.
+    is asked instead of the oracle. purpose: one of isolate.PURPOSES.
     """
 
     target: str
@@ -45,6 +47,7 @@ class CampaignStarted(Event):
     max_cases: int | None
     corpus: str
     relations: tuple[str, ...] = ()
+    purpose: str = "verdict"
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,11 @@ class CompileProgress(Event):
 class CaseRun(Event):
     """A case was run and checked.
 
-    seconds: inputs, kernel, oracle and checks together. share: the worst error as a share of its bound.
-    exact: nothing to round, so the answer must match bit for bit. failure: the kind, if it failed. shrinking:
-    run to make a finding smaller, not to explore. repeated: it fails as a known finding does. relation: the
-    one asked; share is then of its worst disagreement, None where bits must agree.
+    seconds: inputs, kernel, oracle and checks together; parts: each of them. share: the worst error as a
+    share of its bound. exact: nothing to round, so the answer must match bit for bit. failure: the kind, if
+    it failed. shrinking: run to make a finding smaller, not to explore. repeated: it fails as a known finding
+    does. relation: the one asked; share is then of its worst disagreement, None where bits must agree.
+    rejected, errors: as in the verdict.
     """
 
     operation: str
@@ -108,6 +112,10 @@ class CaseRun(Event):
     shrinking: bool = False
     repeated: bool = False
     relation: str | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    case: Case | None = None
+    rejected: Mapping[str, bool] = field(default_factory=dict)
+    errors: tuple[Errors, ...] = ()
 
 
 @dataclass(frozen=True)

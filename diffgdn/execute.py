@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from diffgdn import arena, checks, inputs, interpreter, leak, noise
+from diffgdn import arena, calibration, checks, inputs, interpreter, leak, noise
 from diffgdn.arena import Arguments
 from diffgdn.case import Case
 from diffgdn.checks import CheckFailure, Comparison
@@ -17,7 +17,7 @@ from diffgdn.inputs import Data
 from diffgdn.noise import Reference
 from diffgdn.poison import FRESH, PoisonedEmpty
 from diffgdn.targets import Target
-from diffgdn.verdict import Verdict
+from diffgdn.verdict import Errors, Verdict
 
 GPU_ORACLE_STATE = 150_000  # elements of all states from which a step of the oracle is quicker on the GPU
 
@@ -46,17 +46,18 @@ def oracle_device(case: Case, lane: str) -> str:
     return device_of(lane) if elements >= GPU_ORACLE_STATE else "cpu"
 
 
-def run(case: Case, target: Target, lane: str, explain: bool = False) -> Verdict:
+def run(case: Case, target: Target, lane: str, explain: bool = False, errors: bool = False) -> Verdict:
     """The verdict on one case. A kernel's fault never raises; errors of the framework itself do.
 
-    explain: trace a leak to the memory that it comes from, which takes some fifteen calls more.
+    explain: trace a leak to the memory that it comes from, which takes some fifteen calls more. errors: with
+    the distribution of all errors that have a bound, also of the one that fails.
     """
     refusal = target.refuses(case, lane)
     if refusal is not None:
         return Verdict(case, target.name, lane, refused=refusal)
     if lane == "interpret":
         interpreter.repair()
-    clock, run = _Clock(), Run(case, target, lane, explain)
+    clock, run = _Clock(), Run(case, target, lane, explain, errors)
     failure = None
     try:
         run.judge(clock)
@@ -67,7 +68,18 @@ def run(case: Case, target: Target, lane: str, explain: bool = False) -> Verdict
     comparison = (
         run.current if failure is not None and failure.tensor == getattr(run.current, "name", None) else None
     )
-    return Verdict(case, target.name, lane, failure, None, run.exact, run.shares, clock.seconds, comparison)
+    return Verdict(
+        case,
+        target.name,
+        lane,
+        failure,
+        None,
+        run.exact,
+        run.shares,
+        clock.seconds,
+        comparison,
+        errors=tuple(run.errors),
+    )
 
 
 def assert_correct(case: Case, target: Target, lane: str) -> Verdict:
@@ -81,12 +93,13 @@ def assert_correct(case: Case, target: Target, lane: str) -> Verdict:
 class Run:
     """One case on one target: its calls, and what they return. `diffgdn.serving` makes calls of its own with it."""
 
-    def __init__(self, case: Case, target: Target, lane: str, explain: bool) -> None:
-        self.explain = explain
+    def __init__(self, case: Case, target: Target, lane: str, explain: bool, collects: bool = False) -> None:
+        self.explain, self.collects = explain, collects
         self.case, self.target, self.lane = case, target, lane
         self.device = device_of(lane)
         self.exact = False
         self.shares: dict[str, float] = {}
+        self.errors: list[Errors] = []
         self.current: Comparison | None = None
         self.arguments: Arguments | None = None
         self.fresh = PoisonedEmpty()  # of the latest call
@@ -122,6 +135,8 @@ class Run:
                     checks.exact(comparison)
                 else:
                     self.shares[comparison.name] = comparison.share
+                    if self.collects:
+                        self.errors.append(calibration.errors(comparison))
                     checks.bounded(comparison)
             self.current = None
             checks.slots(case, change)

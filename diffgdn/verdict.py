@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from diffgdn.case import Case
+from diffgdn.histogram import Histogram
 
 if TYPE_CHECKING:
     from diffgdn.checks import Comparison
+
+
+LIMIT = 8.0  # noises that an error may come to; docs/calibration.md has the largest that were seen
 
 
 class CheckFailure(AssertionError):
@@ -170,6 +174,14 @@ ALL: tuple[type[CheckFailure], ...] = (
 FAULTS: tuple[type[CheckFailure], ...] = (KernelCrashed, KernelHung)
 
 
+class Errors(NamedTuple):
+    """How many noises the errors of one result come to: of each element, and of each row."""
+
+    result: str
+    elements: Histogram
+    rows: Histogram
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The answers for one case. failure is None where every check passed; refused says why nothing was run.
@@ -179,7 +191,8 @@ class Verdict:
     ran the case; picture: the same as text, if it was asked for. confirmed: False for a crash or a hang that
     did not come again when the case was run alone in a fresh process. step: of a trace, the one that
     failed; case is then the trace's last call. rejected: of each wrong result that could apply, whether the
-    checks reject it, where that was asked (`diffgdn.vacuity`).
+    checks reject it; errors: of each result that has a bound; both only where they were asked for
+    (`diffgdn.vacuity`, `diffgdn.calibration`).
     """
 
     case: Case
@@ -195,6 +208,7 @@ class Verdict:
     confirmed: bool = True
     step: int | None = None
     rejected: dict[str, bool] = field(default_factory=dict)
+    errors: tuple[Errors, ...] = ()
 
     @property
     def ok(self) -> bool:

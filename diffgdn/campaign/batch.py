@@ -163,4 +163,8 @@ def case_run(
         shrinking=shrinking,
         repeated=repeated,
         relation=relation,
+        parts=verdict.seconds,
+        case=verdict.case,
+        rejected=verdict.rejected,
+        errors=verdict.errors,
     )

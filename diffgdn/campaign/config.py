@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffgdn.corpus import Finding
+from diffgdn.isolate import PURPOSES
 
 SHRINK_SHARE = 6  # a shrink takes at most this part of the campaign's time, ...
 SHRINK_SECONDS = (3.0, 30.0)  # ... but within these limits
@@ -26,7 +27,8 @@ class Config:
     cases explored, those of shrinks not counted. None: no such limit. corpus: the folder of findings; it need
     not exist. hang_seconds: after which a case counts as hung; memory_bytes: of host memory, that a child may
     occupy; None for the usual. isolation: one of isolate.WAYS; None for what suits the target and the lane.
-    relations: ask the relations of each case, one a batch, instead of the oracle.
+    relations: ask the relations of each case, one a batch, instead of the oracle. purpose: what each case is
+    run for otherwise, one of isolate.PURPOSES.
     """
 
     target: str
@@ -41,6 +43,7 @@ class Config:
     memory_bytes: int | None = None
     isolation: str | None = None
     relations: bool = False
+    purpose: str = "verdict"
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -50,6 +53,8 @@ class Config:
         ):
             if value is not None and not value > 0:
                 raise ValueError(f"{name}: expected more than 0, got {value}")
+        if self.purpose not in PURPOSES:
+            raise ValueError(f"purpose: expected one of {', '.join(PURPOSES)}, got {self.purpose!r}")
         if not self.operations:
             raise ValueError("operations: expected at least one")
 

@@ -76,6 +76,7 @@ class _Campaign:
                     config.hang_seconds,
                     config.isolation,
                     config.memory_bytes,
+                    config.purpose,
                 ) as self.pool:
                     self._phases(old)
             except KeyboardInterrupt:
@@ -100,6 +101,7 @@ class _Campaign:
                 config.max_cases,
                 str(config.corpus),
                 tuple(relations.RELATIONS) if config.relations else (),
+                config.purpose,
             )
         )
 
@@ -109,13 +111,14 @@ class _Campaign:
             while self.ready is None:
                 self._receive()
         operations = self._operations()
-        if old:
+        if old and config.purpose != "vacuity":
             with self._phase("replay", len(old)):
                 self._each([tasks.RunCase(f.case, config.target, "replay", f) for f in old])
         menu = None
         if config.lane == "gpu":
             menu = strategies.Menu.draw(config.seed, operations, lane="gpu")
-            self._prepare(menu, operations)
+            if config.purpose != "vacuity":  # which calls no kernel
+                self._prepare(menu, operations)
         self.rotation = rotation = Rotation(
             operations,
             config.lane,

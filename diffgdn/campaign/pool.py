@@ -69,8 +69,11 @@ class Pool:
         hang_seconds: float | None = None,
         isolation: str | None = None,
         memory_bytes: int | None = None,
+        purpose: str = "verdict",
     ) -> None:
-        self._setup = worker.Setup(lane, target, seed, str(folder), isolation, hang_seconds, memory_bytes)
+        self._setup = worker.Setup(
+            lane, target, seed, str(folder), isolation, hang_seconds, memory_bytes, purpose
+        )
         self._hang_seconds = HANG_SECONDS if hang_seconds is None else hang_seconds
         self._folder = folder
         self._count = count

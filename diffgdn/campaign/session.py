@@ -99,7 +99,7 @@ class Session:
         runner = self._runner(target, kind)
         self._current.write(call_of(case), in_child=isinstance(runner, isolate.Isolated))
         try:
-            verdict = runner.run(case, target, picture, familiar, relation)
+            verdict = runner.run(case, target, picture, familiar, relation, self._setup.purpose)
         finally:
             if runner.broken is not None:
                 say(runner.broken)

@@ -27,7 +27,7 @@ class Setup:
 
     target: the one to announce in Ready; None to announce none. isolation: one of isolate.WAYS; None for
     what suits each target. hang_seconds: after which a case counts as hung. memory_bytes: that a child may
-    occupy.
+    occupy. purpose: of every case, one of isolate.PURPOSES.
     """
 
     lane: str
@@ -37,6 +37,7 @@ class Setup:
     isolation: str | None = None
     hang_seconds: float | None = None
     memory_bytes: int | None = None
+    purpose: str = "verdict"
 
 
 def main(index: int, setup: Setup, pipe: Connection, parent: int = 0) -> None:

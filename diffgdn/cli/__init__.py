@@ -13,6 +13,7 @@ from types import FrameType
 import click
 
 from diffgdn import __version__
+from diffgdn.cli.calibrate import calibrate
 from diffgdn.cli.corpus import commands as corpus
 from diffgdn.cli.doctor import doctor
 from diffgdn.cli.fuzz import fuzz
@@ -30,7 +31,7 @@ def cli() -> None:
     """
 
 
-for command in (fuzz, serving, replay, show, corpus, doctor):
+for command in (fuzz, calibrate, serving, replay, show, corpus, doctor):
     cli.add_command(command)
 
 

@@ -1,9 +1,11 @@
-"""`diffgdn fuzz`: a campaign, watched."""
+"""`diffgdn fuzz`: a campaign, watched. `diffgdn calibrate` is one too."""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -27,50 +29,81 @@ DEFAULT_SECONDS = 60.0
 MOST_SEED = 2**64 - 1
 
 
+CAMPAIGN_OPTIONS = (
+    click.option(
+        "--target", default="vk", show_default=True, help="vk, kv, eager, fla, or your own: module:name."
+    ),
+    click.option(
+        "--op", "pattern", default="*", show_default=True, help="Operations, as a shell pattern: 'gdn.*'."
+    ),
+    click.option(
+        "--max-time",
+        type=Duration(),
+        help="How long to explore: 30s, 10m, 8h.  [default: 60s, or no limit with --max-cases]",
+    ),
+    click.option("--max-cases", type=click.IntRange(min=1), help="How many cases to explore."),
+    click.option(
+        "--workers",
+        type=Workers(),
+        default="auto",
+        show_default=True,
+        help="Processes; auto: one a core, at most 16 a GPU.",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, MOST_SEED),
+        help="Explore the same cases as the campaign with this seed.",
+    ),
+    click.option(
+        "--corpus",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_CORPUS,
+        show_default=True,
+        help="Folder of findings: replayed first, added to.",
+    ),
+    click.option(
+        "--json",
+        "json_file",
+        type=click.Path(path_type=Path),
+        help="Write the result of the campaign to this file.",
+    ),
+    isolation_option,
+    lane_option,
+)
+Command = TypeVar("Command", bound=Callable[..., int])
+
+
+def campaign_options(command: Command) -> Command:
+    """Adds the options that every campaign has, which `explore` takes."""
+    for option in reversed(CAMPAIGN_OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.command(context_settings=CONTEXT)
-@click.option(
-    "--target", default="vk", show_default=True, help="vk, kv, eager, fla, or your own: module:name."
-)
-@click.option(
-    "--op", "pattern", default="*", show_default=True, help="Operations, as a shell pattern: 'gdn.*'."
-)
-@click.option(
-    "--max-time",
-    type=Duration(),
-    help="How long to explore: 30s, 10m, 8h.  [default: 60s, or no limit with --max-cases]",
-)
-@click.option("--max-cases", type=click.IntRange(min=1), help="How many cases to explore.")
-@click.option(
-    "--workers",
-    type=Workers(),
-    default="auto",
-    show_default=True,
-    help="Processes; auto: one a core, at most 16 a GPU.",
-)
-@click.option(
-    "--seed", type=click.IntRange(0, MOST_SEED), help="Explore the same cases as the campaign with this seed."
-)
-@click.option(
-    "--corpus",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_CORPUS,
-    show_default=True,
-    help="Folder of findings: replayed first, added to.",
-)
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path),
-    help="Write the result of the campaign to this file.",
-)
+@campaign_options
 @click.option(
     "--relations",
     is_flag=True,
     help="Ask what must hold between calls (split, permuted, ...) instead of the oracle.",
 )
-@isolation_option
-@lane_option
-def fuzz(
+@click.option(
+    "--vacuity",
+    is_flag=True,
+    help="Run no kernel: ask which wrong results the checks would let pass on each case.",
+)
+def fuzz(relations: bool, vacuity: bool, **asked: Any) -> int:
+    """Generate cases, run them on a target, check them against the oracle, shrink and save what fails.
+
+    Start-up, replay and compilation do not count toward the limits. Ctrl-C ends early and keeps what was
+    found.
+    """
+    if relations and vacuity:
+        raise Problem("--vacuity: it asks no relation; leave out --relations")
+    return explore(**asked, relations=relations, purpose="vacuity" if vacuity else "verdict")
+
+
+def explore(
     target: str,
     pattern: str,
     max_time: float | None,
@@ -79,15 +112,14 @@ def fuzz(
     seed: int | None,
     corpus: Path,
     json_file: Path | None,
-    relations: bool,
     isolation: str | None,
     lane: str | None,
+    relations: bool = False,
+    purpose: str = "verdict",
+    also: tuple[Listener, ...] = (),
 ) -> int:
-    """Generate cases, run them on a target, check them against the oracle, shrink and save what fails.
-
-    Start-up, replay and compilation do not count toward the limits. Ctrl-C ends early and keeps what was
-    found.
-    """
+    """Run a campaign with these options; its exit status. purpose: one of isolate.PURPOSES. also: who else
+    listens. Raises Problem."""
     try:
         selected = operations.matching(pattern)
     except ValueError as error:
@@ -116,9 +148,10 @@ def fuzz(
         max_cases=max_cases,
         isolation=isolation,
         relations=relations,
+        purpose=purpose,
     )
     with ConsoleReport(Console(highlight=False)) as console:
-        listeners: list[Listener] = [console]
+        listeners: list[Listener] = [console, *also]
         report = None if json_file is None else JsonFile(json_file)
         if report is not None:
             listeners.append(report)

@@ -10,9 +10,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffgdn.isolate.isolated import Isolated
-from diffgdn.isolate.messages import About, Familiar, Runner, RunnerError, SetupError, unfamiliar
+from diffgdn.isolate.messages import (
+    PURPOSES,
+    About,
+    Familiar,
+    Runner,
+    RunnerError,
+    SetupError,
+    unfamiliar,
+)
 
 __all__ = [
+    "PURPOSES",
     "WAYS",
     "About",
     "Familiar",

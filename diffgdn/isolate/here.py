@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from diffgdn import execute, localize, relations, repro, targets
+from diffgdn import execute, localize, relations, repro, targets, vacuity
 from diffgdn.case import Case
 from diffgdn.corpus import Finding
 from diffgdn.isolate.messages import About, Familiar, RunnerError, SetupError, unfamiliar
@@ -66,10 +66,11 @@ class Here:
         picture: bool = False,
         familiar: Familiar = unfamiliar,
         relation: str | None = None,
+        purpose: str = "verdict",
     ) -> Verdict:
         loaded = self._target(target)
         with _errors_in_one_line():
-            verdict = self._judged(case, target, loaded, picture, relation)
+            verdict = self._judged(case, target, loaded, picture, relation, purpose)
             if picture and verdict.comparison is not None:
                 verdict = replace(verdict, picture=localize.text(verdict.comparison))
         return verdict
@@ -104,10 +105,11 @@ class Here:
         target: Target,
         explain: bool = False,
         relation: str | None = None,
+        purpose: str = "verdict",
     ) -> Verdict:
         """The verdict on a case, and whether the GPU context has survived it."""
         try:
-            verdict = self._with_room(case, target, explain, relation)
+            verdict = self._with_room(case, target, explain, relation, purpose)
         except Exception:
             # Past the call itself, a broken context shows wherever the GPU is used next.
             if not self._context_broken():
@@ -126,7 +128,9 @@ class Here:
                 self._broken = str(error).strip().splitlines()[0]
         return self._broken is not None
 
-    def _with_room(self, case: Case | Trace, target: Target, explain: bool, relation: str | None) -> Verdict:
+    def _with_room(
+        self, case: Case | Trace, target: Target, explain: bool, relation: str | None, purpose: str
+    ) -> Verdict:
         """The verdict on a case. Processes share a GPU's memory; one that finds it full waits for others."""
         verdict = None
         for attempt in range(MEMORY_TRIES):
@@ -138,10 +142,12 @@ class Here:
             try:
                 if isinstance(case, Trace):
                     verdict = play(case, target, self._lane).verdict()
-                elif relation is None:
-                    verdict = execute.run(case, target, self._lane, explain)
-                else:
+                elif relation is not None:
                     verdict = relations.run(case, target, self._lane, relation)
+                elif purpose == "vacuity":
+                    verdict = vacuity.run(case, target, self._lane)
+                else:
+                    verdict = execute.run(case, target, self._lane, explain, errors=purpose == "errors")
             except torch.OutOfMemoryError:
                 continue
             if verdict.failure is None or not verdict.failure.message.startswith("OutOfMemoryError"):

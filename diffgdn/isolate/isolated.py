@@ -75,8 +75,9 @@ class Isolated:
         picture: bool = False,
         familiar: Familiar = unfamiliar,
         relation: str | None = None,
+        purpose: str = "verdict",
     ) -> Verdict:
-        request = Request("run", (case, target, picture, unfamiliar, relation))
+        request = Request("run", (case, target, picture, unfamiliar, relation, purpose))
         verdict, alone = self._once(case, target, request)
         if isinstance(verdict.failure, FAULTS) and not alone and not familiar(verdict.failure):
             again, _ = self._once(case, target, request)

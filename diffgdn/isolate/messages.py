@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from diffgdn.corpus import Finding
 
 
+# What a case is run for: its verdict; the verdict and how its errors are distributed; or, without a kernel,
+# which wrong results the checks would let pass.
+PURPOSES = ("verdict", "errors", "vacuity")
+
+
 class RunnerError(Exception):
     """The machinery, not a kernel, went wrong; one line."""
 
@@ -56,12 +61,13 @@ class Runner(Protocol):
         picture: bool = False,
         familiar: Familiar = unfamiliar,
         relation: str | None = None,
+        purpose: str = "verdict",
     ) -> Verdict:
         """The verdict on a case.
 
         picture: with where the error is, as text, and which memory leaked. familiar: whether a crash or a
         hang is known, and needs no confirmation in a fresh process. relation: the one to ask, instead of the
-        oracle.
+        oracle. purpose: one of PURPOSES, where no relation is asked.
         """
 
     def document(self, finding: Finding, folder: Path, picture: bool) -> list[Path]:

@@ -6,7 +6,6 @@ where nothing rounds.
 """
 
 from diffgdn.noise.bound import (
-    LIMIT,
     SAMPLES,
     TINY,
     Reference,
@@ -16,6 +15,7 @@ from diffgdn.noise.bound import (
 )
 from diffgdn.noise.contract import CHUNKED, POINTS, RECURRENT, Contract, Point
 from diffgdn.noise.exact import Rounded, is_exact
+from diffgdn.verdict import LIMIT
 
 __all__ = [
     "CHUNKED",

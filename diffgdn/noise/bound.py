@@ -24,7 +24,6 @@ from diffgdn.oracle import Exact, Expected
 from diffgdn.oracle import chunked as form
 from diffgdn.oracle.lanes import Lanes, make
 
-LIMIT = 8.0  # noises; the largest seen for correct kernels is reported by every campaign
 SAMPLES = 8
 # Of the pooled estimate that every element may use: eight samples say little about one element.
 POOLED_SHARE = 0.7

@@ -17,6 +17,7 @@ from rich.text import Text
 from diffgdn import events
 from diffgdn.events import Event
 from diffgdn.report import finding as findings
+from diffgdn.report.tables import empty_table, percent
 from diffgdn.report.tally import OperationTally, Tally
 
 LINE_SECONDS = 5.0
@@ -28,6 +29,7 @@ PHASE_WORDS = {
     "geometries": "model geometries",
     "explore": "exploring",
 }
+COMMANDS = {"verdict": "fuzz", "errors": "calibrate", "vacuity": "fuzz vacuity of"}  # by purpose
 
 
 class ConsoleReport:
@@ -91,9 +93,10 @@ class ConsoleReport:
             *([_duration(started.max_time)] if started.max_time is not None else []),
             *([f"{started.max_cases} cases"] if started.max_cases is not None else []),
         ]
+        words = "fuzz relations of" if started.relations else COMMANDS[started.purpose]
         workers = "1 worker" if started.workers == 1 else f"{started.workers} workers"
         self._print(
-            f"fuzz {'relations of ' if started.relations else ''}{started.target} on lane {started.lane}: "
+            f"{words} {started.target} on lane {started.lane}: "
             f"{' or '.join(limits) or 'no limit'}, {workers}, seed {started.seed}"
         )
         if self._console.is_terminal:
@@ -132,7 +135,7 @@ class ConsoleReport:
 
     def _frame(self) -> RenderableType:
         with self._lock:
-            return Group(_progress(self._tally), *_tables(self._tally))
+            return Group(_progress(self._tally), *_tables(self._tally)[:1])
 
     def _stop(self) -> None:
         if self._live is not None:
@@ -145,6 +148,8 @@ class ConsoleReport:
             return  # nothing was run: the command says why
         for table in _tables(self._tally):
             self._console.print(table)
+        for line in self._tally.vacuity.lines():
+            self._print(line)
         for finding, path in self._tally.findings.values():
             self._console.print()
             first, *rest = findings.lines(finding, path)
@@ -238,12 +243,16 @@ def _progress(tally: Tally) -> RenderableType:
 
 
 def _tables(tally: Tally) -> list[Table]:
-    """What was found, by operation or by relation."""
+    """What was found, by what was asked."""
+    if tally.purpose == "vacuity":
+        return tally.vacuity.tables()
+    if tally.purpose == "errors":
+        return [_table(tally), *tally.calibration.tables()]
     return [_relations(tally)] if tally.relations else [_table(tally)]
 
 
 def _relations(tally: Tally) -> Table:
-    table = _empty_table()
+    table = empty_table()
     table.add_column("relation")
     for name in ("pairs", "does not apply", "s a pair", "worst / bound", "findings"):
         table.add_column(name, justify="right")
@@ -262,12 +271,8 @@ def _relations(tally: Tally) -> Table:
     return table
 
 
-def _empty_table() -> Table:
-    return Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold")
-
-
 def _table(tally: Tally) -> Table:
-    table = _empty_table()
+    table = empty_table()
     table.add_column("operation")
     for name in ("cases", "exact", "worst error / bound", "findings"):
         table.add_column(name, justify="right")
@@ -299,10 +304,16 @@ def _conclusion(tally: Tally, event: events.CampaignEnded) -> str:
         f"{_reached(tally)}",
         *([] if tally.relations else [f"{exact} exact"]),
     ]
+    if tally.oracle_share is not None:
+        parts.append(f"oracle and noise {percent(tally.oracle_share)} of a case's time")
     if shrinking:
         parts.append(f"{shrinking} more cases run while shrinking")
     if tally.deaths:
         parts.append(_count(len(tally.deaths), "worker death"))
     found = _count(len(tally.findings), "finding") if tally.findings else "nothing found"
+    if tally.purpose == "vacuity":
+        vacuous = tally.vacuity.vacuous
+        share = f" ({percent(vacuous / tally.cases, 2)})" if vacuous else ""
+        found = f"{vacuous or 'none'} of them{share} {'let' if vacuous > 1 else 'lets'} a wrong result pass"
     head = "Interrupted: " if event.interrupted else ""
     return "\n".join([*notes, f"{head}{', '.join(parts)}: {found}."])

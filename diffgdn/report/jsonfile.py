@@ -59,6 +59,7 @@ def summary(tally: Tally) -> dict[str, Any]:
             "variants_compiled": tally.compiled,
             "findings": len(tally.findings),
             "worker_deaths": len(tally.deaths),
+            "oracle_share": None if tally.oracle_share is None else round(tally.oracle_share, 4),
             "seconds": {
                 **{name: round(value, 3) for name, value in tally.seconds.items()},
                 "all": round(ended.seconds, 3),
@@ -73,6 +74,7 @@ def summary(tally: Tally) -> dict[str, Any]:
                 "shrinking": one.shrinking,
                 "worst_share": one.worst if one.worst is not None and math.isfinite(one.worst) else None,
                 "seconds": round(one.seconds, 3),
+                "parts": {part: round(seconds, 3) for part, seconds in one.parts.items()},
                 "reached": None if one.reached is None else round(one.reached, 3),
                 "skipped": one.skipped,
                 "findings": tally.findings_of(name),
@@ -80,6 +82,8 @@ def summary(tally: Tally) -> dict[str, Any]:
             for name, one in tally.operations.items()
         },
         **({"relations": _relations(tally)} if tally.relations else {}),
+        **({"vacuity": tally.vacuity.to_json()} if tally.purpose == "vacuity" else {}),
+        **({"calibration": tally.calibration.to_json()} if tally.purpose == "errors" else {}),
         "findings": [
             {"id": name, "path": path, **finding.to_json()}
             for name, (finding, path) in tally.findings.items()

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from diffgdn import events
 from diffgdn.corpus import Finding
 from diffgdn.events import Event
+from diffgdn.report.calibration import CalibrationTally
+from diffgdn.report.vacuity import VacuityTally
 from diffgdn.verdict import relation_of
 
 COUNTED = ("geometries", "explore")  # phases whose cases count; a compilation or a replay explores nothing
@@ -18,7 +20,8 @@ COUNTED = ("geometries", "explore")  # phases whose cases count; a compilation o
 class OperationTally:
     """One operation's part.
 
-    worst: the largest error as a share of its bound. reached: seconds until its first case.
+    worst: the largest error as a share of its bound. parts: of the seconds. reached: seconds until its first
+    case.
     """
 
     cases: int = 0
@@ -29,6 +32,7 @@ class OperationTally:
     shrinking: int = 0
     worst: float | None = None
     seconds: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
     reached: float | None = None
     skipped: str | None = None
     refusal: str | None = None
@@ -65,6 +69,8 @@ class Tally:
     seconds: dict[str, float] = field(default_factory=dict)
     operations: dict[str, OperationTally] = field(default_factory=dict)
     relations: dict[str, RelationTally] = field(default_factory=dict)
+    vacuity: VacuityTally = field(default_factory=VacuityTally)
+    calibration: CalibrationTally = field(default_factory=CalibrationTally)
     findings: dict[str, tuple[Finding, str]] = field(default_factory=dict)
     replayed: list[events.FindingReplayed] = field(default_factory=list)
     deaths: list[events.WorkerDied] = field(default_factory=list)
@@ -126,6 +132,12 @@ class Tally:
         tally.failed += event.failure is not None
         tally.repeated += event.repeated
         tally.seconds += event.seconds
+        for part, seconds in event.parts.items():
+            tally.parts[part] = tally.parts.get(part, 0.0) + seconds
+        if self.purpose == "vacuity":
+            self.vacuity.add(event)
+        elif self.purpose == "errors":
+            self.calibration.add(event)
         self.explored += event.phase == "explore"
         if tally.reached is None:
             tally.reached = self.clock() - self._begin
@@ -148,6 +160,18 @@ class Tally:
         self.findings = dict(
             new if name == event.before else (name, entry) for name, entry in self.findings.items()
         )
+
+    @property
+    def purpose(self) -> str:
+        return "verdict" if self.started is None else self.started.purpose
+
+    @property
+    def oracle_share(self) -> float | None:
+        """Of the time of all cases, what the oracle took, with the noise that it is asked for; None where it
+        was not asked."""
+        seconds = sum(tally.seconds for tally in self.operations.values())
+        oracle = sum(tally.parts.get("oracle", 0.0) for tally in self.operations.values())
+        return oracle / seconds if oracle else None
 
     @property
     def cases(self) -> int:

@@ -69,6 +69,12 @@ WRONG = [
         "target module 'no_such' cannot be imported: ModuleNotFoundError",
     ),
     ("fuzz --workers 1 --target TOYS:none", "toys.py has no attribute 'none'"),
+    ("fuzz --vacuity --relations", "--vacuity: it asks no relation; leave out --relations"),
+    ("calibrate --fast", "No such option"),
+    ("calibrate --op gdn.encode", "--op: no operation matches 'gdn.encode'; known: gdn.extend, kda.extend, "),
+    ("calibrate --vacuity", "No such option"),
+    ("calibrate --json .", "--json .: it is a folder"),
+    ("calibrate --lane gpu", "lane gpu: no NVIDIA GPU is visible"),
     ("replay", "--corpus findings: no such folder"),
     ("replay no-such-id", "no-such-id: no such finding in findings"),
     ("replay nowhere/finding.json", "nowhere/finding.json: no"),
@@ -125,6 +131,7 @@ def steady(text: str) -> str:
     text = re.sub(r"(exploring|finishing shrinks), .*\n", "", text)
     text = re.sub(r"\d+(\.\d+)? s\b", "N s", text)
     text = re.sub(r"\d+\.\d/s", "N/s", text)
+    text = re.sub(r"noise \d+ %", "noise N %", text)
     return re.sub(r"-?\d\.\d+(e[+-]\d+)?", "N", text)
 
 
@@ -139,7 +146,8 @@ def test_fuzz_finds_nothing_in_a_right_target(folder: Path, capsys: pytest.Captu
         "operation     cases    exact    worst error / bound    findings\n"
         f"gdn.decode       12       {exact:2}                   N           -\n"
         "\n"
-        f"12 cases in N s (N/s), 1 of 1 operation, {exact} exact: nothing found.\n"
+        f"12 cases in N s (N/s), 1 of 1 operation, {exact} exact, "
+        "oracle and noise N % of a case's time: nothing found.\n"
     )
     assert sorted(path.name for path in folder.iterdir()) == ["report.json"]
     assert (report["seed"], report["lane"], report["target"]) == (1, "interpret", f"{TOYS}:right")

@@ -1,0 +1,63 @@
+"""How errors are distributed, as one image an operation. Needs matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffgdn import events
+from diffgdn.events import Event
+from diffgdn.histogram import Histogram
+from diffgdn.report.calibration import LEVELS
+from diffgdn.report.tally import Tally
+from diffgdn.verdict import LIMIT
+
+INCHES = (7.0, 4.5)
+LEAST = 0.01  # noises: where the axis begins
+STYLES = dict(zip(LEVELS, ("-", ":"), strict=True))
+
+
+class Plots:
+    """A listener that leaves an image of each operation, <operation>.png, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tally = Tally()
+
+    def __call__(self, event: Event) -> None:
+        self._tally(event)
+        if isinstance(event, events.CampaignEnded) and self._tally.phase != "start":
+            groups = self._tally.calibration.grouped(lambda key: (key.operation, key.dtype, key.level))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for operation in dict.fromkeys(operation for operation, _, _ in groups):
+                mine = {key[1:]: found for key, found in groups.items() if key[0] == operation}
+                draw(operation, mine, self._folder / f"{operation}.png")
+
+
+def draw(operation: str, groups: dict[tuple[str, ...], Histogram], path: Path) -> None:
+    """The share of elements, and of rows, whose error is x noises or more, by (dtype, level), and the
+    limit."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=INCHES, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    colours = {dtype: f"C{number}" for number, dtype in enumerate(sorted({key[0] for key in groups}))}
+    for (dtype, level), found in sorted(groups.items()):
+        points = [(x, share) for x, share in found.beyond() if x >= LEAST]
+        if points:
+            x, share = zip(*points, strict=True)
+            axes.plot(x, share, STYLES[level], color=colours[dtype], label=f"{dtype} {level}")
+    axes.axvline(LIMIT, color="black", linewidth=1.0)
+    axes.text(LIMIT, 1.0, f" limit {LIMIT:g}", va="bottom")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="|error| / noise, less the final rounding",
+        ylabel="share of this or more",
+    )
+    axes.set_title(operation, loc="left")
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+    figure.savefig(path, dpi=120)
