@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from diffgdn import lane as lanes
 from diffgdn import sanitize
 from diffgdn.cli.options import (
     CONTEXT,
@@ -20,7 +21,6 @@ from diffgdn.cli.options import (
     trust_option,
 )
 from diffgdn.corpus import Corpus, CorpusError, Finding, read
-from diffgdn.lane import ENVIRONMENT
 from diffgdn.report import finding as findings
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def located(name: str, corpus: Path) -> list[tuple[Finding, Path]]:
 
 def asked_lane(lane: str | None) -> str | None:
     """The lane of the command line or of the environment; None for the one of each finding."""
-    return chosen_lane(lane) if lane or os.environ.get(ENVIRONMENT) else None
+    return chosen_lane(lane) if lane or os.environ.get(lanes.ENVIRONMENT) else None
 
 
 @click.command(context_settings=CONTEXT)
@@ -126,7 +126,9 @@ def _watched(found: list[Finding], tool: str, trusted: bool, lane: str | None) -
     """Each finding under a tool of compute-sanitizer. Raises Problem where there is no GPU or no tool."""
     if lane == "interpret":
         raise Problem(f"--sanitizer {tool}: it watches kernels on a GPU, and the lane is interpret")
-    chosen_lane("gpu")
+    missing = lanes.gpu_missing()
+    if missing is not None:
+        raise Problem(f"--sanitizer {tool}: {missing}")
     if sanitize.executable() is None:
         raise Problem(
             f"--sanitizer {tool}: {sanitize.COMMAND} is not installed; it comes with the CUDA toolkit"

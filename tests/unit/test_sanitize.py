@@ -1,4 +1,4 @@
-"""`diffgdn replay --sanitizer`, with a tool of our own in the place of NVIDIA's: these machines have no GPU."""
+"""`diffgdn replay --sanitizer`, with a tool of our own in the place of NVIDIA's, and no GPU."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_the_tool_is_found_in_a_toolkit_that_is_not_on_the_path(
             "memcheck",
             False,
             True,
-            "lane gpu: no NVIDIA GPU is visible; --lane interpret runs kernels on the CPU",
+            "diffgdn: --sanitizer memcheck: no NVIDIA GPU is visible",
         ),
         ("memcheck --lane interpret", True, True, "it watches kernels on a GPU, and the lane is interpret"),
         ("leakcheck", True, True, "'leakcheck' is not one of 'memcheck', 'racecheck', 'initcheck'."),
