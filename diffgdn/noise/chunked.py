@@ -21,7 +21,7 @@ from diffgdn.case import Case
 from diffgdn.noise.contract import Contract
 from diffgdn.noise.draws import Draws
 from diffgdn.noise.inputs import InputErrors, decay_error, relative
-from diffgdn.noise.sums import evenness, lengths, sum_error
+from diffgdn.noise.sums import evenness, lengths, mean_square, sum_error
 from diffgdn.oracle.chunked import BLOCK, Chunk
 from diffgdn.oracle.lanes import Lanes
 
@@ -147,7 +147,7 @@ class Follower:
         return size * (self._sizes[point].unit * self._draws.fresh(1, *out.shape[1:]))
 
     def _mean_square(self, error: Tensor) -> Tensor:
-        return error.square().mean(0).double()
+        return mean_square(error, 0)
 
 
 _FACTORS = (

@@ -83,7 +83,7 @@ def _gates(
 
 
 def decay_error(draws: Draws, x: Tensor, contract: Contract, size: Size) -> Tensor:
-    """Relative error of exp(x), [samples, *x.shape], for a log decay x: its scaling to log2 rounds relative to
-    x, and the exponential has an error of its own. exp(0) is 1 in any implementation."""
+    """Relative error of exp(x), [samples, *x.shape], for a log decay x: its scaling to log2 rounds relative
+    to x, and the exponential has an error of its own. exp(0) is 1 in any implementation."""
     units = torch.where(x == 0, 0.0, 2.0 * x.abs() / contract.functions + 1.0)
     return (size.unit * units).to(draws.dtype) * draws.by_value(x, "decay")

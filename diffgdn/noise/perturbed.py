@@ -60,8 +60,8 @@ class Perturbed:
 
     def exponent(self, x: Tensor) -> Tensor:
         # Scaling by log2(e) rounds relative to x; the exponential's own error is an absolute one of the
-        # exponent.
-        size = (2.0 * x.abs() + self.functions) * self.units["accumulator"]
+        # exponent. exp(0) is 1 in any implementation.
+        size = torch.where(x == 0, 0.0, 2.0 * x.abs() + self.functions) * self.units["accumulator"]
         return x + size * self._drawn_by_value(x, "decay")
 
     def cumulative(self, x: Tensor) -> Tensor:

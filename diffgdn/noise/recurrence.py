@@ -21,7 +21,7 @@ from diffgdn.case import Case
 from diffgdn.noise.contract import Contract
 from diffgdn.noise.draws import Draws
 from diffgdn.noise.inputs import InputErrors, decay_error
-from diffgdn.noise.sums import evenness, lengths, sum_error
+from diffgdn.noise.sums import evenness, lengths, mean_square, sum_error
 from diffgdn.oracle import recurrence
 from diffgdn.oracle.lanes import Lanes
 
@@ -29,7 +29,8 @@ GONE = 1e-35  # a decay below which nothing of the state is left to have an erro
 
 
 class Follower:
-    """Follows a recurrence. Errors are [samples, ...] in a working precision, as they need few digits."""
+    """Follows a recurrence. Errors are in a working precision, as they need few digits; those of the state
+    are [L, K, samples, V], so that a product with one vector a lane reads them once, in order."""
 
     def __init__(
         self,
@@ -46,120 +47,144 @@ class Follower:
         self._lanes, self._draws = lanes, draws
         self._parents, self._keep, self._every = parents, keep, every
         self._sizes = sizes = contract.sizes(case)
-        self._samples, L = draws.samples, lanes.state.shape[0]
-        self._width = lanes.g.shape[-1]
-        self._state = torch.zeros(self._samples, *lanes.state.shape, dtype=draws.dtype, device=lanes.v.device)
-        self._common = self._state.new_zeros(self._samples, L, 1, self._width)
-        self._kept_state: list[Tensor] = []
-        self._kept_common: list[Tensor] = []
+        (L, V, K), width, dtype = lanes.state.shape, lanes.g.shape[-1], draws.dtype
+        self._state = torch.zeros(L, K, draws.samples, V, dtype=dtype, device=lanes.v.device)
+        self._common = self._state.new_zeros(L, width, draws.samples)
+        self._kept: list[tuple[Tensor, Tensor]] = []  # the two after every step, for trees
         self._read: list[Tensor] = []  # S q, [L, V]
-        self._of_read: list[Tensor] = []  # its errors, [samples, L, V]
+        self._of_read: list[Tensor] = []  # its errors, [L, samples, V]
         self._lengths: list[Tensor] = []  # of the rows of S, [L, V]
         self._steps: list[Tensor] = []  # mean squares, [L, V, K]
         self._before: list[Tensor] = []
         self._last = lanes.state  # the state itself
-        rho = decay_error(draws, lanes.g, contract, sizes["decay"])
-        self._rho = (rho if errors.g is None else rho + errors.g).unbind(1)
-        self._low = {name: getattr(lanes, name).to(draws.dtype) for name in ("q", "k")}
-        self._decay = torch.exp(lanes.g).to(draws.dtype).unsqueeze(-2).unbind(0)  # [L, 1, W] each
-        self._gone = (torch.exp(lanes.g) < GONE).unsqueeze(-2).unbind(0)
-        beta = lanes.beta.to(draws.dtype).unsqueeze(-1)
-        self._beta = beta.unbind(0)
-        of_d = sizes["delta"].unit * draws.fresh(*lanes.v.shape)
-        self._of_d = (of_d if errors.beta is None else of_d + errors.beta).unbind(1)
-        self._errors = {name: self._absolute(name, getattr(errors, name)) for name in ("q", "k")}
-        self._even = evenness(self._low["k"]).unbind(0)
-        self._length = lengths(self._low["k"]).unbind(0)
-        self._of_sum = (sizes["recall"].unit * draws.fresh(*lanes.v.shape)).unbind(1)
         self._all_live = lanes.live.all(1).tolist()
 
-    def _absolute(self, name: str, error: Tensor | None) -> tuple[Tensor, ...] | None:
-        return None if error is None else (error * self._low[name]).unbind(1)
+        # What does not depend on the state, for all steps at once: of q, k and decays [T, L, K, samples], of
+        # d and sums [T, L, samples, V].
+        rho = _by_channel(decay_error(draws, lanes.g, contract, sizes["decay"]))
+        self._rho = rho if errors.g is None else rho + _by_channel(errors.g)
+        self._q, self._k = lanes.q.to(dtype), lanes.k.to(dtype)
+        self._of_q, self._of_k = (
+            self._state.new_zeros(()).expand(lanes.steps)
+            if error is None
+            else _by_channel(error) * x.unsqueeze(-1)
+            for error, x in ((errors.q, self._q), (errors.k, self._k))
+        )
+        decay = torch.exp(lanes.g).unsqueeze(-1)
+        self._decay, self._gone = decay.to(dtype), decay < GONE
+        self._beta = lanes.beta.to(dtype).unsqueeze(-1)
+        of_d = sizes["delta"].unit * _by_row(draws.fresh(*lanes.v.shape))
+        self._of_d = of_d if errors.beta is None else of_d + _by_row(errors.beta)
+        self._of_recalled = sizes["recall"].unit * _by_row(draws.fresh(*lanes.v.shape))
+        self._even, self._length = evenness(self._k), lengths(self._k)
 
     def step(self, step: recurrence.Step) -> None:
         """Take the errors over one step."""
-        t, draws = step.time, self._draws
+        t, dtype = step.time, self._draws.dtype
         if self._every and t % self._every == 0:
-            self._before.append(self._mean_square(self._last.to(draws.dtype)))
+            self._before.append(self._mean_square(_turned(self._last, dtype)))
         self._last = step.state
-        k, q = self._low["k"][t], self._low["q"][t]
-        state, common = self._start(t)
-        common = torch.where(self._gone[t], 0.0, common + self._rho[t].unsqueeze(-2))
-        decayed, after = step.decayed.to(draws.dtype), step.state.to(draws.dtype)
-        d, recalled = step.d.to(draws.dtype), step.recalled.to(draws.dtype)
-        column = k.unsqueeze(-1)
+        q, k = self._q[t], self._k[t]
+        decayed, after = step.decayed.to(dtype), _turned(step.state, dtype)
+        d, recalled = step.d.to(dtype).unsqueeze(-2), step.recalled.to(dtype)
 
-        of_k = None if self._errors["k"] is None else self._errors["k"][t]
-        error = state * self._decay[t]
-        shared = k.unsqueeze(-2) * common  # [samples, L, 1, K]
-        of_recalled = (error @ column).squeeze(-1)
-        moved = shared.squeeze(-2) if of_k is None else shared.squeeze(-2) + of_k
-        of_recalled += _read(decayed, moved)
-        length = torch.linalg.vector_norm(decayed, dim=-1) * self._length[t]
-        of_recalled.addcmul_(sum_error(recalled, length, self._even[t], k.shape[-1]), self._of_sum[t])
-        of_d = torch.addcmul(d * self._of_d[t], self._beta[t], of_recalled, value=-1.0)
-        error.addcmul_(of_d.unsqueeze(-1), k.unsqueeze(-2))
-        turned = -shared if of_k is None else of_k.unsqueeze(-2) - shared
-        error.addcmul_(d.unsqueeze(-1), turned)
+        error, common = self._start(t)
+        error.mul_(self._decay[t].unsqueeze(-1))
+        common = torch.where(self._gone[t], 0.0, common + self._rho[t])
+        shared = k.unsqueeze(-1) * common  # [L, K, samples]
+
+        of_recalled = _product(error, k).add_(_product_each(decayed.mT, shared + self._of_k[t]))
+        length = lengths(step.decayed).squeeze(-1).to(dtype).mul_(self._length[t])
+        size = sum_error(recalled, length, self._even[t], k.shape[-1])
+        of_recalled.addcmul_(size.unsqueeze(-2), self._of_recalled[t])
+        of_d = (d * self._of_d[t]).addcmul_(self._beta[t].unsqueeze(-2), of_recalled, value=-1.0)
+
+        error.addcmul_(k[:, :, None, None], of_d.unsqueeze(1))
+        error.addcmul_((self._of_k[t] - shared).unsqueeze(-1), d.unsqueeze(1))
         self._round_state(error, after, t)
         self._state, self._common = error, common
 
-        of_read = (error @ q.unsqueeze(-1)).squeeze(-1)
-        moved = (q.unsqueeze(-2) * common).squeeze(-2)
-        if self._errors["q"] is not None:
-            moved = moved + self._errors["q"][t]
+        moved = torch.addcmul(self._of_q[t], q.unsqueeze(-1), common)
         self._read.append(step.read)
-        self._of_read.append(of_read.add_(_read(after, moved)))
-        self._lengths.append(torch.linalg.vector_norm(after, dim=-1))
+        self._of_read.append(_product(error, q).add_(_product_each(after, moved)))
+        self._lengths.append(lengths(step.state).squeeze(-1).to(dtype))
         if self._parents is not None:
-            self._kept_state.append(error)
-            self._kept_common.append(common)
+            self._kept.append((error, common))
         if self._keep:
             self._steps.append(self._mean_square(after))
 
     def _start(self, t: int) -> tuple[Tensor, Tensor]:
-        if self._parents is None or t == 0:
+        """Errors of the state that step t starts from; the first may be written."""
+        if self._parents is None:
             return self._state, self._common
-        zeros = torch.zeros_like(self._kept_state[0]), torch.zeros_like(self._kept_common[0])
-        kept = self._kept_state, self._kept_common
-        state, common = (
-            recurrence.from_parents(zero, one, self._parents[t])
-            for zero, one in zip(zeros, kept, strict=True)
-        )
-        return state, common
+        if t == 0:
+            return self._state.clone(), self._common
+        parts = []
+        heads = self._state.shape[0] // len(self._parents[t])
+        zero = torch.zeros_like(self._state[:heads]), torch.zeros_like(self._common[:heads])
+        for n, parent in enumerate(self._parents[t]):
+            here = slice(n * heads, (n + 1) * heads)
+            parts.append(zero if parent < 0 else tuple(part[here] for part in self._kept[parent]))
+        return torch.cat([state for state, _ in parts]), torch.cat([common for _, common in parts])
 
     def _round_state(self, error: Tensor, after: Tensor, t: int) -> None:
-        size, (L, V, K) = self._sizes["state"], after.shape
+        size, (L, K, V) = self._sizes["state"], after.shape
         if not self._all_live[t]:
             after = torch.where(self._lanes.live[t].view(L, 1, 1), after, 0.0)
         if size.floor:
-            after = after + torch.where(after == 0, 0.0, after.sign() * (size.floor / size.unit))
+            after = after + after.sign() * (size.floor / size.unit)
         # Lanes never meet, so they may share their draws.
-        error.addcmul_(after, self._draws.fresh(1, V, K), value=size.unit)
+        error.addcmul_(after.unsqueeze(2), self._draws.fresh(K, V).movedim(0, 1), value=size.unit)
 
     def _mean_square(self, state: Tensor) -> Tensor:
-        error = torch.addcmul(self._state, state, self._common)
-        return error.square_().mean(0).double()
+        """Of the errors of a state [L, K, V]: [L, V, K]."""
+        return mean_square(torch.addcmul(self._state, state.unsqueeze(2), self._common.unsqueeze(-1)), 2).mT
 
     def finish(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Mean squares of the errors of what `recurrence.run` returns, of the same shapes."""
-        draws, q, scale, dtype = self._draws, self._low["q"], self._lanes.scale, self._draws.dtype
-        final = self._mean_square(self._last.to(dtype))
+        draws, scale, dtype = self._draws, self._lanes.scale, self._draws.dtype
+        final = self._mean_square(_turned(self._last, dtype))
         if not self._read:
-            return torch.zeros_like(self._lanes.v), final, None, None
-        error = torch.stack(self._of_read, dim=1)  # [samples, T, L, V]
+            none = final.new_zeros(0, *final.shape)
+            kept, before = (none if wanted else None for wanted in (self._keep, self._every))
+            return torch.zeros_like(self._lanes.v), final, kept, before
+        error = torch.stack(self._of_read)  # [T, L, samples, V]
         read = torch.stack(self._read).to(dtype)
-        size = sum_error(read, torch.stack(self._lengths) * lengths(q), evenness(q), q.shape[-1])
-        error.addcmul_(size, self._sizes["read"].unit * draws.fresh(*read.shape)).mul_(scale)
-        error.addcmul_(read, (scale * self._sizes["output"].unit) * draws.fresh(*read.shape))
+        size = sum_error(
+            read, torch.stack(self._lengths) * lengths(self._q), evenness(self._q), self._q.shape[-1]
+        )
+        of_sum, of_output = (_by_row(draws.fresh(*read.shape)) for _ in range(2))
+        error.addcmul_(size.unsqueeze(-2), of_sum, value=self._sizes["read"].unit).mul_(scale)
+        error.addcmul_(read.unsqueeze(-2), of_output, value=scale * self._sizes["output"].unit)
         return (
-            error.double().square_().mean(0),
+            mean_square(error, -2),
             final,
             torch.stack(self._steps) if self._keep else None,
             torch.stack(self._before) if self._every else None,
         )
 
 
-def _read(state: Tensor, moved: Tensor) -> Tensor:
-    """S x for every sample: state [L, V, K], moved [samples, L, K] to [samples, L, V]."""
-    return (state @ moved.permute(1, 2, 0)).permute(2, 0, 1)
+def _by_row(error: Tensor) -> Tensor:
+    """[samples, T, L, d] to [T, L, samples, d]."""
+    return error.permute(1, 2, 0, 3).contiguous()
+
+
+def _by_channel(error: Tensor) -> Tensor:
+    """[samples, T, L, d] to [T, L, d, samples]."""
+    return error.permute(1, 2, 3, 0).contiguous()
+
+
+def _turned(state: Tensor, dtype: torch.dtype) -> Tensor:
+    """[L, V, K] to [L, K, V] in memory."""
+    return state.to(dtype).mT.contiguous()
+
+
+def _product(error: Tensor, x: Tensor) -> Tensor:
+    """Errors of the state times one vector a lane: [L, K, samples, V], [L, K] to [L, samples, V]."""
+    L, K, samples, V = error.shape
+    return torch.bmm(x.unsqueeze(1), error.view(L, K, samples * V)).view(L, samples, V)
+
+
+def _product_each(state: Tensor, x: Tensor) -> Tensor:
+    """The state times one vector for each sample: [L, K, V], [L, K, samples] to [L, samples, V]."""
+    return torch.bmm(x.mT, state)

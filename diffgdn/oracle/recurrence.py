@@ -59,10 +59,10 @@ def run(
         q, k, beta = lanes.q[t], lanes.k[t], lanes.beta[t].unsqueeze(-1)
         start = S if parents is None else from_parents(lanes.state, kept, parents[t])
         decayed = start * torch.exp(rounding.exponent(lanes.g[t])).unsqueeze(-2)
-        recalled = rounding.dot(decayed, k.unsqueeze(-1)).squeeze(-1)
+        recalled = rounding.dot(k.unsqueeze(-2), decayed.mT).squeeze(-2)
         d = rounding.accumulate(beta * (lanes.v[t] - recalled))
         S = rounding.state(torch.addcmul(decayed, d.unsqueeze(-1), k.unsqueeze(-2)))
-        read = rounding.dot(S, q.unsqueeze(-1)).squeeze(-1)
+        read = rounding.dot(q.unsqueeze(-2), S.mT).squeeze(-2)
         outputs.append(rounding.accumulate(lanes.scale * read))
         if keep or parents is not None:
             kept.append(S)

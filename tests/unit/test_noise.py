@@ -1,0 +1,85 @@
+"""The noise of a case: first order against brute force, tiny results, empty batches."""
+
+import pytest
+import torch
+
+from diffgdn import emulate, inputs, noise, oracle
+from diffgdn.case import Case, Edit, Gates, Pool, Values
+from diffgdn.noise import perturbed, sums
+from diffgdn.targets.base import default_contract
+
+TWO = Pool(slots=2, indices=(0, 1))
+DENSE = Pool(indices=())
+DRAFT = Pool(slots=2, indices=(0, 1), steps=6, buffer=2, rows=(0, 1))
+TREE = (-1, 0, 0, 1, 2, 0)
+ORDINARY = dict(
+    lens=(21, 34), H=1, HV=2, K=24, V=12, gates=Gates(law="uniform", beta="uniform"), values=Values("normal")
+)
+CASES = {
+    "gdn.extend in bf16": Case(
+        "gdn.extend", **ORDINARY, pool=TWO, dtype="bfloat16", l2norm=True, boundary=True, chunk_size=16
+    ),
+    "gdn.extend in fp32": Case("gdn.extend", **ORDINARY, pool=TWO, l2norm=True, chunk_size=16),
+    "kda.extend in fp16": Case("kda.extend", **ORDINARY, pool=TWO, dtype="float16", l2norm=True),
+    "gdn.recurrent": Case("gdn.recurrent", **ORDINARY, pool=DENSE, l2norm=True, dtype="bfloat16"),
+    "kda.update": Case("kda.update", **ORDINARY, pool=TWO, l2norm=True),
+    "gdn.verify of trees": Case(
+        "gdn.verify", **(ORDINARY | dict(lens=(6, 6))), pool=DRAFT, l2norm=True, parents=(TREE, TREE)
+    ),
+    "kda.verify of chains": Case("kda.verify", **(ORDINARY | dict(lens=(6, 4))), pool=DRAFT, l2norm=True),
+}
+
+
+def measured(case: Case) -> dict[str, torch.Tensor]:
+    data = inputs.draw(case)
+    return noise.measure(case, data, oracle.expected(case, data), default_contract(case.op))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_first_order_agrees_with_runs_under_perturbation(name: str) -> None:
+    """Row by row: eight samples say too little about one element."""
+    case = CASES[name]
+    data = inputs.draw(case)
+    truth, contract = oracle.expected(case, data), default_contract(case.op)
+    squares = perturbed.mean_squares(case, data, truth, contract)
+    for result, noises in measured(case).items():
+        rounded = squares[result].mean(-1) > 0  # the state before the first chunk is as it was given
+        ratio = (noises.square().mean(-1)[rounded] / squares[result].mean(-1)[rounded]).sqrt()
+        assert 0.8 < float(ratio.median()) < 1.7, result
+        assert float(ratio.min()) > 0.45, result
+
+
+@pytest.mark.parametrize("op", ["gdn.extend", "kda.extend", "gdn.update", "kda.update"])
+def test_what_little_is_left_of_a_state_keeps_its_noise(op: str) -> None:
+    """A gate of -64 in fp32 rounds by 64 half units of 1 at least, which is an error of that size relative to
+    the state, however small the state is by then."""
+    case = Case(op, gates=Gates(beta="zero"), edits=(Edit("g", 0, -64.0),), values=Values("normal"))
+    state = oracle.expected(case, inputs.draw(case)).state
+    noises = measured(case)["state"]
+    decayed = state.abs() < 1e-25  # kda: one channel of the head
+    assert decayed.any()
+    assert float((noises / state.abs())[decayed].min()) > 20 * 2.0**-24
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("gdn.verify", lens=(0,), pool=Pool(steps=1, buffer=1, rows=(0,))),
+        Case("gdn.extend", lens=(0, 0), pool=TWO, boundary=True),
+        Case("kda.recurrent", lens=(0,), pool=DENSE),
+    ],
+    ids=lambda case: case.op,
+)
+def test_a_batch_without_tokens_has_the_noise_of_nothing(case: Case) -> None:
+    data = inputs.draw(case)
+    reference = noise.reference(case, data, default_contract(case.op), emulate.truth_dtypes(case))
+    shapes = {name: truth.shape for name, truth in reference.truth.items().items()}
+    assert {name: tensor.shape for name, tensor in reference.noise.items()} == shapes
+    assert not reference.noise["o"].numel()
+
+
+def test_sums_are_measured_where_squares_leave_the_range_of_float32() -> None:
+    x = torch.tensor([[3e-25, 4e-25]])
+    assert sums.lengths(x).item() == pytest.approx(5e-25, rel=1e-6)
+    assert sums.evenness(x).item() == pytest.approx(49 / 50, rel=1e-6)
+    assert sums.mean_square(x, 1).item() == pytest.approx(12.5e-50, rel=1e-6)
