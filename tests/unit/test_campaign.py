@@ -203,6 +203,19 @@ class TestLedger:
             ledger.replayed(old, Corpus(tmp_path).save(old))
         assert ledger.findings == (one, other)
 
+    def test_what_another_campaign_left_stays_unless_its_own_bug_has_a_smaller_case(
+        self, tmp_path: Path
+    ) -> None:
+        """It passed when it was replayed; now its case fails again, and shrinks to another bug."""
+        old, known = finding(lens=(5,), tensor="state"), finding(lens=(3,))
+        for one in (old, known):
+            Corpus(tmp_path).save(one)
+        ledger = Ledger(Corpus(tmp_path))
+        ledger.replayed(dataclasses.replace(known, unshrunk=finding(lens=(9,)).case), tmp_path / "x.json")
+        ledger.found(old, owner=0)
+        ledger.shrunk(old, finding(lens=(4,)), owner=0)
+        assert Corpus(tmp_path).findings() == sorted((old, known), key=lambda one: one.id)
+
     def test_a_finding_that_cannot_be_saved_is_kept_and_told_of(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

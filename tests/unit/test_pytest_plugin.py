@@ -202,6 +202,29 @@ def test_a_failing_property_names_the_finding_it_saved(project: pytest.Pytester)
     assert "Falsifying" not in shown
 
 
+def test_a_finding_that_cannot_be_saved_is_shown(project: pytest.Pytester) -> None:
+    project.makeconftest(
+        "import os\n"
+        "def full(descriptor):\n"
+        "    raise OSError(28, 'No space left on device')\n"
+        "os.fsync = full\n" + ACTIVATE
+    )
+    project.makepyfile(kernels_of_mine=BROKEN, test_property=PROPERTY)
+    result = run(
+        project, "--diffgdn-target=kernels_of_mine.py:broken", "--diffgdn-corpus=found", "--hypothesis-seed=1"
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines(
+        [
+            r"NotFinite: .*",
+            r"found: No space left on device: .* is not saved",
+            r"    @example\(case=Case\(.*",
+        ],
+        consecutive=False,
+    )
+    assert list((project.path / "found").iterdir()) == []
+
+
 def test_shrinking_ends_with_cases_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(testing, "time", SimpleNamespace(monotonic=lambda: now[0]))

@@ -241,6 +241,17 @@ def test_a_script_without_a_function_to_call_goes_through_diffgdn(capsys: pytest
     assert (code, shown) == (0, "right\n")
 
 
+@pytest.mark.parametrize("kind", ["beyond_bound", "relation_broken.heads"])
+@pytest.mark.parametrize("target", ["vk", "eager"])
+def test_text_of_a_finding_stays_text_in_its_script(kind: str, target: str) -> None:
+    """A finding may come from a stranger; its script is run by a person."""
+    text = '""" + planted() + """\\'
+    finding = Finding(Case("gdn.decode"), target, "interpret", kind, text, text, text, versions={text: text})
+    source = ast.parse(repro.script(finding))
+    assert "planted()" in (ast.get_docstring(source) or "")
+    assert "planted" not in {node.id for node in ast.walk(source) if isinstance(node, ast.Name)}
+
+
 def test_a_pool_past_two_to_the_31_elements_takes_no_memory_in_the_script() -> None:
     case = Case(op="gdn.decode", pool=Pool(slots=9_000_000, indices=(8_999_999,)))
     source = repro.script(finding(case, "vk"))
