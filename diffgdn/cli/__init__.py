@@ -19,6 +19,7 @@ from diffgdn.cli.doctor import doctor
 from diffgdn.cli.fuzz import fuzz
 from diffgdn.cli.options import CONTEXT
 from diffgdn.cli.replay import replay, show
+from diffgdn.cli.resolution import resolution
 from diffgdn.cli.serving import serving
 
 
@@ -31,7 +32,7 @@ def cli() -> None:
     """
 
 
-for command in (fuzz, calibrate, serving, replay, show, corpus, doctor):
+for command in (fuzz, calibrate, serving, replay, show, corpus, resolution, doctor):
     cli.add_command(command)
 
 
