@@ -110,15 +110,16 @@ def _smaller(n: int, *marks: int) -> list[int]:
 
 
 def _leap(case: Case) -> Iterator[Case | None]:
-    """The longest live and the longest padding sequence alone, of one token and of as many as they have, all
-    else at its simplest. What fails of that saves many a step, which after a crash costs a process each.
+    """The longest live and the longest padding sequence alone, of one token, of as many as they have, and of
+    all tokens, all else at its simplest. What fails of that saves many a step, which after a crash costs a
+    process each.
     """
     slots = case.pool.indices or (0,) * len(case.lens)
     longest: dict[int, int] = {}
     for slot, length in zip(slots, case.lens, strict=True):
         longest[min(slot, 0)] = max(longest.get(min(slot, 0), 0), length)
     alone = [(1, slot) for slot in longest] + [(length, slot) for slot, length in longest.items()]
-    for length, slot in alone:
+    for length, slot in [*alone, (case.total, 0)]:
         yield _alone(case, length, slot)
 
 

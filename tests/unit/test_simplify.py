@@ -124,6 +124,7 @@ class Runs:
             lambda c: c.pool.steps > max(c.lens),
             Case("gdn.verify", pool=Pool(steps=2, buffer=1, rows=(0,))),
         ),
+        (VERIFY, lambda c: c.total > 6, Case("gdn.verify", (7,), pool=Pool(steps=7, buffer=1, rows=(0,)))),
         (UPDATE, lambda c: not c.packed, Case("kda.update", packed=False)),
         (UPDATE, lambda c: c.V > 64, Case("kda.update", V=65)),
     ],
@@ -144,8 +145,8 @@ def test_what_cannot_be_simpler_is_kept() -> None:
 
 def test_no_case_is_asked_for_once_the_time_is_up() -> None:
     runs = Runs(lambda case: case.l2norm)
-    found = simplify.simplest(EXTEND, runs, lambda: len(runs.asked) >= 5)
-    assert len(runs.asked) == 5
+    found = simplify.simplest(EXTEND, runs, lambda: len(runs.asked) >= 6)
+    assert len(runs.asked) == 6
     assert found.id == runs.asked[-1]
 
 

@@ -1,0 +1,149 @@
+"""pytest under fire: kernels that end their process, workers that are killed, and what is explored meanwhile."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from diffgdn import testing
+from diffgdn.case import Case
+from diffgdn.checks import NotFinite
+from diffgdn.corpus import Corpus, Finding
+from diffgdn.verdict import Verdict
+
+pytest_plugins = ["pytester"]
+
+FAULTS = Path(__file__).with_name("faults.py")
+ACTIVATE = """
+from diffgdn import pytest_plugin
+pytest_plugin.activate()
+"""
+# Cases of its own besides those of the property: other tests go on on the same workers.
+PROPERTIES = """
+import pytest
+from hypothesis import given
+from diffgdn import strategies
+from diffgdn.case import Case
+
+@given(case=strategies.cases("gdn.decode"))
+def test_decode(diffgdn_check, case):
+    diffgdn_check(case)
+
+@pytest.mark.parametrize("T", [1, 2])
+def test_others(diffgdn_check, T):
+    diffgdn_check(Case("gdn.decode", lens=(T,)))
+"""
+# Tells which cases a shard draws.
+DRAWING = """
+import pytest
+from hypothesis import given
+from diffgdn import strategies
+
+drawn = []
+
+@given(case=strategies.cases("gdn.update"))
+def test_draws(diffgdn_check, case):
+    drawn.append(case.id)
+
+def test_tells():
+    print("DRAWN", *drawn)
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    for name in ("CI", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS", "TRITON_INTERPRET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DIFFGDN_LANE", "interpret")
+    pytester.makeconftest(ACTIVATE)
+    return pytester
+
+
+def run(project: pytest.Pytester, *options: str) -> pytest.RunResult:
+    return project.runpytest_subprocess("-p", "no:cacheprovider", *options)
+
+
+def only_finding(project: pytest.Pytester) -> Finding:
+    (found,) = Corpus(project.path / "findings").findings()
+    return found
+
+
+def test_a_child_that_dies_is_a_failed_test_and_no_dead_worker(project: pytest.Pytester) -> None:
+    """Its case is saved, shrunk, and named in the output."""
+    project.makepyfile(PROPERTIES)
+    result = run(project, "-n2", f"--diffgdn-target={FAULTS}:crashing", "--diffgdn-seed=1")
+    result.assert_outcomes(passed=2, failed=1)
+    found = only_finding(project)
+    assert (found.kind, found.case) == ("crashed", Case("gdn.decode", lens=(3,)))
+    shown = result.stdout.str()
+    assert f"saved as findings/{found.id}.json" in shown
+    assert f"Reproduce with:\n    diffgdn replay findings/{found.id}.json" in shown
+    assert "KernelCrashed: gdn.decode: the process that ran the kernel ended: killed by SIGSEGV" in shown
+    assert "crashed while running" not in shown  # as xdist says it of a worker
+
+
+def test_a_worker_that_is_killed_leaves_its_case(
+    project: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a child in between, the kernel takes the worker with it; another one runs the other tests."""
+    monkeypatch.setenv("DIFFGDN_STRIKES", str(tmp_path / "strikes"))
+    project.makepyfile(PROPERTIES)
+    options = [f"--diffgdn-target={FAULTS}:deadly", "--diffgdn-isolation=none", "--diffgdn-seed=1"]
+    result = run(project, "-n1", *options)
+    result.assert_outcomes(passed=2, failed=1)
+    found = only_finding(project)
+    assert (found.kind, found.message) == ("crashed", "the pytest worker gw0 ended while this case ran")
+    assert found.case.total >= 3
+    shown = result.stdout.str()
+    assert "worker 'gw0' crashed while running" in shown
+    assert re.search(rf"saved as \S*findings/{found.id}.json\nReproduce with:\n    diffgdn replay ", shown)
+
+
+def drawn(project: pytest.Pytester, *options: str) -> list[str]:
+    """What the tests of a run have drawn."""
+    result = run(project, "-s", "--diffgdn-isolation=none", *options)
+    result.assert_outcomes(passed=result.parseoutcomes()["passed"])
+    return result.stdout.str().partition("DRAWN ")[2].split("\n")[0].split()
+
+
+def test_a_seed_repeats_a_run_and_shards_draw_streams_of_their_own(project: pytest.Pytester) -> None:
+    project.makepyfile(DRAWING)
+    once, again, other = (drawn(project, f"--diffgdn-seed={seed}") for seed in (1, 1, 2))
+    assert once == again != other
+    shards = drawn(project, "--diffgdn-seed=1", "--diffgdn-shards=3")
+    assert shards[: len(once)] == once
+    assert len(set(shards)) > 2 * len(set(once))
+
+
+def test_ci_in_the_environment_loses_no_exploration(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hypothesis itself would draw the same cases in every run then."""
+    monkeypatch.setenv("CI", "1")
+    project.makepyfile(DRAWING)
+    first, second = drawn(project), drawn(project)
+    assert min(len(set(first)), len(set(second))) > 25
+    assert len(set(first) & set(second)) < len(set(first)) / 2
+
+
+def test_time_that_is_up_ends_exploration_but_no_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(testing.time, "monotonic", lambda: now[0])
+    cases = [Case("gdn.decode", lens=(length,)) for length in (1, 2, 3, 4)]
+
+    def ask(answers: testing.Answers, case: Case, wrong: bool = False) -> Verdict | None:
+        failure = NotFinite("gdn.decode", "o", None, "nan") if wrong else None
+        return answers.verdict(case, "vk", lambda case: Verdict(case, "vk", "interpret", failure))
+
+    explores = testing.Answers(most_seconds=10.0)
+    assert ask(explores, cases[0]) is not None
+    now[0] += 10.0
+    assert ask(explores, cases[0]) is not None  # it is known
+    with pytest.raises(testing.TimeUp):
+        ask(explores, cases[1])
+    shrinks = testing.Answers(most_seconds=10.0)
+    ask(shrinks, cases[0], wrong=True)
+    now[0] += 10.0
+    assert ask(shrinks, cases[1]) is not None
