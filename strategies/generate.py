@@ -19,11 +19,11 @@ LAYOUTS = ("vk", "kv")
 H_FEW = (1, 1, 1, 1, 2, 2, 3)
 RATIOS = (1, 1, 1, 2, 2, 3, 4)
 H_MORE = (1, 1, 2, 2, 3, 4, 6, 8)
-EXACT_SHARE = 0.235  # of all cases, of every dtype
-LIVE_SHARE = {
-    True: 0.86,
-    False: 0.95,
-}  # of batches with and without a pool: some sequence has a state to read
+# Of all cases of a dtype, as drawn. Of those that run it is nearer a fifth: Hypothesis varies its latest
+# examples more often than it draws afresh.
+EXACT_SHARE = 0.31
+# Of batches, by whether there is a pool: some sequence has tokens and a state to read.
+LIVE_SHARE = {True: 0.86, False: 0.95}
 ODDS = 60
 CROWDS = (2, 40, 264)  # heads of two sequences: with 64 states or fewer, with more, and with more than 512
 

@@ -153,7 +153,7 @@ ITEMS = {
     "large values": Item(lambda c: c.values.v_exponent > 6, share=0.004),
     "tiny values": Item(lambda c: c.values.v_exponent < -6, share=0.004),
     "large or tiny keys": Item(lambda c: c.values.q_exponent != 0 and c.l2norm, share=0.02),
-    "exact arithmetic": Item(lambda c: c.values.law == "exact", share=0.15),
+    "exact arithmetic": Item(lambda c: c.values.law == "exact", share=0.2),
     "an initial state of zero": Item(lambda c: c.values.state == "zero", share=0.05),
     "no initial state": Item(lambda c: c.values.state == "none", kinds("extend", "recurrent"), 0.05),
     "edits": Item(lambda c: len(c.edits) > 0, share=0.02),
