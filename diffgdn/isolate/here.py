@@ -132,9 +132,10 @@ class Here:
         self, case: Case | Trace, target: Target, explain: bool, relation: str | None, purpose: str
     ) -> Verdict:
         """The verdict on a case. Processes share a GPU's memory; one that finds it full waits for others."""
-        verdict = None
+        verdict: Verdict | None = None
         for attempt in range(MEMORY_TRIES):
             if attempt:
+                _let_go(verdict)
                 torch.cuda.empty_cache()
                 if not _others_hold_memory():
                     break
@@ -155,6 +156,14 @@ class Here:
         return verdict or Verdict(
             call_of(case), target.name, self._lane, refused="no room in the GPU's memory"
         )
+
+
+def _let_go(verdict: Verdict | None) -> None:
+    """What a call had allocated before it failed lives on in the frames of its traceback."""
+    error: BaseException | None = None if verdict is None else verdict.failure
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__
 
 
 def _others_hold_memory() -> bool:

@@ -16,11 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import triton
+import triton.language as tl
 
 from diffgdn.bench.planted import Planted
+from diffgdn.bench.plants import FAR, store_far
 from diffgdn.case import Case
 
 STRIKES = "DIFFGDN_STRIKES"
+BLOCK_BYTES = 2 << 30  # of a GPU's memory, at a time
 HUNGRY_BYTES = 2 << 30  # more than the tests let a child have
 
 Fault = Callable[[Case, dict[str, torch.Tensor]], None]
@@ -153,6 +157,51 @@ def spoil_slowly(case: Case, results: dict[str, torch.Tensor]) -> None:
     spoil(case, results)
 
 
+# --- what, on a GPU ---
+
+
+def store_anywhere(case: Case, results: dict[str, torch.Tensor]) -> None:
+    store_far(results["o"])
+
+
+def index_past_the_end(case: Case, results: dict[str, torch.Tensor]) -> None:
+    """torch's own kernel asserts that indices lie within."""
+    o = results["o"].view(-1)
+    o[torch.full((1,), o.numel(), device=o.device)] = 0
+
+
+@triton.jit
+def _wait_kernel(p_flag):
+    flag = tl.load(p_flag, volatile=True)
+    while flag == 0:
+        flag = tl.load(p_flag, volatile=True)
+
+
+def wait_for_nothing(case: Case, results: dict[str, torch.Tensor]) -> None:
+    _wait_kernel[(1,)](results["o"].new_zeros(1, dtype=torch.int32))
+
+
+def exhaust(case: Case, results: dict[str, torch.Tensor]) -> None:
+    """All the memory that the GPU has."""
+    blocks = []
+    while True:
+        blocks.append(results["o"].new_zeros(BLOCK_BYTES, dtype=torch.int8))
+
+
+@triton.jit
+def _sticky_kernel(p_length, p_slot, p_x, far):
+    n = tl.program_id(0)
+    forgotten = (tl.load(p_length + n) > 40) & (tl.load(p_slot + n) == -1)
+    tl.store(p_x + far, 1.0, mask=forgotten)
+
+
+def store_by_slot(case: Case, results: dict[str, torch.Tensor]) -> None:
+    """`sticky` decided by the kernel, as a real one would that forgets its padding: an illegal access."""
+    o = results["o"]
+    lengths, slots = (torch.tensor(values, device=o.device) for values in (case.lens, case.pool.indices))
+    _sticky_kernel[(len(case.lens),)](lengths, slots, o, FAR)
+
+
 def strike() -> int:
     """Which strike this is, of all processes of a test: 1 for the first."""
     with Path(os.environ[STRIKES]).open("ab", buffering=0) as file:
@@ -197,3 +246,9 @@ wrong = Planted("wrong", spoil, from_three_tokens, operations=("gdn.decode",))
 slowly_wrong = Planted("slowly_wrong", spoil_slowly, from_three_tokens, operations=("gdn.decode",))
 crashing = Planted("crashing", crash, from_three_tokens, operations=("gdn.decode",))
 deadly = Planted("deadly", die, from_three_tokens, operations=("gdn.decode",))
+
+illegal = Planted("illegal", store_anywhere, always)
+asserting = Planted("asserting", index_past_the_end, always)
+endless_kernel = Planted("endless_kernel", wait_for_nothing, always)
+exhausting = Planted("exhausting", exhaust, always)
+sticky_store = Planted("sticky_store", store_by_slot, always, operations=("gdn.extend",))

@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from diffgdn.bench.planted import Planted
 from diffgdn.case import Case
-from diffgdn.isolate import Isolated, RunnerError, SetupError
+from diffgdn.isolate import Isolated, RunnerError, SetupError, here
 from diffgdn.isolate import isolated as isolated_module
 from diffgdn.verdict import Verdict
 
@@ -158,6 +161,25 @@ def test_a_fault_outside_a_case_is_an_error_of_the_machinery(runner: Isolated, t
     with pytest.raises(RunnerError, match="the child process ended: exit status 6"):
         runner.about(f"{tmp_path}/shy.py:shy")
     assert runner.about("eager").device == "cpu"
+
+
+def test_a_call_that_ran_out_of_memory_lets_go_of_what_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anyone asks whether others hold the GPU's memory."""
+    held: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    def exhaust(case: Case, results: dict[str, torch.Tensor]) -> None:
+        block = torch.zeros(8)
+        held.append(weakref.ref(block))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    exhausting = Planted("exhausting", exhaust, lambda case: True)
+    monkeypatch.setattr(here.targets, "get", lambda name: exhausting)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(held[-1]() is not None))
+    monkeypatch.setattr(here, "_others_hold_memory", lambda: False)
+    verdict = here.Here("interpret").run(CASE, "exhausting.py:exhausting")
+    assert failure(verdict) == ("raised", "OutOfMemoryError: CUDA out of memory")
+    assert alive == [False]
 
 
 PARENT = """
