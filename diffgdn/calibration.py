@@ -20,19 +20,19 @@ MANTISSA = 52  # bits of a float64's
 
 
 def errors(comparison: Comparison) -> Errors:
-    """The distributions of one result; those of elements that may overflow count as no error."""
+    """The distributions of one result; where its format may end there is no error."""
     noise = comparison.noise + TINY / LIMIT  # as in Comparison.noises
-    rows = (comparison.excess.square().mean(-1) / noise.square().mean(-1)).sqrt()
-    return Errors(comparison.name, counted(comparison.noises), counted(rows))
+    lengths = (torch.linalg.vector_norm(x, dim=-1) for x in (comparison.noises * noise, noise))
+    return Errors(comparison.name, counted(comparison.noises), counted(torch.div(*lengths)))
 
 
 def counted(values: Tensor) -> Histogram:
-    """The histogram of values in float64, none of them negative; NaN counts as infinite."""
+    """The histogram of values in float64, none of them negative or NaN."""
     if not values.numel():
         return Histogram()
-    values = values.nan_to_num(nan=torch.inf, posinf=torch.inf).reshape(-1)
+    values = values.reshape(-1)
     # The exponent and the first bits of the mantissa number the bins in order.
     first = (1023 + histogram.LOWEST) << histogram.PARTS_BITS
-    numbers = (values.view(torch.int64) >> (MANTISSA - histogram.PARTS_BITS)) - (first - 1)
+    numbers = (values.view(torch.int64) >> (MANTISSA - histogram.PARTS_BITS)).sub_(first - 1)
     counts = torch.bincount(numbers.clamp_(0, histogram.BINS - 1), minlength=histogram.BINS).tolist()
     return Histogram({number: count for number, count in enumerate(counts) if count}, float(values.max()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -93,15 +94,12 @@ class Comparison:
         """Elements that a correct kernel may round to infinity: the format ends within the bound."""
         return self.expected.abs() + self.bound >= torch.finfo(self.dtype).max
 
-    @property
-    def excess(self) -> Tensor:
-        """Each error, less the unavoidable final rounding; 0 where the format may end."""
-        return torch.where(self.overflows, 0.0, (self.error - self.half_ulp).clamp(min=0.0))
-
-    @property
+    @cached_property
     def noises(self) -> Tensor:
-        """The excess in noises, LIMIT of which pass."""
-        return (self.excess / (self.noise + noise.TINY / noise.LIMIT)).nan_to_num(nan=torch.inf)
+        """Each error, less the unavoidable final rounding, in noises, LIMIT of which pass; 0 where the format
+        may end."""
+        excess = (self.error - self.half_ulp).clamp_(min=0.0).div_(self.noise + noise.TINY / noise.LIMIT)
+        return excess.masked_fill_(self.overflows, 0.0).nan_to_num_(nan=torch.inf)
 
     @property
     def share(self) -> float:

@@ -49,7 +49,7 @@ def draw(operation: str, groups: dict[tuple[str, ...], Histogram], path: Path) -
             x, share = zip(*points, strict=True)
             axes.plot(x, share, STYLES[level], color=colours[dtype], label=f"{dtype} {level}")
     axes.axvline(LIMIT, color="black", linewidth=1.0)
-    axes.text(LIMIT, 1.0, f" limit {LIMIT:g}", va="bottom")
+    axes.text(LIMIT, 0.98, f"limit {LIMIT:g} ", ha="right", va="top", transform=axes.get_xaxis_transform())
     axes.set(
         xscale="log",
         yscale="log",

@@ -78,8 +78,11 @@ def test_each_value_is_in_its_bin() -> None:
 
 
 def test_what_is_not_finite_is_in_the_last_bin() -> None:
-    found = counted(torch.tensor([math.inf, math.nan, 1.0], dtype=torch.float64))
-    assert (found.counts[BINS - 1], found.total, found.largest) == (2, 3, math.inf)
+    """Also an error that is no number."""
+    one = comparison(torch.tensor([[1.0, 1.0]], dtype=torch.float64))
+    got = torch.tensor([[math.nan, -math.inf]], dtype=torch.float64)
+    errors = calibration.errors(replace(one, got=got))
+    assert (errors.elements, errors.rows.largest) == (Histogram({BINS - 1: 2}, math.inf), math.inf)
 
 
 def test_histograms_add_up() -> None:
