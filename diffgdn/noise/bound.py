@@ -129,5 +129,6 @@ def _least(truth: Expected, case: Case, contract: Contract) -> dict[str, Tensor]
 
 def half_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Half the spacing of `dtype` at |x|, the largest error of one correct rounding."""
-    exponent = torch.frexp(x).exponent.clamp(min=LOWEST_EXPONENT[dtype])
+    lowest = LOWEST_EXPONENT[dtype]
+    exponent = torch.where(x == 0, lowest, torch.frexp(x).exponent).clamp(min=lowest)  # frexp(0) says 0
     return torch.ldexp(torch.ones_like(x), exponent - PRECISION[dtype] - 1)

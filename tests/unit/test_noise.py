@@ -83,3 +83,11 @@ def test_sums_are_measured_where_squares_leave_the_range_of_float32() -> None:
     assert sums.lengths(x).item() == pytest.approx(5e-25, rel=1e-6)
     assert sums.evenness(x).item() == pytest.approx(49 / 50, rel=1e-6)
     assert sums.mean_square(x, 1).item() == pytest.approx(12.5e-50, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_zero_has_the_spacing_of_the_smallest_numbers(dtype: torch.dtype) -> None:
+    """A result that is zero, and without noise, may be off by nothing that its format can show above that."""
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps  # the subnormals are its multiples
+    x = torch.tensor([0.0, smallest, 1.0], dtype=torch.float64)
+    assert noise.half_ulp(x, dtype).tolist() == [smallest / 2, smallest / 2, torch.finfo(dtype).eps / 2]
