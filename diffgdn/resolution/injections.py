@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffgdn import emulate, vacuity
 from diffgdn.case import Case
+from diffgdn.checks import Comparison
 from diffgdn.noise import Contract, Rounded
 from diffgdn.resolution.subject import Subject, rms
 
@@ -58,10 +59,16 @@ def _along(subject: Subject, directions: Results, relative: float | None = None)
     )
 
 
+def _noisy_elements(one: Comparison) -> Tensor:
+    """Those that have a noise, and whose format does not end within the bound. Where nothing rounds any error
+    is found, as in exact cases."""
+    return (one.noise > 0) & ~one.overflows
+
+
 def _noisy(subject: Subject, name: str, place: tuple[int, ...], rng: random.Random) -> Strike | None:
     """Every element at a place of a result off by its own noise times the size, up or down at random."""
     one, unit = subject.comparisons[name], torch.zeros_like(subject.results[name])
-    judged = torch.where(one.overflows, 0.0, subject.unit(name))[place]
+    judged = torch.where(_noisy_elements(one), subject.unit(name), 0.0)[place]
     signs = torch.tensor([rng.choice((-1.0, 1.0)) for _ in range(judged.numel())], dtype=judged.dtype)
     unit[place] = judged * signs.view(judged.shape)
     length = rms(one.expected)
@@ -70,11 +77,13 @@ def _noisy(subject: Subject, name: str, place: tuple[int, ...], rng: random.Rand
 
 def _somewhere(subject: Subject, rng: random.Random, axes: int | None) -> Strike | None:
     """At a random place of a random result: an element, or with axes = -1 a row."""
-    if not subject.results:
+    places = {name: _noisy_elements(one).nonzero() for name, one in sorted(subject.comparisons.items())}
+    names = [name for name, found in places.items() if len(found)]
+    if not names:
         return None
-    name = rng.choice(sorted(subject.results))
-    shape = subject.results[name].shape
-    return _noisy(subject, name, tuple(rng.randrange(size) for size in shape[:axes]), rng)
+    name = rng.choice(names)
+    place = places[name][rng.randrange(len(places[name]))].tolist()
+    return _noisy(subject, name, tuple(place[:axes]), rng)
 
 
 def element(subject: Subject, rng: random.Random) -> Strike | None:

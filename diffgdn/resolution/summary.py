@@ -48,11 +48,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """One injection: figures by criterion, and our size by operation."""
+    """One injection: figures by criterion, and ours by operation."""
 
     injection: str
     figures: dict[str, Figure]
-    operations: dict[str, float | None]
+    operations: dict[str, Figure]
 
 
 def rounding(measured: Iterable[Measured]) -> list[Measured]:
@@ -75,7 +75,7 @@ def rows(measured: Sequence[Measured]) -> list[Row]:
                 criterion: _figure(criterion, [found for _, found in strikes]) for criterion in CRITERIA
             }
             by_operation = {
-                op: quantile((found.sizes[OURS] for where, found in strikes if where == op), SHARE)
+                op: _figure(OURS, [found for where, found in strikes if where == op])
                 for op in dict.fromkeys(op for op, _ in strikes)
             }
             out.append(Row(name, figures, by_operation))
@@ -151,7 +151,7 @@ def _json(found: Sequence[Row]) -> dict[str, Any]:
             "unit": INJECTIONS[row.injection].unit,
             "largest": INJECTIONS[row.injection].sizes[-1],
             "criteria": {name: asdict(figure) for name, figure in row.figures.items()},
-            "operations": row.operations,
+            "operations": {op: asdict(figure) for op, figure in row.operations.items()},
         }
         for row in found
     }
