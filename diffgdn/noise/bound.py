@@ -25,8 +25,6 @@ from diffgdn.oracle import chunked as form
 from diffgdn.oracle.lanes import Lanes, make
 
 SAMPLES = 8
-# Of the pooled estimate that every element may use: eight samples say little about one element.
-POOLED_SHARE = 0.7
 LEAST_UNITS = 1.0  # of the accumulator's unit roundoff, of any result: none has fewer than two roundings
 TINY = 2.0**-120  # below any result that fp32 arithmetic with flushed denormals resolves
 # Significant bits, and the frexp exponent of the smallest normal.
@@ -71,9 +69,9 @@ def reference(
 def measure(
     case: Case, data: Data, expected: Expected, contract: Contract, device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:
-    """Noise of each result, of the same shape: root mean square error over the samples, at least
-    POOLED_SHARE of an estimate pooled over the row, for states over row and column, and at least
-    LEAST_UNITS."""
+    """Noise of each result, of the same shape: root mean square error over the samples, at least what is
+    pooled over the row, for states over row and column (eight samples say little about one element), and at
+    least LEAST_UNITS."""
     return _first_order(case, data, make(case, data, Exact(), device), contract)[1]
 
 
@@ -118,7 +116,7 @@ def _pooled(case: Case, truth: Expected, squares: Expected, contract: Contract) 
         if name != "o" and square.numel():  # [..., V, K]: what row and column have in common, as a product
             column = square.mean(-2, keepdim=True)
             pooled = pooled * column / square.mean((-2, -1), keepdim=True).clamp(min=1e-300)
-        out[name] = torch.maximum(torch.maximum(square, POOLED_SHARE**2 * pooled).sqrt_(), least[name])
+        out[name] = torch.maximum(torch.maximum(square, pooled).sqrt_(), least[name])
     return out
 
 

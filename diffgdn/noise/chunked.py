@@ -10,15 +10,21 @@ errors,
     dv_new = du - dw S - w dh + [sum],   dh = dS + [h],
     do = scale (d(q exp(G)) S + (q exp(G)) dh + dqk v_new + qk dv_new + [sums]) + [output],
     dS <- dS exp(G_last) + S d exp(G_last) + dv_new^T (k exp(G_last - G)) + v_new^T d(...) + [sum] + [state].
+
+Where one token's value outweighs all others, a handful of roundings make an element's error, the same ones in
+its whole row, and in a few samples they may happen to cancel. So variances are carried beside the samples, as
+if all roundings of factors were independent (`_Variances`); the larger of the two counts.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from diffgdn.case import Case
-from diffgdn.noise.contract import Contract
+from diffgdn.noise.contract import Contract, Size
 from diffgdn.noise.draws import Draws
 from diffgdn.noise.inputs import InputErrors, decay_error, relative
 from diffgdn.noise.sums import evenness, lengths, mean_square, sum_error
@@ -41,11 +47,12 @@ class Follower:
         self._state = torch.zeros(draws.samples, *lanes.state.shape, dtype=draws.dtype, device=lanes.v.device)
         self._o: list[Tensor] = []  # mean squares, [C, L, V]
         self._before: list[Tensor] = []  # [L, V, K]
+        self._variances = _Variances(lanes, self._sizes, case.l2norm)
         self.condition = 0.0
 
     def chunk(self, chunk: Chunk) -> None:
         """Take the errors over one chunk."""
-        self._before.append(self._mean_square(self._state))
+        self._before.append(torch.maximum(self._mean_square(self._state), self._variances.state))
         low = {name: getattr(chunk, name).to(self._draws.dtype) for name in _FACTORS}
         beta, G, A, S = chunk.beta.to(self._draws.dtype), chunk.G, low["A"], low["S"]
         e_q, e_k, e_beta, g = (self._now(name, chunk.time) for name in ("q", "k", "beta", "g"))
@@ -85,7 +92,7 @@ class Follower:
         of_read += self._fresh("products", low["read"])
         scale = self._lanes.scale
         of_o = of_read.mul_(scale) + self._fresh("output", low["read"] * scale)
-        self._o.append(self._mean_square(of_o).movedim(-2, 0))
+        self._o.append(torch.maximum(self._mean_square(of_o), self._variances.chunk(chunk)).movedim(-2, 0))
 
         last = G[..., -1:, :]
         kept = of_G[..., -1:, :] - of_G + self._decay(last - G)
@@ -104,13 +111,10 @@ class Follower:
     def finish(self, o: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean squares of the errors of o [T, L, V], of the final state [L, V, K] and of the state before
         every chunk [chunks, L, V, K]."""
+        final = torch.maximum(self._mean_square(self._state), self._variances.state)
         if not self._o:
-            return (
-                torch.zeros_like(o),
-                self._mean_square(self._state),
-                self._state.new_zeros(0, *self._state.shape[1:], dtype=torch.float64),
-            )
-        return torch.cat(self._o), self._mean_square(self._state), torch.stack(self._before)
+            return torch.zeros_like(o), final, final.new_zeros(0, *final.shape)
+        return torch.cat(self._o), final, torch.stack(self._before)
 
     def _now(self, name: str, time: slice) -> Tensor | None:
         """Errors of the lanes' inputs in this chunk, [samples, L, C, d]."""
@@ -167,6 +171,39 @@ _FACTORS = (
     "read",
     "after",
 )
+
+
+class _Variances:
+    """Variances that independent roundings of the factors of all products give to o and the state.
+
+    Of what an error does on its way through the triangular system, only the way straight through is counted.
+    """
+
+    def __init__(self, lanes: Lanes, sizes: Mapping[str, Size], l2norm: bool) -> None:
+        self.state = torch.zeros_like(lanes.state)  # [L, V, K]
+        self._scale = lanes.scale
+        self._unit = {name: size.unit**2 for name, size in sizes.items()}
+        self._of_qk = self._unit["qk"] if l2norm else 0.0
+
+    def chunk(self, chunk: Chunk) -> Tensor:
+        """Take the variances over one chunk; those of o [L, C, V]."""
+        unit = self._unit
+        squares = {name: getattr(chunk, name).square() for name in _SQUARED}
+        A, u, w, v_new, qk = (squares[name] for name in ("A", "u", "w", "v_new", "qk"))
+        q, k, h = squares["q_decayed"], squares["k_decayed"], squares["S"].mT
+        of_h = self.state.mT + unit["h"] * h
+        of_u = A @ squares["beta_v"] * (unit["A"] + unit["beta_v"]) + u * unit["u"]
+        of_w = A @ squares["beta_k"] * (unit["A"] + unit["beta_k"] + self._of_qk) + w * unit["w"]
+        of_v = of_u + of_w @ h + w @ of_h + v_new * unit["v_new"]
+        of_read = q @ (of_h + h * (unit["q_decayed"] + self._of_qk))
+        of_read += qk @ (of_v + v_new * (unit["A_qk"] + 2.0 * (unit["pair_factors"] + self._of_qk)))
+        decay = torch.exp(2.0 * chunk.G[..., -1:, :])
+        written = (of_v + v_new * (unit["k_decayed"] + self._of_qk)).mT @ k
+        self.state = self.state * decay + written
+        return of_read * self._scale**2
+
+
+_SQUARED = ("S", "A", "beta_v", "beta_k", "u", "w", "v_new", "qk", "q_decayed", "k_decayed")
 
 
 class _Pairs:

@@ -17,6 +17,8 @@ from diffgdn.noise.contract import Contract, Size
 from diffgdn.noise.draws import Draws
 from diffgdn.oracle.lanes import Lanes, Layout
 
+DECAY_STEPS = 64.0  # to 1 in a log decay: exp2 is looked up by the leading bits of its argument
+
 
 @dataclass(frozen=True)
 class InputErrors:
@@ -38,7 +40,8 @@ def input_errors(
     def normalised(x: Tensor) -> Tensor | None:
         if not case.l2norm:
             return None
-        of_norm = sizes["norm"].unit * draws.by_value(x.sum(-1, keepdim=True), "norm")
+        key = x.sum(-1, keepdim=True)  # the norm itself is gone
+        of_norm = sizes["norm"].unit * draws.of_function(key, "norm", near=torch.zeros_like(key))
         return relative(draws, x, sizes["qk"], "qk") + of_norm
 
     g, beta = _gates(case, data, lanes, sizes["gate"].unit, draws) if case.raw_gates else (None, None)
@@ -65,7 +68,7 @@ def _gates(
     x, rate = (layout.spread(part.to(lanes.v.device)) for part in (raw, rate))
 
     def once(value: Tensor, point: str) -> Tensor:
-        return unit * draws.by_value(value, point)
+        return unit * draws.of_function(value, point)
 
     x32, rate32, g32 = (part.to(draws.dtype) for part in (x, rate, lanes.g))
     of_rate, of_x = once(rate, "rate"), x32 * once(x, "x")
@@ -86,4 +89,5 @@ def decay_error(draws: Draws, x: Tensor, contract: Contract, size: Size) -> Tens
     """Relative error of exp(x), [samples, *x.shape], for a log decay x: its scaling to log2 rounds relative
     to x, and the exponential has an error of its own. exp(0) is 1 in any implementation."""
     units = torch.where(x == 0, 0.0, 2.0 * x.abs() / contract.functions + 1.0)
-    return (size.unit * units).to(draws.dtype) * draws.by_value(x, "decay")
+    near = (x * DECAY_STEPS).round()
+    return (size.unit * units).to(draws.dtype) * draws.of_function(x, "decay", near)

@@ -13,6 +13,7 @@ from diffgdn.case import Case
 from diffgdn.inputs import Data
 from diffgdn.noise.contract import ROUNDING_RMS, SMALLEST, Contract
 from diffgdn.noise.draws import Draws
+from diffgdn.noise.inputs import DECAY_STEPS
 from diffgdn.noise.sums import evenness, lengths, sum_error
 from diffgdn.oracle import Expected
 
@@ -51,7 +52,7 @@ class Perturbed:
 
     def function(self, x: Tensor) -> Tensor:
         unit = self.functions * self.units["accumulator"]
-        return self._nudge(x, self._drawn_by_value(x, "function"), unit, self.floors["accumulator"])
+        return self._nudge(x, self.draws.of_function(x[0], "function"), unit, self.floors["accumulator"])
 
     def state(self, x: Tensor) -> Tensor:
         # two roundings in the accumulator format, of a product and of a sum, or one in the state's
@@ -62,7 +63,7 @@ class Perturbed:
         # Scaling by log2(e) rounds relative to x; the exponential's own error is an absolute one of the
         # exponent. exp(0) is 1 in any implementation.
         size = torch.where(x == 0, 0.0, 2.0 * x.abs() + self.functions) * self.units["accumulator"]
-        return x + size * self._drawn_by_value(x, "decay")
+        return x + size * self.draws.of_function(x[0], "decay", (x[0] * DECAY_STEPS).round())
 
     def cumulative(self, x: Tensor) -> Tensor:
         G = torch.cumsum(x, dim=-2)
