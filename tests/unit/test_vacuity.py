@@ -90,6 +90,15 @@ def test_a_wrong_result_that_is_right_is_not_asked_for(name, case, why):
     assert name not in asked(case)
 
 
+def test_a_dropped_token_is_missing_from_output_and_state():
+    """Either alone is enough to be noticed; other tokens have their output."""
+    right = vacuity.prepare(TELLING, EAGER.contract(TELLING.op))
+    (wrong,) = WRONG["last token dropped"].make(right)
+    assert [row for row in range(5) if not wrong["o"][row].any()] == [2, 4]
+    assert torch.equal(wrong["o"][[0, 1, 3]], right.results["o"][[0, 1, 3]])
+    assert all(vacuity.rejects(right, {name: wrong[name]}) for name in ("o", "state"))
+
+
 def test_weak_gates_forget_nothing():
     """Under the law of strong decay it is the strength that says whether the state before a token matters."""
     weak = replace(TELLING, gates=Gates(law="underflow", strength=0.0078125))
