@@ -146,7 +146,9 @@ class ConsoleReport:
         self._stop()
         if self._tally.phase == "start":
             return  # nothing was run: the command says why
-        for table in _tables(self._tally):
+        for number, table in enumerate(_tables(self._tally)):
+            if number:
+                self._console.print()
             self._console.print(table)
         for line in self._tally.vacuity.lines():
             self._print(line)
