@@ -18,6 +18,10 @@ from diffgdn.noise.draws import Draws
 from diffgdn.oracle.lanes import Lanes, Layout
 
 DECAY_STEPS = 64.0  # to 1 in a log decay: exp2 is looked up by the leading bits of its argument
+# From here on a decay is below the normal numbers of fp32, give or take its own error, and may be taken for
+# zero: an error of its whole size, where LIMIT noises are to be more than that.
+VANISHED = -86.5
+OF_VANISHED = 0.2
 
 
 @dataclass(frozen=True)
@@ -90,4 +94,5 @@ def decay_error(draws: Draws, x: Tensor, contract: Contract, size: Size) -> Tens
     to x, and the exponential has an error of its own. exp(0) is 1 in any implementation."""
     units = torch.where(x == 0, 0.0, 2.0 * x.abs() / contract.functions + 1.0)
     near = (x * DECAY_STEPS).round()
-    return (size.unit * units).to(draws.dtype) * draws.of_function(x, "decay", near)
+    relative = torch.where(x < VANISHED, OF_VANISHED, size.unit * units)
+    return relative.to(draws.dtype) * draws.of_function(x, "decay", near)

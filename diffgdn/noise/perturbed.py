@@ -13,7 +13,7 @@ from diffgdn.case import Case
 from diffgdn.inputs import Data
 from diffgdn.noise.contract import ROUNDING_RMS, SMALLEST, Contract
 from diffgdn.noise.draws import Draws
-from diffgdn.noise.inputs import DECAY_STEPS
+from diffgdn.noise.inputs import DECAY_STEPS, OF_VANISHED, VANISHED
 from diffgdn.noise.sums import evenness, lengths, sum_error
 from diffgdn.oracle import Expected
 
@@ -63,6 +63,7 @@ class Perturbed:
         # Scaling by log2(e) rounds relative to x; the exponential's own error is an absolute one of the
         # exponent. exp(0) is 1 in any implementation.
         size = torch.where(x == 0, 0.0, 2.0 * x.abs() + self.functions) * self.units["accumulator"]
+        size = torch.where(x < VANISHED, OF_VANISHED, size)
         return x + size * self.draws.of_function(x[0], "decay", (x[0] * DECAY_STEPS).round())
 
     def cumulative(self, x: Tensor) -> Tensor:

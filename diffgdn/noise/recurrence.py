@@ -20,12 +20,10 @@ from torch import Tensor
 from diffgdn.case import Case
 from diffgdn.noise.contract import Contract
 from diffgdn.noise.draws import Draws
-from diffgdn.noise.inputs import InputErrors, decay_error
+from diffgdn.noise.inputs import VANISHED, InputErrors, decay_error
 from diffgdn.noise.sums import evenness, lengths, mean_square, sum_error
 from diffgdn.oracle import recurrence
 from diffgdn.oracle.lanes import Lanes
-
-GONE = 1e-35  # a decay below which nothing of the state is left to have an error
 
 
 class Follower:
@@ -70,8 +68,9 @@ class Follower:
             else _by_channel(error) * x.unsqueeze(-1)
             for error, x in ((errors.q, self._q), (errors.k, self._k))
         )
-        decay = torch.exp(lanes.g).unsqueeze(-1)
-        self._decay, self._gone = decay.to(dtype), decay < GONE
+        self._decay = torch.exp(lanes.g).unsqueeze(-1).to(dtype)
+        self._vanished = (lanes.g < VANISHED).unsqueeze(-1)
+        self._any_vanished = self._vanished.flatten(1).any(1).tolist()
         self._beta = lanes.beta.to(dtype).unsqueeze(-1)
         of_d = sizes["delta"].unit * _by_row(draws.fresh(*lanes.v.shape))
         self._of_d = of_d if errors.beta is None else of_d + _by_row(errors.beta)
@@ -90,7 +89,11 @@ class Follower:
 
         error, common = self._start(t)
         error.mul_(self._decay[t].unsqueeze(-1))
-        common = torch.where(self._gone[t], 0.0, common + self._rho[t])
+        common = common + self._rho[t]
+        if self._any_vanished[t]:  # an error of all that is left is no common one of what comes after
+            gone = self._vanished[t]
+            error.addcmul_(decayed.mT.unsqueeze(2), torch.where(gone, common, 0.0).unsqueeze(-1))
+            common = torch.where(gone, 0.0, common)
         shared = k.unsqueeze(-1) * common  # [L, K, samples]
 
         of_recalled = _product(error, k).add_(_product_each(decayed.mT, shared + self._of_k[t]))

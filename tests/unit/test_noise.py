@@ -61,6 +61,17 @@ def test_what_little_is_left_of_a_state_keeps_its_noise(op: str) -> None:
     assert float((noises / state.abs())[decayed].min()) > 20 * 2.0**-24
 
 
+@pytest.mark.parametrize("op", ["gdn.extend", "kda.extend", "gdn.update", "kda.update"])
+def test_a_decay_below_the_normal_numbers_may_be_taken_for_zero(op: str) -> None:
+    """Large states show it: what is left of them is well above the least that is compared."""
+    values = Values("normal", v_exponent=17)
+    case = Case(op, gates=Gates(beta="zero"), edits=(Edit("g", 0, -88.0),), values=values)
+    state = oracle.expected(case, inputs.draw(case)).state.abs()
+    decayed = (state > noise.TINY) & (state < 1e-30)
+    assert decayed.any()
+    assert bool((noise.LIMIT * measured(case)["state"] > state)[decayed].all())
+
+
 @pytest.mark.parametrize(
     "case",
     [
