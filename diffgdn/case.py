@@ -22,6 +22,7 @@ from diffgdn.record import Record, read, require
 FORMAT_VERSION = 2  # 2: `only`, and values of law "zero"; 1 is still read, and written where it will do
 DTYPES = ("float32", "float16", "bfloat16")
 MAX_DIM = 256  # largest K or V that an operation promises
+MAX_TREE_STEPS = 64  # of a draft that is a tree; chains have no limit
 VALUE_LAWS = ("zero", "ones", "exact", "uniform", "normal", "parallel", "spiky", "zero_rows")
 GATE_LAWS = (
     "zero",
@@ -391,6 +392,8 @@ def _check_gates(case: Case) -> None:
 def _check_parents(case: Case) -> None:
     require(case.keeps_steps, f"parents: only verify and update with steps take trees, got {case.op}")
     require(len(case.parents) == len(case.lens), f"parents: one tuple a sequence, got {len(case.parents)}")
+    longest = case.pool.steps
+    require(longest <= MAX_TREE_STEPS, f"parents: trees of up to {MAX_TREE_STEPS} steps, got {longest}")
     for tree, length in zip(case.parents, case.lens, strict=True):
         require(len(tree) == length, f"parents: {tree} for a sequence of {length} tokens")
         require(

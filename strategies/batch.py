@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from diffgdn.case import Pool
 from diffgdn.operations import Operation
 from diffgdn.strategies.menu import Build
-from diffgdn.strategies.sizes import Room
+from diffgdn.strategies.sizes import STEPS_MORE, Room
 
 FAR_OFFSET = 2**31  # elements; from here on an offset no longer fits 32 bits
 EVEN = 64  # elements: a slot pitch that is a multiple of it keeps every slot aligned
@@ -238,5 +238,5 @@ def _draw_pool(
         return pool
     rows = _spread([s.row for s in found], [a and s.kept for a, s in zip(live, found, strict=True)], False)
     buffer = max(0, *rows, *[0]) + 1 + draw(whole(0, 1))
-    steps = max(1, *lens) + draw(among(0, 0, 1, 3))
+    steps = max(1, *lens) + draw(among(*STEPS_MORE))
     return Pool(slots, indices, pitch, build.state_dtype, steps, buffer, rows)

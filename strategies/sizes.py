@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from diffgdn.case import MAX_TREE_STEPS
 from diffgdn.operations import OPERATIONS
 from diffgdn.strategies.menu import STATES, Build
 
@@ -21,6 +22,8 @@ WALK, WALK_ROOMY = 2_000_000, 24_000_000
 # Elements of a pool or an intermediate buffer, and slots of a pool.
 POOL = {"interpret": 300_000, "gpu": 2_000_000}
 SLOTS = {"interpret": 40, "gpu": 100}
+STEPS_MORE = (0, 0, 1, 3)  # than the longest sequence has tokens, in an intermediate buffer
+MOST_STEPS_MORE = max(STEPS_MORE)
 
 # Longest sequence by kind, where the sum allows it: (interpret, gpu), each (usual, roomy).
 LONGEST = {
@@ -64,6 +67,8 @@ def room(op: str, lane: str, build: Build, HV: int, roomy: bool) -> Room:
         budget = max(2, tokens // grain) if kind == "extend" else tokens
         longest = budget * grain if kind == "extend" else min(LONGEST[kind][1][roomy], budget)
         sequences = min(40 if roomy else 12, tokens)
+        if build.tree:
+            longest = min(longest, MAX_TREE_STEPS - MOST_STEPS_MORE)
         if kind == "verify" or build.steps:  # the state after every step is kept, and compared
             sequences = min(sequences, max(1, walk // (4 * longest)))
         if not build.crowded:
