@@ -19,8 +19,8 @@ LAYOUTS = ("vk", "kv")
 H_FEW = (1, 1, 1, 1, 2, 2, 3)
 RATIOS = (1, 1, 1, 2, 2, 3, 4)
 H_MORE = (1, 1, 2, 2, 3, 4, 6, 8)
-# Of all cases of a dtype, as drawn. Of those that run it is nearer a fifth: Hypothesis varies its latest
-# examples more often than it draws afresh.
+# Of all cases of a dtype. A fifth is wanted of a few hundred too, and their shares scatter: Hypothesis varies
+# its latest examples more often than it draws afresh.
 EXACT_SHARE = 0.31
 # Of batches, by whether there is a pool: some sequence has tokens and a state to read.
 LIVE_SHARE = {True: 0.86, False: 0.95}

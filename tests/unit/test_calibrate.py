@@ -201,8 +201,8 @@ def test_a_campaign_keeps_results_apart_and_the_worst_case() -> None:
         ("float32", "rows"): 1,
     }
     mine = stored(tally.to_json())["operations"]["gdn.update"]
-    assert [mine["elements"][name] for name in ("total", "largest", "margin")] == [9, 4.0, 2.0]
-    assert mine["rows"]["margin"] == 4.0
+    assert [mine["elements"][name] for name in ("total", "largest", "margin")] == [9, 4.0, LIMIT / 4.0]
+    assert mine["rows"]["margin"] == LIMIT / 2.0
     assert Case.from_json(mine["largest_case"]) == other
 
 
