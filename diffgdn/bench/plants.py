@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -36,7 +37,7 @@ def _raise(case: Case, results: dict[str, Tensor]) -> None:
 
 
 @triton.jit
-def _store_far_kernel(p_x, far):
+def _store_far_kernel(p_x: Any, far: Any) -> None:
     tl.store(p_x + far, 1.0)
 
 

@@ -214,7 +214,7 @@ leaving = Planted("leaving", leave, always)
 polite = Planted("polite", leave_politely, always)
 endless = Planted("endless", hang, always)
 deaf = Planted("deaf", hang_deaf, always)
-hungry = Planted("hungry", devour, always)
+hungry = Planted("hungry", devour, on_padding)
 talking = Planted("talking", talk, always)
 garbling = Planted("garbling", overwrite_the_pipe, always)
 dying = Planted("dying", die, always)
@@ -230,7 +230,6 @@ BY_OPERATION: dict[str, Fault] = {
     "gdn.decode": crash,
     "kda.decode": leave,
     "gdn.update": hang,
-    "kda.update": devour,
 }
 
 

@@ -10,22 +10,25 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from diffgdn import campaign, events
-from diffgdn.campaign import engine, replay
+from diffgdn import campaign, events, strategies
+from diffgdn.campaign import engine, replay, tasks
+from diffgdn.campaign.batch import Batch, Passed
 from diffgdn.case import Case, Pool
 from diffgdn.corpus import Corpus, Finding
+from diffgdn.isolate import Familiar
+from diffgdn.verdict import KernelCrashed, Verdict
 
 FAULTS = Path(__file__).with_name("faults.py")
 ENDED = "the process that ran the kernel ended: "
 HANG_SECONDS = 8.0
 MEMORY_BYTES = 1 << 30
-CASES = 36  # of all operations: the first batches of each
+CASES = 27  # the first two batches of three operations
 
 Until = Callable[[Callable[[], bool]], None]
 
@@ -40,9 +43,22 @@ class Ran(NamedTuple):
     def of(self, kind: type[events.Event]) -> list[Any]:
         return [event for event in self.told if isinstance(event, kind)]
 
+    def index(self, kind: type[events.Event], op: str) -> int:
+        """The first event of a kind about a finding of an operation."""
+        return next(n for n, e in enumerate(self.told) if isinstance(e, kind) and e.finding.operation == op)
 
-def run(target: str, operations: tuple[str, ...], corpus: Path, **options: Any) -> Ran:
-    """A campaign in which shrinking has all the time it needs, so that a busy machine finds the same."""
+    @property
+    def explored(self) -> list[events.CaseRun]:
+        return [event for event in self.of(events.CaseRun) if not event.shrinking]
+
+
+def run(
+    target: str, operations: tuple[str, ...], corpus: Path, later: int | None = None, **options: Any
+) -> Ran:
+    """A campaign in which shrinking has all the time it needs, so that a busy machine finds the same.
+
+    later: cases after a first shrink with which it has shown enough.
+    """
     given: dict[str, Any] = {"workers": 1, "seed": 7, "max_cases": CASES, **options}
     config = campaign.Config(
         f"{FAULTS}:{target}",
@@ -52,9 +68,18 @@ def run(target: str, operations: tuple[str, ...], corpus: Path, **options: Any) 
         **given,
     )
     told: list[events.Event] = []
+    after: list[events.Event] = []  # the first shrink: cases
+
+    def tell(event: events.Event) -> None:
+        told.append(event)
+        shrunk = any(isinstance(one, events.FindingShrunk) for one in told)
+        after.extend([event] if shrunk and isinstance(event, events.CaseRun) else [])
+        if len(after) == later and event is after[-1]:
+            raise KeyboardInterrupt
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "shrink_seconds", lambda max_time: 600.0)
-        outcome = campaign.run(config, told.append)
+        outcome = campaign.run(config, tell)
     return Ran(outcome, told, Corpus(corpus))
 
 
@@ -68,51 +93,65 @@ BY_OPERATION = {
     "gdn.decode": ("crashed", f"{ENDED}killed by SIGSEGV"),
     "kda.decode": ("crashed", f"{ENDED}exit status 3: no more"),
     "gdn.update": ("hung", "no answer within 8 s"),
-    "kda.update": ("crashed", rf"{ENDED}ended for its [1-3]\.\d GB of host memory"),
 }
 
 
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """A campaign over four operations, each with a fault of its own on padding."""
-    limits = {"hang_seconds": HANG_SECONDS, "memory_bytes": MEMORY_BYTES}
-    return run("many", tuple(BY_OPERATION), tmp_path_factory.mktemp("many"), workers=2, **limits)
+def test_a_campaign_full_of_faults_finds_each_and_goes_on(tmp_path: Path) -> None:
+    """Each operation has a fault of its own, on padding. It is children that die, not workers."""
+    ran = run("many", tuple(BY_OPERATION), tmp_path, workers=2, hang_seconds=HANG_SECONDS)
+    found = {finding.operation: finding for finding in ran.outcome.findings}
+    assert {op: (finding.kind, finding.message) for op, finding in found.items()} == BY_OPERATION
+    assert ran.corpus.findings() == sorted(ran.outcome.findings, key=lambda finding: finding.id)
+    for op, finding in found.items():
+        assert finding.case == Case(op, pool=Pool(indices=(-1,)))
+        assert (tmp_path / f"{finding.id}.py").exists()
+        later = ran.told[ran.index(events.FindingFound, op) :]
+        assert any(e.operation == op and not e.failure for e in later if isinstance(e, events.CaseRun))
+    assert len(ran.explored) == CASES
+    assert {event.failure for event in ran.explored} <= {None, "crashed", "hung"}
+    assert ran.of(events.WorkerDied) == ran.of(events.OperationSkipped) == []
+    assert (ran.outcome.exit_code, ran.outcome.problem) == (1, None)
 
 
-@pytest.mark.parametrize("op", BY_OPERATION)
-def test_a_fault_is_saved_shrunk_and_passed_by(many: Ran, op: str) -> None:
-    kind, message = BY_OPERATION[op]
-    (found,) = [finding for finding in many.outcome.findings if finding.operation == op]
-    assert found.kind == kind
-    assert re.fullmatch(message, found.message)
-    assert found.case == Case(op, pool=Pool(indices=(-1,)))
-    assert found in many.corpus.findings()
-    assert (many.corpus.path / f"{found.id}.py").exists()
-    seen = next(n for n, event in enumerate(many.told) if _is_found(event, op))
-    later = [event for event in many.told[seen:] if isinstance(event, events.CaseRun)]
-    assert any(event.operation == op and event.failure is None for event in later)
+def test_a_kernel_that_takes_the_memory_of_the_machine(tmp_path: Path) -> None:
+    """Its child is ended at the limit, long before the machine is."""
+    ran = run("hungry", ("kda.update",), tmp_path, max_cases=9, memory_bytes=MEMORY_BYTES)
+    (found,) = ran.outcome.findings
+    assert found.kind == "crashed"
+    assert re.fullmatch(rf"{ENDED}ended for its [1-3]\.\d GB of host memory", found.message)
+    assert found.case == Case("kda.update", pool=Pool(indices=(-1,)))
+    assert len(ran.explored) == 9
+    assert {event.failure for event in ran.explored} == {None, "crashed"}
 
 
-def test_a_campaign_full_of_faults_runs_all_its_cases(many: Ran) -> None:
-    """And no worker: it is children that die."""
-    explored = [event for event in many.of(events.CaseRun) if not event.shrinking]
-    assert len(explored) == CASES
-    assert {event.failure for event in explored} <= {None, "crashed", "hung"}
-    assert many.of(events.WorkerDied) == many.of(events.OperationSkipped) == []
-    assert len(many.outcome.findings) == len(BY_OPERATION)
-    assert (many.outcome.exit_code, many.outcome.problem) == (1, None)
+def test_a_crash_is_confirmed_once_a_batch() -> None:
+    """Each confirmation costs a child."""
+    asked: list[bool] = []
 
+    def crashes(case: Case, familiar: Familiar) -> Verdict:
+        failure = KernelCrashed(case.op, None, None, f"{ENDED}killed by SIGSEGV")
+        asked.append(familiar(failure))
+        return Verdict(case, "vk", "interpret", failure)
 
-def _is_found(event: events.Event, op: str) -> bool:
-    return isinstance(event, events.FindingFound) and event.finding.operation == op
+    Batch(
+        task=tasks.Explore("gdn.decode", cases=4, seed=1, shrink_seconds=1.0, shrink=False),
+        run=crashes,
+        send=lambda message: None,
+        listen=set,
+        finding=lambda case, failure, _: Finding(case, "vk", "interpret", failure.kind, failure.message),
+        passed=Passed(),
+    ).search(strategies.cases("gdn.decode"))
+    assert asked == [False, True, True, True]
 
 
 def test_a_crash_from_41_tokens_on_in_slot_minus_one_shrinks_to_exactly_that(tmp_path: Path) -> None:
-    ran = run("sticky_crash", ("gdn.extend",), tmp_path, max_cases=40)
+    ran = run("sticky_crash", ("gdn.extend",), tmp_path, later=4, max_cases=64)
     (found,) = ran.outcome.findings
     assert (found.kind, found.message) == ("crashed", f"{ENDED}killed by SIGSEGV")
     assert found.case == Case("gdn.extend", lens=(41,), pool=Pool(indices=(-1,)), chunk_size=16)
     assert found.unshrunk is not None
+    later = ran.told[ran.index(events.FindingShrunk, "gdn.extend") :]
+    assert any(not event.failure for event in later if isinstance(event, events.CaseRun))
     assert replayed([found]) == ["FAILED"]
 
 
@@ -122,9 +161,8 @@ def test_a_child_that_is_killed_once_is_told_of_as_such(tmp_path: Path, strikes:
     (found,) = ran.outcome.findings
     assert (found.kind, found.unshrunk) == ("crashed", None)
     assert found.message == f"{ENDED}killed by SIGKILL; not again in a fresh process"
-    explored = [event for event in ran.of(events.CaseRun) if not event.shrinking]
-    assert len(explored) == 12
-    assert sum(event.failure is not None for event in explored) == 1
+    assert len(ran.explored) == 12
+    assert sum(event.failure is not None for event in ran.explored) == 1
     assert ran.outcome.exit_code == 1
     assert replayed([found]) == ["FIXED"]
 
@@ -154,18 +192,45 @@ def members(session: int) -> set[int]:
     return found
 
 
-def fuzz(target: str, folder: Path) -> subprocess.Popen[str]:
-    """The command line in a session of its own, as in a terminal."""
-    command = [sys.executable, "-m", "diffgdn", "fuzz", "--target", f"{FAULTS}:{target}", "--workers", "1"]
-    options = ["--op", "gdn.decode", "--seed", "7", "--lane", "interpret", "--max-time", "10m"]
-    return subprocess.Popen(
-        [*command, *options],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+Fuzz = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def fuzz(tmp_path: Path) -> Iterator[Fuzz]:
+    """Starts the command line in a session of its own, as a terminal; what is left ends with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(target: str, *more: str) -> subprocess.Popen[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "diffgdn",
+            "fuzz",
+            "--target",
+            f"{FAULTS}:{target}",
+            "--workers",
+            "1",
+        ]
+        options = ["--op", "gdn.decode", "--seed", "7", "--lane", "interpret", "--max-time", "10m"]
+        process = subprocess.Popen(
+            [*command, *options, *more],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            ),  # ignored where pytest ignores it
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        for left in members(process.pid):
+            os.kill(left, signal.SIGKILL)
+        process.communicate()
 
 
 @pytest.mark.parametrize(
@@ -174,10 +239,10 @@ def fuzz(target: str, folder: Path) -> subprocess.Popen[str]:
     ids=["fuzzing", "shrinking"],
 )
 def test_ctrl_c_keeps_what_was_found_and_leaves_nobody_behind(
-    tmp_path: Path, strikes: Path, until: Until, target: str, found: int, status: int
+    tmp_path: Path, strikes: Path, until: Until, fuzz: Fuzz, target: str, found: int, status: int
 ) -> None:
     corpus = Corpus(tmp_path / "findings")
-    process = fuzz(target, tmp_path)
+    process = fuzz(target)
     until(lambda: bool(corpus.findings()) if found else strikes.exists())
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=120)
@@ -193,7 +258,8 @@ from pathlib import Path
 from diffgdn import campaign
 
 os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
-config = campaign.Config(sys.argv[1], ("gdn.decode",), "interpret", 7, 1, Path(sys.argv[2]), max_cases=12)
+target, corpus = sys.argv[1], Path(sys.argv[2])
+config = campaign.Config(target, ("gdn.decode",), "interpret", 7, 1, corpus, max_cases=12, isolation="none")
 campaign.run(config, lambda event: None)
 """
 
@@ -202,23 +268,23 @@ def test_a_campaign_that_is_killed_while_it_saves_leaves_no_half_finding(
     tmp_path: Path, until: Until
 ) -> None:
     """The next one finds the same."""
-    command = [sys.executable, "-c", KILLED_WHILE_IT_SAVES, f"{FAULTS}:crashing", str(tmp_path)]
+    command = [sys.executable, "-c", KILLED_WHILE_IT_SAVES, f"{FAULTS}:wrong", str(tmp_path)]
     process = subprocess.Popen(command, start_new_session=True)
     assert process.wait() == -signal.SIGKILL
     until(lambda: members(process.pid) == set())
     (left,) = tmp_path.iterdir()
     assert left.suffix == ".tmp"
     assert Corpus(tmp_path).findings() == []
-    ran = run("crashing", ("gdn.decode",), tmp_path, max_cases=12)
+    ran = run("wrong", ("gdn.decode",), tmp_path, max_cases=12, isolation="none")
     (found,) = ran.outcome.findings
-    assert (found.kind, found.case) == ("crashed", Case("gdn.decode", lens=(3,)))
+    assert found.case.total == 3
     assert Corpus(tmp_path).findings() == [found]
 
 
-def test_workers_end_with_a_campaign_that_is_killed(tmp_path: Path, strikes: Path, until: Until) -> None:
-    """Also one in which a kernel runs that never returns."""
-    process = fuzz("stuck", tmp_path)
+def test_workers_end_with_a_campaign_that_is_killed(strikes: Path, until: Until, fuzz: Fuzz) -> None:
+    """Also one that itself runs a kernel that never returns."""
+    process = fuzz("stuck", "--isolation", "none")
     until(strikes.exists)
     process.kill()
-    process.communicate()
+    assert process.wait() == -signal.SIGKILL
     until(lambda: members(process.pid) == set())

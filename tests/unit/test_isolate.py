@@ -16,13 +16,14 @@ import pytest
 import torch
 
 from diffgdn.bench.planted import Planted
-from diffgdn.case import Case
+from diffgdn.case import Case, Pool
 from diffgdn.isolate import Isolated, RunnerError, SetupError, here
 from diffgdn.isolate import isolated as isolated_module
 from diffgdn.verdict import Verdict
 
 FAULTS = Path(__file__).with_name("faults.py")
 CASE = Case("gdn.decode")
+PADDED = Case("gdn.decode", pool=Pool(indices=(-1,)))
 HANG_SECONDS = 4.0
 MEMORY_BYTES = 1 << 30  # twice what a child needs that has imported torch
 
@@ -73,7 +74,7 @@ def test_a_fault_is_a_verdict_and_the_next_case_passes(
     assert shared.run(CASE, "eager").ok
     before = shared.child
     assert before is not None
-    verdict = shared.run(CASE, f"{FAULTS}:{target}")
+    verdict = shared.run(PADDED, f"{FAULTS}:{target}")
     found, said = failure(verdict)
     assert (found, verdict.confirmed) == (kind, True)
     assert re.fullmatch(message, said)
