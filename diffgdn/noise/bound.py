@@ -7,6 +7,7 @@ bound on an error is LIMIT noises plus the one rounding to the output format, wh
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -27,9 +28,10 @@ from diffgdn.oracle.lanes import Lanes, make
 SAMPLES = 8
 LEAST_UNITS = 1.0  # of the accumulator's unit roundoff, of any result: none has fewer than two roundings
 TINY = 2.0**-120  # below any result that fp32 arithmetic with flushed denormals resolves
-# Significant bits, and the frexp exponent of the smallest normal.
+# Significant bits, and the smallest normal number.
 PRECISION = {torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}
-LOWEST_EXPONENT = {torch.float32: -125, torch.bfloat16: -125, torch.float16: -13}
+LOWEST_POWER = {torch.float32: 2.0**-126, torch.bfloat16: 2.0**-126, torch.float16: 2.0**-14}
+EXPONENT_BITS = 0x7FF << 52  # of a float64
 # Errors are carried in float32 where nothing comes near the ends of its range, else in float64.
 SAFE_RANGE = 2.0**40
 # Relative error of a chunk's triangular system from which first order is not trusted: the next order is its
@@ -76,9 +78,11 @@ def measure(
 
 
 def _first_order(
-    case: Case, data: Data, lanes: Lanes, contract: Contract
+    case: Case, data: Data, lanes: Lanes, contract: Contract, dtype: torch.dtype | None = None
 ) -> tuple[Expected, dict[str, Tensor], tuple[str, ...]]:
-    draws = Draws(SAMPLES, int(case.id, 16), lanes.v.device, _working_precision(lanes))
+    """dtype: that errors are carried in; None for what the size of the values allows."""
+    dtype = dtype or _working_precision(lanes)
+    draws = Draws(SAMPLES, int(case.id, 16), lanes.v.device, dtype)
     errors = input_errors(case, data, lanes, contract, draws)
     conditions: tuple[str, ...] = ()
     if contract.chunked:
@@ -99,6 +103,10 @@ def _first_order(
         step = recurrence.Follower(case, lanes, errors, contract, draws, parents, keep, every)
         truth = oracle.along(case, lanes, Exact(), step.step)
         squares = oracle.assemble(case, *step.finish())
+    if not all(math.isfinite(square.sum()) for square in squares.items().values()):
+        if dtype != torch.float64:  # a recurrence that grows: its errors have left the range of float32
+            return _first_order(case, data, lanes, contract, torch.float64)
+        conditions += ("unbounded",)
     return truth, _pooled(case, truth, squares, contract), conditions
 
 
@@ -126,7 +134,6 @@ def _least(truth: Expected, case: Case, contract: Contract) -> dict[str, Tensor]
 
 
 def half_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Half the spacing of `dtype` at |x|, the largest error of one correct rounding."""
-    lowest = LOWEST_EXPONENT[dtype]
-    exponent = torch.where(x == 0, lowest, torch.frexp(x).exponent).clamp(min=lowest)  # frexp(0) says 0
-    return torch.ldexp(torch.ones_like(x), exponent - PRECISION[dtype] - 1)
+    """Half the spacing of `dtype` at |x|, the largest error of one correct rounding. x: float64."""
+    power = (x.contiguous().view(torch.int64) & EXPONENT_BITS).view(torch.float64)  # the one below |x|
+    return power.clamp_(min=LOWEST_POWER[dtype]).mul_(2.0 ** -PRECISION[dtype])
