@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -146,7 +146,7 @@ def main(asked: str | None, count: int, target: str, seed: int, json_path: Path 
     median, most = statistics.median(way), statistics.quantiles(way, n=100)[-1]
     click.echo(f"to the child and back: median {median:.2f} ms, 99 % below {most:.2f} ms")
     if json_path:
-        figures = {"isolated": asdict(isolated), "direct": asdict(direct), "trip_ms": [median, most]}
+        figures = {"isolated": vars(isolated), "direct": vars(direct), "trip_ms": [median, most]}
         json_path.write_text(
             json.dumps({"device": device, "target": target, "seed": seed, **figures}, indent=1)
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import triton
@@ -37,7 +36,7 @@ def _raise(case: Case, results: dict[str, Tensor]) -> None:
 
 
 @triton.jit
-def _store_far_kernel(p_x: Any, far: Any) -> None:
+def _store_far_kernel(p_x, far):  # type: ignore[no-untyped-def]  # triton resolves annotations
     tl.store(p_x + far, 1.0)
 
 
