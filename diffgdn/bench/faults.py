@@ -1,29 +1,33 @@
 """`python -m diffgdn.bench.faults`: thousands of cases with a fault planted in 1 % of them.
 
-The same cases run twice: in a child process and in this one, where the faults that end a process are left
-out. Every planted fault must be the verdict of its case, and no other case may fail. Printed: what was
-planted and what was found, cases a second in both ways, and what the way to the child and back costs a case.
+Every case runs in a child process and then in this one, where the faults that end a process are left out.
+Every planted fault must be the verdict of its case, and no other case may fail. Printed: what was planted and
+what was found, cases a second in both ways, and what the way to the child and back costs a case.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import statistics
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
+from hypothesis.strategies import SearchStrategy
 
 from diffgdn import isolate, lane, operations, strategies
 from diffgdn.bucket import fault
 from diffgdn.campaign.tasks import derive_seed
 from diffgdn.case import Case
 from diffgdn.isolate import Runner
-from diffgdn.verdict import Verdict
+from diffgdn.verdict import KernelCrashed, Verdict
 
 PLANTS = "diffgdn.bench.plants"
 BATCH = 16  # cases of an operation from one seed, as in a campaign
@@ -35,64 +39,73 @@ SHOWN = 10  # surprises that are listed
 class Tally:
     """What became of the cases that ran in one way.
 
-    passed_ms: milliseconds of a case that passed, the median. planted, found: by kind of failure. surprises:
-    planted faults that were not found as such, and failures of cases that have none.
+    milliseconds: of each case that passed. planted, found: by kind of failure. surprises: planted faults that
+    were not found as such, and failures of cases that have none.
     """
 
-    cases: int
-    seconds: float
-    passed_ms: float
-    planted: Counter[str]
-    found: Counter[str]
-    surprises: list[str]
+    cases: int = 0
+    seconds: float = 0.0
+    milliseconds: list[float] = field(default_factory=list)
+    planted: Counter[str] = field(default_factory=Counter)
+    found: Counter[str] = field(default_factory=Counter)
+    surprises: list[str] = field(default_factory=list)
 
-    @property
-    def rate(self) -> float:
-        return self.cases / self.seconds
+    def run(self, case: Case, runner: Runner, target: str, plant: str | None) -> None:
+        """Run a case and compare its verdict with what was planted, a kind of failure or None.
+
+        A case that the target refuses shows nothing.
+        """
+        begin = time.perf_counter()
+        verdict = runner.run(case, target)
+        seconds = time.perf_counter() - begin
+        kind = None if verdict.failure is None else fault(verdict.failure.kind)
+        plant = None if verdict.refused else plant
+        self.cases += 1
+        self.seconds += seconds
+        self.milliseconds += [1e3 * seconds] if verdict.ok else []
+        self.planted.update([] if plant is None else [plant])
+        self.found.update([] if kind is None else [kind])
+        if kind != plant or not verdict.confirmed:
+            self.surprises.append(f"{plant or 'nothing'} planted, got {verdict.failure}: {case!r}")
+
+    def figures(self) -> dict[str, Any]:
+        """What is worth keeping, ready for JSON."""
+        return {
+            "cases": self.cases,
+            "cases_per_second": self.cases / self.seconds,
+            "median_ms": statistics.median(self.milliseconds),
+            "planted": dict(self.planted),
+            "found": dict(self.found),
+            "surprises": self.surprises,
+        }
 
 
 def drawn(count: int, lane: str, seed: int) -> Iterator[Case]:
     """Distinct cases of all operations in turn, batch after batch, as a campaign draws them."""
-    from diffgdn import shrink
-
     menu = strategies.Menu.draw(seed, operations.OPERATIONS, lane="gpu") if lane == "gpu" else None
     streams = {op: strategies.cases(op, lane=lane, menu=menu) for op in operations.OPERATIONS}
-    seen: dict[str, Case] = {}
-    number = 0
-    while len(seen) < count:
+    seen: set[str] = set()
+    for number in itertools.count():
         for op, stream in streams.items():
-            batch: list[Case] = []
-
-            def passes(case: Case, batch: list[Case] = batch) -> Verdict:
-                batch.append(case)
-                return Verdict(case, "", lane)
-
-            shrink.find(stream, passes, max_examples=BATCH, seed=derive_seed(seed, op, number))
-            new = {case.id: case for case in batch if case.id not in seen}
-            seen.update(new)
-            yield from list(new.values())[: count - len(seen) + len(new)]
-        number += 1
+            for case in _batch(stream, lane, derive_seed(seed, op, number)):
+                if case.id not in seen:
+                    seen.add(case.id)
+                    yield case
+                if len(seen) == count:
+                    return
 
 
-def judged(cases: list[Case], runner: Runner, target: str, said: str) -> Tally:
-    """Run the cases and compare each verdict with what was planted."""
-    from diffgdn.bench.plants import plant_of
+def _batch(stream: SearchStrategy[Case], lane: str, seed: int) -> list[Case]:
+    from diffgdn import shrink
 
-    planted, found, surprises, passed = Counter[str](), Counter[str](), list[str](), list[float]()
-    begin = time.perf_counter()
-    with click.progressbar(cases, label=said, show_pos=True) as bar:
-        for case in bar:
-            plant, start = plant_of(case), time.perf_counter()
-            verdict = runner.run(case, target)
-            passed += [1e3 * (time.perf_counter() - start)] if verdict.ok else []
-            kind = None if verdict.failure is None else fault(verdict.failure.kind)
-            expected = None if plant is None or verdict.refused else plant.kind
-            planted.update([] if expected is None else [expected])
-            found.update([] if kind is None else [kind])
-            if kind != expected or not verdict.confirmed:
-                surprises.append(f"{expected or 'nothing'} planted, got {verdict.failure}: {case!r}")
-    seconds = time.perf_counter() - begin
-    return Tally(len(cases), seconds, statistics.median(passed), planted, found, surprises)
+    cases: list[Case] = []
+
+    def passes(case: Case) -> Verdict:
+        cases.append(case)
+        return Verdict(case, "", lane)
+
+    shrink.find(stream, passes, max_examples=BATCH, seed=seed)
+    return cases
 
 
 def trips(cases: list[Case], runner: Runner) -> list[float]:
@@ -105,13 +118,6 @@ def trips(cases: list[Case], runner: Runner) -> list[float]:
     return out[1:]  # the first imports the target
 
 
-def _mild(cases: list[Case]) -> list[Case]:
-    """Those that leave the process alive."""
-    from diffgdn.bench.plants import CRASH, plant_of
-
-    return [case for case in cases if plant_of(case) is not CRASH]
-
-
 @click.command()
 @click.option("--lane", "asked", type=click.Choice(lane.LANES), help="Default: a GPU where there is one.")
 @click.option("--cases", "count", type=click.IntRange(min=100), default=10_000, show_default=True)
@@ -122,36 +128,51 @@ def main(asked: str | None, count: int, target: str, seed: int, json_path: Path 
     """Plant faults in 1 % of the cases; exit status 1 if one is lost, or found where there is none."""
     chosen = asked or lane.detect()
     lane.enter(chosen)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in a campaign's workers
     planted_in = f"{PLANTS}:{target}"
     with click.progressbar(drawn(count, chosen, seed), count, label="drawing") as bar:
         cases = list(bar)
+    from diffgdn.bench.plants import plant_of
+
+    isolated, direct = Tally(), Tally()
     with tempfile.TemporaryDirectory(prefix="diffgdn-") as folder:
         child, here = (isolate.runner(way, chosen, Path(folder, "log")) for way in isolate.WAYS)
         try:
             device = child.about(planted_in).device
             way = trips(cases, child)
-            isolated = judged(cases, child, planted_in, "in a child")
-            direct = judged(_mild(cases), here, planted_in, "in this process")
+            with click.progressbar(cases, label="running") as bar:
+                for case in bar:
+                    plant = plant_of(case)
+                    kind = None if plant is None else plant.kind
+                    isolated.run(case, child, planted_in, kind)
+                    if kind != KernelCrashed.kind:
+                        direct.run(case, here, planted_in, kind)
         finally:
             child.close()
-    click.echo(f"{target} on lane {chosen} ({device}), seed {seed}")
-    for name, tally in (("in a child", isolated), ("in this process", direct)):
-        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(tally.planted.items()))
-        speed = f"{tally.rate:.1f}/s, median {tally.passed_ms:.1f} ms a case that passed"
-        click.echo(f"{name}: {tally.cases} cases in {tally.seconds:.0f} s, {speed}")
-        click.echo(f"  planted {tally.planted.total()} ({kinds}), found {tally.found.total()}")
-        click.echo(f"  lost, wrong or unconfirmed: {len(tally.surprises)}")
-        for line in tally.surprises[:SHOWN]:
-            click.echo(f"    {line}")
-    median, most = statistics.median(way), statistics.quantiles(way, n=100)[-1]
-    click.echo(f"to the child and back: median {median:.2f} ms, 99 % below {most:.2f} ms")
+    trip = {"median": statistics.median(way), "99 %": statistics.quantiles(way, n=100)[-1]}
+    head = {"device": device, "lane": chosen, "target": target, "seed": seed, "trip_ms": trip}
+    tallies = {"in a child": isolated.figures(), "in this process": direct.figures()}
+    _show(head, tallies)
     if json_path:
-        figures = {"isolated": vars(isolated), "direct": vars(direct), "trip_ms": [median, most]}
-        json_path.write_text(
-            json.dumps({"device": device, "target": target, "seed": seed, **figures}, indent=1)
-        )
+        json_path.write_text(json.dumps({**head, **tallies}, indent=1))
     if isolated.surprises or direct.surprises:
         raise SystemExit(1)
+
+
+def _show(head: dict[str, Any], tallies: dict[str, dict[str, Any]]) -> None:
+    click.echo(f"{head['target']} on lane {head['lane']} ({head['device']}), seed {head['seed']}")
+    for name, tally in tallies.items():
+        speed = f"{tally['cases_per_second']:.1f}/s, median {tally['median_ms']:.1f} ms of those that passed"
+        planted = ", ".join(f"{n} {kind}" for kind, n in sorted(tally["planted"].items()))
+        click.echo(f"{name}: {tally['cases']} cases, {speed}")
+        click.echo(f"  planted {sum(tally['planted'].values())} ({planted})")
+        click.echo(
+            f"  found {sum(tally['found'].values())}; lost, wrong or unconfirmed: {len(tally['surprises'])}"
+        )
+        for line in tally["surprises"][:SHOWN]:
+            click.echo(f"    {line}")
+    trip = head["trip_ms"]
+    click.echo(f"to the child and back: median {trip['median']:.2f} ms, 99 % below {trip['99 %']:.2f} ms")
 
 
 if __name__ == "__main__":
