@@ -17,7 +17,6 @@ from diffgdn.only import AXES, Kept, kept, places
 # Kinds of failure, as `bucket.fault` names them, that may depend on numbers; others say nothing about them.
 FAULTS = ("wrong", "not_finite", "never_written", "poison_leaked", "not_repeatable")
 PER_TOKEN = ("q", "k", "v")
-ZEROED = ("g", "q", "v", "k")  # beta 0 says no more than a key of zero
 POWERS = (1.0, -1.0, 0.5, 2.0, -0.5, -2.0)
 # Axes on which tensors are reduced together, before each of them on its own: what matters in one mostly
 # matters in all.
@@ -56,23 +55,29 @@ class _Content:
         self.seen = {case.id}
 
     def simplest(self) -> Case:
-        zero = Values(law="zero", state=self.best.values.state)
-        if self.best.values.law == "zero" or self.try_case(values=zero, edits=(), only=()):
-            self.best = simplify.follow(_plain, self.best, self.fails, self.expired, self.seen)
-            return self.best
-        if "state" in self.best.axes:
+        self.try_case(gates=_no_gates(self.best))
+        zero = replace(self.best.values, law="zero", v_exponent=0, q_exponent=0)  # gates go by the seed too
+        if self.best.values.law == "zero" or self.try_case(values=zero, edits=()):
+            tensors: tuple[str, ...] = ("g", "beta")  # of which zero values leave something
+        else:
+            tensors = ALONE
             self.try_case(values=replace(self.best.values, state="zero"))
-        for tensor in ZEROED:
-            if tensor != "g" or self.best.gates.law != "zero":
-                self.try_only({tensor: _with(self.entry(tensor), AXES[tensor][0], ())})
-        for axis, tensors in TOGETHER:
-            self.reduce(axis, tensors)
-        for tensor in ALONE:
+            for tensor in PER_TOKEN:
+                self.try_only({tensor: _with(self.entry(tensor), "tokens", ())})
+            for axis, together in TOGETHER:
+                self.reduce(axis, together)
+        for tensor in tensors:
             for axis in self.best.axes.get(tensor, ()):
                 self.reduce(axis, (tensor,))
-        self.laws()
-        self.values()
+        self.follow(_plain, simplify.gates, _values)
+        self.values(tensors)
+        self.follow(_plain, _values)
         return self.best
+
+    def follow(self, *moves: Callable[[Case], Iterator[Case | None]]) -> None:
+        """Plainer laws for what is left."""
+        for move in moves:
+            self.best = simplify.follow(move, self.best, self.fails, self.expired, self.seen)
 
     def try_case(self, **changes: Any) -> bool:
         """Whether the best case with changes still fails; then it is the best."""
@@ -97,6 +102,14 @@ class _Content:
     def entry(self, tensor: str) -> Only:
         return next((one for one in self.best.only if one.tensor == tensor), Only(tensor))
 
+    def plain(self, tensor: str) -> bool:
+        """The tensor is as simple as its law can make it."""
+        if tensor == "g":
+            return self.best.gates.law == "zero"
+        if tensor == "beta":
+            return self.best.gates.beta in ("one", "half", "zero")
+        return self.best.values.law in ("zero", "ones")
+
     def reduce(self, axis: str, tensors: Sequence[str]) -> None:
         """As few places of one axis as the failure needs, the same ones in all of these tensors."""
         sizes = {
@@ -104,8 +117,7 @@ class _Content:
             for tensor in tensors
             if axis in self.best.axes.get(tensor, ()) and not self.entry(tensor).empty
         }
-        plain = {"g": self.best.gates.law == "zero", "beta": self.best.gates.beta in ("one", "half", "zero")}
-        if not sizes or plain.get(tensors[0], False):
+        if not sizes or (tensors[0] in ("g", "beta") and self.plain(tensors[0])):
             return
         most = max(sizes.values())  # value heads, where tensors differ: a query head serves several
         current = set(range(most))
@@ -133,18 +145,11 @@ class _Content:
             return case.starts[n] + at.get("token", max(0, case.lens[n] - 1))
         return {"sequences": n, "heads": at.get("head", 0)}.get(axis, at.get(axis, 0))
 
-    def laws(self) -> None:
-        """Plainer laws for what is left."""
-        for move in (_plain, simplify.gates, _values):
-            self.best = simplify.follow(move, self.best, self.fails, self.expired, self.seen)
-
-    def values(self) -> None:
+    def values(self, tensors: Sequence[str]) -> None:
         """Powers of two for what is left of each tensor."""
-        if self.best.values.law == "ones":
-            return
-        for tensor in ALONE:
+        for tensor in tensors:
             entry = self.entry(tensor)
-            if entry == Only(tensor) or entry.empty:
+            if entry == Only(tensor) or entry.empty or self.plain(tensor):
                 continue
             # A key longer than one makes the recurrence explode.
             if tensor == "k" and not self.best.l2norm and not _single(entry.K):
@@ -154,19 +159,25 @@ class _Content:
                     break
 
 
+def _no_gates(case: Case) -> Gates:
+    return Gates(lower_bound=case.gates.lower_bound, raw=case.gates.raw)
+
+
 def _plain(case: Case) -> Iterator[Case | None]:
-    gates = Gates(lower_bound=case.gates.lower_bound, raw=case.gates.raw)
-    values = Values(state=case.values.state)
-    if case.values.law != "zero":
-        yield replace(case, gates=gates, values=values, scale=None, edits=())
-        yield replace(case, values=values)
-    yield replace(case, gates=gates)
+    values = replace(
+        Values(state=case.values.state), law=case.values.law if case.values.law == "zero" else "ones"
+    )
+    yield replace(case, gates=_no_gates(case), values=values, scale=None, edits=())
+    yield replace(case, values=values)
+    yield replace(case, gates=_no_gates(case))
 
 
 def _values(case: Case) -> Iterator[Case | None]:
-    """Plainer values, but no state where there is none."""
+    """Plainer values; zero ones stay zero."""
     for plainer in simplify.values(case):
-        if plainer is not None and plainer.values.state == case.values.state:
+        if plainer is None or plainer.values.state != case.values.state:
+            continue
+        if case.values.law != "zero" or plainer.values.law == "zero":
             yield plainer
 
 
