@@ -21,6 +21,7 @@ from diffgdn.noise.contract import UNIT, Contract
 from diffgdn.noise.draws import Draws
 from diffgdn.noise.exact import is_exact
 from diffgdn.noise.inputs import input_errors
+from diffgdn.noise.sums import LEAST_SQUARE
 from diffgdn.oracle import Exact, Expected
 from diffgdn.oracle import chunked as form
 from diffgdn.oracle.lanes import Lanes, make
@@ -121,11 +122,23 @@ def _pooled(case: Case, truth: Expected, squares: Expected, contract: Contract) 
     least, out = _least(truth, case, contract), {}
     for name, square in squares.items().items():
         pooled = square.mean(-1, keepdim=True)
-        if name != "o" and square.numel():  # [..., V, K]: what row and column have in common, as a product
-            column = square.mean(-2, keepdim=True)
-            pooled = pooled * column / square.mean((-2, -1), keepdim=True).clamp(min=1e-300)
+        if name != "o" and square.numel():  # [..., V, K]
+            pooled = torch.maximum(_by_row_and_column(square), pooled * _prominence(truth.items()[name]))
         out[name] = torch.maximum(torch.maximum(square, pooled).sqrt_(), least[name])
     return out
+
+
+def _by_row_and_column(square: Tensor) -> Tensor:
+    """What rows and columns have in common, as a product: of independent errors in many rows."""
+    row, column = square.mean(-1, keepdim=True), square.mean(-2, keepdim=True)
+    return row * (column / square.mean((-2, -1), keepdim=True).clamp(min=LEAST_SQUARE))
+
+
+def _prominence(state: Tensor) -> Tensor:
+    """How large elements of a state are beside the rest of their row, squared, 1 at most: where only few rows
+    have errors, a column has no others to be pooled with, and decays show in the state itself."""
+    size = state.square()
+    return size.div_(size.mean(-1, keepdim=True).clamp_(min=LEAST_SQUARE)).clamp_(max=1.0)
 
 
 def _least(truth: Expected, case: Case, contract: Contract) -> dict[str, Tensor]:

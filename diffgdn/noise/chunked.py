@@ -5,7 +5,7 @@ operand format, a product's sums to the accumulator's; with [.] for such fresh r
 errors,
 
     dG = cumsum(dg) + cumsum([G]),   d exp(x) = exp(x) (dx + [decay]),
-    dkk_ij, dqk_ij: see `_Pairs`,   dA = -A d(beta kk) A + [A],
+    dkk_ij, dqk_ij: see `_Pairs`,   dA = -A d(beta kk) A + [inverse] + [A],
     du = dA (beta v) + A d(beta v) + [sum] + [u],   likewise w,
     dv_new = du - dw S - w dh + [sum],   dh = dS + [h],
     do = scale (d(q exp(G)) S + (q exp(G)) dh + dqk v_new + qk dv_new + [sums]) + [output],
@@ -18,15 +18,13 @@ if all roundings of factors were independent (`_Variances`); the larger of the t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from diffgdn.case import Case
-from diffgdn.noise.contract import Contract, Size
+from diffgdn.noise.contract import Contract
 from diffgdn.noise.draws import Draws
-from diffgdn.noise.inputs import InputErrors, decay_error, relative
+from diffgdn.noise.inputs import InputErrors, decay_error, decay_size, relative
 from diffgdn.noise.sums import evenness, lengths, mean_square, sum_error
 from diffgdn.oracle.chunked import BLOCK, Chunk
 from diffgdn.oracle.lanes import Lanes
@@ -47,7 +45,7 @@ class Follower:
         self._state = torch.zeros(draws.samples, *lanes.state.shape, dtype=draws.dtype, device=lanes.v.device)
         self._o: list[Tensor] = []  # mean squares, [C, L, V]
         self._before: list[Tensor] = []  # [L, V, K]
-        self._variances = _Variances(lanes, self._sizes, case.l2norm)
+        self._variances = _Variances(lanes, contract, case)
         self.condition = 0.0
 
     def chunk(self, chunk: Chunk) -> None:
@@ -64,7 +62,9 @@ class Follower:
             of_lower += beta * low["kk"] * e_beta
         spread = of_lower @ A
         self.condition = max(self.condition, float(spread.square().sum(-1).mean(0).max()) ** 0.5)
+        sums = _of_inverse(chunk)
         of_A = self._rounded("A", chunk.A) - A @ spread
+        of_A += sums.sqrt().to(A.dtype) * (self._sizes["inverse"].unit * self._draws.fresh(1, *A.shape[1:]))
 
         since_start = of_G + self._decay(G)  # relative, [samples, L, C, 1 or K]
         of_beta_v = self._rounded("beta_v", chunk.beta_v) + _scaled(low["beta_v"], e_beta)
@@ -92,7 +92,9 @@ class Follower:
         of_read += self._fresh("products", low["read"])
         scale = self._lanes.scale
         of_o = of_read.mul_(scale) + self._fresh("output", low["read"] * scale)
-        self._o.append(torch.maximum(self._mean_square(of_o), self._variances.chunk(chunk)).movedim(-2, 0))
+        self._o.append(
+            torch.maximum(self._mean_square(of_o), self._variances.chunk(chunk, sums, g)).movedim(-2, 0)
+        )
 
         last = G[..., -1:, :]
         kept = of_G[..., -1:, :] - of_G + self._decay(last - G)
@@ -174,33 +176,57 @@ _FACTORS = (
 
 
 class _Variances:
-    """Variances that independent roundings of the factors of all products give to o and the state.
+    """Variances that independent roundings of decays and of the factors of all products give to o and the
+    state.
 
     Of what an error does on its way through the triangular system, only the way straight through is counted.
     """
 
-    def __init__(self, lanes: Lanes, sizes: Mapping[str, Size], l2norm: bool) -> None:
+    def __init__(self, lanes: Lanes, contract: Contract, case: Case) -> None:
         self.state = torch.zeros_like(lanes.state)  # [L, V, K]
-        self._scale = lanes.scale
-        self._unit = {name: size.unit**2 for name, size in sizes.items()}
-        self._of_qk = self._unit["qk"] if l2norm else 0.0
+        self._contract, self._scale = contract, lanes.scale
+        self._sizes = contract.sizes(case)
+        self._unit = {name: size.unit**2 for name, size in self._sizes.items()}
+        self._of_qk = self._unit["qk"] if case.l2norm else 0.0
 
-    def chunk(self, chunk: Chunk) -> Tensor:
-        """Take the variances over one chunk; those of o [L, C, V]."""
+    def chunk(self, chunk: Chunk, sums: Tensor, of_g: Tensor | None) -> Tensor:
+        """Take the variances over one chunk; those of o [L, C, V]. sums: as `_of_inverse` gives them. of_g:
+        errors of the log decays given, [samples, L, C, 1 or K]."""
         unit = self._unit
         squares = {name: getattr(chunk, name).square() for name in _SQUARED}
         A, u, w, v_new, qk = (squares[name] for name in ("A", "u", "w", "v_new", "qk"))
-        q, k, h = squares["q_decayed"], squares["k_decayed"], squares["S"].mT
+        since, kept = self._decays(chunk.G, of_g)  # relative, [L, C, 1 or K]
+        q = squares["q_decayed"] * (unit["q_decayed"] + self._of_qk + since)
+        of_A = A * unit["A"] + sums * unit["inverse"]
+        of_w = of_A @ squares["beta_k"] + w * unit["w"]
+        of_w += A @ (squares["beta_k"] * (unit["beta_k"] + self._of_qk + since))
+        of_k = squares["k_decayed"] * (unit["k_decayed"] + self._of_qk + kept)
+        h = squares["S"].mT
         of_h = self.state.mT + unit["h"] * h
-        of_u = A @ squares["beta_v"] * (unit["A"] + unit["beta_v"]) + u * unit["u"]
-        of_w = A @ squares["beta_k"] * (unit["A"] + unit["beta_k"] + self._of_qk) + w * unit["w"]
+        of_u = (of_A + A * unit["beta_v"]) @ squares["beta_v"] + u * unit["u"]
         of_v = of_u + of_w @ h + w @ of_h + v_new * unit["v_new"]
-        of_read = q @ (of_h + h * (unit["q_decayed"] + self._of_qk))
+        of_read = q @ h + squares["q_decayed"] @ of_h
         of_read += qk @ (of_v + v_new * (unit["A_qk"] + 2.0 * (unit["pair_factors"] + self._of_qk)))
         decay = torch.exp(2.0 * chunk.G[..., -1:, :])
-        written = (of_v + v_new * (unit["k_decayed"] + self._of_qk)).mT @ k
-        self.state = self.state * decay + written
+        self.state = (self.state + squares["S"] * since[..., -1:, :]) * decay
+        self.state += of_v.mT @ squares["k_decayed"] + v_new.mT @ of_k
         return of_read * self._scale**2
+
+    def _decays(self, G: Tensor, of_g: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Relative variances of exp(G) and of exp(G_last - G)."""
+        each = self._unit["cumulative"] * G.square()
+        if of_g is not None:
+            each = each + mean_square(of_g, 0)
+        of_G, last = each.cumsum(-2), G[..., -1:, :]
+        own = [decay_size(x, self._contract, self._sizes["decay"]).square() for x in (G, last - G)]
+        return of_G + own[0], of_G[..., -1:, :] - of_G + own[1]
+
+
+def _of_inverse(chunk: Chunk) -> Tensor:
+    """Mean squares of the errors of A, [L, C, C], in units of a rounding: an inverse that comes of products
+    X L X, sums of terms that may cancel, is off relative to the terms."""
+    A, L = chunk.A.square(), (chunk.beta * chunk.kk).square()
+    return A @ L @ A
 
 
 _SQUARED = ("S", "A", "beta_v", "beta_k", "u", "w", "v_new", "qk", "q_decayed", "k_decayed")

@@ -54,6 +54,7 @@ POINTS: dict[str, Point] = {
         "chunked", "operand", "q and k with beta or a decay, as factors of pairwise products"
     ),
     "pairs": Point("chunked", "accumulator", "the sums over k_i k_j and q_i k_j, with their decay, and beta"),
+    "inverse": Point("chunked", "accumulator", "the sums by which A is computed, X L X block by block"),
     "A": Point("chunked", "operand", "A = (I + tril(beta k k^T decay, -1))^-1"),
     "A_qk": Point("chunked", "operand", "tril(q k^T decay)"),
     "beta_v": Point("chunked", "operand", "beta v"),

@@ -90,9 +90,13 @@ def _gates(
 
 
 def decay_error(draws: Draws, x: Tensor, contract: Contract, size: Size) -> Tensor:
-    """Relative error of exp(x), [samples, *x.shape], for a log decay x: its scaling to log2 rounds relative
-    to x, and the exponential has an error of its own. exp(0) is 1 in any implementation."""
-    units = torch.where(x == 0, 0.0, 2.0 * x.abs() / contract.functions + 1.0)
+    """Relative error of exp(x), [samples, *x.shape], for a log decay x."""
     near = (x * DECAY_STEPS).round()
-    relative = torch.where(x < VANISHED, OF_VANISHED, size.unit * units)
-    return relative.to(draws.dtype) * draws.of_function(x, "decay", near)
+    return decay_size(x, contract, size).to(draws.dtype) * draws.of_function(x, "decay", near)
+
+
+def decay_size(x: Tensor, contract: Contract, size: Size) -> Tensor:
+    """Root mean square of that error: the scaling of x to log2 rounds relative to x, and the exponential has
+    an error of its own. exp(0) is 1 in any implementation, and exp(x) below the normal numbers may be 0."""
+    units = torch.where(x == 0, 0.0, 2.0 * x.abs() / contract.functions + 1.0)
+    return torch.where(x < VANISHED, OF_VANISHED, size.unit * units)
