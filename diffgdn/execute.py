@@ -91,7 +91,8 @@ def assert_correct(case: Case, target: Target, lane: str) -> Verdict:
 
 
 class Run:
-    """One case on one target: its calls, and what they return. `diffgdn.serving` makes calls of its own with it."""
+    """One case on one target: its calls, and what they return. `diffgdn.serving` makes calls of its own with
+    it."""
 
     def __init__(self, case: Case, target: Target, lane: str, explain: bool, collects: bool = False) -> None:
         self.explain, self.collects = explain, collects

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from diffgdn.checks import Comparison
 
 
-# Noises that an error may come to: half as many again as the largest seen on a GPU, 6.8 in 10 billion elements
-# (docs/calibration.md).
+# Noises that an error may come to; docs/calibration.md has the distributions that it rests on.
 LIMIT = 10.0
 
 

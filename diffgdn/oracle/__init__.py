@@ -71,7 +71,7 @@ def parents(case: Case) -> recurrence.Parents | None:
 def assemble(
     case: Case, o: Tensor, S: Tensor, kept: Tensor | None = None, before: Tensor | None = None
 ) -> Expected:
-    """Results of a case from what `recurrence.run` returns by time and lane, or of any tensors so laid out."""
+    """Results of a case from what `recurrence.run` returns by time and lane, or of tensors so laid out."""
     return Expected(
         o=_pick(case, o, 1, list(case.lens)),
         state=_by_sequence(case, S),

@@ -152,7 +152,7 @@ def run(
                     k_decayed,
                     read,
                     after,
-                )  # fmt: skip
+                )
             )
         S = after
     if not outputs:

@@ -155,7 +155,10 @@ BAD = {
     "date": (changed(found="yesterday"), "found: expected a date like 2026-01-31, got 'yesterday'"),
     "versions": (changed(versions={"torch": 2}), "versions: expected strings"),
     "operation": (changed(operation="kda.decode"), "operation: 'kda.decode', but the case is of gdn.decode"),
-    "case of a later version": (with_case(format_version=9), "case: format_version: this diffgdn reads 1 to 2, got 9"),
+    "case of a later version": (
+        with_case(format_version=9),
+        "case: format_version: this diffgdn reads 1 to 2, got 9",
+    ),
     "case with an unknown field": (with_case(heads=3), "case: case: unknown field 'heads'"),
     "case with a wrong type": (with_case(K="16"), "case: case.K: expected int, got '16'"),
     "case outside the contract": (with_case(K=1000), "case: K, V: expected 1 to 256, got K=1000"),

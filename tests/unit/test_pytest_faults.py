@@ -1,4 +1,4 @@
-"""pytest under fire: kernels that end their process, workers that are killed, and what is explored meanwhile."""
+"""pytest under fire: kernels that end their process, workers that are killed, what is explored meanwhile."""
 
 from __future__ import annotations
 
