@@ -14,6 +14,7 @@ import torch
 
 from diffgdn import vacuity
 from diffgdn.checks import Comparison
+from diffgdn.verdict import LIMIT
 
 FLA_RATIO = 0.005
 FLA_CI_RATIO = 0.01
@@ -78,7 +79,7 @@ def flashqla(one: Comparison, exact: bool) -> bool:
 
 OURS = "diffgdn"
 CRITERIA: dict[str, Criterion] = {
-    OURS: Criterion("every error within half an ulp and 8 noises of its own element", vacuity.faulty),
+    OURS: Criterion(f"every error within half an ulp and {LIMIT:g} noises of its own element", vacuity.faulty),
     "FLA": Criterion("rms(err)/rms(ref) < 0.005", fla),
     "FLA in CI": Criterion("the same, but only below 0.01 and errors up to 0.3 warn", fla_ci),
     "SGLang": Criterion("gdn: atol 2e-2, rtol 1e-2; kda: rms(err)/rms(ref) < 0.01", sglang),

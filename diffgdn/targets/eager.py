@@ -107,7 +107,7 @@ def _gates(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor]:
 
 
 def _named(case: Case, arguments: Arguments, name: str) -> list[int]:
-    """What the caller's tensor of slots or rows says for each sequence; its own number where none is given."""
+    """What the caller's tensor of slots or rows says for each sequence; its own number if none is given."""
     tensor = arguments.get(name)
     return list(range(len(case.lens))) if tensor is None else tensor.tolist()
 
