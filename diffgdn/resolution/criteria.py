@@ -79,7 +79,7 @@ def flashqla(one: Comparison, exact: bool) -> bool:
 
 OURS = "diffgdn"
 CRITERIA: dict[str, Criterion] = {
-    OURS: Criterion(f"every error within half an ulp and {LIMIT:g} noises of its own element", vacuity.faulty),
+    OURS: Criterion(f"every error within half an ulp and {LIMIT:g} noises of its element", vacuity.faulty),
     "FLA": Criterion("rms(err)/rms(ref) < 0.005", fla),
     "FLA in CI": Criterion("the same, but only below 0.01 and errors up to 0.3 warn", fla_ci),
     "SGLang": Criterion("gdn: atol 2e-2, rtol 1e-2; kda: rms(err)/rms(ref) < 0.01", sglang),
