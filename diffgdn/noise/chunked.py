@@ -11,6 +11,9 @@ errors,
     do = scale (d(q exp(G)) S + (q exp(G)) dh + dqk v_new + qk dv_new + [sums]) + [output],
     dS <- dS exp(G_last) + S d exp(G_last) + dv_new^T (k exp(G_last - G)) + v_new^T d(...) + [sum] + [state].
 
+A product may be summed onto what stands in the accumulator, q exp(G) S or the state: then every term rounds
+at that size (`_onto`).
+
 Where one token's value outweighs all others, a handful of roundings make an element's error, the same ones in
 its whole row, and in a few samples they may happen to cancel. So variances are carried beside the samples, as
 if all roundings of factors were independent (`_Variances`); the larger of the two counts.
@@ -89,6 +92,7 @@ class Follower:
         of_read = of_q @ h + low["q_decayed"] @ of_h + of_qk @ low["v_new"] + low["qk"] @ of_v_new
         of_read += self._sum("products", low["q_decayed"], h, first)
         of_read += self._sum("products", low["qk"], low["v_new"], second)
+        of_read += self._onto("products", first, (low["qk"] != 0).sum(-1, keepdim=True))
         of_read += self._fresh("products", low["read"])
         scale = self._lanes.scale
         of_o = of_read.mul_(scale) + self._fresh("output", low["read"] * scale)
@@ -108,6 +112,7 @@ class Follower:
         error += self._state * decay + (S * decay) * of_decay
         error += self._fresh("products", S * decay)
         error += self._fresh("state", low["after"])
+        error += self._onto("products", low["after"], _written(chunk))
         self._state = error
 
     def finish(self, o: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,6 +156,11 @@ class Follower:
         """Error of the sums of a product out = a @ b."""
         size = sum_error(out, lengths(a) * lengths(b, dim=-2), evenness(a), a.shape[-1])
         return size * (self._sizes[point].unit * self._draws.fresh(1, *out.shape[1:]))
+
+    def _onto(self, point: str, x: Tensor, terms: Tensor) -> Tensor:
+        """Error of adding so many small terms onto x one by one: each sum rounds at the size of x."""
+        size = terms.to(x.dtype).sqrt() * self._sizes[point].unit
+        return x * size * self._draws.fresh(1, *x.shape[1:])
 
     def _mean_square(self, error: Tensor) -> Tensor:
         return mean_square(error, 0)
@@ -210,6 +220,7 @@ class _Variances:
         decay = torch.exp(2.0 * chunk.G[..., -1:, :])
         self.state = (self.state + squares["S"] * since[..., -1:, :]) * decay
         self.state += of_v.mT @ squares["k_decayed"] + v_new.mT @ of_k
+        self.state += chunk.after.square() * (unit["products"] * _written(chunk))
         return of_read * self._scale**2
 
     def _decays(self, G: Tensor, of_g: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -220,6 +231,11 @@ class _Variances:
         of_G, last = each.cumsum(-2), G[..., -1:, :]
         own = [decay_size(x, self._contract, self._sizes["decay"]).square() for x in (G, last - G)]
         return of_G + own[0], of_G[..., -1:, :] - of_G + own[1]
+
+
+def _written(chunk: Chunk) -> Tensor:
+    """How many tokens of a chunk write to the state, [L, 1, 1]: a product may be summed onto the state."""
+    return (chunk.k_decayed != 0).any(-1).sum(-1)[:, None, None]
 
 
 def _of_inverse(chunk: Chunk) -> Tensor:

@@ -65,7 +65,11 @@ POINTS: dict[str, Point] = {
     "v_new": Point("chunked", "operand", "v_new = u - w S, as a factor of products"),
     "q_decayed": Point("chunked", "operand", "q exp(G)"),
     "k_decayed": Point("chunked", "operand", "k exp(G_last - G)"),
-    "products": Point("chunked", "accumulator", "the sums of all other matrix products, and u - w S"),
+    "products": Point(
+        "chunked",
+        "accumulator",
+        "the sums of all other matrix products, onto S or q exp(G) S where they are added to it, and u - w S",
+    ),
 }
 
 

@@ -61,6 +61,17 @@ def test_what_little_is_left_of_a_state_keeps_its_noise(op: str) -> None:
     assert float((noises / state.abs())[decayed].min()) > 20 * 2.0**-24
 
 
+@pytest.mark.parametrize("op", ["gdn.extend", "kda.extend"])
+def test_tokens_that_are_summed_onto_a_state_round_at_its_size(op: str) -> None:
+    """A product may be added to the accumulator term by term; every token counts, however little it adds."""
+    sizes = []
+    for tokens in (1, 32):
+        case = Case(op, lens=(tokens,), chunk_size=32, gates=Gates(beta="zero"), values=Values("normal"))
+        state = oracle.expected(case, inputs.draw(case)).state.abs()
+        sizes.append(float((measured(case)["state"] / state).median()))
+    assert sizes[1] > 2.0 * sizes[0]
+
+
 @pytest.mark.parametrize("op", ["gdn.extend", "kda.extend", "gdn.update", "kda.update"])
 def test_a_decay_below_the_normal_numbers_may_be_taken_for_zero(op: str) -> None:
     """Large states show it: what is left of them is well above the least that is compared."""
