@@ -14,7 +14,7 @@ from diffgdn.case import Case
 Minimal = Callable[[SearchStrategy[Case], Callable[[Case], bool]], Case]
 
 SETTINGS = settings(
-    max_examples=3000,
+    max_examples=10_000,  # the rarest condition here is met by one case in a few hundred
     database=None,
     deadline=None,
     phases=[Phase.generate, Phase.shrink],

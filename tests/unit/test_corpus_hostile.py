@@ -141,7 +141,8 @@ HOSTILE: dict[str, tuple[Put, str]] = {
     "a slot past the pool": (nested("pool", {"indices": [7]}), "pool.indices: -1 to 0, got (7,)"),
     "a step buffer without end": (
         changed(
-            operation="gdn.verify", case={**TREE, "pool": {**TREE["pool"], "steps": 2**40, "buffer": 2**20}}
+            operation="gdn.verify",
+            case={**TREE, "parents": [], "pool": {**TREE["pool"], "steps": 2**40, "buffer": 2**20}},
         ),
         "pool.buffer and pool.steps: ",
     ),
