@@ -1,8 +1,9 @@
 """The noise of a case: the spread of its results under the roundings that a precision contract allows.
 
 Errors of the size of those roundings are carried through the computation to first order, in SAMPLES random
-samples at once, beside the oracle's own pass. Their root mean square, element by element, is the noise. The
-bound on an error is LIMIT noises plus the one rounding to the output format, which no kernel can avoid.
+samples at once (more for narrow states), beside the oracle's own pass. Their root mean square, element by
+element, is the noise. The bound on an error is LIMIT noises plus the one rounding to the output format, which
+no kernel can avoid.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from diffgdn.oracle import chunked as form
 from diffgdn.oracle.lanes import Lanes, make
 
 SAMPLES = 8
+# The samples times what an element is pooled with are at least so many. Chunks, whose matrices are as large
+# for a narrow state as for a wide one, make do with fewer.
+POOLED = {"recurrence": 64, "chunked": 32}
 LEAST_UNITS = 1.0  # of the accumulator's unit roundoff, of any result: none has fewer than two roundings
 TINY = 2.0**-120  # below any result that fp32 arithmetic with flushed denormals resolves
 # Significant bits, and the smallest normal number.
@@ -83,7 +87,7 @@ def _first_order(
 ) -> tuple[Expected, dict[str, Tensor], tuple[str, ...]]:
     """dtype: that errors are carried in; None for what the size of the values allows."""
     dtype = dtype or _working_precision(lanes)
-    draws = Draws(SAMPLES, int(case.id, 16), lanes.v.device, dtype)
+    draws = Draws(samples(case, contract), int(case.id, 16), lanes.v.device, dtype)
     errors = input_errors(case, data, lanes, contract, draws)
     conditions: tuple[str, ...] = ()
     if contract.chunked:
@@ -109,6 +113,14 @@ def _first_order(
             return _first_order(case, data, lanes, contract, torch.float64)
         conditions += ("unbounded",)
     return truth, _pooled(case, truth, squares, contract), conditions
+
+
+def samples(case: Case, contract: Contract) -> int:
+    """How many samples a case's noise is taken from: few say little about one element, and a narrow state
+    has few others to pool it with."""
+    pooled = POOLED["chunked" if contract.chunked else "recurrence"]
+    wanted = -(-pooled // min(case.K, case.V))
+    return max(SAMPLES, 1 << (wanted - 1).bit_length())  # a power of two: each number has draws of its own
 
 
 def _working_precision(lanes: Lanes) -> torch.dtype:

@@ -4,19 +4,22 @@ The formulas are those of `oracle.chunked`, differentiated. A factor of a matrix
 operand format, a product's sums to the accumulator's; with [.] for such fresh roundings and e for relative
 errors,
 
-    dG = cumsum(dg) + cumsum([G]),   d exp(x) = exp(x) (dx + [decay]),
+    dG = cumsum(dg) + cumsum([G]) + [G],   d exp(x) = exp(x) (dx + [decay]),
     dkk_ij, dqk_ij: see `_Pairs`,   dA = -A d(beta kk) A + [inverse] + [A],
     du = dA (beta v) + A d(beta v) + [sum] + [u],   likewise w,
     dv_new = du - dw S - w dh + [sum],   dh = dS + [h],
     do = scale (d(q exp(G)) S + (q exp(G)) dh + dqk v_new + qk dv_new + [sums]) + [output],
     dS <- dS exp(G_last) + S d exp(G_last) + dv_new^T (k exp(G_last - G)) + v_new^T d(...) + [sum] + [state].
 
+Partial sums G may come one after another, each with the roundings of those before it, or of a scan in the
+form of a tree, each with roundings of its own: both are counted.
+
 A product may be summed onto what stands in the accumulator, q exp(G) S or the state: then every term rounds
 at that size (`_onto`).
 
 Where one token's value outweighs all others, a handful of roundings make an element's error, the same ones in
 its whole row, and in a few samples they may happen to cancel. So variances are carried beside the samples, as
-if all roundings of factors were independent (`_Variances`); the larger of the two counts.
+if all roundings of decays, pairs and factors were independent (`_Variances`); the larger of the two counts.
 """
 
 from __future__ import annotations
@@ -25,12 +28,16 @@ import torch
 from torch import Tensor
 
 from diffgdn.case import Case
-from diffgdn.noise.contract import Contract
+from diffgdn.noise.contract import Contract, Size
 from diffgdn.noise.draws import Draws
 from diffgdn.noise.inputs import InputErrors, decay_error, decay_size, relative
 from diffgdn.noise.sums import evenness, lengths, mean_square, sum_error
 from diffgdn.oracle.chunked import BLOCK, Chunk
 from diffgdn.oracle.lanes import Lanes
+
+# Of the roundings that a scan in the form of a tree gives a partial sum of its own, for gates that are alike:
+# the terms of its last addition are about as large, those before it half as large, and so on.
+SCAN = (4.0 / 3.0) ** 0.5
 
 
 class Follower:
@@ -59,7 +66,8 @@ class Follower:
         e_q, e_k, e_beta, g = (self._now(name, chunk.time) for name in ("q", "k", "beta", "g"))
 
         of_G = self._cumulative(chunk, g)
-        pairs = _Pairs(chunk, low, of_G, e_q, e_k, self)
+        decays = _Decays(chunk.G, g, self._contract, self._sizes)
+        pairs = _Pairs(chunk, low, of_G, decays, e_q, e_k, self)
         of_lower = beta * pairs.kk
         if e_beta is not None:
             of_lower += beta * low["kk"] * e_beta
@@ -97,7 +105,9 @@ class Follower:
         scale = self._lanes.scale
         of_o = of_read.mul_(scale) + self._fresh("output", low["read"] * scale)
         self._o.append(
-            torch.maximum(self._mean_square(of_o), self._variances.chunk(chunk, sums, g)).movedim(-2, 0)
+            torch.maximum(
+                self._mean_square(of_o), self._variances.chunk(chunk, sums, decays, pairs)
+            ).movedim(-2, 0)
         )
 
         last = G[..., -1:, :]
@@ -131,18 +141,19 @@ class Follower:
     def _cumulative(self, chunk: Chunk, g: Tensor | None) -> Tensor:
         # Summed in log2 or natural units alike: the decay's own argument has the rounding of the scaling.
         rounded = torch.cumsum(self._rounded("cumulative", chunk.G), dim=-2)
+        rounded += SCAN * self._rounded("cumulative", chunk.G, "scan")
         return rounded if g is None else rounded + torch.cumsum(g, dim=-2)
 
     def _decay(self, x: Tensor) -> Tensor:
         return decay_error(self._draws, x, self._contract, self._sizes["decay"])
 
-    def _rounded(self, point: str, x: Tensor) -> Tensor:
-        """Error of rounding x at a point, [samples, *x.shape]."""
+    def _rounded(self, point: str, x: Tensor, again: str | None = None) -> Tensor:
+        """Error of rounding x at a point, [samples, *x.shape]. again: names another rounding there."""
         size = self._sizes[point]
         out = x.to(self._draws.dtype) * size.unit
         if size.floor:
             out = out + torch.where(x == 0, 0.0, size.floor).to(out.dtype)
-        return out * self._draws.by_value(x, point)
+        return out * self._draws.by_value(x, again or point)
 
     def _fresh(self, point: str, x: Tensor) -> Tensor:
         """The same, with draws of its own for every element of a lane."""
@@ -154,8 +165,12 @@ class Follower:
 
     def _sum(self, point: str, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
         """Error of the sums of a product out = a @ b."""
+        return self._sum_size(point, a, b, out) * self._draws.fresh(1, *out.shape[1:])
+
+    def _sum_size(self, point: str, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+        """Root mean square of that error, of out's shape."""
         size = sum_error(out, lengths(a) * lengths(b, dim=-2), evenness(a), a.shape[-1])
-        return size * (self._sizes[point].unit * self._draws.fresh(1, *out.shape[1:]))
+        return size.mul_(self._sizes[point].unit)
 
     def _onto(self, point: str, x: Tensor, terms: Tensor) -> Tensor:
         """Error of adding so many small terms onto x one by one: each sum rounds at the size of x."""
@@ -194,20 +209,20 @@ class _Variances:
 
     def __init__(self, lanes: Lanes, contract: Contract, case: Case) -> None:
         self.state = torch.zeros_like(lanes.state)  # [L, V, K]
-        self._contract, self._scale = contract, lanes.scale
-        self._sizes = contract.sizes(case)
-        self._unit = {name: size.unit**2 for name, size in self._sizes.items()}
+        self._scale = lanes.scale
+        self._unit = {name: size.unit**2 for name, size in contract.sizes(case).items()}
         self._of_qk = self._unit["qk"] if case.l2norm else 0.0
 
-    def chunk(self, chunk: Chunk, sums: Tensor, of_g: Tensor | None) -> Tensor:
-        """Take the variances over one chunk; those of o [L, C, V]. sums: as `_of_inverse` gives them. of_g:
-        errors of the log decays given, [samples, L, C, 1 or K]."""
+    def chunk(self, chunk: Chunk, sums: Tensor, decays: _Decays, pairs: _Pairs) -> Tensor:
+        """Take the variances over one chunk; those of o [L, C, V]. sums: as `_of_inverse` gives them."""
         unit = self._unit
         squares = {name: getattr(chunk, name).square() for name in _SQUARED}
         A, u, w, v_new, qk = (squares[name] for name in ("A", "u", "w", "v_new", "qk"))
-        since, kept = self._decays(chunk.G, of_g)  # relative, [L, C, 1 or K]
+        since, kept = decays.since_start, decays.to_end
+        of_factors = 2.0 * (unit["pair_factors"] + self._of_qk)
         q = squares["q_decayed"] * (unit["q_decayed"] + self._of_qk + since)
-        of_A = A * unit["A"] + sums * unit["inverse"]
+        of_lower = chunk.beta.square() * (pairs.variance_kk + chunk.kk.square() * of_factors)
+        of_A = A * unit["A"] + sums * unit["inverse"] + A @ of_lower @ A
         of_w = of_A @ squares["beta_k"] + w * unit["w"]
         of_w += A @ (squares["beta_k"] * (unit["beta_k"] + self._of_qk + since))
         of_k = squares["k_decayed"] * (unit["k_decayed"] + self._of_qk + kept)
@@ -216,21 +231,35 @@ class _Variances:
         of_u = (of_A + A * unit["beta_v"]) @ squares["beta_v"] + u * unit["u"]
         of_v = of_u + of_w @ h + w @ of_h + v_new * unit["v_new"]
         of_read = q @ h + squares["q_decayed"] @ of_h
-        of_read += qk @ (of_v + v_new * (unit["A_qk"] + 2.0 * (unit["pair_factors"] + self._of_qk)))
+        of_read += qk @ (of_v + v_new * (unit["A_qk"] + of_factors)) + pairs.variance_qk @ v_new
         decay = torch.exp(2.0 * chunk.G[..., -1:, :])
         self.state = (self.state + squares["S"] * since[..., -1:, :]) * decay
         self.state += of_v.mT @ squares["k_decayed"] + v_new.mT @ of_k
         self.state += chunk.after.square() * (unit["products"] * _written(chunk))
         return of_read * self._scale**2
 
-    def _decays(self, G: Tensor, of_g: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Relative variances of exp(G) and of exp(G_last - G)."""
-        each = self._unit["cumulative"] * G.square()
-        if of_g is not None:
-            each = each + mean_square(of_g, 0)
-        of_G, last = each.cumsum(-2), G[..., -1:, :]
-        own = [decay_size(x, self._contract, self._sizes["decay"]).square() for x in (G, last - G)]
-        return of_G + own[0], of_G[..., -1:, :] - of_G + own[1]
+
+class _Decays:
+    """Variances of the errors of a chunk's decays, relative to them, in float64.
+
+    Of exp(G_i - G_j), i after j, that is upper_i - lower_j, besides the exponential's own. of_g: errors of
+    the log decays given, [samples, L, C, 1 or K].
+    """
+
+    def __init__(self, G: Tensor, of_g: Tensor | None, contract: Contract, sizes: dict[str, Size]) -> None:
+        self._contract, self._size = contract, sizes["decay"]
+        rounded = G.square() * sizes["cumulative"].unit ** 2
+        each = rounded if of_g is None else rounded + mean_square(of_g, 0)
+        shared, own = each.cumsum(-2), rounded * SCAN**2  # up to a token, and of its own
+        self.upper, self.lower = shared + own, shared - own
+        # Of exp(G) and of exp(G_last - G), [L, C, 1 or K].
+        self.since_start = self.upper + self.exponential(G)
+        self.to_end = self.upper[..., -1:, :] - self.lower + self.exponential(G[..., -1:, :] - G)
+        self.to_end[..., -1:, :] = 0.0
+
+    def exponential(self, x: Tensor) -> Tensor:
+        """Of exp(x) itself, for an exact x."""
+        return decay_size(x, self._contract, self._size).square()
 
 
 def _written(chunk: Chunk) -> Tensor:
@@ -249,7 +278,8 @@ _SQUARED = ("S", "A", "beta_v", "beta_k", "u", "w", "v_new", "qk", "q_decayed", 
 
 
 class _Pairs:
-    """Errors of kk_ij = sum_c k_ic k_jc exp(G_ic - G_jc) and of qk alike, [samples, L, C, C].
+    """Errors of kk_ij = sum_c k_ic k_jc exp(G_ic - G_jc) and of qk alike, [samples, L, C, C], and the
+    variances that decays and sums give them, [L, C, C] in float64.
 
     Every term of the sum has the relative error of its factors, e_i + e_j + dG_i - dG_j, besides that of the
     exponential. With one gate a head, the decay and its errors stand before the sum; per channel, the terms
@@ -262,47 +292,55 @@ class _Pairs:
         chunk: Chunk,
         low: dict[str, Tensor],
         of_G: Tensor,
+        decays: _Decays,
         e_q: Tensor | None,
         e_k: Tensor | None,
         errors: Follower,
     ) -> None:
-        self._chunk, self._of_G, self._errors = chunk, of_G, errors
+        self._chunk, self._of_G, self._decays, self._errors = chunk, of_G, decays, errors
         C = chunk.k.shape[-2]
-        seen = torch.ones(C, C, dtype=torch.bool, device=chunk.k.device).tril()
+        self._seen = seen = torch.ones(C, C, dtype=torch.bool, device=chunk.k.device).tril()
+        self._past = past = seen.tril(-1)
         size = errors._sizes["pair_factors"]
         if size.unit:
             e_q = _sum(e_q, relative(errors._draws, chunk.q, size, "pair_factors"))
             e_k = _sum(e_k, relative(errors._draws, chunk.k, size, "pair_factors"))
         form = self._by_head if chunk.G.shape[-1] == 1 else self._by_channel
-        kk = form(low["k"], low["k"], low["kk"], e_k, e_k, seen)
-        self.kk = torch.where(seen.tril(-1), kk, 0.0)
-        self.qk = torch.where(seen, form(low["q"], low["k"], low["qk"], e_q, e_k, seen), 0.0)
+        kk, variance_kk = form(low["k"], low["k"], low["kk"], e_k, e_k)
+        qk, variance_qk = form(low["q"], low["k"], low["qk"], e_q, e_k)
+        self.kk, self.variance_kk = (torch.where(past, x, 0.0) for x in (kk, variance_kk))
+        self.qk, self.variance_qk = (torch.where(seen, x, 0.0) for x in (qk, variance_qk))
 
     def _by_head(
-        self, x: Tensor, k: Tensor, out: Tensor, e_x: Tensor | None, e_k: Tensor | None, seen: Tensor
-    ) -> Tensor:
+        self, x: Tensor, k: Tensor, out: Tensor, e_x: Tensor | None, e_k: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         errors, of_G, G = self._errors, self._of_G, self._chunk.G
-        difference = torch.where(seen, G - G.transpose(-1, -2), 0.0)
+        difference = torch.where(self._seen, G - G.transpose(-1, -2), 0.0)
         decay = torch.exp(difference).to(out.dtype)
         k_T = k.transpose(-1, -2)
-        of_sum = errors._sum("pairs", x, k_T, x @ k_T)
+        size = errors._sum_size("pairs", x, k_T, x @ k_T)
+        of_sum = size * errors._draws.fresh(1, *out.shape[1:])
         if e_x is not None:
             of_sum = of_sum + (x * e_x) @ k_T
         if e_k is not None:
             of_sum = of_sum + x @ (k * e_k).transpose(-1, -2)
         of_decay = errors._decay(difference) + of_G - of_G.transpose(-1, -2)
-        return of_sum * decay + out * of_decay + errors._fresh("pairs", out)
+        between = torch.where(self._past, self._decays.upper - self._decays.lower.mT, 0.0)
+        variance = between + self._decays.exponential(difference) + errors._sizes["pairs"].unit ** 2
+        variance = out.double().square() * variance + (size * decay).double().square()
+        return of_sum * decay + out * of_decay + errors._fresh("pairs", out), variance
 
     def _by_channel(
-        self, x: Tensor, k: Tensor, out: Tensor, e_x: Tensor | None, e_k: Tensor | None, seen: Tensor
-    ) -> Tensor:
+        self, x: Tensor, k: Tensor, out: Tensor, e_x: Tensor | None, e_k: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         errors, of_G, G = self._errors, self._of_G, self._chunk.G
         e_i, e_j = _sum(of_G, e_x), _sum(-of_G, e_k)
         assert e_i is not None
         assert e_j is not None
         C = k.shape[-2]
         total = errors._fresh("pairs", out)
-        length = torch.zeros_like(out)
+        length, variance = torch.zeros_like(out), torch.zeros_like(out, dtype=torch.float64)
+        upper, lower = self._decays.upper, self._decays.lower
         for start in range(0, C, BLOCK):
             part = slice(start, min(start + BLOCK, C))
             here = G[..., part, :]
@@ -313,7 +351,10 @@ class _Pairs:
                 total[..., part, :start] += (left * e_i[..., part, :]) @ right
                 total[..., part, :start] += left @ (right * e_j[..., :start, :].mT)
                 length[..., part, :start] = lengths(left) * lengths(right, dim=-2)
-            inside = seen[part, part].unsqueeze(-1)
+                left, right = left.double().square(), right.double().square()
+                variance[..., part, :start] = (left * upper[..., part, :]) @ right
+                variance[..., part, :start] -= left @ (right * lower[..., :start, :].mT)
+            inside = self._seen[part, part].unsqueeze(-1)
             difference = torch.where(inside, here.unsqueeze(-2) - here.unsqueeze(-3), -torch.inf)
             terms = torch.exp(difference).to(x.dtype)  # [L, i, j, K]
             terms = terms * x[..., part, :].unsqueeze(-2) * k[..., part, :].unsqueeze(-3)
@@ -322,12 +363,18 @@ class _Pairs:
             of_j = (terms.transpose(1, 2) @ e_j[..., part, :].permute(1, 2, 3, 0)).transpose(1, 2)
             total[..., part, part] += (of_i + of_j).permute(3, 0, 1, 2)
             length[..., part, part] = lengths(terms).squeeze(-1) * k.shape[-1] ** 0.5
+            terms = terms.double().square()
+            of_i = terms @ upper[..., part, :].unsqueeze(-1)
+            of_j = (terms.transpose(1, 2) @ lower[..., part, :].unsqueeze(-1)).transpose(1, 2)
+            variance[..., part, part] = torch.where(self._past[part, part], (of_i - of_j).squeeze(-1), 0.0)
         # The exponential's own error is one of every term, as large as a few roundings of the sum.
         even = evenness(k).transpose(-1, -2)
         sums = sum_error(out, length, even.expand_as(out), k.shape[-1])
         fresh = errors._draws.fresh(1, C, C)
         per_term = 0.5**0.5 * length * errors._sizes["decay"].unit / k.shape[-1] ** 0.5
-        return total + fresh * torch.hypot(errors._sizes["pairs"].unit * sums, per_term)
+        size, unit = torch.hypot(errors._sizes["pairs"].unit * sums, per_term), errors._sizes["pairs"].unit
+        variance += size.double().square() + (unit * out.double()).square()
+        return total + fresh * size, variance
 
 
 def _sum(*parts: Tensor | None) -> Tensor | None:

@@ -13,7 +13,7 @@ import zlib
 import torch
 from torch import Tensor
 
-POOL_SIZE = 1 << 18
+POOL_NUMBERS = 1 << 21  # kept for fresh draws
 NEAR = 16  # steps to a power of two within which part of an elementary function's error stays the same
 # That part of its root mean square. Measured on an H100: exp2, exp, rsqrt and sigmoid in fp32 are off by 0.2
 # to 0.5 units on average over 1/64 of their argument, by 1.3 at most; a contract allows 4, which is 2 rms.
@@ -24,17 +24,18 @@ _POOLS: dict[tuple[int, str, torch.dtype], Tensor] = {}
 
 
 def factors(samples: int, device: torch.device | str, dtype: torch.dtype = torch.float64) -> Tensor:
-    """[samples, POOL_SIZE] factors, the same on every device; slices of them serve as fresh draws, which
-    keeps noise cheap.
+    """[samples, POOL_NUMBERS / samples] factors, the same on every device; slices of them serve as fresh
+    draws, which keeps noise cheap.
 
     Each column holds the same sizes, of mean square 1, in a random order and with random signs.
     """
     key = (samples, str(device), dtype)
     if key not in _POOLS:
         generator = torch.Generator().manual_seed(20240229)
+        shape = POOL_NUMBERS // samples, samples
         sizes = (2.0 * (torch.arange(samples, dtype=torch.float64) + 0.5) / samples).sqrt()
-        order = torch.rand(POOL_SIZE, samples, generator=generator).argsort(dim=1)
-        signs = 2.0 * torch.randint(2, (POOL_SIZE, samples), generator=generator) - 1.0
+        order = torch.rand(shape, generator=generator).argsort(dim=1)
+        signs = 2.0 * torch.randint(2, shape, generator=generator) - 1.0
         _POOLS[key] = (sizes[order] * signs).T.contiguous().to(device, dtype)
     return _POOLS[key]
 
@@ -55,10 +56,12 @@ class Draws:
         count = 1
         for size in shape:
             count *= size
-        start = self._random.randrange(POOL_SIZE // 2)
         pool = self._pool
-        if count > POOL_SIZE // 2:
-            pool = pool.repeat(1, -(-count // POOL_SIZE) + 1)
+        half = pool.shape[1] // 2
+        start = self._random.randrange(half)
+        if count > half:
+            # An odd period: of a power of two it would give the same draws to every token of a lane.
+            pool = pool[:, :-1].repeat(1, count // pool.shape[1] + 2)
         return pool[:, start : start + count].view(self.samples, *shape)
 
     def by_value(self, x: Tensor, point: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""First-order errors of the recurrence, carried along with it step by step.
+"""First-order errors of the recurrence, carried along with it block of steps by block of steps.
 
 With decay a, S' = S a, r = S' k, d = beta (v - r), S <- S' + d k^T, o = scale S q, and with rho, e_k, e_q,
 e_beta the relative errors of a, k, q and beta, the errors are, to first order,
@@ -10,9 +10,13 @@ where [.] are fresh roundings. What decays have done to the state as a whole is 
 error E of it, so that dS = R + S E: then S' rho needs no pass over all samples of the state, and
 
     E <- E + rho,   R <- R a + dd k^T + d (k (e_k - E))^T + S [state].
+
+Whatever does not depend on R is computed for a whole block of steps at once; only R goes step by step.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +28,28 @@ from diffgdn.noise.inputs import VANISHED, InputErrors, decay_error
 from diffgdn.noise.sums import evenness, lengths, mean_square, sum_error
 from diffgdn.oracle import recurrence
 from diffgdn.oracle.lanes import Lanes
+
+BLOCK_STEPS = 64
+BLOCK_ELEMENTS = 1 << 21  # of all states of a block: as much as is held at once
+
+
+class _Block(NamedTuple):
+    """What the steps of a block need beside R. time: theirs. common [B, L, 1 or K, samples]: E. lost: what E
+    was where a decay vanished, else 0; None where none did. decayed, after [B, L, K, V]: the states. q, k [B,
+    L, K]; beta [B, L]; d [B, L, V]. of_k [B, L, K, samples]: of k as a factor of the product that is added, E
+    taken off. of_d [B, L, samples, V]: of d, but for what R adds."""
+
+    time: slice
+    common: Tensor
+    lost: Tensor | None
+    decayed: Tensor
+    after: Tensor
+    q: Tensor
+    k: Tensor
+    beta: Tensor
+    d: Tensor
+    of_k: Tensor
+    of_d: Tensor
 
 
 class Follower:
@@ -42,128 +68,155 @@ class Follower:
         every: int = 0,
     ) -> None:
         """parents, keep, every: as for `recurrence.run`."""
-        self._lanes, self._draws = lanes, draws
+        self._lanes, self._draws, self._errors = lanes, draws, errors
         self._parents, self._keep, self._every = parents, keep, every
-        self._sizes = sizes = contract.sizes(case)
+        self._sizes = contract.sizes(case)
         (L, V, K), width, dtype = lanes.state.shape, lanes.g.shape[-1], draws.dtype
-        self._state = torch.zeros(L, K, draws.samples, V, dtype=dtype, device=lanes.v.device)
-        self._common = self._state.new_zeros(L, width, draws.samples)
-        self._kept: list[tuple[Tensor, Tensor]] = []  # the two after every step, for trees
-        self._read: list[Tensor] = []  # S q, [L, V]
-        self._of_read: list[Tensor] = []  # its errors, [L, samples, V]
-        self._lengths: list[Tensor] = []  # of the rows of S, [L, V]
-        self._steps: list[Tensor] = []  # mean squares, [L, V, K]
+        self._rest = torch.zeros(L, K, draws.samples, V, dtype=dtype, device=lanes.v.device)
+        self._common = self._rest.new_zeros(L, width, draws.samples)
+        self._initial = self._rest, self._common
+        # Both after every step, for trees.
+        self._rests: list[Tensor] = []
+        self._commons: list[Tensor] = []
+        self._state = _turned(lanes.state, dtype)  # the state itself, as all of these are
+        self._block: list[recurrence.Step] = []
+        self._longest = max(1, min(BLOCK_STEPS, BLOCK_ELEMENTS // max(1, L * K * V)))
+        # Mean squares: of o [B, L, V]; of states [L, V, K].
+        self._o: list[Tensor] = []
+        self._steps: list[Tensor] = []
         self._before: list[Tensor] = []
-        self._last = lanes.state  # the state itself
+
+        rho = _by_channel(decay_error(draws, lanes.g, contract, self._sizes["decay"]))
+        self._rho = rho if errors.g is None else rho + _by_channel(errors.g)  # [T, L, 1 or K, samples]
+        vanished = lanes.g < VANISHED
+        self._vanished = vanished if vanished.any() else None
         self._all_live = lanes.live.all(1).tolist()
 
-        # What does not depend on the state, for all steps at once: of q, k and decays [T, L, K, samples], of
-        # d and sums [T, L, samples, V].
-        rho = _by_channel(decay_error(draws, lanes.g, contract, sizes["decay"]))
-        self._rho = rho if errors.g is None else rho + _by_channel(errors.g)
-        self._q, self._k = lanes.q.to(dtype), lanes.k.to(dtype)
-        self._of_q, self._of_k = (
-            self._state.new_zeros(()).expand(lanes.steps)
-            if error is None
-            else _by_channel(error) * x.unsqueeze(-1)
-            for error, x in ((errors.q, self._q), (errors.k, self._k))
-        )
-        self._decay = torch.exp(lanes.g).unsqueeze(-1).to(dtype)
-        self._vanished = (lanes.g < VANISHED).unsqueeze(-1)
-        self._any_vanished = self._vanished.flatten(1).any(1).tolist()
-        self._beta = lanes.beta.to(dtype).unsqueeze(-1)
-        of_d = sizes["delta"].unit * _by_row(draws.fresh(*lanes.v.shape))
-        self._of_d = of_d if errors.beta is None else of_d + _by_row(errors.beta)
-        self._of_recalled = sizes["recall"].unit * _by_row(draws.fresh(*lanes.v.shape))
-        self._even, self._length = evenness(self._k), lengths(self._k)
-
     def step(self, step: recurrence.Step) -> None:
-        """Take the errors over one step."""
-        t, dtype = step.time, self._draws.dtype
-        if self._every and t % self._every == 0:
-            self._before.append(self._mean_square(_turned(self._last, dtype)))
-        self._last = step.state
-        q, k = self._q[t], self._k[t]
-        decayed, after = step.decayed.to(dtype), _turned(step.state, dtype)
-        d, recalled = step.d.to(dtype).unsqueeze(-2), step.recalled.to(dtype)
+        """Take the errors over one step, or put it off until a block is full."""
+        self._block.append(step)
+        if len(self._block) == self._longest:
+            self._advance()
 
-        error, common = self._start(t)
-        error.mul_(self._decay[t].unsqueeze(-1))
-        common = common + self._rho[t]
-        if self._any_vanished[t]:  # an error of all that is left is no common one of what comes after
-            gone = self._vanished[t]
-            error.addcmul_(decayed.mT.unsqueeze(2), torch.where(gone, common, 0.0).unsqueeze(-1))
-            common = torch.where(gone, 0.0, common)
-        shared = k.unsqueeze(-1) * common  # [L, K, samples]
+    def _advance(self) -> None:
+        steps, self._block = self._block, []
+        time = slice(steps[0].time, steps[0].time + len(steps))
+        draws, sizes, errors, scale = self._draws, self._sizes, self._errors, self._lanes.scale
+        q, k, beta = (x[time].to(draws.dtype) for x in (self._lanes.q, self._lanes.k, self._lanes.beta))
+        d, recalled, read = (
+            torch.stack([getattr(step, name) for step in steps]).to(draws.dtype)
+            for name in ("d", "recalled", "read")
+        )
+        decayed, of_recall = self._states([step.decayed for step in steps])
+        after, of_read = self._states([step.state for step in steps])
+        common, lost = self._of_decays(time)
 
-        of_recalled = _product(error, k).add_(_product_each(decayed.mT, shared + self._of_k[t]))
-        length = lengths(step.decayed).squeeze(-1).to(dtype).mul_(self._length[t])
-        size = sum_error(recalled, length, self._even[t], k.shape[-1])
-        of_recalled.addcmul_(size.unsqueeze(-2), self._of_recalled[t])
-        of_d = (d * self._of_d[t]).addcmul_(self._beta[t].unsqueeze(-2), of_recalled, value=-1.0)
+        shared = k.unsqueeze(-1) * common  # [B, L, K, samples]
+        of_k = 0.0 if errors.k is None else _by_channel(errors.k[:, time]) * k.unsqueeze(-1)
+        size = sum_error(recalled, of_recall * lengths(k), evenness(k), k.shape[-1])
+        error = _product_each(decayed, shared + of_k)
+        error.addcmul_(size.unsqueeze(-2), self._fresh(d), value=sizes["recall"].unit)
+        of_d = self._fresh(d).mul_(sizes["delta"].unit)
+        if errors.beta is not None:
+            of_d += _by_row(errors.beta[:, time])
+        of_d.mul_(d.unsqueeze(-2)).addcmul_(beta[..., None, None], error, value=-1.0)
+        block = _Block(time, common, lost, decayed, after, q, k, beta, d, of_k - shared, of_d)
+        error = self._carry(block)
 
-        error.addcmul_(k[:, :, None, None], of_d.unsqueeze(1))
-        error.addcmul_((self._of_k[t] - shared).unsqueeze(-1), d.unsqueeze(1))
-        self._round_state(error, after, t)
-        self._state, self._common = error, common
+        moved = q.unsqueeze(-1) * common
+        if errors.q is not None:
+            moved += _by_channel(errors.q[:, time]) * q.unsqueeze(-1)
+        error += _product_each(after, moved)
+        size = sum_error(read, of_read * lengths(q), evenness(q), q.shape[-1])
+        error.addcmul_(size.unsqueeze(-2), self._fresh(read), value=sizes["read"].unit)
+        error.addcmul_(read.unsqueeze(-2), self._fresh(read), value=sizes["output"].unit)
+        self._o.append(mean_square(error.mul_(scale), -2))
 
-        moved = torch.addcmul(self._of_q[t], q.unsqueeze(-1), common)
-        self._read.append(step.read)
-        self._of_read.append(_product(error, q).add_(_product_each(after, moved)))
-        self._lengths.append(lengths(step.state).squeeze(-1).to(dtype))
-        if self._parents is not None:
-            self._kept.append((error, common))
-        if self._keep:
-            self._steps.append(self._mean_square(after))
+    def _states(self, states: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """States [L, V, K] as [B, L, K, V], and the lengths of their rows, [B, L, V]."""
+        stacked, dtype = torch.stack(states), self._draws.dtype
+        return _turned(stacked, dtype), lengths(stacked).squeeze(-1).to(dtype)
 
-    def _start(self, t: int) -> tuple[Tensor, Tensor]:
-        """Errors of the state that step t starts from; the first may be written."""
-        if self._parents is None:
-            return self._state, self._common
-        if t == 0:
-            return self._state.clone(), self._common
-        parts = []
-        heads = self._state.shape[0] // len(self._parents[t])
-        zero = torch.zeros_like(self._state[:heads]), torch.zeros_like(self._common[:heads])
-        for n, parent in enumerate(self._parents[t]):
-            here = slice(n * heads, (n + 1) * heads)
-            parts.append(zero if parent < 0 else tuple(part[here] for part in self._kept[parent]))
-        return torch.cat([state for state, _ in parts]), torch.cat([common for _, common in parts])
+    def _fresh(self, like: Tensor) -> Tensor:
+        """Factors [B, L, samples, V] for values [B, L, V]."""
+        return _by_row(self._draws.fresh(*like.shape))
 
-    def _round_state(self, error: Tensor, after: Tensor, t: int) -> None:
-        size, (L, K, V) = self._sizes["state"], after.shape
+    def _of_decays(self, time: slice) -> tuple[Tensor, Tensor | None]:
+        """E after each step of a block, and what it was where a decay vanished: an error of all that is left
+        is no common one of what comes after."""
+        if self._parents is None and self._vanished is None:
+            return self._common + self._rho[time].cumsum(0), None
+        commons: list[Tensor] = []
+        losses: list[Tensor] = []
+        common = self._common
+        for t in range(time.start, time.stop):
+            if self._parents is not None:
+                common = recurrence.from_parents(self._initial[1], self._commons, self._parents[t])
+            common = common + self._rho[t]
+            if self._vanished is not None:
+                losses.append(torch.where(self._vanished[t].unsqueeze(-1), common, 0.0))
+                common = common - losses[-1]
+            commons.append(common)
+            if self._parents is not None:
+                self._commons.append(common)
+        return torch.stack(commons), torch.stack(losses) if losses else None
+
+    def _carry(self, block: _Block) -> Tensor:
+        """Take R over a block; R q after every step, [B, L, samples, V]."""
+        (L, K, samples, V), parents = self._rest.shape, self._parents
+        decay = torch.exp(self._lanes.g[block.time])[..., None, None].to(self._rest.dtype)
+        beta_k = (block.beta.unsqueeze(-1) * block.k).unsqueeze(-2)
+        of_d, q = block.of_d.flatten(-2).unsqueeze(-2), block.q.unsqueeze(-2)
+        read = self._rest.new_empty(len(q), L, 1, samples * V)
+        for i, t in enumerate(range(block.time.start, block.time.stop)):
+            if self._every and t % self._every == 0:
+                self._before.append(self._mean_square())
+            if parents is None:
+                rest = self._rest.mul_(decay[i])
+            else:
+                kept = [x.flatten(-2) for x in self._rests]
+                start = recurrence.from_parents(self._initial[0].flatten(-2), kept, parents[t])
+                rest = start.view_as(self._rest) * decay[i]
+            if block.lost is not None:
+                rest.addcmul_(block.decayed[i].unsqueeze(2), block.lost[i].unsqueeze(-1))
+            flat = rest.view(L, K, samples * V)
+            moved = torch.baddbmm(of_d[i], beta_k[i], flat, alpha=-1.0).view(L, 1, samples, V)
+            rest.addcmul_(block.k[i][..., None, None], moved)
+            rest.addcmul_(block.of_k[i].unsqueeze(-1), block.d[i][:, None, None, :])
+            self._round_state(rest, block.after[i], t)
+            torch.bmm(q[i], flat, out=read[i])
+            self._rest, self._common, self._state = rest, block.common[i], block.after[i]
+            if parents is not None:
+                self._rests.append(rest)
+            if self._keep:
+                self._steps.append(self._mean_square())
+        return read.view(len(q), L, samples, V)
+
+    def _round_state(self, rest: Tensor, state: Tensor, t: int) -> None:
+        size, (L, K, V) = self._sizes["state"], state.shape
         if not self._all_live[t]:
-            after = torch.where(self._lanes.live[t].view(L, 1, 1), after, 0.0)
+            state = torch.where(self._lanes.live[t].view(L, 1, 1), state, 0.0)
         if size.floor:
-            after = after + after.sign() * (size.floor / size.unit)
+            state = state + state.sign() * (size.floor / size.unit)
         # Lanes never meet, so they may share their draws.
-        error.addcmul_(after.unsqueeze(2), self._draws.fresh(K, V).movedim(0, 1), value=size.unit)
+        rest.addcmul_(state.unsqueeze(2), self._draws.fresh(K, V).movedim(0, 1), value=size.unit)
 
-    def _mean_square(self, state: Tensor) -> Tensor:
-        """Of the errors of a state [L, K, V]: [L, V, K]."""
-        return mean_square(torch.addcmul(self._state, state.unsqueeze(2), self._common.unsqueeze(-1)), 2).mT
+    def _mean_square(self) -> Tensor:
+        """Of the errors of the state: [L, V, K]."""
+        error = torch.addcmul(self._rest, self._state.unsqueeze(2), self._common.unsqueeze(-1))
+        return mean_square(error, 2).mT
 
     def finish(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Mean squares of the errors of what `recurrence.run` returns, of the same shapes."""
-        draws, scale, dtype = self._draws, self._lanes.scale, self._draws.dtype
-        final = self._mean_square(_turned(self._last, dtype))
-        if not self._read:
-            none = final.new_zeros(0, *final.shape)
-            kept, before = (none if wanted else None for wanted in (self._keep, self._every))
-            return torch.zeros_like(self._lanes.v), final, kept, before
-        error = torch.stack(self._of_read)  # [T, L, samples, V]
-        read = torch.stack(self._read).to(dtype)
-        size = sum_error(
-            read, torch.stack(self._lengths) * lengths(self._q), evenness(self._q), self._q.shape[-1]
-        )
-        of_sum, of_output = (_by_row(draws.fresh(*read.shape)) for _ in range(2))
-        error.addcmul_(size.unsqueeze(-2), of_sum, value=self._sizes["read"].unit).mul_(scale)
-        error.addcmul_(read.unsqueeze(-2), of_output, value=scale * self._sizes["output"].unit)
+        if self._block:
+            self._advance()
+        final = self._mean_square()
+        none = final.new_zeros(0, *final.shape)
         return (
-            mean_square(error, -2),
+            torch.cat(self._o) if self._o else torch.zeros_like(self._lanes.v),
             final,
-            torch.stack(self._steps) if self._keep else None,
-            torch.stack(self._before) if self._every else None,
+            (torch.stack(self._steps) if self._steps else none) if self._keep else None,
+            (torch.stack(self._before) if self._before else none) if self._every else None,
         )
 
 
@@ -178,16 +231,10 @@ def _by_channel(error: Tensor) -> Tensor:
 
 
 def _turned(state: Tensor, dtype: torch.dtype) -> Tensor:
-    """[L, V, K] to [L, K, V] in memory."""
+    """[..., V, K] to [..., K, V] in memory."""
     return state.to(dtype).mT.contiguous()
 
 
-def _product(error: Tensor, x: Tensor) -> Tensor:
-    """Errors of the state times one vector a lane: [L, K, samples, V], [L, K] to [L, samples, V]."""
-    L, K, samples, V = error.shape
-    return torch.bmm(x.unsqueeze(1), error.view(L, K, samples * V)).view(L, samples, V)
-
-
 def _product_each(state: Tensor, x: Tensor) -> Tensor:
-    """The state times one vector for each sample: [L, K, V], [L, K, samples] to [L, samples, V]."""
-    return torch.bmm(x.mT, state)
+    """States times one vector for each sample: [B, L, K, V], [B, L, K, samples] to [B, L, samples, V]."""
+    return x.mT @ state
