@@ -17,14 +17,15 @@ from torch import Tensor
 from diffgdn import oracle
 from diffgdn.case import Case
 from diffgdn.inputs import Data
-from diffgdn.noise import chunked, perturbed, recurrence
+from diffgdn.noise import chunked, groups, perturbed, recurrence
 from diffgdn.noise.contract import UNIT, Contract
 from diffgdn.noise.draws import Draws
 from diffgdn.noise.exact import is_exact
-from diffgdn.noise.inputs import input_errors
+from diffgdn.noise.inputs import InputErrors, input_errors
 from diffgdn.noise.sums import LEAST_SQUARE
 from diffgdn.oracle import Exact, Expected
 from diffgdn.oracle import chunked as form
+from diffgdn.oracle import recurrence as form_by_step
 from diffgdn.oracle.lanes import Lanes, make
 
 SAMPLES = 8
@@ -92,27 +93,55 @@ def _first_order(
     conditions: tuple[str, ...] = ()
     if contract.chunked:
         truth = oracle.along(case, lanes, Exact())
-        follower = chunked.Follower(case, lanes, errors, contract, draws)
-        o, _, _ = form.run(lanes, Exact(), case.chunk_size, follower.chunk)
-        of_o, of_state, before = follower.finish(o)
-        squares = oracle.assemble(case, of_o, of_state, None, before if truth.boundary is not None else None)
-        if follower.condition > ILL_CONDITIONED:
+        squares, condition = _chunked(case, lanes, errors, contract, draws)
+        if condition > ILL_CONDITIONED:
             conditions = ("ill_conditioned",)
             larger = perturbed.mean_squares(case, data, truth, contract, lanes.v.device)
             squares = Expected(
                 **{name: torch.maximum(square, larger[name]) for name, square in squares.items().items()}
             )
     else:
-        every = case.chunk_size if case.operation.is_chunked and case.boundary else 0
-        parents, keep = oracle.parents(case), case.keeps_steps
-        step = recurrence.Follower(case, lanes, errors, contract, draws, parents, keep, every)
-        truth = oracle.along(case, lanes, Exact(), step.step)
-        squares = oracle.assemble(case, *step.finish())
+        truth, squares = _recurrence(case, lanes, errors, contract, draws)
     if not all(math.isfinite(square.sum()) for square in squares.items().values()):
         if dtype != torch.float64:  # a recurrence that grows: its errors have left the range of float32
             return _first_order(case, data, lanes, contract, torch.float64)
         conditions += ("unbounded",)
     return truth, _pooled(case, truth, squares, contract), conditions
+
+
+def _chunked(
+    case: Case, lanes: Lanes, errors: InputErrors, contract: Contract, draws: Draws
+) -> tuple[Expected, float]:
+    """Mean squares of the errors, and the condition that `chunked.Follower` measured."""
+    parts, condition = [], 0.0
+    for here in groups.split(lanes, draws.samples * max(case.K, min(case.chunk_size, lanes.steps)) * case.V):
+        some = groups.of_lanes(lanes, here)
+        follower = chunked.Follower(case, some, groups.of_errors(errors, here), contract, draws)
+        o, _, _ = form.run(some, Exact(), case.chunk_size, follower.chunk)
+        parts.append(follower.finish(o))
+        condition = max(condition, follower.condition)
+    of_o, of_state, before = groups.joined(parts, (1, 0, 1))
+    return oracle.assemble(case, of_o, of_state, None, before if case.boundary else None), condition
+
+
+def _recurrence(
+    case: Case, lanes: Lanes, errors: InputErrors, contract: Contract, draws: Draws
+) -> tuple[Expected, Expected]:
+    """The truth and the mean squares of the errors."""
+    every = case.chunk_size if case.operation.is_chunked and case.boundary else 0
+    trees, keep = oracle.parents(case), case.keeps_steps
+    parts = []
+    for here in groups.split(lanes, draws.samples * case.K * case.V, 1 if trees is None else case.HV):
+        some, parents = groups.of_lanes(lanes, here), None
+        if trees is not None:  # whole sequences
+            sequences = slice(here.start // case.HV, here.stop // case.HV)
+            parents = [step[sequences] for step in trees]
+        own = groups.of_errors(errors, here)
+        follower = recurrence.Follower(case, some, own, contract, draws, parents, keep, every)
+        truth = form_by_step.run(some, Exact(), parents, keep, every, follower.step)
+        parts.append((*truth, *follower.finish()))
+    joined = groups.joined(parts, (1, 0, 1, 1) * 2)
+    return oracle.assemble(case, *joined[:4]), oracle.assemble(case, *joined[4:])
 
 
 def samples(case: Case, contract: Contract) -> int:

@@ -32,7 +32,7 @@ from diffgdn.noise.contract import Contract, Size
 from diffgdn.noise.draws import Draws
 from diffgdn.noise.inputs import InputErrors, decay_error, decay_size, relative
 from diffgdn.noise.sums import evenness, lengths, mean_square, sum_error
-from diffgdn.oracle.chunked import BLOCK, Chunk
+from diffgdn.oracle.chunked import Chunk, block_of
 from diffgdn.oracle.lanes import Lanes
 
 # Of the roundings that a scan in the form of a tree gives a partial sum of its own, for gates that are alike:
@@ -341,8 +341,9 @@ class _Pairs:
         total = errors._fresh("pairs", out)
         length, variance = torch.zeros_like(out), torch.zeros_like(out, dtype=torch.float64)
         upper, lower = self._decays.upper, self._decays.lower
-        for start in range(0, C, BLOCK):
-            part = slice(start, min(start + BLOCK, C))
+        block = block_of(k)
+        for start in range(0, C, block):
+            part = slice(start, min(start + block, C))
             here = G[..., part, :]
             if start:
                 anchor = G[..., start : start + 1, :]

@@ -23,7 +23,10 @@ from torch import Tensor
 
 from diffgdn.oracle.lanes import Lanes, Rounding
 
-BLOCK = 8
+BLOCK = 8  # tokens that a decay per channel is taken for pair by pair
+# The same on a GPU, where launches count more than work, while a block has no more numbers than that.
+GPU_BLOCK = 32
+GPU_BLOCK_NUMBERS = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,12 @@ class Chunk:
 Follow = Callable[[Chunk], None]
 
 
+def block_of(k: Tensor) -> int:
+    """Tokens of a block along the diagonal, for keys [..., C, K]."""
+    fits = k[..., 0, :].numel() * GPU_BLOCK**2 <= GPU_BLOCK_NUMBERS
+    return GPU_BLOCK if k.is_cuda and fits else BLOCK
+
+
 def _pairwise(q: Tensor, k: Tensor, G: Tensor, rounding: Rounding) -> tuple[Tensor, Tensor]:
     """sum over channels of x_i * exp(G_i - G_j) * k_j, [..., L, C, C] each: x = k for i > j, and x = q for i
     >= j; zero elsewhere."""
@@ -72,8 +81,9 @@ def _pairwise(q: Tensor, k: Tensor, G: Tensor, rounding: Rounding) -> tuple[Tens
     # Per channel the decay stands inside the sum. Blocks left of the diagonal take it in two factors,
     # anchored at the block's first row, both of them at most 1; blocks on the diagonal element by element.
     kk, qk = (torch.zeros(*k.shape[:-1], C, dtype=k.dtype, device=k.device) for _ in range(2))
-    for start in range(0, C, BLOCK):
-        part = slice(start, min(start + BLOCK, C))
+    block = block_of(k)
+    for start in range(0, C, block):
+        part = slice(start, min(start + block, C))
         here = G[..., part, :]
         if start:
             anchor = G[..., start : start + 1, :]

@@ -140,6 +140,46 @@ SEEN = [
         (0, 1, 83, 21),
         2.18e-08,
     ),
+    (
+        # One channel: nothing to pool with, and two roundings had cancelled in all eight samples.
+        Case(
+            op="kda.recurrent",
+            lens=(2,),
+            H=6,
+            HV=18,
+            K=1,
+            V=64,
+            dtype="bfloat16",
+            pool=Pool(indices=()),
+            gates=Gates(beta="uniform", dtype="bfloat16"),
+            values=Values(law="uniform", seed=30),
+            packed=False,
+            scale=0.5,
+        ),
+        "state",
+        (0, 4, 48, 0),
+        6.84e-08,
+    ),
+    (
+        # Cumulative gates of a scan in the form of a tree, each with roundings of its own.
+        Case(
+            op="gdn.extend",
+            lens=(0, 84),
+            H=2,
+            HV=6,
+            K=256,
+            V=256,
+            pool=Pool(slots=9, indices=(0, 8), pitch=64, dtype="bfloat16"),
+            gates=Gates(law="underflow", strength=0.0078125, beta="uniform"),
+            values=Values(law="normal", seed=1, v_exponent=6, state="zero"),
+            tail=129,
+            scale=1.0,
+            batch_invariant=True,
+        ),
+        "o",
+        (55, 3, 249),
+        1.65e-05,
+    ),
 ]
 
 
