@@ -117,6 +117,8 @@ class Follower:
         written = v_T @ low["k_decayed"]
         error = of_v_new.transpose(-1, -2) @ low["k_decayed"] + v_T @ of_k
         error += self._sum("products", v_T, low["k_decayed"], written)
+        if self._sizes["k_decayed"].floor and G.shape[-1] == 1:
+            error += self._of_underflow("k_decayed", chunk.v_new * torch.exp(last - G)).mT @ low["k"]
         decay = torch.exp(last).to(self._draws.dtype)
         of_decay = of_G[..., -1:, :] + self._decay(last)
         error += self._state * decay + (S * decay) * of_decay
@@ -154,6 +156,12 @@ class Follower:
         if size.floor:
             out = out + torch.where(x == 0, 0.0, size.floor).to(out.dtype)
         return out * self._draws.by_value(x, again or point)
+
+    def _of_underflow(self, point: str, x: Tensor) -> Tensor:
+        """What the smallest numbers of a format add to the error of rounding x, [samples, *x.shape]. It does
+        not go with x, so that it matters which factor of a product is scaled down."""
+        floor = torch.where(x == 0, 0.0, self._sizes[point].floor).to(self._draws.dtype)
+        return floor * self._draws.by_value(x, f"{point} underflow")
 
     def _fresh(self, point: str, x: Tensor) -> Tensor:
         """The same, with draws of its own for every element of a lane."""

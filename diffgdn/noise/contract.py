@@ -64,7 +64,7 @@ POINTS: dict[str, Point] = {
     "h": Point("chunked", "operand", "the state that a chunk starts from, as a factor of products"),
     "v_new": Point("chunked", "operand", "v_new = u - w S, as a factor of products"),
     "q_decayed": Point("chunked", "operand", "q exp(G)"),
-    "k_decayed": Point("chunked", "operand", "k exp(G_last - G)"),
+    "k_decayed": Point("chunked", "operand", "k exp(G_last - G); or v_new so, with one gate a head"),
     "products": Point(
         "chunked",
         "accumulator",

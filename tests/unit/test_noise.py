@@ -1,11 +1,13 @@
 """The noise of a case: first order against brute force, tiny results, empty batches."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from diffgdn import emulate, inputs, noise, oracle
 from diffgdn.case import Case, Edit, Gates, Pool, Values
-from diffgdn.noise import perturbed, sums
+from diffgdn.noise import bound, perturbed, sums
 from diffgdn.targets.base import default_contract
 
 TWO = Pool(slots=2, indices=(0, 1))
@@ -113,3 +115,53 @@ def test_zero_has_the_spacing_of_the_smallest_numbers(dtype: torch.dtype) -> Non
     smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps  # the subnormals are its multiples
     x = torch.tensor([0.0, smallest, 1.0], dtype=torch.float64)
     assert noise.half_ulp(x, dtype).tolist() == [smallest / 2, smallest / 2, torch.finfo(dtype).eps / 2]
+
+
+def narrow(seed: int) -> Case:
+    gates, values = Gates(beta="uniform"), Values("uniform", seed)
+    return Case("kda.recurrent", lens=(3,), H=2, HV=6, K=1, V=64, pool=DENSE, gates=gates, values=values)
+
+
+def decayed_pairs(op: str, seed: int) -> Case:
+    """Outputs that are what strong gates leave of a few pairs of tokens."""
+    gates = Gates(law="underflow", strength=2.0**-7, beta="uniform")
+    values = Values("normal", seed, v_exponent=6, state="zero")
+    K = 16 if op == "gdn.extend" else 2
+    return Case(op, lens=(24,), HV=4, K=K, V=16, chunk_size=32, gates=gates, values=values)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "result", "least"),
+    [
+        ("one channel", narrow, "state", 0.5),
+        ("gdn.extend", lambda seed: decayed_pairs("gdn.extend", seed), "o", 0.48),
+        ("kda.extend", lambda seed: decayed_pairs("kda.extend", seed), "o", 0.55),
+    ],
+)
+def test_few_samples_never_say_far_less_than_many(
+    monkeypatch: pytest.MonkeyPatch, name: str, make: Callable[[int], Case], result: str, least: float
+) -> None:
+    """Two errors that happen to cancel in all samples are a false alarm."""
+    for seed in range(60):
+        case = make(seed)
+        few = measured(case)[result]
+        with monkeypatch.context() as patch:
+            patch.setattr(bound, "samples", lambda case, contract: 128)
+            many = measured(case)[result]
+        assert float((few / many).min()) > least, seed
+
+
+def test_decays_that_are_near_each_other_err_alike_in_part() -> None:
+    """The bias of an exponential over a stretch of its argument adds up over tokens: 64 decays are off by
+    more than 8 times what one is."""
+    sizes = []
+    contract = noise.Contract(points=dict.fromkeys(set(noise.POINTS) - {"decay"}))
+    for tokens in (1, 64):
+        edits = tuple(Edit("g", t, -0.125 - t * 2.0**-20) for t in range(tokens))
+        gates = Gates(beta="zero")
+        case = Case("gdn.update", lens=(tokens,), K=4, V=4, gates=gates, edits=edits, values=Values("normal"))
+        data = inputs.draw(case)
+        truth = oracle.expected(case, data)
+        noises = noise.measure(case, data, truth, contract)["state"]
+        sizes.append(float((noises / truth.state.abs()).mean()))
+    assert sizes[1] > 12.0 * sizes[0]

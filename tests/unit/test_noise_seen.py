@@ -180,6 +180,33 @@ SEEN = [
         (55, 3, 249),
         1.65e-05,
     ),
+    (
+        # In fp16, v_new exp(G_last - G) is among the smallest numbers where k exp(G_last - G) is not.
+        Case(
+            op="gdn.extend",
+            lens=(2, 2),
+            H=4,
+            HV=8,
+            K=100,
+            V=100,
+            dtype="float16",
+            pool=Pool(slots=2, indices=(0, 1), dtype="bfloat16"),
+            gates=Gates(law="model", strength=4.0),
+            values=Values(law="zero_rows", seed=119, state="zero"),
+            packed=False,
+            view="packed",
+            l2norm=True,
+            only=(
+                Only(tensor="q", tokens=()),
+                Only(tensor="k", tokens=(2,), heads=(3,), K=(96,), value=1.0),
+                Only(tensor="v", tokens=(2,), heads=(7,), V=(60,)),
+                Only(tensor="g", tokens=(3,), heads=(7,)),
+            ),
+        ),
+        "state",
+        (1, 7, 60, 96),
+        1.5e-08,  # and the rounding to bf16
+    ),
 ]
 
 
