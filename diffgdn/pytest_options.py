@@ -93,10 +93,10 @@ def register_profiles() -> None:
     common: dict[str, Any] = {
         "deadline": None,
         "print_blob": False,
-        "database": None,  # findings are kept in the corpus
+        "database": None,
         "report_multiple_bugs": True,
         "derandomize": False,
-        "phases": (Phase.explicit, Phase.generate, Phase.shrink),
+        "phases": (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
         "verbosity": Verbosity.quiet,  # a failure is shown as a finding instead, with its case in one line
         # It is kernels in an interpreter that take the time, and a target may refuse most cases.
         "suppress_health_check": (
@@ -105,17 +105,24 @@ def register_profiles() -> None:
             HealthCheck.data_too_large,
         ),
     }
+    # For speed alone: findings are kept in the corpus.
+    examples = {"database": settings.get_profile("default").database}
     changes: dict[str, dict[str, Any]] = {
+        "dev": examples,
+        "fuzz": examples,
         "ci": {"derandomize": True},
         "replay": {"phases": (Phase.explicit,)},
     }
-    for name, examples in EXAMPLES.items():
-        settings.register_profile(name, **{**common, "max_examples": examples, **changes.get(name, {})})
+    for name, count in EXAMPLES.items():
+        settings.register_profile(name, **{**common, "max_examples": count, **changes.get(name, {})})
     settings.load_profile(PROFILE)
 
 
-def adjust_profiles(config: pytest.Config) -> None:
-    """Time instead of a number of examples; and streams that differ, where derandomized ones would not."""
+def adjust_profiles(config: pytest.Config, repeats: bool) -> None:
+    """Time instead of a number of examples; and streams that differ, where derandomized ones would not.
+
+    repeats: a seed was given, which means the same cases and none that an earlier run found.
+    """
     from hypothesis import settings
 
     name, changes = profile(config), dict[str, Any]()
@@ -124,6 +131,8 @@ def adjust_profiles(config: pytest.Config) -> None:
     if name == "ci" and shards(config) > 1:
         changes["derandomize"] = False
         config.option.hypothesis_seed = "0"
+    if repeats:
+        changes["database"] = None
     if changes:
         settings.register_profile(name, settings.get_profile(name), **changes)
         settings.load_profile(name)

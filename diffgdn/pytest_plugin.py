@@ -26,6 +26,7 @@ import pytest
 
 from diffgdn import lane as lanes
 from diffgdn import pytest_options as options
+from diffgdn.examples import remember
 from diffgdn.isolate import RunnerError
 from diffgdn.testing import FAULT_KINDS, Answers, Harness, TimeUp, left_behind
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 WORKERS_PER_GPU = 8  # each holds a CUDA context of some 500 MB, and a kernel rarely fills the GPU
 NEEDS_GPU = "needs a GPU: "
 SEED = "diffgdn_seed"
+REPEATS = "diffgdn_repeats"
 RUNNING = "diffgdn_running"  # the folder in which workers note the case that they run
 EXPLORES = "explores"
 
@@ -54,6 +56,7 @@ class _Active:
     answers = Answers()
     first: ClassVar[dict[type, Finding]] = {}
     left_behind: str | None = None
+    repeats: bool = False  # a seed was given
 
 
 def _harness() -> Harness:
@@ -98,9 +101,11 @@ def pytest_configure(config: pytest.Config) -> None:
         if config.getoption("--hypothesis-seed", None) not in (None, seed):
             raise pytest.UsageError("--diffgdn-seed and --hypothesis-seed are the same: give one")
         config.option.hypothesis_seed = seed
+    repeats = given.get(REPEATS, config.getoption("--hypothesis-seed", None) is not None)
     if options.profile(config) in ("dev", "fuzz") and config.getoption("--hypothesis-seed", None) is None:
         config.option.hypothesis_seed = given.get(SEED) or str(random.SystemRandom().randrange(2**32))
-    options.adjust_profiles(config)
+    options.adjust_profiles(config, repeats)
+    _Active.repeats = repeats
     _make_harness(config)
 
 
@@ -129,6 +134,7 @@ def pytest_configure_node(node: Any) -> None:
     them.
     """
     node.workerinput[SEED] = node.config.getoption("--hypothesis-seed", None)
+    node.workerinput[REPEATS] = _Active.repeats
     if _Active.harness is not None:
         node.workerinput[RUNNING] = str(_Active.harness.folder)
 
@@ -221,6 +227,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     most = item.config.getoption("--diffgdn-max-time")
     _Active.answers = Answers(_save_first, math.inf if most is None else most)
     _draw_from_its_own_stream(item)
+    test = getattr(item, "function", None)
+    if hasattr(test, "hypothesis"):
+        remember(test, f"{item.nodeid} {item.config.getoption('--diffgdn-target')}")
     if item.get_closest_marker("gpu") is not None and (reason := _gpu_missing()) is not None:
         pytest.skip(NEEDS_GPU + reason)
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 
 from diffgdn import strategies, targets
 from diffgdn.case import Case
+from diffgdn.examples import remember
 from diffgdn.execute import Verdict
 from diffgdn.operations import OPERATIONS
 from diffgdn.strategies import Menu
@@ -37,6 +38,7 @@ def property_of(
     def test(case: Case) -> None:
         check(case, name)
 
+    remember(test, f"operation {op} {name}")
     return test
 
 

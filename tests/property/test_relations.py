@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from diffgdn import relations, strategies
 from diffgdn.case import Case
+from diffgdn.examples import remember
 from diffgdn.execute import Verdict
 from diffgdn.relations import RELATIONS
 from diffgdn.strategies import Menu
@@ -54,4 +55,5 @@ def test_the_relation_holds(
     def test(case: Case) -> None:
         diffgdn_check(case, target, relation=name)
 
+    remember(test, f"relation {name} {target}")
     test()

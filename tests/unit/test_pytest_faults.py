@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from diffgdn.verdict import Verdict
 pytest_plugins = ["pytester"]
 
 FAULTS = Path(__file__).with_name("faults.py")
+TOYS = Path(__file__).with_name("toys.py")
 ACTIVATE = """
 from diffgdn import pytest_plugin
 pytest_plugin.activate()
@@ -115,6 +117,30 @@ def test_a_seed_repeats_a_run_and_shards_draw_streams_of_their_own(project: pyte
     shards = drawn(project, "--diffgdn-seed=1", "--diffgdn-shards=3")
     assert shards[: len(once)] == once
     assert len(set(shards)) > 2 * len(set(once))
+
+
+def test_a_property_that_failed_fails_again_at_once(project: pytest.Pytester) -> None:
+    """From Hypothesis' database, without which the corpus has the finding all the same. A seed asks for its
+    own cases, and for none besides."""
+    checked = "drawn.append(case.id)\n    diffgdn_check(case)"
+    project.makepyfile(DRAWING.replace("gdn.update", "gdn.decode").replace("drawn.append(case.id)", checked))
+    wrong = f"--diffgdn-target={TOYS}:wrong"
+
+    def drawn_in_a_failing_run(*options: str) -> list[str]:
+        result = run(project, "-s", "--diffgdn-isolation=none", wrong, *options)
+        result.assert_outcomes(passed=1, failed=1)
+        return result.stdout.str().partition("DRAWN ")[2].split("\n")[0].split()
+
+    first = drawn_in_a_failing_run()
+    found = {finding.case.id for finding in Corpus(project.path / "findings").findings()}
+    again = drawn_in_a_failing_run()
+    assert again[0] in found
+    assert first[0] not in found
+    assert {finding.case.id for finding in Corpus(project.path / "findings").findings()} == found
+    seeded = drawn_in_a_failing_run("--diffgdn-seed=1")
+    shutil.rmtree(project.path / ".hypothesis")
+    assert drawn_in_a_failing_run("--diffgdn-seed=1") == seeded
+    assert not (project.path / ".hypothesis" / "examples").exists()
 
 
 def test_ci_in_the_environment_loses_no_exploration(

@@ -98,17 +98,18 @@ from hypothesis import settings
 def test_settings():
     now = settings.default
     phases = [phase.name for phase in now.phases]
-    print("SETTINGS", now.max_examples, now.derandomize, now.deadline, now.print_blob, phases)
+    database = now.database is not None
+    print("SETTINGS", now.max_examples, now.derandomize, database, now.deadline, now.print_blob, phases)
 """
 
 
 @pytest.mark.parametrize(
-    ("options", "header", "examples", "derandomized"),
+    ("options", "header", "examples", "derandomized", "database"),
     [
-        ([], r"profile dev, seed \d+", 50, False),
-        (["--hypothesis-profile=ci"], "profile ci, derandomized", 25, True),
-        (["--hypothesis-profile=fuzz"], r"profile fuzz, seed \d+", 1000, False),
-        (["--hypothesis-profile=fuzz", "--hypothesis-seed=7"], "profile fuzz, seed 7", 1000, False),
+        ([], r"profile dev, seed \d+", 50, False, True),
+        (["--hypothesis-profile=ci"], "profile ci, derandomized", 25, True, False),
+        (["--hypothesis-profile=fuzz"], r"profile fuzz, seed \d+", 1000, False, True),
+        (["--hypothesis-profile=fuzz", "--hypothesis-seed=7"], "profile fuzz, seed 7", 1000, False, False),
     ],
     ids=["dev", "ci", "fuzz", "fuzz-seed"],
 )
@@ -119,13 +120,14 @@ def test_profiles_say_how_they_draw_and_keep_exploring_under_ci(
     header: str,
     examples: int,
     derandomized: bool,
+    database: bool,
 ) -> None:
     monkeypatch.setenv("CI", "1")
     project.makepyfile(PRINT_SETTINGS)
     result = run(project, "-s", *options)
     result.stdout.re_match_lines([f"diffgdn: lane interpret, target vk, {header}$"])
-    phases = "['explicit', 'generate', 'shrink']"
-    assert f"SETTINGS {examples} {derandomized} None False {phases}" in result.stdout.str()
+    phases = "['explicit', 'reuse', 'generate', 'shrink']"
+    assert f"SETTINGS {examples} {derandomized} {database} None False {phases}" in result.stdout.str()
 
 
 def test_the_seed_in_the_header_is_the_one_that_workers_draw_from(project: pytest.Pytester) -> None:
