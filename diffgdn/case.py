@@ -8,6 +8,7 @@ of its content.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -223,7 +224,7 @@ class Case(Record):
             sizes["state"] = state
         return sizes
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Twelve hex digits of the SHA-256 of the canonical JSON form."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))

@@ -5,6 +5,7 @@ One table, `POINTS`, names the points; a `Contract` says which format stands beh
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -122,7 +123,14 @@ class Contract:
 
     def sizes(self, case: Case) -> dict[str, Size]:
         """Root mean square size of a rounding at every point, for this case."""
-        return {name: self._size(case, name) for name in POINTS}
+        if case.dtype not in self._sizes:
+            self._sizes[case.dtype] = {name: self._size(case, name) for name in POINTS}
+        return self._sizes[case.dtype]
+
+    @functools.cached_property
+    def _sizes(self) -> dict[str, dict[str, Size]]:
+        """By the dtype of a case's inputs, on which alone they depend."""
+        return {}
 
     def _size(self, case: Case, name: str) -> Size:
         kind = POINTS[name].kind
