@@ -19,7 +19,7 @@ at that size (`_onto`).
 
 Where one token's value outweighs all others, a handful of roundings make an element's error, the same ones in
 its whole row, and in a few samples they may happen to cancel. So variances are carried beside the samples, as
-if all roundings of decays, pairs and factors were independent (`_Variances`); the larger of the two counts.
+if all roundings of decays, pairs and factors were independent (`variances`); the larger of the two counts.
 """
 
 from __future__ import annotations
@@ -28,16 +28,13 @@ import torch
 from torch import Tensor
 
 from diffgdn.case import Case
-from diffgdn.noise.contract import Contract, Size
+from diffgdn.noise.contract import Contract
 from diffgdn.noise.draws import Draws
-from diffgdn.noise.inputs import InputErrors, decay_error, decay_size, relative
+from diffgdn.noise.inputs import InputErrors, decay_error, relative
 from diffgdn.noise.sums import evenness, lengths, mean_square, sum_error
+from diffgdn.noise.variances import SCAN, Decays, Variances, of_inverse, written
 from diffgdn.oracle.chunked import Chunk, block_of
 from diffgdn.oracle.lanes import Lanes
-
-# Of the roundings that a scan in the form of a tree gives a partial sum of its own, for gates that are alike:
-# the terms of its last addition are about as large, those before it half as large, and so on.
-SCAN = (4.0 / 3.0) ** 0.5
 
 
 class Follower:
@@ -55,7 +52,7 @@ class Follower:
         self._state = torch.zeros(draws.samples, *lanes.state.shape, dtype=draws.dtype, device=lanes.v.device)
         self._o: list[Tensor] = []  # mean squares, [C, L, V]
         self._before: list[Tensor] = []  # [L, V, K]
-        self._variances = _Variances(lanes, contract, case)
+        self._variances = Variances(lanes, contract, case)
         self.condition = 0.0
 
     def chunk(self, chunk: Chunk) -> None:
@@ -66,14 +63,14 @@ class Follower:
         e_q, e_k, e_beta, g = (self._now(name, chunk.time) for name in ("q", "k", "beta", "g"))
 
         of_G = self._cumulative(chunk, g)
-        decays = _Decays(chunk.G, g, self._contract, self._sizes)
+        decays = Decays(chunk.G, g, self._contract, self._sizes)
         pairs = _Pairs(chunk, low, of_G, decays, e_q, e_k, self)
         of_lower = beta * pairs.kk
         if e_beta is not None:
             of_lower += beta * low["kk"] * e_beta
         spread = of_lower @ A
         self.condition = max(self.condition, float(spread.square().sum(-1).mean(0).max()) ** 0.5)
-        sums = _of_inverse(chunk)
+        sums = of_inverse(chunk)
         of_A = self._rounded("A", chunk.A) - A @ spread
         of_A += sums.sqrt().to(A.dtype) * (self._sizes["inverse"].unit * self._draws.fresh(1, *A.shape[1:]))
 
@@ -104,19 +101,16 @@ class Follower:
         of_read += self._fresh("products", low["read"])
         scale = self._lanes.scale
         of_o = of_read.mul_(scale) + self._fresh("output", low["read"] * scale)
-        self._o.append(
-            torch.maximum(
-                self._mean_square(of_o), self._variances.chunk(chunk, sums, decays, pairs)
-            ).movedim(-2, 0)
-        )
+        variances = self._variances.chunk(chunk, sums, decays, pairs.variance_kk, pairs.variance_qk)
+        self._o.append(torch.maximum(self._mean_square(of_o), variances).movedim(-2, 0))
 
         last = G[..., -1:, :]
         kept = of_G[..., -1:, :] - of_G + self._decay(last - G)
         of_k = self._rounded("k_decayed", chunk.k_decayed) + _scaled(low["k_decayed"], _sum(kept, e_k))
         v_T = low["v_new"].transpose(-1, -2)
-        written = v_T @ low["k_decayed"]
+        added = v_T @ low["k_decayed"]
         error = of_v_new.transpose(-1, -2) @ low["k_decayed"] + v_T @ of_k
-        error += self._sum("products", v_T, low["k_decayed"], written)
+        error += self._sum("products", v_T, low["k_decayed"], added)
         if self._sizes["k_decayed"].floor and G.shape[-1] == 1:
             error += self._of_underflow("k_decayed", chunk.v_new * torch.exp(last - G)).mT @ low["k"]
         decay = torch.exp(last).to(self._draws.dtype)
@@ -124,7 +118,7 @@ class Follower:
         error += self._state * decay + (S * decay) * of_decay
         error += self._fresh("products", S * decay)
         error += self._fresh("state", low["after"])
-        error += self._onto("products", low["after"], _written(chunk))
+        error += self._onto("products", low["after"], written(chunk))
         self._state = error
 
     def finish(self, o: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -208,83 +202,6 @@ _FACTORS = (
 )
 
 
-class _Variances:
-    """Variances that independent roundings of decays and of the factors of all products give to o and the
-    state.
-
-    Of what an error does on its way through the triangular system, only the way straight through is counted.
-    """
-
-    def __init__(self, lanes: Lanes, contract: Contract, case: Case) -> None:
-        self.state = torch.zeros_like(lanes.state)  # [L, V, K]
-        self._scale = lanes.scale
-        self._unit = {name: size.unit**2 for name, size in contract.sizes(case).items()}
-        self._of_qk = self._unit["qk"] if case.l2norm else 0.0
-
-    def chunk(self, chunk: Chunk, sums: Tensor, decays: _Decays, pairs: _Pairs) -> Tensor:
-        """Take the variances over one chunk; those of o [L, C, V]. sums: as `_of_inverse` gives them."""
-        unit = self._unit
-        squares = {name: getattr(chunk, name).square() for name in _SQUARED}
-        A, u, w, v_new, qk = (squares[name] for name in ("A", "u", "w", "v_new", "qk"))
-        since, kept = decays.since_start, decays.to_end
-        of_factors = 2.0 * (unit["pair_factors"] + self._of_qk)
-        q = squares["q_decayed"] * (unit["q_decayed"] + self._of_qk + since)
-        of_lower = chunk.beta.square() * (pairs.variance_kk + chunk.kk.square() * of_factors)
-        of_A = A * unit["A"] + sums * unit["inverse"] + A @ of_lower @ A
-        of_w = of_A @ squares["beta_k"] + w * unit["w"]
-        of_w += A @ (squares["beta_k"] * (unit["beta_k"] + self._of_qk + since))
-        of_k = squares["k_decayed"] * (unit["k_decayed"] + self._of_qk + kept)
-        h = squares["S"].mT
-        of_h = self.state.mT + unit["h"] * h
-        of_u = (of_A + A * unit["beta_v"]) @ squares["beta_v"] + u * unit["u"]
-        of_v = of_u + of_w @ h + w @ of_h + v_new * unit["v_new"]
-        of_read = q @ h + squares["q_decayed"] @ of_h
-        of_read += qk @ (of_v + v_new * (unit["A_qk"] + of_factors)) + pairs.variance_qk @ v_new
-        decay = torch.exp(2.0 * chunk.G[..., -1:, :])
-        self.state = (self.state + squares["S"] * since[..., -1:, :]) * decay
-        self.state += of_v.mT @ squares["k_decayed"] + v_new.mT @ of_k
-        self.state += chunk.after.square() * (unit["products"] * _written(chunk))
-        return of_read * self._scale**2
-
-
-class _Decays:
-    """Variances of the errors of a chunk's decays, relative to them, in float64.
-
-    Of exp(G_i - G_j), i after j, that is upper_i - lower_j, besides the exponential's own. of_g: errors of
-    the log decays given, [samples, L, C, 1 or K].
-    """
-
-    def __init__(self, G: Tensor, of_g: Tensor | None, contract: Contract, sizes: dict[str, Size]) -> None:
-        self._contract, self._size = contract, sizes["decay"]
-        rounded = G.square() * sizes["cumulative"].unit ** 2
-        each = rounded if of_g is None else rounded + mean_square(of_g, 0)
-        shared, own = each.cumsum(-2), rounded * SCAN**2  # up to a token, and of its own
-        self.upper, self.lower = shared + own, shared - own
-        # Of exp(G) and of exp(G_last - G), [L, C, 1 or K].
-        self.since_start = self.upper + self.exponential(G)
-        self.to_end = self.upper[..., -1:, :] - self.lower + self.exponential(G[..., -1:, :] - G)
-        self.to_end[..., -1:, :] = 0.0
-
-    def exponential(self, x: Tensor) -> Tensor:
-        """Of exp(x) itself, for an exact x."""
-        return decay_size(x, self._contract, self._size).square()
-
-
-def _written(chunk: Chunk) -> Tensor:
-    """How many tokens of a chunk write to the state, [L, 1, 1]: a product may be summed onto the state."""
-    return (chunk.k_decayed != 0).any(-1).sum(-1)[:, None, None]
-
-
-def _of_inverse(chunk: Chunk) -> Tensor:
-    """Mean squares of the errors of A, [L, C, C], in units of a rounding: an inverse that comes of products
-    X L X, sums of terms that may cancel, is off relative to the terms."""
-    A, L = chunk.A.square(), (chunk.beta * chunk.kk).square()
-    return A @ L @ A
-
-
-_SQUARED = ("S", "A", "beta_v", "beta_k", "u", "w", "v_new", "qk", "q_decayed", "k_decayed")
-
-
 class _Pairs:
     """Errors of kk_ij = sum_c k_ic k_jc exp(G_ic - G_jc) and of qk alike, [samples, L, C, C], and the
     variances that decays and sums give them, [L, C, C] in float64.
@@ -300,7 +217,7 @@ class _Pairs:
         chunk: Chunk,
         low: dict[str, Tensor],
         of_G: Tensor,
-        decays: _Decays,
+        decays: Decays,
         e_q: Tensor | None,
         e_k: Tensor | None,
         errors: Follower,
