@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -115,7 +116,7 @@ def test_only_the_elements_that_the_failure_needs_are_left(name: str) -> None:
     seeded = next(
         case
         for seed in range(99)
-        if runs(case := Case(**{**vars(FIRST), "values": Values("normal", seed=seed)}))
+        if runs(case := replace(FIRST, values=Values("normal", seed=seed)))
     )
     runs.asked.clear()
     found = content.simplest(seeded, runs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ SHAPES = {
 
 
 def case(*entries: Only, **changes: Any) -> Case:
-    return Case(**{**vars(PLAIN), "only": entries, **changes})
+    return replace(PLAIN, only=entries, **changes)
 
 
 def nonzero(tensor: torch.Tensor) -> list[tuple[int, ...]]:
