@@ -128,8 +128,7 @@ def _recurrence(
     case: Case, lanes: Lanes, errors: InputErrors, contract: Contract, draws: Draws
 ) -> tuple[Expected, Expected]:
     """The truth and the mean squares of the errors."""
-    every = case.chunk_size if case.operation.is_chunked and case.boundary else 0
-    trees, keep = oracle.parents(case), case.keeps_steps
+    every, trees, keep = oracle.every(case), oracle.parents(case), case.keeps_steps
     parts = []
     for here in groups.split(lanes, draws.samples * case.K * case.V, 1 if trees is None else case.HV):
         some, parents = groups.of_lanes(lanes, here), None

@@ -68,6 +68,11 @@ def parents(case: Case) -> recurrence.Parents | None:
     return [[tree[t] if t < len(tree) else t - 1 for tree in case.parents] for t in steps]
 
 
+def every(case: Case) -> int:
+    """How many steps lie between the states that a case wants from before its chunks; 0 if it wants none."""
+    return case.chunk_size if case.operation.is_chunked and case.boundary else 0
+
+
 def assemble(
     case: Case, o: Tensor, S: Tensor, kept: Tensor | None = None, before: Tensor | None = None
 ) -> Expected:
@@ -97,8 +102,8 @@ def along(
     case: Case, batch: lanes.Lanes, rounding: Rounding, follow: recurrence.Follow | None = None
 ) -> Expected:
     """The recurrence on lanes that are made already."""
-    every = case.chunk_size if case.operation.is_chunked and case.boundary else 0
-    return assemble(case, *recurrence.run(batch, rounding, parents(case), case.keeps_steps, every, follow))
+    steps = recurrence.run(batch, rounding, parents(case), case.keeps_steps, every(case), follow)
+    return assemble(case, *steps)
 
 
 def chunked_form(

@@ -7,13 +7,14 @@ import torch
 
 from diffgdn import emulate, inputs, noise, oracle
 from diffgdn.case import Case, Edit, Gates, Pool, Values
-from diffgdn.noise import bound, perturbed, sums
+from diffgdn.noise import bound, draws, groups, perturbed, recurrence, sums, variances
+from diffgdn.oracle import chunked as chunked_form
 from diffgdn.targets.base import default_contract
 
 TWO = Pool(slots=2, indices=(0, 1))
 DENSE = Pool(indices=())
 DRAFT = Pool(slots=2, indices=(0, 1), steps=6, buffer=2, rows=(0, 1))
-TREE = (-1, 0, 0, 1, 2, 0)
+TREES = ((-1, 0, 0, 1, 2, 0), (-1, 0, 1, 0, 3, 4))
 ORDINARY = dict(
     lens=(21, 34), H=1, HV=2, K=24, V=12, gates=Gates(law="uniform", beta="uniform"), values=Values("normal")
 )
@@ -26,7 +27,7 @@ CASES = {
     "gdn.recurrent": Case("gdn.recurrent", **ORDINARY, pool=DENSE, l2norm=True, dtype="bfloat16"),
     "kda.update": Case("kda.update", **ORDINARY, pool=TWO, l2norm=True),
     "gdn.verify of trees": Case(
-        "gdn.verify", **(ORDINARY | dict(lens=(6, 6))), pool=DRAFT, l2norm=True, parents=(TREE, TREE)
+        "gdn.verify", **(ORDINARY | dict(lens=(6, 6))), pool=DRAFT, l2norm=True, parents=TREES
     ),
     "kda.verify of chains": Case("kda.verify", **(ORDINARY | dict(lens=(6, 4))), pool=DRAFT, l2norm=True),
 }
@@ -165,3 +166,58 @@ def test_decays_that_are_near_each_other_err_alike_in_part() -> None:
         noises = noise.measure(case, data, truth, contract)["state"]
         sizes.append(float((noises / truth.state.abs()).mean()))
     assert sizes[1] > 12.0 * sizes[0]
+
+
+def test_sums_in_the_form_of_a_tree_have_the_noise_of_one_at_least() -> None:
+    """Cumulative gates in fp32, a strong one before weak ones, as a parallel scan adds them up: the decay
+    between neighbours is off by the roundings of both, where a sum one after another has one in between."""
+    generator = torch.Generator().manual_seed(1)
+    g = -0.05 * torch.rand(400, 64, 1, generator=generator)
+    g[:, 0] = -20.0 - torch.rand(400, 1, generator=generator)
+    scanned, reach = g, 1
+    while reach < g.shape[1]:
+        scanned = scanned + torch.nn.functional.pad(scanned[:, :-reach], (0, 0, reach, 0))
+        reach *= 2
+    exact = g.double().cumsum(-2)
+    contract, case = default_contract("gdn.extend"), Case("gdn.extend")
+    decays = variances.Decays(exact, None, contract, contract.sizes(case))
+    error = (scanned.double() - exact).diff(dim=1)
+    ratio = error.square() / (decays.upper[:, 1:] - decays.lower[:, :-1])
+    assert 0.8 < float(ratio.mean()) ** 0.5 < 1.3
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_lanes_and_steps_a_few_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Small cases are one group and one block otherwise. The truth is the same bit for bit, the noise but for
+    other draws."""
+    case = CASES[name]
+    data, contract = inputs.draw(case), default_contract(case.op)
+    whole = noise.reference(case, data, contract, {})
+    monkeypatch.setattr(groups, "CACHED", 1)
+    monkeypatch.setattr(recurrence, "BLOCK_STEPS", 3)
+    parts = noise.reference(case, data, contract, {})
+    for result, truth in whole.truth.items().items():
+        assert torch.equal(parts.truth.items()[result], truth), result
+        moved = whole.noise[result] > 0
+        ratio = (parts.noise[result] / whole.noise[result])[moved]
+        assert 0.9 < float(ratio.median()) < 1.1, result
+        assert 0.2 < float(ratio.min()) < float(ratio.max()) < 5.0, result
+
+
+def test_larger_blocks_along_the_diagonal_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU takes blocks of 32 tokens where a CPU takes 8."""
+    case = CASES["kda.extend in fp16"]
+    data, contract = inputs.draw(case), default_contract(case.op)
+    small, few = oracle.chunked_form(case, data), measured(case)
+    monkeypatch.setattr(chunked_form, "BLOCK", chunked_form.GPU_BLOCK)
+    for result, truth in oracle.chunked_form(case, data).items().items():
+        torch.testing.assert_close(truth, small.items()[result], rtol=1e-12, atol=1e-14)
+    for result, noises in noise.measure(case, data, small, contract).items():
+        assert float((noises / few[result]).median()) == pytest.approx(1.0, abs=0.02)
+
+
+def test_draws_beyond_the_pool_differ_from_token_to_token() -> None:
+    """A lane's tokens lie a power of two apart, and so do the pool's ends."""
+    tokens = draws.Draws(8, 1, "cpu").fresh(3, draws.POOL_NUMBERS // 8)
+    assert not torch.equal(tokens[:, 0], tokens[:, 1])
+    assert not torch.equal(tokens[:, 1], tokens[:, 2])
