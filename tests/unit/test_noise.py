@@ -205,15 +205,18 @@ def test_lanes_and_steps_a_few_at_a_time_change_nothing(monkeypatch: pytest.Monk
 
 
 def test_larger_blocks_along_the_diagonal_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU takes blocks of 32 tokens where a CPU takes 8."""
+    """A GPU takes blocks of 32 tokens where a CPU takes 8. Of cumulative gates alone the errors are drawn by
+    value, so that the noise is the same."""
     case = CASES["kda.extend in fp16"]
-    data, contract = inputs.draw(case), default_contract(case.op)
-    small, few = oracle.chunked_form(case, data), measured(case)
+    contract = noise.Contract(chunked=True, points=dict.fromkeys(set(noise.POINTS) - {"cumulative"}))
+    data = inputs.draw(case)
+    truth = oracle.chunked_form(case, data)
+    noises = noise.measure(case, data, truth, contract)
     monkeypatch.setattr(chunked_form, "BLOCK", chunked_form.GPU_BLOCK)
-    for result, truth in oracle.chunked_form(case, data).items().items():
-        torch.testing.assert_close(truth, small.items()[result], rtol=1e-12, atol=1e-14)
-    for result, noises in noise.measure(case, data, small, contract).items():
-        assert float((noises / few[result]).median()) == pytest.approx(1.0, abs=0.02)
+    for result, again in oracle.chunked_form(case, data).items().items():
+        torch.testing.assert_close(again, truth.items()[result], rtol=1e-12, atol=1e-14)
+    for result, again in noise.measure(case, data, truth, contract).items():
+        torch.testing.assert_close(again, noises[result], rtol=1e-3, atol=0.0)
 
 
 def test_draws_beyond_the_pool_differ_from_token_to_token() -> None:
