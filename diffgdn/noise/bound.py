@@ -17,7 +17,7 @@ from torch import Tensor
 from diffgdn import oracle
 from diffgdn.case import Case
 from diffgdn.inputs import Data
-from diffgdn.noise import chunked, groups, perturbed, recurrence
+from diffgdn.noise import chunked, denormals, groups, perturbed, recurrence
 from diffgdn.noise.contract import UNIT, Contract
 from diffgdn.noise.draws import Draws
 from diffgdn.noise.exact import is_exact
@@ -88,6 +88,20 @@ def _first_order(
 ) -> tuple[Expected, dict[str, Tensor], tuple[str, ...]]:
     """dtype: that errors are carried in; None for what the size of the values allows."""
     dtype = dtype or _working_precision(lanes)
+    with denormals.flushed():
+        truth, squares, conditions = _squares(case, data, lanes, contract, dtype)
+    if not all(math.isfinite(square.sum()) for square in squares.items().values()):
+        if dtype != torch.float64:  # a recurrence that grows: its errors have left the range of float32
+            return _first_order(case, data, lanes, contract, torch.float64)
+        conditions += ("unbounded",)
+    return truth, _pooled(case, truth, squares, contract), conditions
+
+
+def _squares(
+    case: Case, data: Data, lanes: Lanes, contract: Contract, dtype: torch.dtype
+) -> tuple[Expected, Expected, tuple[str, ...]]:
+    """The truth, the mean squares of its errors, and the conditions under which they are not those of first
+    order."""
     draws = Draws(samples(case, contract), int(case.id, 16), lanes.v.device, dtype)
     errors = input_errors(case, data, lanes, contract, draws)
     conditions: tuple[str, ...] = ()
@@ -102,11 +116,7 @@ def _first_order(
             )
     else:
         truth, squares = _recurrence(case, lanes, errors, contract, draws)
-    if not all(math.isfinite(square.sum()) for square in squares.items().values()):
-        if dtype != torch.float64:  # a recurrence that grows: its errors have left the range of float32
-            return _first_order(case, data, lanes, contract, torch.float64)
-        conditions += ("unbounded",)
-    return truth, _pooled(case, truth, squares, contract), conditions
+    return truth, squares, conditions
 
 
 def _chunked(
@@ -114,9 +124,12 @@ def _chunked(
 ) -> tuple[Expected, float]:
     """Mean squares of the errors, and the condition that `chunked.Follower` measured."""
     parts, condition = [], 0.0
-    for here in groups.split(lanes, draws.samples * max(case.K, min(case.chunk_size, lanes.steps)) * case.V):
+    tokens = min(case.chunk_size, lanes.steps)
+    largest = draws.samples * max(case.K * case.V, 2 * tokens * max(case.K, tokens), tokens * case.V)
+    for here in groups.split(lanes, largest):
         some = groups.of_lanes(lanes, here)
-        follower = chunked.Follower(case, some, groups.of_errors(errors, here), contract, draws)
+        own = groups.of_errors(errors, here)
+        follower = chunked.Follower(case, some, own, contract, draws, keep=oracle.every(case) > 0)
         o, _, _ = form.run(some, Exact(), case.chunk_size, follower.chunk)
         parts.append(follower.finish(o))
         condition = max(condition, follower.condition)

@@ -20,12 +20,14 @@ NEAR = 16  # steps to a power of two within which part of an elementary function
 NEAR_SHARE = 0.25
 VALUE_POOL_SIZE = 1 << 14  # small enough to stay in a cache
 
-_POOLS: dict[tuple[int, str, torch.dtype], Tensor] = {}
+_POOLS: dict[tuple[int, str, torch.dtype], tuple[Tensor, Tensor]] = {}
 
 
-def factors(samples: int, device: torch.device | str, dtype: torch.dtype = torch.float64) -> Tensor:
+def factors(
+    samples: int, device: torch.device | str, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
     """[samples, POOL_NUMBERS / samples] factors, the same on every device; slices of them serve as fresh
-    draws, which keeps noise cheap.
+    draws, which keeps noise cheap. Beside them the first VALUE_POOL_SIZE columns.
 
     Each column holds the same sizes, of mean square 1, in a random order and with random signs.
     """
@@ -36,7 +38,8 @@ def factors(samples: int, device: torch.device | str, dtype: torch.dtype = torch
         sizes = (2.0 * (torch.arange(samples, dtype=torch.float64) + 0.5) / samples).sqrt()
         order = torch.rand(shape, generator=generator).argsort(dim=1)
         signs = 2.0 * torch.randint(2, shape, generator=generator) - 1.0
-        _POOLS[key] = (sizes[order] * signs).T.contiguous().to(device, dtype)
+        pool = (sizes[order] * signs).T.contiguous().to(device, dtype)
+        _POOLS[key] = pool, pool[:, :VALUE_POOL_SIZE].contiguous()
     return _POOLS[key]
 
 
@@ -47,9 +50,13 @@ class Draws:
         self, samples: int, seed: int, device: torch.device | str, dtype: torch.dtype = torch.float32
     ) -> None:
         self.samples, self.dtype = samples, dtype
-        self._pool = factors(samples, device, dtype)
-        self._values = self._pool[:, :VALUE_POOL_SIZE].contiguous()
+        self._pool, self._values = factors(samples, device, dtype)
         self._random = random.Random(seed)
+
+    @property
+    def room(self) -> int:
+        """How many values can have fresh factors at once without repetition."""
+        return self._pool.shape[1] // 2
 
     def fresh(self, *shape: int) -> Tensor:
         """[samples, *shape] factors that no other value has."""
@@ -57,9 +64,8 @@ class Draws:
         for size in shape:
             count *= size
         pool = self._pool
-        half = pool.shape[1] // 2
-        start = self._random.randrange(half)
-        if count > half:
+        start = self._random.randrange(self.room)
+        if count > self.room:
             # An odd period: of a power of two it would give the same draws to every token of a lane.
             pool = pool[:, :-1].repeat(1, count // pool.shape[1] + 2)
         return pool[:, start : start + count].view(self.samples, *shape)
@@ -69,8 +75,8 @@ class Draws:
         on the value alone, so that equal gates, keys or norms err alike at every token, and the errors add
         up."""
         bits = x.contiguous().view(torch.int64)
-        mixed = (bits ^ (bits >> 29)) * 0x2545F4914F6CDD1D + zlib.crc32(point.encode()) * 0x1B873593
-        column = (mixed >> 40) & (VALUE_POOL_SIZE - 1)
+        column = (bits ^ (bits >> 29)).mul_(0x2545F4914F6CDD1D).add_(zlib.crc32(point.encode()) * 0x1B873593)
+        column.bitwise_right_shift_(40).bitwise_and_(VALUE_POOL_SIZE - 1)
         return self._values.index_select(1, column.view(-1)).view(self.samples, *x.shape)
 
     def of_function(self, x: Tensor, point: str, near: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffgdn.noise.inputs import InputErrors
 from diffgdn.oracle.lanes import Lanes
 
-CACHED = 1 << 19  # numbers of a group's largest tensor, of which a few are in use at a time
+CACHED = 1 << 20  # numbers of a group's largest tensor, of which a few are in use at a time
 
 
 def split(lanes: Lanes, numbers: int, grain: int = 1) -> list[slice]:

@@ -25,30 +25,30 @@ from diffgdn.case import Case
 from diffgdn.noise.contract import Contract
 from diffgdn.noise.draws import Draws
 from diffgdn.noise.inputs import VANISHED, InputErrors, decay_error
-from diffgdn.noise.sums import evenness, lengths, mean_square, sum_error
+from diffgdn.noise.sums import length_and_evenness, lengths, mean_square, sum_error
 from diffgdn.oracle import recurrence
 from diffgdn.oracle.lanes import Lanes
 
 BLOCK_STEPS = 64
-BLOCK_ELEMENTS = 1 << 21  # of all states of a block: as much as is held at once
+BLOCK_ELEMENTS = 1 << 18  # of all states of a block: as much as is held at once
 
 
 class _Block(NamedTuple):
-    """What the steps of a block need beside R. time: theirs. common [B, L, 1 or K, samples]: E. lost: what E
-    was where a decay vanished, else 0; None where none did. decayed, after [B, L, K, V]: the states. q, k [B,
-    L, K]; beta [B, L]; d [B, L, V]. of_k [B, L, K, samples]: of k as a factor of the product that is added, E
-    taken off. of_d [B, L, samples, V]: of d, but for what R adds."""
+    """What the steps of a block need beside R. time: theirs. common [B, L, 1 or K, samples]: E. lost: as
+    `_of_decays` gives it. decayed, after [B, L, K, V]: the states. q, k [B, L, K]; beta [B, L]; d [B, L, V].
+    of_k [B, L, K, samples]: of k as a factor of the product that is added, E taken off; None where nothing is
+    left or of_d has it. of_d [B, L, samples, V]: of d, but for what R adds."""
 
     time: slice
     common: Tensor
-    lost: Tensor | None
+    lost: dict[int, Tensor]
     decayed: Tensor
     after: Tensor
     q: Tensor
     k: Tensor
     beta: Tensor
     d: Tensor
-    of_k: Tensor
+    of_k: Tensor | None
     of_d: Tensor
 
 
@@ -74,13 +74,14 @@ class Follower:
         (L, V, K), width, dtype = lanes.state.shape, lanes.g.shape[-1], draws.dtype
         self._rest = torch.zeros(L, K, draws.samples, V, dtype=dtype, device=lanes.v.device)
         self._common = self._rest.new_zeros(L, width, draws.samples)
-        self._initial = self._rest, self._common
-        # Both after every step, for trees.
+        self._initial = self._rest.flatten(-2), self._common
+        # Both after every step, for trees: [L, K, samples V], [L, 1 or K, samples].
         self._rests: list[Tensor] = []
         self._commons: list[Tensor] = []
-        self._state = _turned(lanes.state, dtype)  # the state itself, as all of these are
+        self._state = lanes.state.to(dtype).mT  # the state itself
         self._block: list[recurrence.Step] = []
-        self._longest = max(1, min(BLOCK_STEPS, BLOCK_ELEMENTS // max(1, L * K * V)))
+        room = min(BLOCK_ELEMENTS // max(1, L * K * V), draws.room // max(1, L * V))
+        self._longest = max(1, min(BLOCK_STEPS, room))
         # Mean squares: of o [B, L, V]; of states [L, V, K].
         self._o: list[Tensor] = []
         self._steps: list[Tensor] = []
@@ -88,8 +89,8 @@ class Follower:
 
         rho = _by_channel(decay_error(draws, lanes.g, contract, self._sizes["decay"]))
         self._rho = rho if errors.g is None else rho + _by_channel(errors.g)  # [T, L, 1 or K, samples]
-        vanished = lanes.g < VANISHED
-        self._vanished = vanished if vanished.any() else None
+        self._vanished = lanes.g < VANISHED
+        self._any_vanished = self._vanished.flatten(1).any(1).tolist()
         self._all_live = lanes.live.all(1).tolist()
 
     def step(self, step: recurrence.Step) -> None:
@@ -109,57 +110,64 @@ class Follower:
         )
         decayed, of_recall = self._states([step.decayed for step in steps])
         after, of_read = self._states([step.state for step in steps])
+        after = after.contiguous()
         common, lost = self._of_decays(time)
 
-        shared = k.unsqueeze(-1) * common  # [B, L, K, samples]
-        of_k = 0.0 if errors.k is None else _by_channel(errors.k[:, time]) * k.unsqueeze(-1)
-        size = sum_error(recalled, of_recall * lengths(k), evenness(k), k.shape[-1])
-        error = _product_each(decayed, shared + of_k)
-        error.addcmul_(size.unsqueeze(-2), self._fresh(d), value=sizes["recall"].unit)
-        of_d = self._fresh(d).mul_(sizes["delta"].unit)
+        moved = common * k.unsqueeze(-1)  # [B, L, K, samples]
+        of_k = None
+        if errors.k is not None:
+            of_k = errors.k[:, time].permute(1, 2, 3, 0) * k.unsqueeze(-1)
+        error = (moved if of_k is None else moved + of_k).mT @ decayed  # [B, L, samples, V]
+        of_d = error.mul_(-beta[..., None, None])
         if errors.beta is not None:
-            of_d += _by_row(errors.beta[:, time])
-        of_d.mul_(d.unsqueeze(-2)).addcmul_(beta[..., None, None], error, value=-1.0)
-        block = _Block(time, common, lost, decayed, after, q, k, beta, d, of_k - shared, of_d)
-        error = self._carry(block)
+            of_d.addcmul_(d.unsqueeze(-2), _by_row(errors.beta[:, time]))
+        length, even = length_and_evenness(k)
+        size = sum_error(recalled, of_recall * length, even, k.shape[-1])
+        size = torch.hypot(size * beta.unsqueeze(-1) * sizes["recall"].unit, d * sizes["delta"].unit)
+        of_d.addcmul_(size.unsqueeze(-2), self._fresh(d))
+        # d (k (e_k - E))^T: where E is one for all channels, it goes with d.
+        if common.shape[-2] == 1:
+            of_d.addcmul_(common.mT, d.unsqueeze(-2), value=-1.0)
+        else:
+            of_k = -moved if of_k is None else of_k - moved
+        error = self._carry(_Block(time, common, lost, decayed, after, q, k, beta, d, of_k, of_d))
 
-        moved = q.unsqueeze(-1) * common
-        if errors.q is not None:
-            moved += _by_channel(errors.q[:, time]) * q.unsqueeze(-1)
-        error += _product_each(after, moved)
-        size = sum_error(read, of_read * lengths(q), evenness(q), q.shape[-1])
-        error.addcmul_(size.unsqueeze(-2), self._fresh(read), value=sizes["read"].unit)
-        error.addcmul_(read.unsqueeze(-2), self._fresh(read), value=sizes["output"].unit)
+        moved = common if errors.q is None else common + errors.q[:, time].permute(1, 2, 3, 0)
+        error += (moved * q.unsqueeze(-1)).mT @ after
+        length, even = length_and_evenness(q)
+        size = sum_error(read, of_read * length, even, q.shape[-1])
+        size = torch.hypot(size * sizes["read"].unit, read * sizes["output"].unit)
+        error.addcmul_(size.unsqueeze(-2), self._fresh(read))
         self._o.append(mean_square(error.mul_(scale), -2))
 
     def _states(self, states: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """States [L, V, K] as [B, L, K, V], and the lengths of their rows, [B, L, V]."""
+        """States [L, V, K] as [B, L, K, V], a view, and the lengths of their rows, [B, L, V]."""
         stacked, dtype = torch.stack(states), self._draws.dtype
-        return _turned(stacked, dtype), lengths(stacked).squeeze(-1).to(dtype)
+        return stacked.to(dtype).mT, lengths(stacked).squeeze(-1).to(dtype)
 
     def _fresh(self, like: Tensor) -> Tensor:
         """Factors [B, L, samples, V] for values [B, L, V]."""
         return _by_row(self._draws.fresh(*like.shape))
 
-    def _of_decays(self, time: slice) -> tuple[Tensor, Tensor | None]:
-        """E after each step of a block, and what it was where a decay vanished: an error of all that is left
-        is no common one of what comes after."""
-        if self._parents is None and self._vanished is None:
-            return self._common + self._rho[time].cumsum(0), None
+    def _of_decays(self, time: slice) -> tuple[Tensor, dict[int, Tensor]]:
+        """E after each step of a block, and, at times when decays vanished, what it was where they did, [L, 1
+        or K, samples], else 0: an error of all that is left is no common one of what comes after."""
+        if self._parents is None and not any(self._any_vanished[time]):
+            return self._common + self._rho[time].cumsum(0), {}
         commons: list[Tensor] = []
-        losses: list[Tensor] = []
+        lost: dict[int, Tensor] = {}
         common = self._common
         for t in range(time.start, time.stop):
             if self._parents is not None:
                 common = recurrence.from_parents(self._initial[1], self._commons, self._parents[t])
             common = common + self._rho[t]
-            if self._vanished is not None:
-                losses.append(torch.where(self._vanished[t].unsqueeze(-1), common, 0.0))
-                common = common - losses[-1]
+            if self._any_vanished[t]:
+                lost[t] = torch.where(self._vanished[t].unsqueeze(-1), common, 0.0)
+                common = common - lost[t]
             commons.append(common)
             if self._parents is not None:
                 self._commons.append(common)
-        return torch.stack(commons), torch.stack(losses) if losses else None
+        return torch.stack(commons), lost
 
     def _carry(self, block: _Block) -> Tensor:
         """Take R over a block; R q after every step, [B, L, samples, V]."""
@@ -174,20 +182,20 @@ class Follower:
             if parents is None:
                 rest = self._rest.mul_(decay[i])
             else:
-                kept = [x.flatten(-2) for x in self._rests]
-                start = recurrence.from_parents(self._initial[0].flatten(-2), kept, parents[t])
-                rest = start.view_as(self._rest) * decay[i]
-            if block.lost is not None:
-                rest.addcmul_(block.decayed[i].unsqueeze(2), block.lost[i].unsqueeze(-1))
+                start = recurrence.from_parents(self._initial[0], self._rests, parents[t])
+                rest = start.view(L, K, samples, V) * decay[i]
+            if t in block.lost:
+                rest.addcmul_(block.decayed[i].contiguous().unsqueeze(2), block.lost[t].unsqueeze(-1))
             flat = rest.view(L, K, samples * V)
             moved = torch.baddbmm(of_d[i], beta_k[i], flat, alpha=-1.0).view(L, 1, samples, V)
             rest.addcmul_(block.k[i][..., None, None], moved)
-            rest.addcmul_(block.of_k[i].unsqueeze(-1), block.d[i][:, None, None, :])
+            if block.of_k is not None:
+                rest.addcmul_(block.of_k[i].unsqueeze(-1), block.d[i][:, None, None, :])
             self._round_state(rest, block.after[i], t)
             torch.bmm(q[i], flat, out=read[i])
             self._rest, self._common, self._state = rest, block.common[i], block.after[i]
             if parents is not None:
-                self._rests.append(rest)
+                self._rests.append(flat)
             if self._keep:
                 self._steps.append(self._mean_square())
         return read.view(len(q), L, samples, V)
@@ -221,20 +229,10 @@ class Follower:
 
 
 def _by_row(error: Tensor) -> Tensor:
-    """[samples, T, L, d] to [T, L, samples, d]."""
-    return error.permute(1, 2, 0, 3).contiguous()
+    """[samples, T, L, d] to [T, L, samples, d], a view."""
+    return error.permute(1, 2, 0, 3)
 
 
 def _by_channel(error: Tensor) -> Tensor:
     """[samples, T, L, d] to [T, L, d, samples]."""
     return error.permute(1, 2, 3, 0).contiguous()
-
-
-def _turned(state: Tensor, dtype: torch.dtype) -> Tensor:
-    """[..., V, K] to [..., K, V] in memory."""
-    return state.to(dtype).mT.contiguous()
-
-
-def _product_each(state: Tensor, x: Tensor) -> Tensor:
-    """States times one vector for each sample: [B, L, K, V], [B, L, K, samples] to [B, L, samples, V]."""
-    return x.mT @ state

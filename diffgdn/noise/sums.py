@@ -1,6 +1,6 @@
 """How far a sum of products may be off.
 
-Squares are taken in float64 throughout: of numbers below 1e-19, which strong gates leave of a state, float32
+Squares are taken in float64, or raised: of numbers below 1e-19, which strong gates leave of a state, float32
 has none.
 """
 
@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 LEAST_SQUARE = 1e-300
+LEAST_LENGTH = LEAST_SQUARE**0.5
+# Squares in float32 are taken as many times larger, for numbers from 2^-119 to 2^7: this times one factor,
+# times the other.
+RAISED = 2.0**112
 FEW = 1 << 15  # numbers that are squared at once sooner than slice by slice
 EQUAL_TERMS = 0.3  # of n half units: n/2 additions in the last binade, each off by the same part of a unit
 
@@ -21,20 +25,31 @@ def lengths(x: Tensor, dim: int = -1) -> Tensor:
 
 def evenness(x: Tensor, dim: int = -1) -> Tensor:
     """1 where all |x| along a dimension are equal, 1 / n where all but one are zero; the dimension stays."""
-    wide = x.double()
-    total, squares = wide.abs().sum(dim, keepdim=True), wide.square().sum(dim, keepdim=True)
-    return (total.square() / (x.shape[dim] * squares).clamp(min=LEAST_SQUARE)).to(x.dtype)
+    return _even(x, torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float64), dim).to(x.dtype)
+
+
+def _even(x: Tensor, length: Tensor, dim: int) -> Tensor:
+    total = torch.linalg.vector_norm(x, 1, dim=dim, keepdim=True, dtype=torch.float64)
+    return total.div_(length.clamp(min=LEAST_LENGTH)).square_().div_(x.shape[dim])
+
+
+def length_and_evenness(x: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+    """Both at once."""
+    length = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float64)
+    return length.to(x.dtype), _even(x, length, dim).to(x.dtype)
 
 
 def mean_square(error: Tensor, dim: int) -> Tensor:
     """Mean square over a dimension, in float64."""
-    if error.is_cuda or error.numel() <= FEW:
+    if error.is_cuda or error.numel() <= FEW or error.dtype != torch.float32:
         return error.double().square_().mean(dim)
-    total, *others = (part.double() for part in error.unbind(dim))  # one slice at a time stays in a cache
-    total = total.square()
-    for part in others:
-        total.addcmul_(part, part)
-    return total.div_(error.shape[dim])
+    first, *others = error.unbind(dim)  # one slice at a time stays in a cache
+    total = torch.zeros_like(first, memory_format=torch.contiguous_format)
+    for part in (first, *others):
+        total.addcmul_(part, part, value=RAISED)
+    if not total.sum().isfinite():
+        return error.double().square_().mean(dim)
+    return total.double().mul_(1.0 / (RAISED * error.shape[dim]))
 
 
 def sum_error(out: Tensor, length: Tensor, even: Tensor, terms: int) -> Tensor:

@@ -62,13 +62,13 @@ class Decays:
     """Variances of the errors of a chunk's decays, relative to them, in float64.
 
     Of exp(G_i - G_j), i after j, that is upper_i - lower_j, besides the exponential's own. of_g: errors of
-    the log decays given, [samples, L, C, 1 or K].
+    the log decays given, [L, C, samples, 1 or K].
     """
 
     def __init__(self, G: Tensor, of_g: Tensor | None, contract: Contract, sizes: dict[str, Size]) -> None:
         self._contract, self._size = contract, sizes["decay"]
         rounded = G.square() * sizes["cumulative"].unit ** 2
-        each = rounded if of_g is None else rounded + mean_square(of_g, 0)
+        each = rounded if of_g is None else rounded + mean_square(of_g, -2)
         shared, own = each.cumsum(-2), rounded * SCAN**2  # up to a token, and of its own
         self.upper, self.lower = shared + own, shared - own
         # Of exp(G) and of exp(G_last - G), [L, C, 1 or K].
