@@ -8,7 +8,6 @@ no kernel can avoid.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +26,7 @@ from diffgdn.oracle import Exact, Expected
 from diffgdn.oracle import chunked as form
 from diffgdn.oracle import recurrence as form_by_step
 from diffgdn.oracle.lanes import Lanes, make
+from diffgdn.transfer import moved
 
 SAMPLES = 8
 # The samples times what an element is pooled with are at least so many. Chunks, whose matrices are as large
@@ -63,15 +63,25 @@ def reference(
     stored: dict[str, torch.dtype],
     device: torch.device | str = "cpu",
 ) -> Reference:
-    """The reference of a case for a target's contract. stored: the dtype of each result that is kept, by the
-    names of `oracle.Expected`."""
+    """The reference of a case for a target's contract, on the CPU. stored: the dtype of each result that is
+    kept, by the names of `oracle.Expected`. device: where it is computed."""
+    data = moved(data, device)
     lanes = make(case, data, Exact(), device)
     if case.values.law == "exact":
         truth = oracle.along(case, lanes, Exact())
         if is_exact(case, data, truth, contract, stored):
-            return Reference(truth, _least(truth, case, contract), True)
+            return _on_cpu(truth, _least(truth, case, contract), True, ())
     truth, noise, conditions = _first_order(case, data, lanes, contract)
-    return Reference(truth, noise, False, conditions)
+    return _on_cpu(truth, noise, False, conditions)
+
+
+def _on_cpu(
+    truth: Expected, noise: dict[str, Tensor], exact: bool, conditions: tuple[str, ...]
+) -> Reference:
+    parts = {f"truth {name}": tensor for name, tensor in truth.items().items()}
+    parts = moved(parts | noise, "cpu")
+    expected = Expected(**{name: parts[f"truth {name}"] for name in truth.items()})
+    return Reference(expected, {name: parts[name] for name in noise}, exact, conditions)
 
 
 def measure(
@@ -80,6 +90,7 @@ def measure(
     """Noise of each result, of the same shape: root mean square error over the samples, at least what is
     pooled over the row, for states over row and column (eight samples say little about one element), and at
     least LEAST_UNITS."""
+    data = moved(data, device)
     return _first_order(case, data, make(case, data, Exact(), device), contract)[1]
 
 
@@ -90,7 +101,7 @@ def _first_order(
     dtype = dtype or _working_precision(lanes)
     with denormals.flushed():
         truth, squares, conditions = _squares(case, data, lanes, contract, dtype)
-    if not all(math.isfinite(square.sum()) for square in squares.items().values()):
+    if not torch.stack([square.sum() for square in squares.items().values()]).isfinite().all():
         if dtype != torch.float64:  # a recurrence that grows: its errors have left the range of float32
             return _first_order(case, data, lanes, contract, torch.float64)
         conditions += ("unbounded",)
@@ -165,10 +176,8 @@ def samples(case: Case, contract: Contract) -> int:
 
 
 def _working_precision(lanes: Lanes) -> torch.dtype:
-    largest = max(
-        (float(x.abs().max()) for x in (lanes.v, lanes.state, lanes.q, lanes.k) if x.numel()), default=0.0
-    )
-    return torch.float32 if largest < SAFE_RANGE else torch.float64
+    largest = [x.abs().max() for x in (lanes.v, lanes.state, lanes.q, lanes.k) if x.numel()]
+    return torch.float32 if not largest or torch.stack(largest).max() < SAFE_RANGE else torch.float64
 
 
 def _pooled(case: Case, truth: Expected, squares: Expected, contract: Contract) -> dict[str, Tensor]:

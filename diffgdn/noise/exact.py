@@ -49,8 +49,9 @@ def is_exact(
         return False
     form = oracle.chunked_form if contract.chunked else oracle.expected
     rounded = form(case, data, Rounded(case, contract), expected.o.device).items()
-    return all(
-        torch.equal(rounded[name], truth) and torch.equal(truth.to(stored[name]).double(), truth)
+    same = [
+        (rounded[name] == truth).all() & (truth.to(stored[name]).double() == truth).all()
         for name, truth in expected.items().items()
         if name in stored
-    )
+    ]
+    return not same or bool(torch.stack(same).all())  # asked at once: each answer is waited for

@@ -16,6 +16,7 @@ from diffgdn.case import Case
 from diffgdn.noise.contract import Contract, Size
 from diffgdn.noise.draws import Draws
 from diffgdn.oracle.lanes import Lanes, Layout
+from diffgdn.transfer import moved
 
 DECAY_STEPS = 64.0  # to 1 in a log decay: exp2 is looked up by the leading bits of its argument
 # From here on a decay is below the normal numbers of fp32, give or take its own error, and may be taken for
@@ -65,11 +66,12 @@ def _gates(
     case: Case, data: Mapping[str, Tensor], lanes: Lanes, unit: float, draws: Draws
 ) -> tuple[Tensor, Tensor]:
     width = case.K if case.operation.is_kda else 1
+    data = moved({name: data[name] for name in ("a", "dt_bias", "A_log")}, lanes.v.device)
     raw = data["a"].double().view(case.tokens, case.HV, width)
     raw = raw + data["dt_bias"].double().view(case.HV, width)
     rate = torch.exp(data["A_log"].double()).view(1, case.HV, 1).expand(case.tokens, case.HV, 1)
     layout = Layout(case, lanes.v.device)
-    x, rate = (layout.spread(part.to(lanes.v.device)) for part in (raw, rate))
+    x, rate = layout.spread(raw), layout.spread(rate)
 
     def once(value: Tensor, point: str) -> Tensor:
         return unit * draws.of_function(value, point)

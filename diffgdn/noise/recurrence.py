@@ -91,7 +91,7 @@ class Follower:
         self._rho = rho if errors.g is None else rho + _by_channel(errors.g)  # [T, L, 1 or K, samples]
         self._vanished = lanes.g < VANISHED
         self._any_vanished = self._vanished.flatten(1).any(1).tolist()
-        self._all_live = lanes.live.all(1).tolist()
+        self._all_live = [t < min(case.lens) for t in range(lanes.steps)]
 
     def step(self, step: recurrence.Step) -> None:
         """Take the errors over one step, or put it off until a block is full."""

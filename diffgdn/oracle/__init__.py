@@ -14,6 +14,7 @@ from torch import Tensor
 from diffgdn.case import Case
 from diffgdn.oracle import chunked, lanes, recurrence
 from diffgdn.oracle.lanes import Exact, Rounding
+from diffgdn.transfer import moved
 
 __all__ = ["Exact", "Expected", "Rounding", "chunked_form", "expected"]
 
@@ -47,13 +48,14 @@ def _by_sequence(case: Case, states: Tensor) -> Tensor:
 def _pick(case: Case, padded: Tensor, inner: int, counts: list[int]) -> Tensor:
     """[T, ..., L, d...] with `inner` dimensions d to [..., sum(counts), HV, d...]: the first counts[n]
     entries of each sequence n."""
-    device, N = padded.device, len(case.lens)
-    repeats = torch.tensor(counts, device=device)
-    sequence = torch.repeat_interleave(torch.arange(N, device=device), repeats)
-    time = torch.arange(sum(counts), device=device) - (repeats.cumsum(0) - repeats)[sequence]
-    lane_axis = padded.dim() - inner - 1
+    lane_axis, N = padded.dim() - inner - 1, len(case.lens)
+    if N == 1:
+        return padded[: counts[0]].movedim(0, lane_axis - 1)
+    time = [t for count in counts for t in range(count)]
+    sequence = [n for n, count in enumerate(counts) for _ in range(count)]
+    index = moved({"index": torch.tensor([time, sequence], dtype=torch.int64)}, padded.device)["index"]
     split = padded.unflatten(lane_axis, (N, case.HV)).movedim(lane_axis, 1)  # [T, N, ..., HV, d...]
-    return split[time, sequence].movedim(0, lane_axis - 1)
+    return split[index[0], index[1]].movedim(0, lane_axis - 1)
 
 
 def _chunk_counts(case: Case) -> list[int]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffgdn.case import Case
+from diffgdn.transfer import moved
 
 L2NORM_EPS = 1e-6
 
@@ -122,11 +123,10 @@ class Layout:
     time."""
 
     def __init__(self, case: Case, device: torch.device | str) -> None:
-        lens = torch.tensor(case.lens, device=device)
-        time = torch.arange(max(case.lens), device=device)[:, None]
-        starts = torch.tensor(case.starts[:-1], device=device)
-        self.live = time < lens[None, :]
-        self._token = (starts + time).clamp(max=max(case.tokens - 1, 0))
+        time = torch.arange(max(case.lens))[:, None]
+        token = (torch.tensor(case.starts[:-1]) + time).clamp(max=max(case.tokens - 1, 0))
+        parts = moved({"live": time < torch.tensor(case.lens), "token": token}, device)
+        self.live, self._token = parts["live"], parts["token"]
 
     def spread(self, x: Tensor) -> Tensor:
         """[..., tokens, heads, d] to [T, ..., N * heads, d], padding tokens replaced by zeros, which no
@@ -140,7 +140,7 @@ def make(
     case: Case, data: dict[str, Tensor], rounding: Rounding, device: torch.device | str = "cpu"
 ) -> Lanes:
     """Lanes of a case from `inputs.draw`'s tensors."""
-    data = {name: tensor.to(device) for name, tensor in data.items()}
+    data = moved(data, device)
     N, HV, group = len(case.lens), case.HV, case.HV // case.H
     layout = Layout(case, device)
     q, k = (data[name].double().expand(*rounding.lead, case.tokens, case.H, case.K) for name in "qk")
