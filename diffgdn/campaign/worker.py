@@ -43,6 +43,7 @@ class Setup:
 def main(index: int, setup: Setup, pipe: Connection, parent: int = 0) -> None:
     """Serve tasks until the pipe closes, or the parent ends: a kernel that never returns closes no pipe."""
     process.end_with(parent)
+    process.keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the campaign, which then ends its workers
     folder = Path(setup.folder)
     log = os.open(_log(folder, index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -17,13 +17,14 @@ from multiprocessing.connection import Connection
 
 from diffgdn import lane as lanes
 from diffgdn.isolate.messages import Answer, RunnerError
-from diffgdn.isolate.process import end_with
+from diffgdn.isolate.process import end_with, keep_memory
 from diffgdn.verdict import Verdict
 
 
 def main(lane: str, descriptor: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     end_with(parent)
+    keep_memory()
     _first_to_go()
     pipe = Connection(descriptor)
     try:

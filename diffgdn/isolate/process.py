@@ -23,6 +23,9 @@ LAST_WORDS = 200  # characters of a dead process's last line that are kept
 START_SECONDS = 300.0  # for a child to import torch and a target, on a machine that is busy
 END_SECONDS = 10.0  # for a killed process to be gone; a GPU driver may take some
 PR_SET_PDEATHSIG = 1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
+KEPT_BYTES = 32 << 20  # of the largest tensor whose memory is kept; glibc takes no more
+FREE_BYTES = 512 << 20  # at the end of the heap that a process keeps
 
 
 class Ended(Exception):
@@ -161,6 +164,15 @@ def end_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(0)
+
+
+def keep_memory() -> None:
+    """Keep what this process frees for its next tensors. Handed back to the system, memory has to be cleared
+    page by page when it is wanted again, for every large tensor anew."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library has its own ways
+        set_option = ctypes.CDLL(None).mallopt
+        set_option(M_MMAP_THRESHOLD, KEPT_BYTES)
+        set_option(M_TRIM_THRESHOLD, FREE_BYTES)
 
 
 def ending(status: int, line: str = "") -> str:

@@ -183,24 +183,31 @@ def _working_precision(lanes: Lanes) -> torch.dtype:
 def _pooled(case: Case, truth: Expected, squares: Expected, contract: Contract) -> dict[str, Tensor]:
     least, out = _least(truth, case, contract), {}
     for name, square in squares.items().items():
-        pooled = square.mean(-1, keepdim=True)
-        if name != "o" and square.numel():  # [..., V, K]
-            pooled = torch.maximum(_by_row_and_column(square), pooled * _prominence(truth.items()[name]))
-        out[name] = torch.maximum(torch.maximum(square, pooled).sqrt_(), least[name])
+        square = square.contiguous()
+        row = square.mean(-1, keepdim=True)
+        if name == "o" or not square.numel():
+            larger = torch.maximum(square, row)
+        else:  # [..., V, K]
+            larger = _prominent(truth.items()[name], row)
+            torch.maximum(larger, _by_row_and_column(square, row), out=larger)
+            torch.maximum(larger, square, out=larger)
+        out[name] = torch.maximum(larger.sqrt_(), least[name], out=larger)
     return out
 
 
-def _by_row_and_column(square: Tensor) -> Tensor:
-    """What rows and columns have in common, as a product: of independent errors in many rows."""
-    row, column = square.mean(-1, keepdim=True), square.mean(-2, keepdim=True)
-    return row * (column / square.mean((-2, -1), keepdim=True).clamp(min=LEAST_SQUARE))
+def _by_row_and_column(square: Tensor, row: Tensor) -> Tensor:
+    """What rows, with their means, and columns have in common, as a product: of independent errors in many
+    rows."""
+    return row * (square.mean(-2, keepdim=True) / row.mean(-2, keepdim=True).clamp_(min=LEAST_SQUARE))
 
 
-def _prominence(state: Tensor) -> Tensor:
-    """How large elements of a state are beside the rest of their row, squared, 1 at most: where only few rows
-    have errors, a column has no others to be pooled with, and decays show in the state itself."""
+def _prominent(state: Tensor, row: Tensor) -> Tensor:
+    """The mean of each row, as far as elements of the state are large beside the rest of their row: where
+    only few rows have errors, a column has no others to be pooled with, and decays show in the state
+    itself."""
     size = state.square()
-    return size.div_(size.mean(-1, keepdim=True).clamp_(min=LEAST_SQUARE)).clamp_(max=1.0)
+    size.mul_(row / size.mean(-1, keepdim=True).clamp_(min=LEAST_SQUARE))
+    return torch.minimum(size, row, out=size)
 
 
 def _least(truth: Expected, case: Case, contract: Contract) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from diffgdn.case import Case
 from diffgdn.noise.contract import Contract
 from diffgdn.noise.draws import Draws
 from diffgdn.noise.inputs import VANISHED, InputErrors, decay_error
-from diffgdn.noise.sums import length_and_evenness, lengths, mean_square, sum_error
+from diffgdn.noise.sums import at_once, length_and_evenness, lengths, mean_square, mean_square_of, sum_error
 from diffgdn.oracle import recurrence
 from diffgdn.oracle.lanes import Lanes
 
@@ -211,8 +211,13 @@ class Follower:
 
     def _mean_square(self) -> Tensor:
         """Of the errors of the state: [L, V, K]."""
-        error = torch.addcmul(self._rest, self._state.unsqueeze(2), self._common.unsqueeze(-1))
-        return mean_square(error, 2).mT
+        rest, state, common = self._rest, self._state.unsqueeze(2), self._common.unsqueeze(-1)
+        if at_once(rest):
+            return mean_square(torch.addcmul(rest, state, common), 2).mT
+        room = torch.empty_like(rest[:, :, :1])
+        parts = zip(rest.split(1, 2), common.split(1, 2), strict=True)
+        each = [(part, factor) for part, factor in parts]
+        return mean_square_of(lambda: (torch.addcmul(x, state, e, out=room) for x, e in each)).squeeze(2).mT
 
     def finish(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Mean squares of the errors of what `recurrence.run` returns, of the same shapes."""

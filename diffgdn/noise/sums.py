@@ -6,6 +6,8 @@ has none.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 
@@ -41,15 +43,30 @@ def length_and_evenness(x: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
 
 def mean_square(error: Tensor, dim: int) -> Tensor:
     """Mean square over a dimension, in float64."""
-    if error.is_cuda or error.numel() <= FEW or error.dtype != torch.float32:
+    if at_once(error):
         return error.double().square_().mean(dim)
-    first, *others = error.unbind(dim)  # one slice at a time stays in a cache
-    total = torch.zeros_like(first, memory_format=torch.contiguous_format)
-    for part in (first, *others):
-        total.addcmul_(part, part, value=RAISED)
-    if not total.sum().isfinite():
-        return error.double().square_().mean(dim)
-    return total.double().mul_(1.0 / (RAISED * error.shape[dim]))
+    return mean_square_of(lambda: error.unbind(dim))
+
+
+def at_once(error: Tensor) -> bool:
+    """Whether squares of such errors are taken of all at once, not one slice, which stays in a cache, after
+    another."""
+    return error.is_cuda or error.numel() <= FEW
+
+
+def mean_square_of(slices: Callable[[], Iterable[Tensor]]) -> Tensor:
+    """The same of slices that come one after another, and may share their memory; they may be asked for
+    twice."""
+    count, total = 0, None
+    for part in slices():
+        raised = RAISED if part.dtype == torch.float32 else 1.0
+        total = torch.zeros_like(part, memory_format=torch.contiguous_format) if total is None else total
+        total.addcmul_(part, part, value=raised)
+        count += 1
+    assert total is not None
+    if total.dtype == torch.float32 and not total.sum().isfinite():
+        return mean_square_of(lambda: (part.double() for part in slices()))
+    return total.double().mul_(1.0 / (raised * count))
 
 
 def sum_error(out: Tensor, length: Tensor, even: Tensor, terms: int) -> Tensor:
