@@ -19,7 +19,7 @@ from diffgdn.poison import FRESH, PoisonedEmpty
 from diffgdn.targets import Target
 from diffgdn.verdict import Errors, Verdict
 
-GPU_ORACLE_STATE = 150_000  # elements of all states from which a step of the oracle is quicker on the GPU
+GPU_ORACLE_STATE = 50_000  # elements of all states from which the oracle is quicker on the GPU
 
 
 class _Clock:
