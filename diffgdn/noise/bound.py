@@ -75,9 +75,7 @@ def reference(
     return _on_cpu(truth, noise, False, conditions)
 
 
-def _on_cpu(
-    truth: Expected, noise: dict[str, Tensor], exact: bool, conditions: tuple[str, ...]
-) -> Reference:
+def _on_cpu(truth: Expected, noise: dict[str, Tensor], exact: bool, conditions: tuple[str, ...]) -> Reference:
     parts = {f"truth {name}": tensor for name, tensor in truth.items().items()}
     parts = moved(parts | noise, "cpu")
     expected = Expected(**{name: parts[f"truth {name}"] for name in truth.items()})

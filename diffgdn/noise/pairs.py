@@ -82,7 +82,7 @@ def _by_head(
 
     between = torch.where(past, decays.upper - decays.lower.mT, 0.0)
     variance = between + decays.exponential(difference) + roundings.sizes["pairs"].unit ** 2
-    return error, out.square().mul_(variance.unsqueeze(1)).add_(sums.double().square_())
+    return error, out.square().mul_(variance.unsqueeze(1)).add_(sums.double().square())
 
 
 def _by_channel(
@@ -112,7 +112,7 @@ def _by_channel(
             second = torch.bmm(moved, left.flatten(1, 2).mT).view(L, start, samples, 2, size)
             torch.add(first, second.permute(0, 3, 4, 2, 1), out=error[:, :, part, :, before])
             length[:, :, part, before] = lengths(left) * lengths(k_before).unsqueeze(1).mT
-            left, k_before = left.double().square_(), k_before.double().square_().unsqueeze(1)
+            left, k_before = left.double().square(), k_before.double().square().unsqueeze(1)
             square = (left * upper[:, None, part]) @ k_before.mT
             square -= left @ (k_before * lower[:, None, before]).mT
             variance[:, :, part, before] = square
@@ -129,7 +129,7 @@ def _by_channel(
         torch.add(first, second, out=error[:, :, part, :, part])
         terms = terms.mul_(k[:, None, None, part])
         length[:, :, part, part] = lengths(terms).squeeze(-1) * K**0.5
-        square = terms.double().square_()
+        square = terms.double().square()
         between = (upper[:, part].unsqueeze(2) - lower[:, part].unsqueeze(1)).unsqueeze(1)
         between = (square * between).sum(-1)
         variance[:, :, part, part] = torch.where(past[part, part], between, 0.0)
@@ -140,7 +140,7 @@ def _by_channel(
     sums = sum_error(low, length, even.expand_as(low), K).mul_(unit)
     sums = torch.hypot(sums, length * (0.5**0.5 * roundings.sizes["decay"].unit / K**0.5))
     sums[:, 0] *= past
-    variance += sums.double().square_() + (unit * out).square_()
+    variance += sums.double().square() + (unit * out).square_()
     roundings.add_fresh(error.flatten(1, 2), sums.flatten(1, 2), roundings.size("pairs", low).flatten(1, 2))
     for each in (error[:, 0], variance[:, 0].unsqueeze(2)):  # a token has no product with itself
         each.diagonal(dim1=1, dim2=3).zero_()

@@ -13,9 +13,9 @@ from torch import Tensor
 
 LEAST_SQUARE = 1e-300
 LEAST_LENGTH = LEAST_SQUARE**0.5
-# Squares in float32 are taken as many times larger, for numbers from 2^-119 to 2^7: this times one factor,
-# times the other.
-RAISED = 2.0**112
+# Squares in float32 are taken so many times larger, for numbers from 2^-125, below all that a bound has a use
+# for, to 1; where that is too much, they are taken in float64. It is this times one factor, times the other.
+RAISED = 2.0**124
 FEW = 1 << 15  # numbers that are squared at once sooner than slice by slice
 EQUAL_TERMS = 0.3  # of n half units: n/2 additions in the last binade, each off by the same part of a unit
 
@@ -44,7 +44,7 @@ def length_and_evenness(x: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
 def mean_square(error: Tensor, dim: int) -> Tensor:
     """Mean square over a dimension, in float64."""
     if at_once(error):
-        return error.double().square_().mean(dim)
+        return error.to(torch.float64, copy=True).square_().mean(dim)
     return mean_square_of(lambda: error.unbind(dim))
 
 

@@ -4,17 +4,23 @@ as on the CPU.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
+import torch
 
-from diffgdn import arena, inputs
+from diffgdn import arena, emulate, inputs, noise
 from diffgdn.case import Case, Gates, Pool, Values
 from diffgdn.execute import Verdict
 from diffgdn.operations import OPERATIONS
 from diffgdn.strategies import geometries
+from diffgdn.targets.base import default_contract
+from diffgdn.transfer import moved
 
 pytestmark = pytest.mark.gpu
+
+WAITS = 8  # of the oracle for a GPU that many processes share, at some milliseconds each
 
 FAR = 2**31
 SIZE = 4 * 128 * 128  # elements of a slot
@@ -56,3 +62,34 @@ def test_a_case_has_the_same_bits_on_both_devices(op: str) -> None:
     data = inputs.draw(case)
     on_cpu, on_gpu = (arena.arrange(case, data, device).bits() for device in ("cpu", "cuda"))
     assert on_cpu.equal(on_gpu)
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_the_oracle_says_the_same_on_both_devices_and_seldom_waits(op: str) -> None:
+    case = geometries.cases(op)[0]
+    data, contract, stored = inputs.draw(case), default_contract(case.op), emulate.truth_dtypes(case)
+    there = noise.reference(case, data, contract, stored, "cuda")  # once for what is made once
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            there = noise.reference(case, data, contract, stored, "cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(waits) <= WAITS, [str(wait.message) for wait in waits]
+    here = noise.reference(case, data, contract, stored)
+    for name, truth in here.truth.items().items():
+        torch.testing.assert_close(there.truth.items()[name], truth, rtol=1e-9, atol=1e-12)
+        ratio = there.noise[name] / here.noise[name]
+        assert 0.8 < float(ratio[here.noise[name] > 0].median()) < 1.25, name
+
+
+def test_bits_arrive_on_a_gpu_and_come_back() -> None:
+    tensors = {
+        "half": torch.arange(3, dtype=torch.float16),
+        "turned": torch.arange(12, dtype=torch.float64).view(3, 4).T,
+        "none": torch.empty(0, 7, dtype=torch.int64),
+    }
+    back = moved(moved(tensors, "cuda"), "cpu")
+    for name, tensor in tensors.items():
+        assert torch.equal(back[name], tensor), name

@@ -211,3 +211,24 @@ def test_a_child_ends_with_a_parent_that_is_killed(
     parent.kill()
     parent.communicate()
     until(lambda: gone(child))
+
+
+def test_memory_that_is_freed_is_kept() -> None:
+    """Handed back, it has to be cleared again page by page."""
+    script = """if True:
+        import ctypes, resource, sys
+        from diffgdn.isolate import process
+
+        if not hasattr(ctypes.CDLL(None), "mallopt"):
+            sys.exit("no mallopt")
+        process.keep_memory()
+        bytearray(b"x") * (16 << 20)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(20):
+            bytearray(b"x") * (16 << 20)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    if "no mallopt" in done.stderr:
+        pytest.skip("not glibc")
+    assert int(done.stdout) < 4096, done.stderr  # the pages of a single one

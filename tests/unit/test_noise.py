@@ -1,14 +1,18 @@
 """The noise of a case: first order against brute force, tiny results, empty batches."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from diffgdn import emulate, inputs, noise, oracle
 from diffgdn.case import Case, Edit, Gates, Pool, Values
-from diffgdn.noise import bound, draws, groups, perturbed, recurrence, sums, variances
+from diffgdn.noise import bound, chunked, denormals, draws, groups, perturbed, recurrence, sums, variances
+from diffgdn.noise.inputs import InputErrors
+from diffgdn.oracle import Exact, Expected, lanes
 from diffgdn.oracle import chunked as chunked_form
+from diffgdn.oracle import recurrence as form_by_step
 from diffgdn.targets.base import default_contract
 
 TWO = Pool(slots=2, indices=(0, 1))
@@ -108,6 +112,29 @@ def test_sums_are_measured_where_squares_leave_the_range_of_float32() -> None:
     assert sums.lengths(x).item() == pytest.approx(5e-25, rel=1e-6)
     assert sums.evenness(x).item() == pytest.approx(49 / 50, rel=1e-6)
     assert sums.mean_square(x, 1).item() == pytest.approx(12.5e-50, rel=1e-6)
+
+
+@pytest.mark.parametrize("power", [-124, -110, -60, 0, 20, 100])
+def test_squares_of_one_slice_after_another_keep_their_range(power: int) -> None:
+    """Down to a sixteenth of the least error that a bound lets pass."""
+    x = torch.linspace(-1.5, 1.5, 2 * sums.FEW).view(8, 4, -1) * 2.0**power
+    assert not sums.at_once(x)
+    torch.testing.assert_close(sums.mean_square(x, 1), x.double().square().mean(1), rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_denormals_are_flushed_for_a_while(before: bool) -> None:
+    def flushes() -> bool:
+        return bool(torch.tensor(denormals.DENORMAL) * 1.0 == 0.0)
+
+    if not torch.set_flush_denormal(before):
+        pytest.skip("this processor cannot")
+    try:
+        with denormals.flushed():
+            assert flushes()
+        assert flushes() == before
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -224,3 +251,108 @@ def test_draws_beyond_the_pool_differ_from_token_to_token() -> None:
     tokens = draws.Draws(8, 1, "cpu").fresh(3, draws.POOL_NUMBERS // 8)
     assert not torch.equal(tokens[:, 0], tokens[:, 1])
     assert not torch.equal(tokens[:, 1], tokens[:, 2])
+
+
+def input_errors(batch: lanes.Lanes) -> InputErrors:
+    generator = torch.Generator().manual_seed(1)
+    beta = batch.beta.unsqueeze(-1)
+    return InputErrors(
+        *(
+            1e-7 * torch.randn(8, *x.shape, generator=generator, dtype=torch.float64)
+            for x in (batch.q, batch.k, batch.g, beta)
+        )
+    )
+
+
+def by_differences(
+    batch: lanes.Lanes, errors: InputErrors, run: Callable[[lanes.Lanes], tuple[torch.Tensor, ...]]
+) -> list[torch.Tensor]:
+    """Root mean squares over the samples of how far results move."""
+    truth = run(batch)
+    squares = [torch.zeros_like(result) for result in truth]
+    for q, k, g, beta in zip(errors.q, errors.k, errors.g, errors.beta, strict=True):
+        moved = replace(
+            batch,
+            q=batch.q * (1.0 + q),
+            k=batch.k * (1.0 + k),
+            g=batch.g + g,
+            beta=batch.beta * (1.0 + beta.squeeze(-1)),
+        )
+        for total, result, exact in zip(squares, run(moved), truth, strict=True):
+            total += (result - exact).square() / 8
+    return [total.sqrt() for total in squares]
+
+
+@pytest.mark.parametrize("op", ["gdn.extend", "kda.extend"])
+def test_errors_of_inputs_go_through_chunks_as_differences_do(
+    op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No rounding but those that come in: then each sample is a derivative, and a small difference in float64
+    says what it has to be. Three chunks, of two blocks along the diagonal each."""
+    case = Case(op, lens=(40,), H=1, HV=2, K=12, V=8, chunk_size=16, gates=ORDINARY["gates"])
+    batch = lanes.make(case, inputs.draw(case), Exact())
+    contract = noise.Contract(chunked=True, points=dict.fromkeys(noise.POINTS))
+    errors, fresh = input_errors(batch), draws.Draws(8, 1, "cpu", torch.float64)
+    monkeypatch.setattr(variances.Variances, "chunk", lambda *_: torch.zeros(()))
+    follower = chunked.Follower(case, batch, errors, contract, fresh, keep=True)
+    o, _, _ = chunked_form.run(batch, Exact(), 16, follower.chunk)
+    wanted = by_differences(batch, errors, lambda moved: chunked_form.run(moved, Exact(), 16))
+    for square, root in zip(follower.finish(o), wanted, strict=True):
+        torch.testing.assert_close(square.sqrt(), root, rtol=1e-4, atol=1e-13)
+
+
+@pytest.mark.parametrize("op", ["gdn.verify", "kda.verify"])
+@pytest.mark.parametrize("parents", [None, [[-1], [0], [0], [1], [2], [0], [3]]], ids=["chain", "tree"])
+def test_errors_of_inputs_go_through_steps_as_differences_do(
+    op: str, parents: form_by_step.Parents | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same of a recurrence, over three blocks of steps."""
+    monkeypatch.setattr(recurrence, "BLOCK_STEPS", 3)
+    case = Case(
+        op,
+        lens=(7,),
+        H=1,
+        HV=2,
+        K=12,
+        V=8,
+        gates=ORDINARY["gates"],
+        pool=Pool(slots=1, indices=(0,), steps=7, buffer=1, rows=(0,)),
+    )
+    batch = lanes.make(case, inputs.draw(case), Exact())
+    contract = noise.Contract(points=dict.fromkeys(noise.POINTS))
+    errors, fresh = input_errors(batch), draws.Draws(8, 1, "cpu", torch.float64)
+
+    def run(moved: lanes.Lanes, follow: form_by_step.Follow | None = None) -> tuple[torch.Tensor, ...]:
+        o, state, steps, _ = form_by_step.run(moved, Exact(), parents, keep=True, follow=follow)
+        assert steps is not None
+        return o, state, steps
+
+    follower = recurrence.Follower(case, batch, errors, contract, fresh, parents, keep=True)
+    run(batch, follower.step)
+    for square, root in zip(follower.finish()[:3], by_differences(batch, errors, run), strict=True):
+        assert square is not None
+        torch.testing.assert_close(square.sqrt(), root, rtol=1e-4, atol=1e-13)
+
+
+def pooled_state(square: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    case, o = Case("gdn.decode"), torch.zeros(1, 1, 6, dtype=torch.float64)
+    squares = Expected(o, square)
+    return bound._pooled(case, Expected(o, state), squares, default_contract(case.op))["state"]
+
+
+def test_an_element_whose_samples_cancel_has_the_noise_of_its_row_and_column() -> None:
+    row, column = torch.linspace(1, 6, 6, dtype=torch.float64), torch.linspace(1, 5, 5, dtype=torch.float64)
+    square = (row[:, None] * column).view(1, 1, 6, 5)
+    wanted = square.sqrt()
+    square = square.clone()
+    square[0, 0, 2, 3] = 0.0
+    ratio = pooled_state(square, torch.zeros_like(square)) / wanted
+    assert 0.6 < float(ratio.min()) < float(ratio.max()) < 1.4
+
+
+def test_an_element_that_stands_out_has_the_noise_of_its_row() -> None:
+    """Where no other row has any: its column says nothing of it then."""
+    square, state = torch.zeros(2, 1, 1, 6, 5, dtype=torch.float64)
+    square[0, 0, 2], state[0, 0, 2] = 1.0, 0.1
+    square[0, 0, 2, 3], state[0, 0, 2, 3] = 0.0, 1.0
+    assert float(pooled_state(square, state)[0, 0, 2, 3]) == pytest.approx(0.8**0.5, rel=1e-6)
