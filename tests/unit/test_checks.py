@@ -199,8 +199,11 @@ def test_noise_of_a_rounding_that_all_share_is_its_size() -> None:
     data = inputs.draw(case)
     truth = oracle.expected(case, data)
     spread = noise.measure(case, data, truth, default_contract(case.op))["state"] / truth.state.abs()
-    # (2 |g| + 4) half units of the exponent at |g| = 1, besides two roundings of the state
-    assert 3.0 * 2.0**-24 < float(spread.median()) < 4.5 * 2.0**-24
+    # (2 |g| + 4) half units of the exponent at |g| = 1, besides two roundings of the state; smaller elements
+    # have what is pooled with larger ones.
+    size = truth.state.square()
+    large = size > size.mean(-1, keepdim=True)
+    assert 3.0 * 2.0**-24 < float(spread[large].median()) < 3.6 * 2.0**-24
     assert float(spread.min()) > 2.0 * 2.0**-24
 
 
