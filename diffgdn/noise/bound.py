@@ -83,7 +83,7 @@ def _on_cpu(truth: Expected, noise: dict[str, Tensor], exact: bool, conditions: 
 
 
 def measure(
-    case: Case, data: Data, expected: Expected, contract: Contract, device: torch.device | str = "cpu"
+    case: Case, data: Data, contract: Contract, device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:
     """Noise of each result, of the same shape: root mean square error over the samples, at least what is
     pooled over the row, for states over row and column (eight samples say little about one element), and at

@@ -5,7 +5,7 @@ operand format, a product's sums to the accumulator's; with [.] for such fresh r
 errors,
 
     dG = cumsum(dg) + cumsum([G]) + [G],   d exp(x) = exp(x) (dx + [decay]),
-    dkk_ij, dqk_ij: see `_Pairs`,   dA = -A d(beta kk) A + [inverse] + [A],
+    dkk_ij, dqk_ij: see `pairs`,   dA = -A d(beta kk) A + [inverse] + [A],
     du = dA (beta v) + A d(beta v) + [sum] + [u],   likewise w,
     dv_new = du - dw S - w dh + [sum],   dh = dS + [h],
     do = scale (d(q exp(G)) S + (q exp(G)) dh + dqk v_new + qk dv_new + [sums]) + [output],
@@ -32,7 +32,7 @@ from diffgdn.noise.contract import Contract
 from diffgdn.noise.draws import Draws
 from diffgdn.noise.inputs import InputErrors
 from diffgdn.noise.pairs import Pairs, pairs
-from diffgdn.noise.roundings import Roundings, add_left, add_right, laid_out, right
+from diffgdn.noise.roundings import Roundings, add_left, add_right, of_inputs, right
 from diffgdn.noise.sums import mean_square
 from diffgdn.noise.variances import SCAN, Decays, Variances, of_inverse, written
 from diffgdn.oracle.chunked import Chunk
@@ -67,7 +67,7 @@ class Follower:
         if self._keep:
             self._before.append(self._of_state())
         roundings, errors = self._roundings, self._errors
-        e_q, e_k, e_beta, g = (laid_out(x, chunk.time) for x in (errors.q, errors.k, errors.beta, errors.g))
+        e_q, e_k, e_beta, g = (of_inputs(x, chunk.time) for x in (errors.q, errors.k, errors.beta, errors.g))
         of_G = self._cumulative(chunk.G, g)
         decays = Decays(chunk.G, g, roundings.contract, roundings.sizes)
         of = pairs(chunk, of_G, decays, e_q, e_k, roundings)

@@ -88,7 +88,8 @@ class Follower:
         self._before: list[Tensor] = []
 
         rho = _by_channel(decay_error(draws, lanes.g, contract, self._sizes["decay"]))
-        self._rho = rho if errors.g is None else rho + _by_channel(errors.g)  # [T, L, 1 or K, samples]
+        rho = rho if errors.g is None else rho + _by_channel(errors.g)
+        self._rho = rho.contiguous()  # [T, L, 1 or K, samples]
         self._vanished = lanes.g < VANISHED
         self._any_vanished = self._vanished.flatten(1).any(1).tolist()
         self._all_live = [t < min(case.lens) for t in range(lanes.steps)]
@@ -116,7 +117,7 @@ class Follower:
         moved = common * k.unsqueeze(-1)  # [B, L, K, samples]
         of_k = None
         if errors.k is not None:
-            of_k = errors.k[:, time].permute(1, 2, 3, 0) * k.unsqueeze(-1)
+            of_k = _by_channel(errors.k[:, time]) * k.unsqueeze(-1)
         error = (moved if of_k is None else moved + of_k).mT @ decayed  # [B, L, samples, V]
         of_d = error.mul_(-beta[..., None, None])
         if errors.beta is not None:
@@ -132,7 +133,7 @@ class Follower:
             of_k = -moved if of_k is None else of_k - moved
         error = self._carry(_Block(time, common, lost, decayed, after, q, k, beta, d, of_k, of_d))
 
-        moved = common if errors.q is None else common + errors.q[:, time].permute(1, 2, 3, 0)
+        moved = common if errors.q is None else common + _by_channel(errors.q[:, time])
         error += (moved * q.unsqueeze(-1)).mT @ after
         length, even = length_and_evenness(q)
         size = sum_error(read, of_read * length, even, q.shape[-1])
@@ -215,8 +216,7 @@ class Follower:
         if at_once(rest):
             return mean_square(torch.addcmul(rest, state, common), 2).mT
         room = torch.empty_like(rest[:, :, :1])
-        parts = zip(rest.split(1, 2), common.split(1, 2), strict=True)
-        each = [(part, factor) for part, factor in parts]
+        each = list(zip(rest.split(1, 2), common.split(1, 2), strict=True))
         return mean_square_of(lambda: (torch.addcmul(x, state, e, out=room) for x, e in each)).squeeze(2).mT
 
     def finish(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -239,5 +239,5 @@ def _by_row(error: Tensor) -> Tensor:
 
 
 def _by_channel(error: Tensor) -> Tensor:
-    """[samples, T, L, d] to [T, L, d, samples]."""
-    return error.permute(1, 2, 3, 0).contiguous()
+    """[samples, T, L, d] to [T, L, d, samples], a view."""
+    return error.permute(1, 2, 3, 0)

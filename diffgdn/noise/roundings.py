@@ -73,7 +73,7 @@ def _laid_out(error: Tensor) -> Tensor:
     return error.movedim(0, -2)
 
 
-def laid_out(error: Tensor | None, time: slice) -> Tensor | None:
+def of_inputs(error: Tensor | None, time: slice) -> Tensor | None:
     """Errors of inputs [samples, T, L, d] over a stretch of time, as [L, C, samples, d]."""
     return None if error is None else error[:, time].permute(2, 1, 0, 3)
 

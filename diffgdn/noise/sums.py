@@ -27,18 +27,16 @@ def lengths(x: Tensor, dim: int = -1) -> Tensor:
 
 def evenness(x: Tensor, dim: int = -1) -> Tensor:
     """1 where all |x| along a dimension are equal, 1 / n where all but one are zero; the dimension stays."""
-    return _even(x, torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float64), dim).to(x.dtype)
-
-
-def _even(x: Tensor, length: Tensor, dim: int) -> Tensor:
-    total = torch.linalg.vector_norm(x, 1, dim=dim, keepdim=True, dtype=torch.float64)
-    return total.div_(length.clamp(min=LEAST_LENGTH)).square_().div_(x.shape[dim])
+    return length_and_evenness(x, dim)[1]
 
 
 def length_and_evenness(x: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
     """Both at once."""
-    length = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float64)
-    return length.to(x.dtype), _even(x, length, dim).to(x.dtype)
+    total, length = (
+        torch.linalg.vector_norm(x, order, dim=dim, keepdim=True, dtype=torch.float64) for order in (1, 2)
+    )
+    even = total.div_(length.clamp(min=LEAST_LENGTH)).square_().div_(x.shape[dim])
+    return length.to(x.dtype), even.to(x.dtype)
 
 
 def mean_square(error: Tensor, dim: int) -> Tensor:

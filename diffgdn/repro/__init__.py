@@ -262,7 +262,7 @@ def _bounds(case: Case, data: Data, target: FunctionTarget) -> dict[str, Tensor]
     """The largest error that passes, for every element of the oracle's results (and of `final`)."""
     contract = target.contract(case.op)
     truth = oracle.expected(case, data)
-    spread = noise.measure(case, data, truth, contract)
+    spread = noise.measure(case, data, contract)
     state = DTYPE[case.pool.dtype]
     final = state if case.values.state != "none" else torch.float32
     stored = {
