@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from .data import N, ORDINARY, f32, i32, whole
-from .registry import idiom
+from .registry import Rule, idiom
 
 W = whole(N, stream=21)
 
@@ -54,6 +54,15 @@ def documented_with_text(x_ptr, y_ptr, N: tl.constexpr):
 def not_specialized(y_ptr, n, one):
     tl.store(y_ptr, n)
     tl.store(y_ptr + 1, one)
+
+
+@idiom(out=[(f32, (N,)), (i32, (N,))], truth=None, arguments=(1234,), N=N,
+       rule=Rule("Philox in integers, and an exact product"))  # fmt: skip
+@triton.jit
+def random_numbers(y_ptr, z_ptr, seed, N: tl.constexpr):
+    i = tl.arange(0, N)
+    tl.store(y_ptr + i, tl.rand(seed, i))
+    tl.store(z_ptr + i, tl.randint(seed, i + 7))
 
 
 def launch_autotuned(kernel, inputs, outputs) -> None:

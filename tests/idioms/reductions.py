@@ -50,11 +50,17 @@ def sum_keeps_dims(x_ptr, y_ptr):
     tl.store(y_ptr + p, x - tl.sum(x, axis=1, keep_dims=True) / 16)
 
 
-@idiom(W.to(bf16) * 33, out=(f32, (8,)), truth=lambda x: x.float().sum(1))
 @triton.jit
-def sum_bf16(x_ptr, y_ptr):
+def sum_of_rows(x_ptr, y_ptr):
     a, b = tl.arange(0, 8), tl.arange(0, 16)
     tl.store(y_ptr + a, tl.sum(tl.load(x_ptr + a[:, None] * 16 + b[None, :]), axis=1))
+
+
+# Triton adds bf16 in bf16: exact for small whole numbers, else each addition may round by half an ulp.
+idiom(W.to(bf16), out=(f32, (8,)), truth=lambda x: x.float().sum(1), name="sum_bf16")(sum_of_rows)
+idiom(X.to(bf16), out=(f32, (8,)), truth=lambda x: x.double().sum(1), name="sum_bf16_rounds",
+      rule=Rule("16 numbers in any order, each addition rounded to bf16",
+                bound=lambda x: 15 * 2.0**-9 * x.double().abs().sum(1)))(sum_of_rows)  # fmt: skip
 
 
 @idiom(W.to(f16), out=(f16, (8,)), truth=lambda x: x.double().sum(1).to(f16))

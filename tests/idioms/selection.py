@@ -21,7 +21,7 @@ def ordered(function):
 NO_ZERO = torch.where(F32 == 0, torch.full_like(F32, 0.25), F32)
 
 
-@idiom(F32, out=[(f32, (N,)), (f32, (N,))], truth=lambda x: (torch.where(x > 0, x, -x), torch.where(x.isnan(), 0.0, x)), N=N)
+@idiom(NO_ZERO, out=[(f32, (N,)), (f32, (N,))], truth=lambda x: (torch.where(x > 0, x, -x), torch.where(x.isnan(), 0.0, x)), N=N)
 @triton.jit
 def where_with_nan(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
