@@ -44,7 +44,10 @@ def round_to_nearest() -> None:
             return interpreter.TensorHandle(truncate_to_bf16(source.data), after)
         return original_custom(self, source, type_, rounding)
 
-    builder.cast_impl, builder.create_fp_to_fp = cast_impl, create_fp_to_fp
+    def get_bf16(self: Any, value: float) -> Any:
+        return interpreter.TensorHandle(to_bf16(np.array([value], np.float64)), tl.bfloat16)
+
+    builder.cast_impl, builder.create_fp_to_fp, builder.get_bf16 = cast_impl, create_fp_to_fp, get_bf16
 
 
 def cast(data: Any, before: Any, after: Any) -> Any:

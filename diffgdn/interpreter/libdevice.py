@@ -17,6 +17,8 @@ import torch
 from triton.language.extra import libdevice as stubs
 from triton.runtime import interpreter
 
+from diffgdn.interpreter.fused import fma
+
 DISPATCH = "_diffgdn_libdevice"
 
 
@@ -143,11 +145,6 @@ IN_FLOAT64: dict[str, Callable[..., Any]] = {
 }
 
 
-def _fma(x: Any, y: Any, z: Any) -> Any:
-    fused = interpreter._interpreter.fma_fp64 if x.dtype == np.float64 else interpreter._interpreter.fma_fp32
-    return fused(*np.broadcast_arrays(x, y, z))
-
-
 def _count_bits(x: Any) -> Any:
     return np.bitwise_count(x.view(f"u{x.dtype.itemsize}"))
 
@@ -160,10 +157,10 @@ def _leading_zeros(x: Any) -> Any:
 
 # Those that take integers, or more digits than float64 has.
 ON_BITS: dict[str, Callable[..., Any]] = {
-    "fma": _fma,
-    "fmaf": _fma,
-    "fma_rn": _fma,
-    "fmaf_rn": _fma,
+    "fma": fma,
+    "fmaf": fma,
+    "fma_rn": fma,
+    "fmaf_rn": fma,
     "abs": np.abs,
     "llabs": np.abs,
     "popc": _count_bits,

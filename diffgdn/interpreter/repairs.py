@@ -71,6 +71,7 @@ REPAIRS = (
         "source:rewrite_as_compiled",
     ),
     Repair("casts round as a GPU's do", "3.6 and newer", "casts:bf16_is_truncated", "casts:round_to_nearest"),
+    Repair("a fused multiply-add rounds once", "3.6 to 3.8", "fused:product_is_rounded", "fused:round_once"),
     Repair(
         "bf16 operands are numbers, not bits",
         "3.6 and newer",
