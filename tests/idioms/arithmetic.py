@@ -282,3 +282,47 @@ def scalars_alone(y_ptr, x, flag, n):
     tl.store(y_ptr + 2, 1.0 if flag else 0.0)
     tl.store(y_ptr + 3, n + flag)
     tl.store(y_ptr + 4, n / 4)
+
+
+@idiom(A.to(bf16), out=(bf16, (N,)), truth=lambda x: x * torch.tensor(0.1, dtype=bf16), SCALE=0.1, N=N)
+@triton.jit
+def bf16_times_constexpr(x_ptr, y_ptr, SCALE: tl.constexpr, N: tl.constexpr):
+    i = tl.arange(0, N)
+    tl.store(y_ptr + i, tl.load(x_ptr + i) * SCALE)
+
+
+def half_units(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """Half a unit of the product in its format, where it is rounded before the sum."""
+    return torch.finfo(x.dtype).eps / 2 * (x.double() * y.double()).abs()
+
+
+for kind, dtype in (("bf16", bf16), ("fp16", f16)):
+    idiom(A.to(dtype), B.to(dtype), POSITIVE.to(dtype), out=(dtype, (N,)), name=f"multiply_then_add_{kind}", N=N,
+          truth=lambda x, y, z: x.double() * y.double() + z.double(),
+          rule=Rule("IEEE 754, whether or not the product is rounded before the sum", ulp=0.5, bound=half_units))(multiply_then_add)  # fmt: skip
+
+
+@idiom(I32 % 1000, (I32 >> 3) % 50 + 1, out=(f32, (N,)), truth=lambda x, y: x.double() / y.double(), rule=DIV_FULL, N=N)
+@triton.jit
+def integers_divide_to_float(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
+    i = tl.arange(0, N)
+    tl.store(z_ptr + i, tl.load(x_ptr + i) / tl.load(y_ptr + i))
+
+
+INF, NAN = float("inf"), float("nan")
+OVER = torch.tensor([1.0, -1.0, 0.0, INF, -INF, 1.0, -2.0, NAN, 3.0, 0.0, -0.0, 5.0, INF, 2.0, 1.0, 1e38])
+UNDER = torch.tensor([0.0, 0.0, 0.0, INF, 2.0, INF, -INF, 1.0, NAN, 5.0, 5.0, -0.0, 0.0, 2.0, 3.0, 1e-5])
+
+
+@idiom(OVER, UNDER, out=(f32, (16,)), truth=lambda x, y: x.double() / y.double(), rule=DIV_FULL)
+@triton.jit
+def divide_by_zero_and_infinity(x_ptr, y_ptr, z_ptr):
+    i = tl.arange(0, 16)
+    tl.store(z_ptr + i, tl.load(x_ptr + i) / tl.load(y_ptr + i))
+
+
+@idiom(F32, out=(f32, (N,)), truth=None, rule=Rule("Triton 3.6 and 3.7 negate by 0 - x, later ones change the sign"), N=N)
+@triton.jit
+def negate_special(x_ptr, y_ptr, N: tl.constexpr):
+    i = tl.arange(0, N)
+    tl.store(y_ptr + i, -tl.load(x_ptr + i))

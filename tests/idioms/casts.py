@@ -13,7 +13,10 @@ from .data import B1, BF16, F16, F32, F64, I8, I16, I32, I64, ORDINARY, SIGNED, 
 from .data import b1, bf16, f16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
 from .registry import Rule, idiom
 
-CLAMPED = Rule("PTX ISA, cvt: what an integer format does not hold is clamped to its ends, NaN becomes 0")
+CLAMPED = Rule(
+    "PTX ISA, cvt: what an integer format does not hold is clamped to its ends; CUDA Math API, type casting "
+    "intrinsics: NaN becomes 0, but 2^31 or 2^63 from fp64 and in 64 bits"
+)
 CHOSEN = Rule("no standard says: what an H100 does")
 
 
@@ -38,15 +41,35 @@ def through(*dtypes: torch.dtype) -> Callable[[Tensor], Tensor]:
 
 
 def clamped(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """The whole part, clamped to the range of dtype; NaN is 0."""
+    """The whole part, clamped to the range of dtype."""
     low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max
 
-    def whole(value: float) -> int:
+    def whole(value: float, nan: int) -> int:
         if value != value:
-            return 0
+            return nan
         return low if value <= low else high if value >= high else int(value)
 
-    return lambda x: torch.tensor([whole(value) for value in x.double().tolist()], dtype=dtype)
+    def truth(x: Tensor) -> Tensor:
+        bits = torch.iinfo(dtype).bits
+        upper_bit = low if low < 0 else 2 ** (bits - 1)
+        nan = upper_bit if bits == 64 or x.dtype == f64 else 0
+        return torch.tensor([whole(value, nan) for value in x.double().tolist()], dtype=dtype)
+
+    return truth
+
+
+def once(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """fp64 rounded to 16 bits once; torch goes through fp32. That is done here too, but rounding to odd."""
+
+    def truth(x: Tensor) -> Tensor:
+        y = x.float()
+        error = x - y.double()
+        even = (y.view(i32) & 1) == 0
+        towards = torch.where(error > 0, float("inf"), float("-inf"))
+        odd = torch.where(y.isfinite() & (error != 0) & even, torch.nextafter(y, towards.float()), y)
+        return odd.to(dtype)
+
+    return truth
 
 
 FLOATS = {"fp16": F16, "bf16": BF16, "fp32": F32, "fp64": F64}
@@ -54,7 +77,8 @@ INTEGERS = {"i8": I8, "i16": I16, "i32": I32, "i64": I64, "u8": U8, "u16": U16, 
 for a, values in FLOATS.items():
     for b, like in FLOATS.items():
         if a != b:
-            idiom(values, out=(like.dtype, (N,)), truth=to(like.dtype), name=f"cast_{a}_{b}", N=N)(cast)
+            truth = once(like.dtype) if a == "fp64" and b != "fp32" else to(like.dtype)
+            idiom(values, out=(like.dtype, (N,)), truth=truth, name=f"cast_{a}_{b}", N=N)(cast)
     for b in ("i8", "i16", "i32", "i64", "u8", "u32"):
         small = SMALL if b.startswith("u") else SIGNED
         dtype = INTEGERS[b].dtype
@@ -67,9 +91,11 @@ for a, b in (
 ):
     dtype = INTEGERS[b].dtype
     idiom(FLOATS[a], out=(dtype, (N,)), truth=clamped(dtype), rule=CLAMPED, name=f"cast_{a}_{b}_clamped", N=N)(cast)
-for b in ("i8", "i16", "u8", "u16"):
-    dtype = INTEGERS[b].dtype
-    idiom(F32, out=(dtype, (N,)), truth=None, rule=CHOSEN, name=f"cast_fp32_{b}_outside", N=N)(cast)
+for a, values in FLOATS.items():
+    for b in ("i8", "i16", "i64", "u8", "u16", "u64"):
+        if not (a in ("fp32", "fp64") and b.endswith("64")):
+            dtype = INTEGERS[b].dtype
+            idiom(values, out=(dtype, (N,)), truth=None, rule=CHOSEN, name=f"cast_{a}_{b}_outside", N=N)(cast)
 for a, values in INTEGERS.items():
     for b, like in FLOATS.items():
         if b != "bf16" or a in ("i8", "u8", "i16", "i32", "i64"):
@@ -245,3 +271,23 @@ def int_to_double_and_divide(x_ptr, y_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
     three = tl.full((N,), 3.0, tl.float64)
     tl.store(y_ptr + i, tl.load(x_ptr + i).to(tl.float64) / three)
+
+
+# What both formats hold; the largest of e4m3 is 448, where Triton saturates and torch has NaN.
+EIGHT_BITS = torch.tensor([0.0, -0.0, 1.0, -1.0, 1.0625, 1.1875, 1.125, 0.3, -0.3, 448.0, 447.0, 2.0**-9, 2.0**-10, 1.5 * 2.0**-9,
+                           2.0**-6, 2.0**-7, 100.0, -200.0, 17.0, 19.0, 0.015, 0.0146, 3.3, 7.7, 240.0, 2.0**-16, 2.0**-17, 2.0**-14,
+                           1.75 * 2.0**-16, 13.0, 15.0, 31.0] * 2)  # fmt: skip
+
+
+@triton.jit
+def through_eight_bits(x_ptr, bits_ptr, y_ptr, KIND: tl.constexpr, N: tl.constexpr):
+    i = tl.arange(0, N)
+    x = tl.load(x_ptr + i).to(KIND)
+    tl.store(bits_ptr + i, x.to(tl.uint8, bitcast=True))
+    tl.store(y_ptr + i, x.to(tl.float32))
+
+
+for kind, dtype in ((tl.float8e4nv, torch.float8_e4m3fn), (tl.float8e5, torch.float8_e5m2)):
+    for source in (f32, bf16, f16):
+        idiom(EIGHT_BITS.to(source), out=[(u8, (N,)), (f32, (N,))], name=f"{kind.name}_of_{str(source)[6:]}", KIND=kind, N=N,
+              truth=lambda x, dtype=dtype: (x.to(dtype).view(u8), x.to(dtype).float()))(through_eight_bits)  # fmt: skip

@@ -67,7 +67,7 @@ def tolerance(operand: float, k: int, what: str) -> Rule:
 
 
 def one_hot(rows: int, columns: int) -> Tensor:
-    """Ones where row and column agree modulo the smaller: every product has one term, its rounding is laid bare."""
+    """Ones where row and column agree modulo columns: few terms a product, so an operand's rounding is laid bare."""
     return (torch.arange(rows)[:, None] % columns == torch.arange(columns)[None, :]).float()
 
 
@@ -86,12 +86,13 @@ for m, n, k in ((16, 16, 16), (64, 16, 32)):
             what = tolerance(operand, k, "fp32" if not operand else "two tf32 each")
             idiom(uniform(m, k), uniform(k, n, stream=1), out=(f32, (m, n)), truth=matrix, rule=what,
                   name=f"dot_{name}_{size}", **shape)(kernel)  # fmt: skip
-# One term each: what the rounding of an operand to tf32 does, and that ieee does none of it.
+# One term each, or two: what the rounding of an operand to tf32 does, and that ieee does none of it.
 LONG = uniform(64, 32, stream=7)
 for m, n, k in ((16, 16, 16), (64, 16, 32)):
     shape = dict(M=m, N=n, K=k)
     idiom(LONG[:m, :k].contiguous(), one_hot(k, n), out=(f32, (m, n)), truth=matrix, name=f"dot_one_term_tf32_{m}x{n}x{k}",
-          rule=Rule("one operand rounded or truncated to tf32", relative=TF32), **shape)(dot)  # fmt: skip
+          rule=Rule("one operand rounded or truncated to tf32",
+                    bound=lambda a, b: (TF32 + 2.0**-23) * (a.double().abs() @ b.double())), **shape)(dot)  # fmt: skip
     idiom(LONG[:m, :k].contiguous(), one_hot(k, n), out=(f32, (m, n)), truth=matrix, name=f"dot_one_term_ieee_{m}x{n}x{k}", **shape)(dot_ieee)
 idiom(LONG[:16, :16].contiguous(), one_hot(16, 16), out=(f32, (16, 16)), truth=matrix, name="dot_one_term_tf32x3",
       rule=Rule("two tf32 for one fp32", relative=2.0**-20), M=16, N=16, K=16)(dot_tf32x3)  # fmt: skip

@@ -273,3 +273,20 @@ def swizzle2d(m_ptr, n_ptr, grid_m, grid_n, GROUP: tl.constexpr):
     m, n = tl.swizzle2d(i, j, grid_m, grid_n, GROUP)
     tl.store(m_ptr + i * grid_n + j, m)
     tl.store(n_ptr + i * grid_n + j, n)
+
+
+@idiom(B1, B1.roll(5), out=(i32, (N,)), truth=lambda x, y: (x ^ y).to(i32), N=N)
+@triton.jit
+def booleans_added(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
+    i = tl.arange(0, N)
+    total = tl.load(x_ptr + i) + tl.load(y_ptr + i)  # modulo 2
+    tl.store(z_ptr + i, total.to(tl.int32))
+
+
+@idiom(I32, out=[(i32, (N,)), (i32, (N,))], truth=lambda x: ((x > 3).to(i32), (x > 3).to(i32) + (x < 100).to(i32)), N=N)
+@triton.jit
+def comparison_as_integer(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
+    i = tl.arange(0, N)
+    x = tl.load(x_ptr + i)
+    tl.store(y_ptr + i, (x > 3).to(tl.int32))
+    tl.store(z_ptr + i, (x > 3).to(tl.int32) + (x < 100))

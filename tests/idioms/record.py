@@ -24,6 +24,7 @@ THEMES = tuple(sorted(path.stem for path in HERE.glob("*.py") if "idiom(" in pat
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, help="where to write; default: record.json beside this script")
+    parser.add_argument("--repaired", action="store_true", help="in the interpreter: with diffgdn's repairs")
     parser.add_argument("--only", default="", help="idioms whose name holds this alone")
     wish = parser.parse_args()
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
@@ -34,6 +35,10 @@ def main() -> int:
     import torch
     import triton
 
+    if wish.repaired:
+        from diffgdn import interpreter
+
+        interpreter.repair()
     for theme in THEMES:
         importlib.import_module(f"idioms.{theme}")
     from idioms.registry import IDIOMS

@@ -300,3 +300,43 @@ def scan_of_a_tuple(a_ptr, b_ptr, y_ptr, z_ptr):
     decays, states = tl.associative_scan((tl.load(a_ptr + p), tl.load(b_ptr + p)), 1, linear_step)
     tl.store(y_ptr + p, decays)
     tl.store(z_ptr + p, states)
+
+
+@idiom(HOLES, out=[(i32, (8,)), (i32, (8,)), (f32, (8,)), (f32, (8,))], truth=None, rule=Rule("what an H100 does with NaN"))
+@triton.jit
+def argmax_and_argmin_with_nan(x_ptr, y_ptr, z_ptr, v_ptr, w_ptr):
+    a, b = tl.arange(0, 8), tl.arange(0, 16)
+    x = tl.load(x_ptr + a[:, None] * 16 + b[None, :])
+    tl.store(y_ptr + a, tl.argmax(x, axis=1))
+    tl.store(z_ptr + a, tl.argmin(x, axis=1))
+    value, _ = tl.max(x, axis=1, return_indices=True)
+    tl.store(v_ptr + a, value)
+    tl.store(w_ptr + a, tl.min(x, axis=1))
+
+
+@idiom(W, out=[(i32, (8,)), (i32, (8, 16))], truth=lambda x: ((x > 0).sum(1).to(i32), (x > 0).cumsum(1).to(i32)))
+@triton.jit
+def counts_by_summing_comparisons(x_ptr, y_ptr, z_ptr):
+    a, b = tl.arange(0, 8), tl.arange(0, 16)
+    p = a[:, None] * 16 + b[None, :]
+    positive = tl.load(x_ptr + p) > 0
+    tl.store(y_ptr + a, tl.sum(positive.to(tl.int32), axis=1))
+    tl.store(z_ptr + p, tl.cumsum(positive.to(tl.int32), axis=1))
+
+
+@idiom(W, out=(i32, (8,)), truth=lambda x: (x > 0).sum(1).to(i32))
+@triton.jit
+def sum_of_booleans(x_ptr, y_ptr):
+    a, b = tl.arange(0, 8), tl.arange(0, 16)
+    tl.store(y_ptr + a, tl.sum(tl.load(x_ptr + a[:, None] * 16 + b[None, :]) > 0, axis=1))
+
+
+@idiom(I8, I8.view(torch.uint8), out=[(i32, (2,)), (i32, (2,))], N=N,
+       truth=lambda x, y: tuple(torch.stack([v.amax(), v.amin()]).to(i32) for v in (x, y)))  # fmt: skip
+@triton.jit
+def max_and_min_of_bytes(x_ptr, y_ptr, a_ptr, b_ptr, N: tl.constexpr):
+    i = tl.arange(0, N)
+    tl.store(a_ptr, tl.max(tl.load(x_ptr + i), 0))
+    tl.store(a_ptr + 1, tl.min(tl.load(x_ptr + i), 0))
+    tl.store(b_ptr, tl.max(tl.load(y_ptr + i), 0))
+    tl.store(b_ptr + 1, tl.min(tl.load(y_ptr + i), 0))

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .data import BF16, F32, I32, N, ORDINARY, bf16, f16, f32, i32, uniform, whole
-from .registry import idiom
+from .registry import Rule, idiom
 
 Y32, YB = F32.roll(11), BF16.roll(11)
 
@@ -142,3 +142,31 @@ def gather(x_ptr, index_ptr, y_ptr, z_ptr):
 def histogram(x_ptr, y_ptr, N: tl.constexpr):
     counts = tl.histogram(tl.load(x_ptr + tl.arange(0, N)), 16)
     tl.store(y_ptr + tl.arange(0, 16), counts)
+
+
+ZEROS = torch.tensor([0.0, -0.0, 0.0, -0.0])
+
+
+@idiom(ZEROS, torch.tensor([-0.0, 0.0, 0.0, -0.0]), out=[(f32, (4,)), (f32, (4,))], truth=None,
+       rule=Rule("PTX ISA, max and min: +0.0 > -0.0"))  # fmt: skip
+@triton.jit
+def maximum_and_minimum_of_zeros(x_ptr, y_ptr, a_ptr, b_ptr):
+    i = tl.arange(0, 4)
+    x, y = tl.load(x_ptr + i), tl.load(y_ptr + i)
+    tl.store(a_ptr + i, tl.maximum(x, y))
+    tl.store(b_ptr + i, tl.minimum(x, y))
+
+
+@idiom(ORDINARY, out=(f32, (N,)), truth=lambda x: torch.where(x > 0, x, x * 0.01), N=N)
+@triton.jit
+def leaky_relu(x_ptr, y_ptr, N: tl.constexpr):
+    i = tl.arange(0, N)
+    x = tl.load(x_ptr + i)
+    tl.store(y_ptr + i, tl.where(x > 0, x, x * 0.01))
+
+
+@idiom(ORDINARY.to(bf16), out=(bf16, (N,)), truth=lambda x: x.clamp(min=0), N=N)
+@triton.jit
+def relu_bf16(x_ptr, y_ptr, N: tl.constexpr):
+    i = tl.arange(0, N)
+    tl.store(y_ptr + i, tl.maximum(tl.load(x_ptr + i), 0.0))
