@@ -73,6 +73,33 @@ REPAIRS = (
     Repair("casts round as a GPU's do", "3.6 and newer", "casts:bf16_is_truncated", "casts:round_to_nearest"),
     Repair("a fused multiply-add rounds once", "3.6 to 3.8", "fused:product_is_rounded", "fused:round_once"),
     Repair(
+        "comparisons give truth values",
+        "3.6 and newer",
+        "truth_values:comparison_is_a_number",
+        "truth_values:compare_to_truth_values",
+    ),
+    Repair(
+        "sums of booleans are modulo 2",
+        "3.6 to 3.8",
+        "truth_values:sum_is_saturated",
+        "truth_values:add_modulo_2",
+    ),
+    Repair(
+        "exp, log and log2 within the error of CUDA's",
+        "3.6 and newer",
+        "functions:logarithm_is_rough",
+        "functions:compute_in_float64",
+    ),
+    Repair(
+        "maximum, minimum and clamp pass over NaN",
+        "3.6 to 3.7",
+        "functions:nan_wins",
+        "functions:let_numbers_win",
+    ),
+    Repair(
+        "umulhi is unsigned", "3.6 to 3.8", "functions:high_half_is_signed", "functions:multiply_unsigned"
+    ),
+    Repair(
         "bf16 operands are numbers, not bits",
         "3.6 and newer",
         "arithmetic:bf16_adds_bits",
@@ -89,6 +116,9 @@ REPAIRS = (
         "3.6 and newer",
         "reductions:bf16_sums_bits",
         "reductions:reduce_by_slices",
+    ),
+    Repair(
+        "atomic addition of bf16", "3.6 and newer", "atomics:bf16_is_refused", "atomics:add_bf16"
     ),
     Repair(
         "libdevice functions",

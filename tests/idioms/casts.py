@@ -291,3 +291,24 @@ for kind, dtype in ((tl.float8e4nv, torch.float8_e4m3fn), (tl.float8e5, torch.fl
     for source in (f32, bf16, f16):
         idiom(EIGHT_BITS.to(source), out=[(u8, (N,)), (f32, (N,))], name=f"{kind.name}_of_{str(source)[6:]}", KIND=kind, N=N,
               truth=lambda x, dtype=dtype: (x.to(dtype).view(u8), x.to(dtype).float()))(through_eight_bits)  # fmt: skip
+
+
+for kind in (tl.float8e4nv, tl.float8e5):
+    for source, values in FLOATS.items():
+        if source != "fp64":
+            idiom(values, out=[(u8, (N,)), (f32, (N,))], truth=None, rule=CHOSEN, name=f"{kind.name}_of_{source}_outside",
+                  KIND=kind, N=N)(through_eight_bits)  # fmt: skip
+
+
+@triton.jit
+def eight_bits_widened(bits_ptr, y_ptr, z_ptr, w_ptr, KIND: tl.constexpr, N: tl.constexpr):
+    i = tl.arange(0, N)
+    x = tl.load(bits_ptr + i).to(KIND, bitcast=True)
+    tl.store(y_ptr + i, x.to(tl.float32))
+    tl.store(z_ptr + i, x.to(tl.bfloat16))
+    tl.store(w_ptr + i, x.to(tl.float16))
+
+
+for kind, dtype in ((tl.float8e4nv, torch.float8_e4m3fn), (tl.float8e5, torch.float8_e5m2)):
+    idiom(torch.arange(256, dtype=i32).to(u8), out=[(f32, (256,)), (bf16, (256,)), (f16, (256,))], KIND=kind, N=256, name=f"{kind.name}_widened",
+          truth=lambda x, dtype=dtype: tuple(x.view(dtype).float().to(wide) for wide in (f32, bf16, f16)))(eight_bits_widened)  # fmt: skip
