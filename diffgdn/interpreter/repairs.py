@@ -73,6 +73,12 @@ REPAIRS = (
     Repair("casts round as a GPU's do", "3.6 and newer", "casts:bf16_is_truncated", "casts:round_to_nearest"),
     Repair("a fused multiply-add rounds once", "3.6 to 3.8", "fused:product_is_rounded", "fused:round_once"),
     Repair(
+        "casts from and to 8-bit floats",
+        "3.6 and newer",
+        "eight_bits:ties_are_rounded_up",
+        "eight_bits:round_to_nearest",
+    ),
+    Repair(
         "comparisons give truth values",
         "3.6 and newer",
         "truth_values:comparison_is_a_number",
