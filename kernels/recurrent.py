@@ -199,8 +199,9 @@ def recurrent_kernel(
         if o is not None:
             if i_n == N - 1:
                 b_zero = tl.zeros([BV], o.dtype.element_ty)
+                row = stride_o_tok.to(tl.int64)
                 for i_t in range(eos, tokens):
-                    tl.store(o + i_t * stride_o_tok + i_hv * stride_o_head + o_v, b_zero, mask=mask_v)
+                    tl.store(o + i_t * row + i_hv * stride_o_head + o_v, b_zero, mask=mask_v)
         if not FINAL_APART:
             if length <= 0:
                 return
@@ -285,6 +286,12 @@ def recurrent_kernel(
         kept = tl.where(i_cache >= 0, cache_steps, 0)
     if parents is not None:
         p_parents = parents + i_n * stride_parent_seq
+        # Steps are counted in 32 bits: interpreted, they are multiplied so unless the strides have 64.
+        stride_parent_step = stride_parent_step.to(tl.int64)
+        stride_k_tok = stride_k_tok.to(tl.int64)
+        stride_v_tok = stride_v_tok.to(tl.int64)
+        stride_g_tok = stride_g_tok.to(tl.int64)
+        stride_beta_tok = stride_beta_tok.to(tl.int64)
         # The tree's replays start over from the first token.
         p_k0 = p_k
         p_v0 = p_v

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from ..device import bounded_gate, inlined, iota, softplus_gate
-from .strides import in_units
+from .strides import chunk_and_head, in_units
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -28,12 +28,12 @@ def log2_cumsum(b_g):
 
 @triton.jit(do_not_specialize=["g_b", "g_t", "g_h", "T", "HV", "lower_bound"])
 def kda_gate_kernel(
-    p_g, p_A_log, p_dt_bias, p_gc, p_table, g_b, g_t, g_h, T, HV, lower_bound,
+    p_g, p_A_log, p_dt_bias, p_gc, p_table,
+    g_b: tl.int64, g_t: tl.int64, g_h: tl.int64, T, HV, lower_bound,
     K: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr,
     RAW: tl.constexpr, BIAS: tl.constexpr, BOUNDED: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
-    i_p = tl.program_id(0)
-    i_c, i_hv = i_p // HV, i_p % HV
+    i_c, i_hv = chunk_and_head(tl.program_id(0), HV)
     start = tl.load(p_table + i_c * 2).to(tl.int64)
     rows = tl.load(p_table + i_c * 2 + 1)
     if rows <= 0:
@@ -47,7 +47,7 @@ def kda_gate_kernel(
     if RAW:
         A_log = tl.load(p_A_log + i_hv).to(tl.float32)
         if BIAS:
-            b_g += tl.load(p_dt_bias + (i_hv * K + o_k), mask=m_k, other=0).to(tl.float32)[None, :]
+            b_g += tl.load(p_dt_bias + i_hv * K + o_k, mask=m_k, other=0).to(tl.float32)[None, :]
         if BOUNDED:
             b_g = bounded_gate(b_g, A_log, lower_bound)
         else:

@@ -12,7 +12,7 @@ BLOCK_R = 32  # rows per program
 
 @triton.jit(do_not_specialize=["x_b", "x_t", "x_h", "T", "H", "rows"])
 def l2norm_kernel(
-    p_x, p_y, x_b, x_t, x_h, T, H, rows,
+    p_x, p_y, x_b: tl.int64, x_t: tl.int64, x_h: tl.int64, T, H, rows,
     K: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
     o_r = tl.program_id(0).to(tl.int64) * BR + iota(BR)

@@ -11,21 +11,22 @@ import triton
 import triton.language as tl
 
 from ..device import dot_add, iota, round_to
-from .strides import in_units
+from .strides import chunk_and_head, in_units
 from .tiles import tile
 
 
 @triton.jit(do_not_specialize=["q_b", "q_t", "q_h", "k_b", "k_t", "k_h", "scale", "T", "HV", "G"])
 def output_kernel(
     p_q, p_k, p_v_new, p_gc, p_A, p_h, p_o, p_table,
-    q_b, q_t, q_h, k_b, k_t, k_h, scale, T, HV, G,
+    q_b: tl.int64, q_t: tl.int64, q_h: tl.int64, k_b: tl.int64, k_t: tl.int64, k_h: tl.int64,
+    scale, T, HV, G,
     K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     KDA: tl.constexpr, KV: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
     NV: tl.constexpr = (V + BV - 1) // BV
     i_p = tl.program_id(0)
     i_ch = i_p // NV
-    i_c, i_hv = i_ch // HV, i_ch % HV
+    i_c, i_hv = chunk_and_head(i_ch, HV)
     start = tl.load(p_table + i_c * 2).to(tl.int64)
     rows = tl.load(p_table + i_c * 2 + 1)
     if rows == 0:

@@ -11,14 +11,15 @@ import triton
 import triton.language as tl
 
 from ..device import dot, dot_add, iota, round_to
-from .strides import in_units
+from .strides import chunk_and_head, in_units
 from .tiles import tile
 
 
 @triton.jit(do_not_specialize=["k_b", "k_t", "k_h", "s_n", "s_h", "s_r", "i_s", "T", "HV", "G"])
 def state_kernel(
     p_k, p_w, p_u, p_gc, p_h, p_v_new, p_pool, p_indices, p_final, p_cu, p_first,
-    k_b, k_t, k_h, s_n, s_h, s_r, i_s, T, HV, G,
+    k_b: tl.int64, k_t: tl.int64, k_h: tl.int64, s_n: tl.int64, s_h: tl.int64, s_r: tl.int64, i_s: tl.int64,
+    T, HV, G,
     K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     KDA: tl.constexpr, KV: tl.constexpr, HAS_POOL: tl.constexpr, HAS_INDICES: tl.constexpr,
     WRITE_POOL: tl.constexpr, WRITE_FINAL: tl.constexpr, UNIT: tl.constexpr,
@@ -26,11 +27,11 @@ def state_kernel(
     NV: tl.constexpr = (V + BV - 1) // BV
     i_p = tl.program_id(0)
     i_nh = i_p // NV
-    i_n, i_hv = i_nh // HV, i_nh % HV
+    i_n, i_hv = chunk_and_head(i_nh, HV)  # a sequence here
     bos = tl.load(p_cu + i_n).to(tl.int64)
     length = (tl.load(p_cu + i_n + 1) - bos).to(tl.int32)
     chunks = (length + BT - 1) // BT
-    slot = i_n.to(tl.int64)
+    slot = i_n
     if HAS_INDICES:
         slot = tl.load(p_indices + i_n * i_s).to(tl.int64)
 
@@ -44,10 +45,10 @@ def state_kernel(
     # [BK, BV]: where in memory a state's elements are
     if KV:
         o_h = o_k[:, None] * V + o_v[None, :]
-        o_s = o_k[:, None] * s_r + o_v[None, :]
+        o_s = o_k.to(tl.int64)[:, None] * s_r + o_v[None, :]
     else:
         o_h = o_k[:, None] + o_v[None, :] * K
-        o_s = o_k[:, None] + o_v[None, :] * s_r
+        o_s = o_k[:, None] + o_v.to(tl.int64)[None, :] * s_r
 
     b_s = tl.full([BK, BV], 0.0, tl.float32)
     if HAS_POOL:
@@ -59,10 +60,11 @@ def state_kernel(
     o_wt = o_t[:, None] * (HV * K) + o_k[None, :]  # [BT, BK]
     o_ut = o_t[:, None] * (HV * V) + o_v[None, :]  # [BT, BV]
     p_k += (bos // T * k_b + bos % T * k_t + i_hv // G * k_h) * UNIT
-    o_kt = o_k[:, None] + o_t[None, :].to(tl.int64) * (k_t * UNIT)  # [BK, BT]
+    k_t = k_t.to(tl.int64) * UNIT
+    o_kt = o_k[:, None] + o_t[None, :] * k_t  # [BK, BT]
     p_h += (tl.load(p_first + i_n).to(tl.int64) * HV + i_hv) * (K * V)
     heads = HV.to(tl.int64)
-    k_c = k_t.to(tl.int64) * (BT * UNIT)
+    k_c = k_t * BT
     for i_c in range(chunks):
         b_h = round_to(b_s, dtype)
         tl.store(p_h + i_c * heads * (K * V) + o_h, b_h, mask=m_kv)

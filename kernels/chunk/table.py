@@ -44,8 +44,10 @@ def chunk_table_kernel(
         rows += sum_along(tl.where(owns, tl.minimum(eos[None, :] - at, BT), 0), axis=1)
         seen += sum_along(chunks, axis=0)
     past = o_c >= seen
-    start = tl.where(past, tl.load(p_cu + N).to(tl.int32) + (o_c - seen) * BT, start)
-    rows = tl.where(past, -tl.minimum(tl.maximum(tokens - start, 0), BT), rows)
+    # in 64 bits: many empty sequences leave many entries past the last token
+    padding = tl.minimum(tl.load(p_cu + N).to(tl.int64) + (o_c - seen).to(tl.int64) * BT, tokens)
+    start = tl.where(past, padding.to(tl.int32), start)
+    rows = tl.where(past, -tl.minimum(tokens - start, BT), rows)
     tl.store(p_table + o_c * 2, start, mask=o_c < bound)
     tl.store(p_table + o_c * 2 + 1, rows, mask=o_c < bound)
 

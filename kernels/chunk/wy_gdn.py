@@ -16,7 +16,7 @@ import triton.language as tl
 from ..device import dot, dot_add, iota, round_to
 from .gates import log2_cumsum
 from .inverse import invert
-from .strides import in_units
+from .strides import chunk_and_head, in_units
 from .tiles import tile
 
 
@@ -41,12 +41,12 @@ from .tiles import tile
 )
 def wy_gdn_kernel(
     p_k, p_v, p_g, p_beta, p_gc, p_w, p_u, p_table,
-    k_b, k_t, k_h, v_b, v_t, v_h, g_b, g_t, g_h, b_b, b_t, b_h, T, HV, G,
+    k_b: tl.int64, k_t: tl.int64, k_h: tl.int64, v_b: tl.int64, v_t: tl.int64, v_h: tl.int64,
+    g_b: tl.int64, g_t: tl.int64, g_h: tl.int64, b_b: tl.int64, b_t: tl.int64, b_h: tl.int64, T, HV, G,
     K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     UNIT: tl.constexpr,
 ):  # fmt: skip
-    i_p = tl.program_id(0)
-    i_c, i_hv = i_p // HV, i_p % HV
+    i_c, i_hv = chunk_and_head(tl.program_id(0), HV)
     start = tl.load(p_table + i_c * 2).to(tl.int64)
     rows = tl.load(p_table + i_c * 2 + 1)
     if rows <= 0:
