@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import bounded_gate, inlined, iota, softplus_gate
+from ..device import bounded_gate, softplus_gate
 from .strides import chunk_and_head, in_units
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -16,14 +16,10 @@ LOG2E = tl.constexpr(1.4426950408889634)
 # only cost the running sum its digits (or, at -inf, turn differences of sums into NaN).
 STRONGEST = tl.constexpr(-150.0)
 
-cumsum_along = tl.cumsum  # not inlined: the interpreter of triton 3.6 scans only inside a call of its own
-
-
-@inlined
 @triton.jit
 def log2_cumsum(b_g):
     """The running sum over axis 0 of natural log decays b_g (fp32; 0 past the chunk's end), in log2 units."""
-    return cumsum_along(tl.where(b_g < STRONGEST, STRONGEST, b_g) * LOG2E, axis=0)
+    return tl.cumsum(tl.where(b_g < STRONGEST, STRONGEST, b_g) * LOG2E, axis=0)
 
 
 @triton.jit(do_not_specialize=["g_b", "g_t", "g_h", "T", "HV", "lower_bound"])
@@ -38,8 +34,8 @@ def kda_gate_kernel(
     rows = tl.load(p_table + i_c * 2 + 1)
     if rows <= 0:
         return
-    o_t = iota(BT)
-    o_k = iota(BK)
+    o_t = tl.arange(0, BT)
+    o_k = tl.arange(0, BK)
     m_k = o_k < K
     mask = (o_t < rows)[:, None] & m_k[None, :]
     o_g = (start // T * g_b + (start % T + o_t) * g_t + i_hv * g_h) * UNIT

@@ -1,20 +1,16 @@
 """Strides as the chunk kernels take them: runtime integers that the compiler knows multiples of.
 
 A caller's stride may be any: tensors of a few elements reach past 2^31 where they are views of something
-large. So kernels declare strides tl.int64, and what is multiplied by one is made tl.int64 first, for the
-interpreter goes by an integer's size and not by its declaration. Within a chunk of a stage's own tensors,
-offsets stay below 2^31 and are formed in 32 bits.
+large. So kernels declare strides tl.int64. Within a chunk of a stage's own tensors, offsets stay below 2^31
+and are formed in 32 bits.
 """
 
 import triton
 import triton.language as tl
 
-from ..device import inlined
-
 UNIT_BYTES = 16  # the widest load
 
 
-@inlined
 @triton.jit
 def chunk_and_head(i_ch, HV):
     """The chunk and the value head of the i_ch-th of chunks times HV heads, in 64 bits."""
