@@ -14,7 +14,9 @@ from diffgdn.interpreter.casts import from_bf16, to_bf16
 def bf16_is_refused() -> bool:
     """An atomic addition of 1 to 1 raises."""
     memory = np.array([0x3F80], np.uint16)
-    pointer = interpreter.TensorHandle(np.array([memory.ctypes.data], np.uint64), tl.pointer_type(tl.bfloat16))
+    pointer = interpreter.TensorHandle(
+        np.array([memory.ctypes.data], np.uint64), tl.pointer_type(tl.bfloat16)
+    )
     value = interpreter.TensorHandle(np.array([0x3F80], np.uint16), tl.bfloat16)
     mask = interpreter.TensorHandle(np.ones(1, bool), tl.int1)
     try:
@@ -30,7 +32,9 @@ def add_bf16() -> None:
     """Add one element after another: several may go to one place."""
     original = interpreter.InterpreterBuilder.create_atomic_rmw
 
-    def create_atomic_rmw(self: Any, operation: Any, ptr: Any, val: Any, mask: Any, sem: Any, scope: Any) -> Any:
+    def create_atomic_rmw(
+        self: Any, operation: Any, ptr: Any, val: Any, mask: Any, sem: Any, scope: Any
+    ) -> Any:
         if operation != interpreter._ir.ATOMIC_OP.FADD or val.dtype.scalar != tl.bfloat16:
             return original(self, operation, ptr, val, mask, sem, scope)
         places, values, wanted = np.broadcast_arrays(ptr.data, val.data, mask.data)

@@ -1,8 +1,8 @@
 """Casts from and to the 8-bit floats of NVIDIA's GPUs, e4m3 and e5m2.
 
-Triton's interpreter rounds ties away from even, and reads the codes of infinity and NaN as numbers. The formats:
-Micikevicius et al., "FP8 formats for deep learning", 2022. What is too large becomes the largest finite number
-(PTX ISA, cvt.rn.satfinite).
+Triton's interpreter rounds every tie up, and reads the codes of infinity and NaN as numbers. The formats:
+Micikevicius et al., "FP8 formats for deep learning", 2022. What is too large becomes the largest finite
+number (PTX ISA, cvt.rn.satfinite).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def decode(codes: Any, name: str) -> Any:
 
 
 def encode(data: Any, name: str) -> Any:
-    """The codes of the nearest numbers, ties to the even code; the largest finite one where data is larger."""
+    """The codes of the nearest numbers, ties to the even code; the largest finite number for larger ones."""
     finite = MAGNITUDES[name][: FORMATS[name].largest + 1].astype(np.float64)
     halves = (finite[1:] + finite[:-1]) / 2
     magnitude = np.abs(data.astype(np.float64))

@@ -43,7 +43,7 @@ def nan_wins() -> bool:
 
 
 def let_numbers_win() -> None:
-    """Let minnumf, maxnumf and a clamp that propagates no NaN pass over NaN, as min.f32 and max.f32 of PTX do."""
+    """Let minnumf, maxnumf and a clamp that propagates no NaN pass over NaN, as PTX's min and max do."""
     builder = interpreter.InterpreterBuilder
     propagating = builder.create_clampf
 

@@ -8,7 +8,7 @@ from importlib import import_module
 
 # What the interpreter computes in another way than a GPU, for `diffgdn doctor`.
 EMULATED = (
-    "casts to bf16 and fp16 round to nearest even; to integers they truncate and saturate",
+    "casts to bf16, fp16 and 8-bit floats round to nearest even; to integers they truncate and saturate",
     "arithmetic in bf16: each operation in fp32, then rounded",
     "tl.dot of fp32: tf32 (the default) drops 13 bits of each operand, tf32x3 adds three such products, "
     "ieee multiplies in fp32; sums in fp32, in another order than a GPU's",
@@ -16,7 +16,7 @@ EMULATED = (
 )
 NOT_EMULATED = (
     "fused multiply-add where a compiler contracts a * b + c",
-    "the approximations of exp, exp2, log, rsqrt and fast_* functions: those here are closer to the truth",
+    "the approximations of exp, exp2, sqrt, rsqrt, / and fast_* functions: those here are closer to the truth",
     "inline assembly; warps, barriers and races between programs",
 )
 
@@ -123,9 +123,7 @@ REPAIRS = (
         "reductions:bf16_sums_bits",
         "reductions:reduce_by_slices",
     ),
-    Repair(
-        "atomic addition of bf16", "3.6 and newer", "atomics:bf16_is_refused", "atomics:add_bf16"
-    ),
+    Repair("atomic addition of bf16", "3.6 and newer", "atomics:bf16_is_refused", "atomics:add_bf16"),
     Repair(
         "libdevice functions",
         "3.6 and newer",

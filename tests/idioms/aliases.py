@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import torch
 import triton
-import triton.language as tl
 import triton.language as T
+import triton.language as tl
 from torch import Tensor
 from triton.language import exp as tl_exp
 from triton.language.extra import libdevice
 from triton.language.extra.cuda import libdevice as cuda_libdevice
 
 from . import helpers
-from .data import BF16, F32, I32, N, SIGNED, f32, f64, i32, uniform
-from .functions import DOUBLE, EXP, EXP2, EPS, GATES, GUIDE, LOG, LOGISTIC, POSITIVE, RSQRT, WIDE, in_double, logistic_bound
+from .data import F32, I32, SIGNED, N, f32, f64, i32, uniform
+from .functions import (
+    DOUBLE,
+    EXP,
+    EXP2,
+    GATES,
+    GUIDE,
+    LOG,
+    LOGISTIC,
+    POSITIVE,
+    RSQRT,
+    SQRT,
+    WIDE,
+    in_double,
+)
 from .helpers import decay, exp, log_alias, safe_exp, sqrt
-from .functions import SQRT
 from .registry import Rule, idiom
 
 maximum, load, store = tl.maximum, tl.load, tl.store
@@ -43,8 +55,9 @@ def exp_as_attribute_of_helpers(x_ptr, y_ptr, N: tl.constexpr):
     tl.store(y_ptr + i, helpers.exp(tl.load(x_ptr + i)))
 
 
-@idiom(WIDE, out=(f32, (N,)), N=N, rule=EXP,
-       truth=lambda x: torch.where(x <= 0, x.double(), float("-inf")).exp())  # fmt: skip
+@idiom(
+    WIDE, out=(f32, (N,)), N=N, rule=EXP, truth=lambda x: torch.where(x <= 0, x.double(), float("-inf")).exp()
+)
 @triton.jit
 def jit_helper_of_other_module(x_ptr, y_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -143,23 +156,39 @@ def libdevice_fast_expf(x_ptr, y_ptr, N: tl.constexpr):
     tl.store(y_ptr + i, tl.extra.cuda.libdevice.fast_expf(tl.load(x_ptr + i)))
 
 
-@idiom(POSITIVE, out=(f32, (N,)), truth=in_double(torch.log), N=N,
-       rule=Rule(f"{GUIDE}: __logf, 2^-21.41 between 0.5 and 2, else 3 ulp", ulp=3, absolute=2.0**-21.41))  # fmt: skip
+@idiom(
+    POSITIVE,
+    out=(f32, (N,)),
+    truth=in_double(torch.log),
+    N=N,
+    rule=Rule(f"{GUIDE}: __logf, 2^-21.41 between 0.5 and 2, else 3 ulp", ulp=3, absolute=2.0**-21.41),
+)
 @triton.jit
 def libdevice_fast_logf(x_ptr, y_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
     tl.store(y_ptr + i, libdevice.fast_logf(tl.load(x_ptr + i)))
 
 
-@idiom(POSITIVE, uniform(N, stream=9), out=(f32, (N,)), truth=lambda x, y: torch.pow(x.double(), y.double()), N=N,
-       rule=Rule(f"{GUIDE}: powf, 9 ulp", ulp=9, absolute=2.0**-126))  # fmt: skip
+@idiom(
+    POSITIVE,
+    uniform(N, stream=9),
+    out=(f32, (N,)),
+    truth=lambda x, y: torch.pow(x.double(), y.double()),
+    N=N,
+    rule=Rule(f"{GUIDE}: powf, 9 ulp", ulp=9, absolute=2.0**-126),
+)
 @triton.jit
 def libdevice_pow(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
     tl.store(z_ptr + i, libdevice.pow(tl.load(x_ptr + i), tl.load(y_ptr + i)))
 
 
-@idiom(SIGNED, out=[(f32, (N,)), (f32, (N,)), (f32, (N,))], truth=lambda x: (x.trunc(), x.round(), x.floor()), N=N)
+@idiom(
+    SIGNED,
+    out=[(f32, (N,)), (f32, (N,)), (f32, (N,))],
+    truth=lambda x: (x.trunc(), x.round(), x.floor()),
+    N=N,
+)
 @triton.jit
 def libdevice_rounding(x_ptr, y_ptr, z_ptr, w_ptr, N: tl.constexpr):
     i = tl.arange(0, N)

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .data import BF16, F16, F32, FINITE, I32, ORDINARY, SIGNED, N, bf16, f16, f32, f64, uniform
-from .registry import Rule, idiom
+from .registry import VERSION, Rule, idiom
 
 DIV_FULL = Rule("PTX ISA, div.full.f32: 2 ulp; Triton divides fp32 by it", ulp=2, absolute=2.0**-126)
 A, B = ORDINARY, uniform(N, stream=1)
@@ -49,13 +49,30 @@ for kind, special in SPECIAL.items():
     for kernel, operation in ((add, torch.add), (sub, torch.sub), (mul, torch.mul)):
         label = f"{operation.__name__}_{kind}"
         idiom(A.to(dtype), B.to(dtype), out=(dtype, (N,)), truth=operation, name=label, N=N)(kernel)
-        idiom(special, rolled(special), out=(dtype, (N,)), truth=operation, name=f"{label}_special", N=N)(kernel)
-idiom(A, POSITIVE, out=(f32, (N,)), truth=lambda x, y: x.double() / y.double(), rule=DIV_FULL, name="div_fp32", N=N)(div)
+        idiom(special, rolled(special), out=(dtype, (N,)), truth=operation, name=f"{label}_special", N=N)(
+            kernel
+        )
+idiom(
+    A,
+    POSITIVE,
+    out=(f32, (N,)),
+    truth=lambda x, y: x.double() / y.double(),
+    rule=DIV_FULL,
+    name="div_fp32",
+    N=N,
+)(div)
 idiom(A.double(), POSITIVE.double(), out=(f64, (N,)), truth=torch.div, name="div_fp64", N=N)(div)
 for dtype in (bf16, f16):
     label = f"div_{'bf16' if dtype == bf16 else 'fp16'}_gives_fp32"
-    idiom(A.to(dtype), POSITIVE.to(dtype), out=(f32, (N,)), truth=lambda x, y: x.double() / y.double(),
-          rule=DIV_FULL, name=label, N=N)(div)  # fmt: skip
+    idiom(
+        A.to(dtype),
+        POSITIVE.to(dtype),
+        out=(f32, (N,)),
+        truth=lambda x, y: x.double() / y.double(),
+        rule=DIV_FULL,
+        name=label,
+        N=N,
+    )(div)
 # What Triton computes in: the wider format; fp16 where one of two is fp16; fp32 where bf16 meets an integer.
 for name, x, y, dtype in (
     ("add_bf16_fp32", A.to(bf16), B, f32),
@@ -66,7 +83,9 @@ for name, x, y, dtype in (
     ("add_int32_bf16", I32 % 100, B.to(bf16), f32),
     ("add_int32_fp16", I32 % 100, B.to(f16), f16),
 ):
-    idiom(x, y, out=(dtype, (N,)), truth=lambda x, y, dtype=dtype: x.to(dtype) + y.to(dtype), name=name, N=N)(add)
+    idiom(x, y, out=(dtype, (N,)), truth=lambda x, y, dtype=dtype: x.to(dtype) + y.to(dtype), name=name, N=N)(
+        add
+    )
 
 
 @idiom(BF16, out=(bf16, (N,)), truth=lambda x: x * 0.5, N=N)
@@ -146,8 +165,13 @@ def abs_fp32(x_ptr, y_ptr, N: tl.constexpr):
     tl.store(y_ptr + i, tl.abs(tl.load(x_ptr + i)))
 
 
-@idiom(BF16, rolled(BF16), out=(torch.bool, (6, N)), N=N,
-       truth=lambda x, y: torch.stack([x < y, x <= y, x > y, x >= y, x == y, x != y]))  # fmt: skip
+@idiom(
+    BF16,
+    rolled(BF16),
+    out=(torch.bool, (6, N)),
+    N=N,
+    truth=lambda x, y: torch.stack([x < y, x <= y, x > y, x >= y, x == y, x != y]),
+)
 @triton.jit
 def compare_bf16(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -160,8 +184,13 @@ def compare_bf16(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     tl.store(z_ptr + 5 * N + i, x != y)
 
 
-@idiom(F32, rolled(F32), out=(torch.bool, (6, N)), N=N,
-       truth=lambda x, y: torch.stack([x < y, x <= y, x > y, x >= y, x == y, x != y]))  # fmt: skip
+@idiom(
+    F32,
+    rolled(F32),
+    out=(torch.bool, (6, N)),
+    N=N,
+    truth=lambda x, y: torch.stack([x < y, x <= y, x > y, x >= y, x == y, x != y]),
+)
 @triton.jit
 def compare_fp32(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -186,10 +215,19 @@ def fma_fp32(x_ptr, y_ptr, z_ptr, out_ptr, N: tl.constexpr):
     tl.store(out_ptr + i, tl.fma(tl.load(x_ptr + i), tl.load(y_ptr + i), tl.load(z_ptr + i)))
 
 
-@idiom(A, B, POSITIVE, out=(f32, (N,)), N=N,
-       truth=lambda x, y, z: x.double() * y.double() + z.double(),
-       rule=Rule("IEEE 754, whether or not the product is rounded before the sum", ulp=0.5,
-                 bound=lambda x, y, z: 2.0**-24 * (x.double() * y.double()).abs()))  # fmt: skip
+@idiom(
+    A,
+    B,
+    POSITIVE,
+    out=(f32, (N,)),
+    N=N,
+    truth=lambda x, y, z: x.double() * y.double() + z.double(),
+    rule=Rule(
+        "IEEE 754, whether or not the product is rounded before the sum",
+        ulp=0.5,
+        bound=lambda x, y, z: 2.0**-24 * (x.double() * y.double()).abs(),
+    ),
+)
 @triton.jit
 def multiply_then_add(x_ptr, y_ptr, z_ptr, out_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -249,7 +287,9 @@ def bf16_accumulates_in_loop(x_ptr, z_ptr, N: tl.constexpr):
     tl.store(z_ptr, total)
 
 
-@idiom(A.to(bf16), out=(bf16, (N,)), truth=lambda x: torch.where(x > 0, x, torch.tensor(0.3, dtype=bf16)), N=N)
+@idiom(
+    A.to(bf16), out=(bf16, (N,)), truth=lambda x: torch.where(x > 0, x, torch.tensor(0.3, dtype=bf16)), N=N
+)
 @triton.jit
 def where_with_literal(x_ptr, y_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -264,8 +304,7 @@ def full_of_bf16(x_ptr, y_ptr, N: tl.constexpr):
     tl.store(y_ptr + i, tl.full((N,), 0.1, tl.bfloat16) * tl.load(x_ptr + i))
 
 
-@idiom(A, out=(f32, (2, N)), N=N,
-       truth=lambda x: torch.stack([x * 3, x + 5]), arguments=(3, 5))  # fmt: skip
+@idiom(A, out=(f32, (2, N)), N=N, truth=lambda x: torch.stack([x * 3, x + 5]), arguments=(3, 5))
 @triton.jit
 def float_with_int_argument(x_ptr, y_ptr, factor, shift, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -297,12 +336,28 @@ def half_units(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
 
 
 for kind, dtype in (("bf16", bf16), ("fp16", f16)):
-    idiom(A.to(dtype), B.to(dtype), POSITIVE.to(dtype), out=(dtype, (N,)), name=f"multiply_then_add_{kind}", N=N,
-          truth=lambda x, y, z: x.double() * y.double() + z.double(),
-          rule=Rule("IEEE 754, whether or not the product is rounded before the sum", ulp=0.5, bound=half_units))(multiply_then_add)  # fmt: skip
+    idiom(
+        A.to(dtype),
+        B.to(dtype),
+        POSITIVE.to(dtype),
+        out=(dtype, (N,)),
+        name=f"multiply_then_add_{kind}",
+        N=N,
+        truth=lambda x, y, z: x.double() * y.double() + z.double(),
+        rule=Rule(
+            "IEEE 754, whether or not the product is rounded before the sum", ulp=0.5, bound=half_units
+        ),
+    )(multiply_then_add)
 
 
-@idiom(I32 % 1000, (I32 >> 3) % 50 + 1, out=(f32, (N,)), truth=lambda x, y: x.double() / y.double(), rule=DIV_FULL, N=N)
+@idiom(
+    I32 % 1000,
+    (I32 >> 3) % 50 + 1,
+    out=(f32, (N,)),
+    truth=lambda x, y: x.double() / y.double(),
+    rule=DIV_FULL,
+    N=N,
+)
 @triton.jit
 def integers_divide_to_float(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -321,7 +376,14 @@ def divide_by_zero_and_infinity(x_ptr, y_ptr, z_ptr):
     tl.store(z_ptr + i, tl.load(x_ptr + i) / tl.load(y_ptr + i))
 
 
-@idiom(F32, out=(f32, (N,)), truth=None, rule=Rule("Triton 3.6 and 3.7 negate by 0 - x, later ones change the sign"), N=N)
+SIGN_IS_CHANGED = (3, 8)  # from this Triton on; before, a number is subtracted from 0
+
+
+def negated(x: Tensor) -> Tensor:
+    return -x if VERSION >= SIGN_IS_CHANGED else 0 - x
+
+
+@idiom(F32, out=(f32, (N,)), truth=negated, changed=SIGN_IS_CHANGED, N=N)
 @triton.jit
 def negate_special(x_ptr, y_ptr, N: tl.constexpr):
     i = tl.arange(0, N)

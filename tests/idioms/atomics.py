@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .data import I32, N, bf16, f16, f32, i32, i64, whole
+from .data import I32, N, bf16, f16, i32, i64, whole
 from .registry import idiom
 
 W = whole(N, stream=15)
@@ -38,7 +38,11 @@ def atomic_add_bf16(x_ptr, slot_ptr, y_ptr, N: tl.constexpr):
     tl.atomic_add(y_ptr + tl.load(slot_ptr + i), tl.load(x_ptr + i), sem="relaxed")
 
 
-@idiom(out=[torch.zeros(1, dtype=i32), (i32, (6,))], truth=lambda: (torch.tensor([6], dtype=i32), torch.ones(6, dtype=i32)), grid=(6,))
+@idiom(
+    out=[torch.zeros(1, dtype=i32), (i32, (6,))],
+    truth=lambda: (torch.tensor([6], dtype=i32), torch.ones(6, dtype=i32)),
+    grid=(6,),
+)
 @triton.jit
 def atomic_add_returns_old(counter_ptr, y_ptr):
     ticket = tl.atomic_add(counter_ptr, 1)
@@ -52,8 +56,12 @@ def atomic_add_masked(x_ptr, y_ptr, N: tl.constexpr):
     tl.atomic_add(y_ptr + i, tl.load(x_ptr + i), mask=i < 20)
 
 
-@idiom(I32, out=[torch.zeros(1, dtype=i32)] * 5, N=N,
-       truth=lambda x: tuple(torch.tensor([v], dtype=i32) for v in (2**31 - 1, -(2**31), 0, -1, xor_all(x))))  # fmt: skip
+@idiom(
+    I32,
+    out=[torch.zeros(1, dtype=i32)] * 5,
+    N=N,
+    truth=lambda x: tuple(torch.tensor([v], dtype=i32) for v in (2**31 - 1, -(2**31), 0, -1, xor_all(x))),
+)
 @triton.jit
 def atomics_of_integers(x_ptr, max_ptr, min_ptr, and_ptr, or_ptr, xor_ptr, N: tl.constexpr):
     x = tl.load(x_ptr + tl.arange(0, N))
@@ -72,7 +80,12 @@ def xor_all(x) -> int:
     return total
 
 
-@idiom(W, out=[torch.full((1,), -1.5), torch.full((1,), 1.5)], truth=lambda x: (x.max()[None], x.min()[None]), N=N)
+@idiom(
+    W,
+    out=[torch.full((1,), -1.5), torch.full((1,), 1.5)],
+    truth=lambda x: (x.max()[None], x.min()[None]),
+    N=N,
+)
 @triton.jit
 def atomic_max_and_min_of_floats(x_ptr, max_ptr, min_ptr, N: tl.constexpr):
     x = tl.load(x_ptr + tl.arange(0, N))
@@ -81,20 +94,31 @@ def atomic_max_and_min_of_floats(x_ptr, max_ptr, min_ptr, N: tl.constexpr):
     tl.atomic_min(min_ptr + zero, x)
 
 
-@idiom(out=[torch.tensor([5, 7], dtype=i32), (i32, (2,))], truth=lambda: (torch.tensor([9, 7], dtype=i32), torch.tensor([5, 7], dtype=i32)))
+@idiom(
+    out=[torch.tensor([5, 7], dtype=i32), (i32, (2,))],
+    truth=lambda: (torch.tensor([9, 7], dtype=i32), torch.tensor([5, 7], dtype=i32)),
+)
 @triton.jit
 def atomic_cas(lock_ptr, y_ptr):
     tl.store(y_ptr, tl.atomic_cas(lock_ptr, 5, 9))
     tl.store(y_ptr + 1, tl.atomic_cas(lock_ptr + 1, 5, 9))
 
 
-@idiom(out=[torch.tensor([5], dtype=i32), (i32, (1,))], truth=lambda: (torch.tensor([8], dtype=i32), torch.tensor([5], dtype=i32)))
+@idiom(
+    out=[torch.tensor([5], dtype=i32), (i32, (1,))],
+    truth=lambda: (torch.tensor([8], dtype=i32), torch.tensor([5], dtype=i32)),
+)
 @triton.jit
 def atomic_xchg(p_ptr, y_ptr):
     tl.store(y_ptr, tl.atomic_xchg(p_ptr, 8))
 
 
-@idiom(whole(4, stream=17), out=[torch.zeros(1), torch.zeros(1, dtype=i32)], truth=lambda x: (x.sum()[None], torch.zeros(1, dtype=i32)), grid=(4,))
+@idiom(
+    whole(4, stream=17),
+    out=[torch.zeros(1), torch.zeros(1, dtype=i32)],
+    truth=lambda x: (x.sum()[None], torch.zeros(1, dtype=i32)),
+    grid=(4,),
+)
 @triton.jit
 def lock_around_an_update(x_ptr, total_ptr, lock_ptr):
     while tl.atomic_cas(lock_ptr, 0, 1) == 1:

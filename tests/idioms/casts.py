@@ -9,8 +9,35 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .data import B1, BF16, F16, F32, F64, I8, I16, I32, I64, ORDINARY, SIGNED, SMALL, U8, U16, U32, U64, N
-from .data import b1, bf16, f16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
+from .data import (
+    B1,
+    BF16,
+    F16,
+    F32,
+    F64,
+    I8,
+    I16,
+    I32,
+    I64,
+    ORDINARY,
+    SIGNED,
+    SMALL,
+    U8,
+    U16,
+    U32,
+    U64,
+    N,
+    b1,
+    bf16,
+    f16,
+    f32,
+    f64,
+    i8,
+    i16,
+    i32,
+    i64,
+    u8,
+)
 from .registry import Rule, idiom
 
 CLAMPED = Rule(
@@ -90,7 +117,9 @@ for a, b in (
     *(("fp64", b) for b in ("i64", "u32", "u64")),
 ):
     dtype = INTEGERS[b].dtype
-    idiom(FLOATS[a], out=(dtype, (N,)), truth=clamped(dtype), rule=CLAMPED, name=f"cast_{a}_{b}_clamped", N=N)(cast)
+    idiom(
+        FLOATS[a], out=(dtype, (N,)), truth=clamped(dtype), rule=CLAMPED, name=f"cast_{a}_{b}_clamped", N=N
+    )(cast)
 for a, values in FLOATS.items():
     for b in ("i8", "i16", "i64", "u8", "u16", "u64"):
         if not (a in ("fp32", "fp64") and b.endswith("64")):
@@ -274,9 +303,43 @@ def int_to_double_and_divide(x_ptr, y_ptr, N: tl.constexpr):
 
 
 # What both formats hold; the largest of e4m3 is 448, where Triton saturates and torch has NaN.
-EIGHT_BITS = torch.tensor([0.0, -0.0, 1.0, -1.0, 1.0625, 1.1875, 1.125, 0.3, -0.3, 448.0, 447.0, 2.0**-9, 2.0**-10, 1.5 * 2.0**-9,
-                           2.0**-6, 2.0**-7, 100.0, -200.0, 17.0, 19.0, 0.015, 0.0146, 3.3, 7.7, 240.0, 2.0**-16, 2.0**-17, 2.0**-14,
-                           1.75 * 2.0**-16, 13.0, 15.0, 31.0] * 2)  # fmt: skip
+EIGHT_BITS = torch.tensor(
+    [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        1.0625,
+        1.1875,
+        1.125,
+        0.3,
+        -0.3,
+        448.0,
+        447.0,
+        2.0**-9,
+        2.0**-10,
+        1.5 * 2.0**-9,
+        2.0**-6,
+        2.0**-7,
+        100.0,
+        -200.0,
+        17.0,
+        19.0,
+        0.015,
+        0.0146,
+        3.3,
+        7.7,
+        240.0,
+        2.0**-16,
+        2.0**-17,
+        2.0**-14,
+        1.75 * 2.0**-16,
+        13.0,
+        15.0,
+        31.0,
+    ]
+    * 2
+)
 
 
 @triton.jit
@@ -289,15 +352,28 @@ def through_eight_bits(x_ptr, bits_ptr, y_ptr, KIND: tl.constexpr, N: tl.constex
 
 for kind, dtype in ((tl.float8e4nv, torch.float8_e4m3fn), (tl.float8e5, torch.float8_e5m2)):
     for source in (f32, bf16, f16):
-        idiom(EIGHT_BITS.to(source), out=[(u8, (N,)), (f32, (N,))], name=f"{kind.name}_of_{str(source)[6:]}", KIND=kind, N=N,
-              truth=lambda x, dtype=dtype: (x.to(dtype).view(u8), x.to(dtype).float()))(through_eight_bits)  # fmt: skip
+        idiom(
+            EIGHT_BITS.to(source),
+            out=[(u8, (N,)), (f32, (N,))],
+            name=f"{kind.name}_of_{str(source)[6:]}",
+            KIND=kind,
+            N=N,
+            truth=lambda x, dtype=dtype: (x.to(dtype).view(u8), x.to(dtype).float()),
+        )(through_eight_bits)
 
 
 for kind in (tl.float8e4nv, tl.float8e5):
     for source, values in FLOATS.items():
         if source != "fp64":
-            idiom(values, out=[(u8, (N,)), (f32, (N,))], truth=None, rule=CHOSEN, name=f"{kind.name}_of_{source}_outside",
-                  KIND=kind, N=N)(through_eight_bits)  # fmt: skip
+            idiom(
+                values,
+                out=[(u8, (N,)), (f32, (N,))],
+                truth=None,
+                rule=CHOSEN,
+                name=f"{kind.name}_of_{source}_outside",
+                KIND=kind,
+                N=N,
+            )(through_eight_bits)
 
 
 @triton.jit
@@ -310,5 +386,11 @@ def eight_bits_widened(bits_ptr, y_ptr, z_ptr, w_ptr, KIND: tl.constexpr, N: tl.
 
 
 for kind, dtype in ((tl.float8e4nv, torch.float8_e4m3fn), (tl.float8e5, torch.float8_e5m2)):
-    idiom(torch.arange(256, dtype=i32).to(u8), out=[(f32, (256,)), (bf16, (256,)), (f16, (256,))], KIND=kind, N=256, name=f"{kind.name}_widened",
-          truth=lambda x, dtype=dtype: tuple(x.view(dtype).float().to(wide) for wide in (f32, bf16, f16)))(eight_bits_widened)  # fmt: skip
+    idiom(
+        torch.arange(256, dtype=i32).to(u8),
+        out=[(f32, (256,)), (bf16, (256,)), (f16, (256,))],
+        KIND=kind,
+        N=256,
+        name=f"{kind.name}_widened",
+        truth=lambda x, dtype=dtype: tuple(x.view(dtype).float().to(wide) for wide in (f32, bf16, f16)),
+    )(eight_bits_widened)

@@ -28,8 +28,12 @@ def padded(x: Tensor) -> Tensor:
     return torch.nn.functional.pad(x[16:], (0, 0, 0, 12))
 
 
-@idiom(X, out=[(f32, (16, 16)), torch.zeros(20, 16)], launch=launch_with_allocator,
-       truth=lambda x: (padded(x), torch.cat([torch.zeros(8, 16), x[:12]])))  # fmt: skip
+@idiom(
+    X,
+    out=[(f32, (16, 16)), torch.zeros(20, 16)],
+    launch=launch_with_allocator,
+    truth=lambda x: (padded(x), torch.cat([torch.zeros(8, 16), x[:12]])),
+)
 @triton.jit
 def descriptor_made_in_kernel(x_ptr, y_ptr, z_ptr, rows, columns):
     d = tl.make_tensor_descriptor(x_ptr, shape=[rows, columns], strides=[columns, 1], block_shape=[16, 16])
@@ -54,7 +58,12 @@ def launch_with_host_descriptor(kernel, inputs, outputs) -> None:
     kernel[(2,)](described, outputs[0])
 
 
-@idiom(X, out=(f32, (32, 16)), truth=lambda x: torch.nn.functional.pad(x, (0, 0, 0, 12)), launch=launch_with_host_descriptor)
+@idiom(
+    X,
+    out=(f32, (32, 16)),
+    truth=lambda x: torch.nn.functional.pad(x, (0, 0, 0, 12)),
+    launch=launch_with_host_descriptor,
+)
 @triton.jit
 def descriptor_of_the_caller(d, y_ptr):
     pid = tl.program_id(0)
@@ -62,19 +71,32 @@ def descriptor_of_the_caller(d, y_ptr):
     tl.store(y_ptr + (pid * 16 + r)[:, None] * 16 + r[None, :], d.load([pid * 16, 0]))
 
 
-@idiom(X, out=[(f32, (16, 16)), torch.zeros(20, 16)], arguments=(20, 16), removed=REMOVED,
-       truth=lambda x: (padded(x), torch.cat([torch.zeros(8, 16), x[:12]])))  # fmt: skip
+@idiom(
+    X,
+    out=[(f32, (16, 16)), torch.zeros(20, 16)],
+    arguments=(20, 16),
+    removed=REMOVED,
+    truth=lambda x: (padded(x), torch.cat([torch.zeros(8, 16), x[:12]])),
+)
 @triton.jit
 def block_pointers(x_ptr, y_ptr, z_ptr, rows, columns):
     x = tl.make_block_ptr(x_ptr, (rows, columns), (columns, 1), (16, 0), (16, 16), (1, 0))
-    y = tl.make_block_ptr(base=y_ptr, shape=(16, 16), strides=(16, 1), offsets=(0, 0), block_shape=(16, 16), order=(1, 0))
+    y = tl.make_block_ptr(
+        base=y_ptr, shape=(16, 16), strides=(16, 1), offsets=(0, 0), block_shape=(16, 16), order=(1, 0)
+    )
     tl.store(y, tl.load(x, boundary_check=(0, 1), padding_option="zero"))
     z = tl.make_block_ptr(z_ptr, (rows, columns), (columns, 1), (8, 0), (16, 16), (1, 0))
     x = tl.advance(x, (-16, 0))
     tl.store(z, tl.load(x, boundary_check=(0,)), boundary_check=(0,))
 
 
-@idiom(whole(64, 16, dtype=bf16), out=(f32, (16,)), truth=lambda x: x.float().sum(0), arguments=(64,), removed=REMOVED)
+@idiom(
+    whole(64, 16, dtype=bf16),
+    out=(f32, (16,)),
+    truth=lambda x: x.float().sum(0),
+    arguments=(64,),
+    removed=REMOVED,
+)
 @triton.jit
 def block_pointer_advanced_in_loop(x_ptr, y_ptr, n):
     p = tl.make_block_ptr(x_ptr, (n, 16), (16, 1), (0, 0), (16, 16), (1, 0))

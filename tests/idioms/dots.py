@@ -63,11 +63,15 @@ def sums(operand: float, k: int) -> Callable[..., Tensor]:
 
 
 def tolerance(operand: float, k: int, what: str) -> Rule:
-    return Rule(f"operands rounded to {what}, fp32 sums in any order, truncated: |a| @ |b| times the sum of both", bound=sums(operand, k))
+    return Rule(
+        f"operands rounded to {what}, fp32 sums in any order, truncated: |a| @ |b| times the sum of both",
+        bound=sums(operand, k),
+    )
 
 
 def one_hot(rows: int, columns: int) -> Tensor:
-    """Ones where row and column agree modulo columns: few terms a product, so an operand's rounding is laid bare."""
+    """Ones where row and column agree modulo columns: one or two terms a product, to lay bare an operand's
+    rounding."""
     return (torch.arange(rows)[:, None] % columns == torch.arange(columns)[None, :]).float()
 
 
@@ -81,35 +85,128 @@ for m, n, k in ((16, 16, 16), (64, 16, 32)):
             a, b = uniform(m, k, dtype=dtype), uniform(k, n, stream=1, dtype=dtype)
             what = tolerance(TF32 if dtype == f32 else 0.0, k, "tf32" if dtype == f32 else "nothing")
             idiom(a, b, out=(f32, (m, n)), truth=matrix, rule=what, name=f"dot_{name}_{size}", **shape)(dot)
-    for name, kernel, operand in (("ieee", dot_ieee, 0.0), ("tf32x3", dot_tf32x3, 2.0**-20), ("allow_tf32", dot_allow_tf32, 0.0)):
+    for name, kernel, operand in (
+        ("ieee", dot_ieee, 0.0),
+        ("tf32x3", dot_tf32x3, 2.0**-20),
+        ("allow_tf32", dot_allow_tf32, 0.0),
+    ):
         if m == 16 or name == "ieee":
             what = tolerance(operand, k, "fp32" if not operand else "two tf32 each")
-            idiom(uniform(m, k), uniform(k, n, stream=1), out=(f32, (m, n)), truth=matrix, rule=what,
-                  name=f"dot_{name}_{size}", **shape)(kernel)  # fmt: skip
+            idiom(
+                uniform(m, k),
+                uniform(k, n, stream=1),
+                out=(f32, (m, n)),
+                truth=matrix,
+                rule=what,
+                name=f"dot_{name}_{size}",
+                **shape,
+            )(kernel)
 # One term each, or two: what the rounding of an operand to tf32 does, and that ieee does none of it.
 LONG = uniform(64, 32, stream=7)
 for m, n, k in ((16, 16, 16), (64, 16, 32)):
     shape = dict(M=m, N=n, K=k)
-    idiom(LONG[:m, :k].contiguous(), one_hot(k, n), out=(f32, (m, n)), truth=matrix, name=f"dot_one_term_tf32_{m}x{n}x{k}",
-          rule=Rule("one operand rounded or truncated to tf32",
-                    bound=lambda a, b: (TF32 + 2.0**-23) * (a.double().abs() @ b.double())), **shape)(dot)  # fmt: skip
-    idiom(LONG[:m, :k].contiguous(), one_hot(k, n), out=(f32, (m, n)), truth=matrix, name=f"dot_one_term_ieee_{m}x{n}x{k}", **shape)(dot_ieee)
-idiom(LONG[:16, :16].contiguous(), one_hot(16, 16), out=(f32, (16, 16)), truth=matrix, name="dot_one_term_tf32x3",
-      rule=Rule("two tf32 for one fp32", relative=2.0**-20), M=16, N=16, K=16)(dot_tf32x3)  # fmt: skip
+    idiom(
+        LONG[:m, :k].contiguous(),
+        one_hot(k, n),
+        out=(f32, (m, n)),
+        truth=matrix,
+        name=f"dot_one_term_tf32_{m}x{n}x{k}",
+        rule=Rule(
+            "one operand rounded or truncated to tf32",
+            bound=lambda a, b: (TF32 + 2.0**-23) * (a.double().abs() @ b.double()),
+        ),
+        **shape,
+    )(dot)
+    idiom(
+        LONG[:m, :k].contiguous(),
+        one_hot(k, n),
+        out=(f32, (m, n)),
+        truth=matrix,
+        name=f"dot_one_term_ieee_{m}x{n}x{k}",
+        **shape,
+    )(dot_ieee)
+idiom(
+    LONG[:16, :16].contiguous(),
+    one_hot(16, 16),
+    out=(f32, (16, 16)),
+    truth=matrix,
+    name="dot_one_term_tf32x3",
+    rule=Rule("two tf32 for one fp32", relative=2.0**-20),
+    M=16,
+    N=16,
+    K=16,
+)(dot_tf32x3)
 A64, B64 = uniform(64, 32, dtype=bf16), uniform(32, 16, stream=1, dtype=bf16)
-idiom(A64, B64, out=(f32, (64, 16)), truth=matrix, rule=tolerance(0.0, 32, "nothing"), name="dot_bf16_64x16x32", M=64, N=16, K=32)(dot)
-idiom(uniform(64, 32), uniform(32, 16, stream=1), out=(f32, (64, 16)), truth=matrix, rule=tolerance(TF32, 32, "tf32"),
-      name="dot_fp32_64x16x32", M=64, N=16, K=32)(dot)  # fmt: skip
-idiom(uniform(16, 16, dtype=f64), uniform(16, 16, stream=1, dtype=f64), out=(f64, (16, 16)), truth=matrix, name="dot_fp64",
-      rule=Rule("16 sums in fp64", absolute=2.0**-44), M=16, N=16, K=16)(dot)  # fmt: skip
-SPECIAL = torch.where(torch.arange(256).reshape(16, 16) == 37, float("nan"), torch.where(torch.arange(256).reshape(16, 16) == 100, float("inf"), whole(16, 16)))
+idiom(
+    A64,
+    B64,
+    out=(f32, (64, 16)),
+    truth=matrix,
+    rule=tolerance(0.0, 32, "nothing"),
+    name="dot_bf16_64x16x32",
+    M=64,
+    N=16,
+    K=32,
+)(dot)
+idiom(
+    uniform(64, 32),
+    uniform(32, 16, stream=1),
+    out=(f32, (64, 16)),
+    truth=matrix,
+    rule=tolerance(TF32, 32, "tf32"),
+    name="dot_fp32_64x16x32",
+    M=64,
+    N=16,
+    K=32,
+)(dot)
+idiom(
+    uniform(16, 16, dtype=f64),
+    uniform(16, 16, stream=1, dtype=f64),
+    out=(f64, (16, 16)),
+    truth=matrix,
+    name="dot_fp64",
+    rule=Rule("16 sums in fp64", absolute=2.0**-44),
+    M=16,
+    N=16,
+    K=16,
+)(dot)
+SPECIAL = torch.where(
+    torch.arange(256).reshape(16, 16) == 37,
+    float("nan"),
+    torch.where(torch.arange(256).reshape(16, 16) == 100, float("inf"), whole(16, 16)),
+)
 for name, dtype in (("bf16", bf16), ("fp32", f32)):
-    idiom(SPECIAL.to(dtype), whole(16, 16, low=1, stream=1, dtype=dtype), out=(f32, (16, 16)), truth=matrix, name=f"dot_nan_and_inf_{name}",
-          M=16, N=16, K=16)(dot)  # fmt: skip
+    idiom(
+        SPECIAL.to(dtype),
+        whole(16, 16, low=1, stream=1, dtype=dtype),
+        out=(f32, (16, 16)),
+        truth=matrix,
+        name=f"dot_nan_and_inf_{name}",
+        M=16,
+        N=16,
+        K=16,
+    )(dot)
 TINY = whole(16, 16) * 2.0**-130
-idiom(TINY.to(bf16), whole(16, 16, stream=1, dtype=bf16), out=(f32, (16, 16)), truth=matrix, name="dot_subnormal_bf16", M=16, N=16, K=16)(dot)
-idiom(whole(16, 32, low=-100, high=100, dtype=i8), whole(32, 16, low=-100, high=100, stream=1, dtype=i8), out=(i32, (16, 16)),
-      truth=lambda a, b: (a.long() @ b.long()).to(i32), name="dot_int8", M=16, N=16, K=32)(dot)  # fmt: skip
+idiom(
+    TINY.to(bf16),
+    whole(16, 16, stream=1, dtype=bf16),
+    out=(f32, (16, 16)),
+    truth=matrix,
+    name="dot_subnormal_bf16",
+    M=16,
+    N=16,
+    K=16,
+)(dot)
+idiom(
+    whole(16, 32, low=-100, high=100, dtype=i8),
+    whole(32, 16, low=-100, high=100, stream=1, dtype=i8),
+    out=(i32, (16, 16)),
+    truth=lambda a, b: (a.long() @ b.long()).to(i32),
+    name="dot_int8",
+    M=16,
+    N=16,
+    K=32,
+)(dot)
 
 
 A, B, C = whole(16, 16, dtype=bf16), whole(16, 16, stream=1, dtype=bf16), whole(16, 16, stream=2)
@@ -150,8 +247,16 @@ def dot_then_bf16(a_ptr, b_ptr, d_ptr):
     tl.store(d_ptr + p, tl.dot(tl.load(a_ptr + p), tl.load(b_ptr + p)).to(tl.bfloat16))
 
 
-@idiom(uniform(16, 16), B, out=(f32, (16, 16)), truth=lambda a, b: matrix(a.to(bf16), b), rule=Rule(
-    "bf16 products, fp32 sums in any order, truncated", bound=lambda a, b: 16 * 2.0**-23 * (a.double().abs() @ b.double().abs())))
+@idiom(
+    uniform(16, 16),
+    B,
+    out=(f32, (16, 16)),
+    truth=lambda a, b: matrix(a.to(bf16), b),
+    rule=Rule(
+        "bf16 products, fp32 sums in any order, truncated",
+        bound=lambda a, b: 16 * 2.0**-23 * (a.double().abs() @ b.double().abs()),
+    ),
+)
 @triton.jit
 def dot_of_operand_cast_to_the_other(a_ptr, b_ptr, d_ptr):
     r = tl.arange(0, 16)
@@ -169,7 +274,12 @@ def dot_of_transposed(a_ptr, b_ptr, d_ptr):
     tl.store(d_ptr + p, tl.dot(tl.trans(tl.load(a_ptr + p)), b))
 
 
-@idiom(whole(2, 16, 16, dtype=f16), whole(2, 16, 16, stream=1, dtype=f16), out=(f32, (2, 16, 16)), truth=lambda a, b: a.float() @ b.float())
+@idiom(
+    whole(2, 16, 16, dtype=f16),
+    whole(2, 16, 16, stream=1, dtype=f16),
+    out=(f32, (2, 16, 16)),
+    truth=lambda a, b: a.float() @ b.float(),
+)
 @triton.jit
 def dot_batched(a_ptr, b_ptr, d_ptr):
     r = tl.arange(0, 16)
@@ -177,8 +287,14 @@ def dot_batched(a_ptr, b_ptr, d_ptr):
     tl.store(d_ptr + p, tl.dot(tl.load(a_ptr + p), tl.load(b_ptr + p)))
 
 
-@idiom(whole(32, 48, dtype=bf16), whole(48, 32, stream=1, dtype=bf16), out=torch.zeros(32, 32), truth=lambda a, b: a.float() @ b.float(),
-       grid=(2, 2), arguments=(32, 32, 48))  # fmt: skip
+@idiom(
+    whole(32, 48, dtype=bf16),
+    whole(48, 32, stream=1, dtype=bf16),
+    out=torch.zeros(32, 32),
+    truth=lambda a, b: a.float() @ b.float(),
+    grid=(2, 2),
+    arguments=(32, 32, 48),
+)
 @triton.jit
 def matmul_of_a_tutorial(a_ptr, b_ptr, c_ptr, M, N, K):
     pid_m, pid_n = tl.program_id(0), tl.program_id(1)

@@ -22,7 +22,11 @@ def expf(x: Tensor) -> Tensor:
 
 
 GUIDE = "CUDA C++ Programming Guide, Mathematical Functions"
-EXP = Rule(f"{GUIDE}: __expf, 2 + floor(abs(1.173 * x)) ulp; Triton takes ex2.approx(x * log2(e))", absolute=FLUSHED, bound=expf)
+EXP = Rule(
+    f"{GUIDE}: __expf, 2 + floor(abs(1.173 * x)) ulp; Triton takes ex2.approx(x * log2(e))",
+    absolute=FLUSHED,
+    bound=expf,
+)
 EXP2 = Rule("PTX ISA, ex2.approx.ftz.f32: 2 ulp", ulp=2, absolute=FLUSHED)
 LOG = Rule(f"{GUIDE}: logf, log2f, 1 ulp", ulp=1)
 RSQRT = Rule(f"{GUIDE}: rsqrtf, 2 ulp", ulp=2)
@@ -34,8 +38,27 @@ WIDE = uniform(N, low=-86.0, high=88.0, stream=3)
 GATES = uniform(N, low=-12.0, high=12.0, stream=4)
 POSITIVE = torch.exp2(uniform(N, low=-60.0, high=60.0, stream=5, dtype=f64)).float()
 NORMAL = torch.where(F32.abs() < 2.0**-126, torch.zeros_like(F32), F32)
-ENDS = torch.tensor([0.0, -0.0, 1.0, -1.0, 88.72283, 88.8, 200.0, float("inf"), -87.3, -88.0, -103.0, -104.0, -200.0,
-                     float("-inf"), float("nan"), 2.0**-140] * 4)  # fmt: skip
+ENDS = torch.tensor(
+    [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        88.72283,
+        88.8,
+        200.0,
+        float("inf"),
+        -87.3,
+        -88.0,
+        -103.0,
+        -104.0,
+        -200.0,
+        float("-inf"),
+        float("nan"),
+        2.0**-140,
+    ]
+    * 4
+)
 
 
 @triton.jit
@@ -111,9 +134,18 @@ for kernel, function, rule, ordinary in (
     idiom(ordinary, out=(f32, (N,)), truth=in_double(function), rule=rule, name=label, N=N)(kernel)
     idiom(ordinary.double(), out=(f64, (N,)), truth=function, rule=DOUBLE, name=f"{label}_fp64", N=N)(kernel)
 for kernel, function, rule in ((exp, torch.exp, EXP), (exp2, torch.exp2, EXP2)):
-    idiom(ENDS, out=(f32, (N,)), truth=in_double(function), rule=rule, name=f"{function.__name__}_ends", N=N)(kernel)
-for kernel, function, rule in ((log, torch.log, LOG), (log2, torch.log2, LOG), (sqrt, torch.sqrt, SQRT), (rsqrt, torch.rsqrt, RSQRT)):
-    idiom(NORMAL, out=(f32, (N,)), truth=in_double(function), rule=rule, name=f"{function.__name__}_ends", N=N)(kernel)
+    idiom(ENDS, out=(f32, (N,)), truth=in_double(function), rule=rule, name=f"{function.__name__}_ends", N=N)(
+        kernel
+    )
+for kernel, function, rule in (
+    (log, torch.log, LOG),
+    (log2, torch.log2, LOG),
+    (sqrt, torch.sqrt, SQRT),
+    (rsqrt, torch.rsqrt, RSQRT),
+):
+    idiom(
+        NORMAL, out=(f32, (N,)), truth=in_double(function), rule=rule, name=f"{function.__name__}_ends", N=N
+    )(kernel)
 
 
 @idiom(POSITIVE, out=(f32, (N,)), truth=lambda x: torch.from_numpy(np.sqrt(x.numpy())), N=N)
@@ -138,8 +170,12 @@ def exp2_of_fp16(x_ptr, y_ptr, N: tl.constexpr):
     tl.store(y_ptr + i, tl.math.exp2(tl.load(x_ptr + i).to(tl.float32)))
 
 
-@idiom(out=(f32, (3,)), truth=lambda: torch.tensor([2.0, 1.5, 4.0], dtype=f64).exp(), arguments=(2.0, 1.5, 4),
-       rule=Rule(EXP.source, ulp=6))  # fmt: skip
+@idiom(
+    out=(f32, (3,)),
+    truth=lambda: torch.tensor([2.0, 1.5, 4.0], dtype=f64).exp(),
+    arguments=(2.0, 1.5, 4),
+    rule=Rule(EXP.source, ulp=6),
+)
 @triton.jit
 def exp_of_scalars(y_ptr, x, z, n):
     tl.store(y_ptr, tl.exp(x))
@@ -148,7 +184,8 @@ def exp_of_scalars(y_ptr, x, z, n):
 
 
 def logistic_bound(x: Tensor) -> Tensor:
-    """exp(-x) to its own error, weighed by its share of the sum; one rounding of the sum, 2 ulp of the quotient."""
+    """exp(-x) to its own error, weighed by its share of the sum; a rounding of the sum; 2 ulp of the
+    quotient."""
     x = x.double()
     y = torch.sigmoid(x)
     return ((2 + 1.173 * x.abs()) * (1 - y) + 4) * EPS * y
@@ -172,7 +209,13 @@ def sigmoid_by_hand(x_ptr, y_ptr, N: tl.constexpr):
     tl.store(y_ptr + i, 1 / (1 + tl.exp(-x)))
 
 
-@idiom(GATES.to(bf16), out=(bf16, (N,)), truth=in_double(torch.nn.functional.silu), rule=Rule(LOGISTIC.source, ulp=0.51), N=N)
+@idiom(
+    GATES.to(bf16),
+    out=(bf16, (N,)),
+    truth=in_double(torch.nn.functional.silu),
+    rule=Rule(LOGISTIC.source, ulp=0.51),
+    N=N,
+)
 @triton.jit
 def silu_bf16(x_ptr, y_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -188,8 +231,13 @@ def softplus_bound(x: Tensor) -> Tensor:
 SOFTPLUS = Rule(f"{EXP.source}; logf 1 ulp, to first order", bound=softplus_bound)
 
 
-@idiom(uniform(N, low=-10.0, high=30.0, stream=6), out=(f32, (N,)), N=N, rule=SOFTPLUS,
-       truth=lambda x: torch.log1p(torch.exp(x.double())))  # fmt: skip
+@idiom(
+    uniform(N, low=-10.0, high=30.0, stream=6),
+    out=(f32, (N,)),
+    N=N,
+    rule=SOFTPLUS,
+    truth=lambda x: torch.log1p(torch.exp(x.double())),
+)
 @triton.jit
 def softplus_with_threshold(x_ptr, y_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -197,8 +245,14 @@ def softplus_with_threshold(x_ptr, y_ptr, N: tl.constexpr):
     tl.store(y_ptr + i, tl.where(x <= 20.0, tl.log(1.0 + tl.exp(x)), x))
 
 
-@idiom(GATES, out=(f32, (N,)), N=N, truth=lambda x: -torch.exp(torch.tensor(0.25, dtype=f64)) * torch.log1p(torch.exp(x.double())),
-       arguments=(0.25,), rule=Rule(SOFTPLUS.source, relative=6 * EPS, bound=lambda x: 1.3 * softplus_bound(x)))  # fmt: skip
+@idiom(
+    GATES,
+    out=(f32, (N,)),
+    N=N,
+    truth=lambda x: -torch.exp(torch.tensor(0.25, dtype=f64)) * torch.log1p(torch.exp(x.double())),
+    arguments=(0.25,),
+    rule=Rule(SOFTPLUS.source, relative=6 * EPS, bound=lambda x: 1.3 * softplus_bound(x)),
+)
 @triton.jit
 def gate_of_a_scalar(x_ptr, y_ptr, A_log, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -210,7 +264,9 @@ def tanh_bound(x: Tensor) -> Tensor:
     return 2 * logistic_bound(2 * x) + 2 * EPS
 
 
-@idiom(GATES / 4, out=(f32, (N,)), truth=in_double(torch.tanh), rule=Rule(LOGISTIC.source, bound=tanh_bound), N=N)
+@idiom(
+    GATES / 4, out=(f32, (N,)), truth=in_double(torch.tanh), rule=Rule(LOGISTIC.source, bound=tanh_bound), N=N
+)
 @triton.jit
 def tanh_by_sigmoid(x_ptr, y_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -229,8 +285,12 @@ def softmax_bound(x: Tensor) -> Tensor:
     return (2 * 31 + 16 + 3) * EPS * torch.softmax(x.double(), -1)
 
 
-@idiom(GATES.reshape(4, 16), out=(f32, (4, 16)), truth=lambda x: torch.softmax(x.double(), -1),
-       rule=Rule(EXP.source, bound=softmax_bound))  # fmt: skip
+@idiom(
+    GATES.reshape(4, 16),
+    out=(f32, (4, 16)),
+    truth=lambda x: torch.softmax(x.double(), -1),
+    rule=Rule(EXP.source, bound=softmax_bound),
+)
 @triton.jit
 def softmax_by_hand(x_ptr, y_ptr):
     p = tl.arange(0, 4)[:, None] * 16 + tl.arange(0, 16)[None, :]
@@ -239,16 +299,24 @@ def softmax_by_hand(x_ptr, y_ptr):
     tl.store(y_ptr + p, e / tl.sum(e, axis=1)[:, None])
 
 
-@idiom(GATES.reshape(4, 16), out=(f32, (4, 16)), truth=lambda x: torch.softmax(x.double(), 0),
-       rule=Rule(EXP.source, bound=lambda x: (2 * 31 + 16 + 3) * EPS * torch.softmax(x.double(), 0)))  # fmt: skip
+@idiom(
+    GATES.reshape(4, 16),
+    out=(f32, (4, 16)),
+    truth=lambda x: torch.softmax(x.double(), 0),
+    rule=Rule(EXP.source, bound=lambda x: (2 * 31 + 16 + 3) * EPS * torch.softmax(x.double(), 0)),
+)
 @triton.jit
 def softmax_of_tl(x_ptr, y_ptr):
     p = tl.arange(0, 4)[:, None] * 16 + tl.arange(0, 16)[None, :]
     tl.store(y_ptr + p, tl.softmax(tl.load(x_ptr + p), dim=0))
 
 
-@idiom(GATES.reshape(4, 16), out=(f32, (4, 16)), truth=lambda x: torch.nn.functional.normalize(x.double(), dim=-1),
-       rule=Rule(f"{SQRT.source}; sums of 16 squares in any order", relative=(16 + 4) * EPS))  # fmt: skip
+@idiom(
+    GATES.reshape(4, 16),
+    out=(f32, (4, 16)),
+    truth=lambda x: torch.nn.functional.normalize(x.double(), dim=-1),
+    rule=Rule(f"{SQRT.source}; sums of 16 squares in any order", relative=(16 + 4) * EPS),
+)
 @triton.jit
 def l2norm_rows(x_ptr, y_ptr):
     p = tl.arange(0, 4)[:, None] * 16 + tl.arange(0, 16)[None, :]
@@ -256,9 +324,14 @@ def l2norm_rows(x_ptr, y_ptr):
     tl.store(y_ptr + p, x / tl.sqrt(tl.sum(x * x, 1))[:, None])
 
 
-@idiom(GATES.to(bf16).reshape(4, 16), out=(bf16, (4, 16)), N=16,
-       truth=lambda x: x.double() * torch.rsqrt((x.double() ** 2).mean(-1, keepdim=True) + 1e-6),
-       rule=Rule(f"{RSQRT.source}; sums of 16 squares in any order", ulp=0.51), grid=(4,))  # fmt: skip
+@idiom(
+    GATES.to(bf16).reshape(4, 16),
+    out=(bf16, (4, 16)),
+    N=16,
+    truth=lambda x: x.double() * torch.rsqrt((x.double() ** 2).mean(-1, keepdim=True) + 1e-6),
+    rule=Rule(f"{RSQRT.source}; sums of 16 squares in any order", ulp=0.51),
+    grid=(4,),
+)
 @triton.jit
 def rmsnorm_rows(x_ptr, y_ptr, N: tl.constexpr):
     row = tl.program_id(0)
@@ -268,8 +341,13 @@ def rmsnorm_rows(x_ptr, y_ptr, N: tl.constexpr):
     tl.store(y_ptr + row * N + cols, x * rstd)
 
 
-@idiom(WIDE / 2, out=(f32, (1,)), truth=lambda x: torch.logsumexp(x.double(), 0, keepdim=True), N=N,
-       rule=Rule(EXP.source, ulp=2, absolute=120 * EPS))  # fmt: skip
+@idiom(
+    WIDE / 2,
+    out=(f32, (1,)),
+    truth=lambda x: torch.logsumexp(x.double(), 0, keepdim=True),
+    N=N,
+    rule=Rule(EXP.source, ulp=2, absolute=120 * EPS),
+)
 @triton.jit
 def logsumexp(x_ptr, y_ptr, N: tl.constexpr):
     x = tl.load(x_ptr + tl.arange(0, N))

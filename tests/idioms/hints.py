@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .data import N, ORDINARY, f32, i32, whole
+from .data import N, f32, i32, whole
 from .registry import Rule, idiom
 
 W = whole(N, stream=21)
@@ -56,8 +56,13 @@ def not_specialized(y_ptr, n, one):
     tl.store(y_ptr + 1, one)
 
 
-@idiom(out=[(f32, (N,)), (i32, (N,))], truth=None, arguments=(1234,), N=N,
-       rule=Rule("Philox in integers, and an exact product"))  # fmt: skip
+@idiom(
+    out=[(f32, (N,)), (i32, (N,))],
+    truth=None,
+    arguments=(1234,),
+    N=N,
+    rule=Rule("Philox in integers, and an exact product"),
+)
 @triton.jit
 def random_numbers(y_ptr, z_ptr, seed, N: tl.constexpr):
     i = tl.arange(0, N)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .data import B1, I8, I16, I32, I64, U8, N, b1, i8, i16, i32, i64, u8, u32, whole
+from .data import B1, I8, I32, I64, U8, N, b1, i8, i32, i64, u32
 from .registry import idiom
 
 DIVISORS = torch.tensor([1, -1, 2, -2, 3, -3, 7, -7, 16, -16, 127, -128, 5, -5, 64, 100] * 4, dtype=i32)
@@ -24,7 +24,9 @@ def remainder(x: Tensor, y: Tensor) -> Tensor:
     return torch.fmod(x.to(i64), y.to(i64)).to(x.dtype)
 
 
-@idiom(SAFE, DIVISORS, out=[(i32, (N,)), (i32, (N,))], truth=lambda x, y: (truncated(x, y), remainder(x, y)), N=N)
+@idiom(
+    SAFE, DIVISORS, out=[(i32, (N,)), (i32, (N,))], truth=lambda x, y: (truncated(x, y), remainder(x, y)), N=N
+)
 @triton.jit
 def divide_int32(x_ptr, y_ptr, q_ptr, r_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -33,8 +35,13 @@ def divide_int32(x_ptr, y_ptr, q_ptr, r_ptr, N: tl.constexpr):
     tl.store(r_ptr + i, x % y)
 
 
-@idiom(I64 >> 1, DIVISORS.to(i64), out=[(i64, (N,)), (i64, (N,))], N=N,
-       truth=lambda x, y: (torch.div(x, y, rounding_mode="trunc"), torch.fmod(x, y)))  # fmt: skip
+@idiom(
+    I64 >> 1,
+    DIVISORS.to(i64),
+    out=[(i64, (N,)), (i64, (N,))],
+    N=N,
+    truth=lambda x, y: (torch.div(x, y, rounding_mode="trunc"), torch.fmod(x, y)),
+)
 @triton.jit
 def divide_int64(x_ptr, y_ptr, q_ptr, r_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -43,8 +50,13 @@ def divide_int64(x_ptr, y_ptr, q_ptr, r_ptr, N: tl.constexpr):
     tl.store(r_ptr + i, x % y)
 
 
-@idiom(I32.view(u32), DIVISORS.abs().view(u32), out=[(u32, (N,)), (u32, (N,))], N=N,
-       truth=lambda x, y: ((x.to(i64) // y.to(i64)).to(u32), (x.to(i64) % y.to(i64)).to(u32)))  # fmt: skip
+@idiom(
+    I32.view(u32),
+    DIVISORS.abs().view(u32),
+    out=[(u32, (N,)), (u32, (N,))],
+    N=N,
+    truth=lambda x, y: ((x.to(i64) // y.to(i64)).to(u32), (x.to(i64) % y.to(i64)).to(u32)),
+)
 @triton.jit
 def divide_uint32(x_ptr, y_ptr, q_ptr, r_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -53,8 +65,13 @@ def divide_uint32(x_ptr, y_ptr, q_ptr, r_ptr, N: tl.constexpr):
     tl.store(r_ptr + i, x % y)
 
 
-@idiom(SAFE, out=[(i32, (N,)), (i32, (N,))], N=N, arguments=(7,),
-       truth=lambda x: (truncated(x, torch.full_like(x, 7)), remainder(x, torch.full_like(x, -7))))  # fmt: skip
+@idiom(
+    SAFE,
+    out=[(i32, (N,)), (i32, (N,))],
+    N=N,
+    arguments=(7,),
+    truth=lambda x: (truncated(x, torch.full_like(x, 7)), remainder(x, torch.full_like(x, -7))),
+)
 @triton.jit
 def divide_by_scalar(x_ptr, q_ptr, r_ptr, n, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -63,8 +80,13 @@ def divide_by_scalar(x_ptr, q_ptr, r_ptr, n, N: tl.constexpr):
     tl.store(r_ptr + i, x % -7)
 
 
-@idiom(I32, SHIFTS, out=[(i32, (N,)), (i32, (N,))], N=N,
-       truth=lambda x, s: ((x.to(i64) << s.to(i64)).to(i32), x >> s))  # fmt: skip
+@idiom(
+    I32,
+    SHIFTS,
+    out=[(i32, (N,)), (i32, (N,))],
+    N=N,
+    truth=lambda x, s: ((x.to(i64) << s.to(i64)).to(i32), x >> s),
+)
 @triton.jit
 def shift_int32(x_ptr, s_ptr, l_ptr, r_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -73,7 +95,9 @@ def shift_int32(x_ptr, s_ptr, l_ptr, r_ptr, N: tl.constexpr):
     tl.store(r_ptr + i, x >> s)
 
 
-@idiom(I32.view(u32), SHIFTS.view(u32), out=(u32, (N,)), truth=lambda x, s: (x.to(i64) >> s.to(i64)).to(u32), N=N)
+@idiom(
+    I32.view(u32), SHIFTS.view(u32), out=(u32, (N,)), truth=lambda x, s: (x.to(i64) >> s.to(i64)).to(u32), N=N
+)
 @triton.jit
 def shift_uint32(x_ptr, s_ptr, r_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -89,8 +113,13 @@ def shift_int8_by_literal(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     tl.store(z_ptr + i, x << 2)
 
 
-@idiom(I32, I32.roll(5), out=[(i32, (N,)), (i32, (N,)), (i32, (N,))], N=N,
-       truth=lambda x, y: tuple(f(x.to(i64), y.to(i64)).to(i32) for f in (torch.add, torch.sub, torch.mul)))  # fmt: skip
+@idiom(
+    I32,
+    I32.roll(5),
+    out=[(i32, (N,)), (i32, (N,)), (i32, (N,))],
+    N=N,
+    truth=lambda x, y: tuple(f(x.to(i64), y.to(i64)).to(i32) for f in (torch.add, torch.sub, torch.mul)),
+)
 @triton.jit
 def overflow_int32(x_ptr, y_ptr, a_ptr, s_ptr, m_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -100,8 +129,13 @@ def overflow_int32(x_ptr, y_ptr, a_ptr, s_ptr, m_ptr, N: tl.constexpr):
     tl.store(m_ptr + i, x * y)
 
 
-@idiom(I8, I8.roll(3), out=[(i8, (N,)), (i8, (N,))], N=N,
-       truth=lambda x, y: ((x.to(i32) + y.to(i32)).to(i8), (x.to(i32) * y.to(i32)).to(i8)))  # fmt: skip
+@idiom(
+    I8,
+    I8.roll(3),
+    out=[(i8, (N,)), (i8, (N,))],
+    N=N,
+    truth=lambda x, y: ((x.to(i32) + y.to(i32)).to(i8), (x.to(i32) * y.to(i32)).to(i8)),
+)
 @triton.jit
 def overflow_int8(x_ptr, y_ptr, a_ptr, m_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -152,7 +186,7 @@ def mixed_signs_are_unsigned(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     tl.store(z_ptr + i, (tl.load(x_ptr + i) + tl.load(y_ptr + i)).to(tl.int64))
 
 
-@idiom(U8, I8, out=(i32, (N,)), truth=lambda x, y: ((x.to(i32) + y.to(i32)) % 256), N=N)
+@idiom(U8, I8, out=(i32, (N,)), truth=lambda x, y: (x.to(i32) + y.to(i32)) % 256, N=N)
 @triton.jit
 def mixed_signs_of_bytes(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -210,8 +244,13 @@ def umulhi(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     tl.store(z_ptr + i, tl.umulhi(tl.load(x_ptr + i), tl.load(y_ptr + i)))
 
 
-@idiom(I32, I32.roll(3), out=[(i32, (N,))] * 3, N=N,
-       truth=lambda x, y: (torch.minimum(x, y), torch.maximum(x, y), x.abs()))  # fmt: skip
+@idiom(
+    I32,
+    I32.roll(3),
+    out=[(i32, (N,))] * 3,
+    N=N,
+    truth=lambda x, y: (torch.minimum(x, y), torch.maximum(x, y), x.abs()),
+)
 @triton.jit
 def minimum_maximum_abs(x_ptr, y_ptr, a_ptr, b_ptr, c_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -283,7 +322,12 @@ def booleans_added(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     tl.store(z_ptr + i, total.to(tl.int32))
 
 
-@idiom(I32, out=[(i32, (N,)), (i32, (N,))], truth=lambda x: ((x > 3).to(i32), (x > 3).to(i32) + (x < 100).to(i32)), N=N)
+@idiom(
+    I32,
+    out=[(i32, (N,)), (i32, (N,))],
+    truth=lambda x: ((x > 3).to(i32), (x > 3).to(i32) + (x < 100).to(i32)),
+    N=N,
+)
 @triton.jit
 def comparison_as_integer(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     i = tl.arange(0, N)

@@ -68,6 +68,11 @@ def words(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(WORDS[tensor.element_size()])
 
 
+def flipped(tensor: Tensor) -> Tensor:
+    """A tensor of the same dtype with every bit the other way round, every boolean the other."""
+    return ~tensor if tensor.dtype == torch.bool else (~words(tensor)).view(tensor.dtype)
+
+
 def shown(tensor: Tensor, at: int) -> str:
     flat = tensor.flatten()
     digits = 2 * tensor.element_size()

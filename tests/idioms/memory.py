@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .data import B1, F32, I8, I32, N, ORDINARY, b1, bf16, f16, f32, i8, i16, i32, i64, u8, uniform, whole
+from .data import B1, F32, I8, I32, ORDINARY, N, b1, bf16, f16, f32, i8, i16, i32, i64, u8, uniform, whole
 from .registry import idiom
 
 COUNT = 50  # of N elements that are there
@@ -32,17 +32,37 @@ for name, values, other in (
     ("int_of_float", I32, 2.0),
     ("bool", B1, 1),
 ):
-    idiom(values, out=(values.dtype, (N,)), truth=cut(other), name=f"load_other_{name}", arguments=(COUNT,), OTHER=other, N=N)(load_other)
+    idiom(
+        values,
+        out=(values.dtype, (N,)),
+        truth=cut(other),
+        name=f"load_other_{name}",
+        arguments=(COUNT,),
+        OTHER=other,
+        N=N,
+    )(load_other)
 
 
-@idiom(ORDINARY[:COUNT], out=(f32, (N,)), truth=lambda x: torch.cat([x, torch.zeros(N - COUNT)]), arguments=(COUNT,), N=N)
+@idiom(
+    ORDINARY[:COUNT],
+    out=(f32, (N,)),
+    truth=lambda x: torch.cat([x, torch.zeros(N - COUNT)]),
+    arguments=(COUNT,),
+    N=N,
+)
 @triton.jit
 def other_is_a_tensor(x_ptr, y_ptr, n, N: tl.constexpr):
     i = tl.arange(0, N)
     tl.store(y_ptr + i, tl.load(x_ptr + i, mask=i < n, other=tl.zeros((N,), tl.float32)))
 
 
-@idiom(ORDINARY, out=(f32, (N,)), truth=lambda x: torch.where(torch.arange(N) < COUNT, x * 2, torch.tensor(-3.0)), arguments=(COUNT,), N=N)
+@idiom(
+    ORDINARY,
+    out=(f32, (N,)),
+    truth=lambda x: torch.where(torch.arange(N) < COUNT, x * 2, torch.tensor(-3.0)),
+    arguments=(COUNT,),
+    N=N,
+)
 @triton.jit
 def other_absent_then_where(x_ptr, y_ptr, n, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -64,14 +84,21 @@ def mask_from_scalar_argument(x_ptr, y_ptr, wanted, N: tl.constexpr):
     tl.store(y_ptr + i, tl.load(x_ptr + i), mask=wanted & (i < N))
 
 
-@idiom(ORDINARY, out=(f32, (2,)), truth=lambda x: torch.stack([x[3], torch.tensor(9.0)]), arguments=(3, 100, N))
+@idiom(
+    ORDINARY, out=(f32, (2,)), truth=lambda x: torch.stack([x[3], torch.tensor(9.0)]), arguments=(3, 100, N)
+)
 @triton.jit
 def masked_scalar_load(x_ptr, y_ptr, a, b, n):
     tl.store(y_ptr, tl.load(x_ptr + a, mask=a < n, other=9.0))
     tl.store(y_ptr + 1, tl.load(x_ptr + b, mask=b < n, other=9.0))
 
 
-@idiom(uniform(5, 11), out=torch.zeros(8, 16), truth=lambda x: torch.nn.functional.pad(x, (0, 5, 0, 3), value=1.0), arguments=(5, 11, 11))
+@idiom(
+    uniform(5, 11),
+    out=torch.zeros(8, 16),
+    truth=lambda x: torch.nn.functional.pad(x, (0, 5, 0, 3), value=1.0),
+    arguments=(5, 11, 11),
+)
 @triton.jit
 def mask_of_two_axes(x_ptr, y_ptr, rows, cols, stride):
     r, c = tl.arange(0, 8), tl.arange(0, 16)
@@ -147,21 +174,38 @@ def offsets_in_64_bits(x_ptr, y_ptr, B: tl.constexpr):
     tl.store(y_ptr + o, tl.load(x_ptr + o))
 
 
-@idiom(ORDINARY, whole(N, low=0, high=N, stream=9, dtype=i64), out=(f32, (N,)), truth=lambda x, index: x[index], N=N)
+@idiom(
+    ORDINARY,
+    whole(N, low=0, high=N, stream=9, dtype=i64),
+    out=(f32, (N,)),
+    truth=lambda x, index: x[index],
+    N=N,
+)
 @triton.jit
 def gather_by_loaded_int64(x_ptr, index_ptr, y_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
     tl.store(y_ptr + i, tl.load(x_ptr + tl.load(index_ptr + i)))
 
 
-@idiom(ORDINARY, whole(N, low=0, high=100, stream=10, dtype=u8) % N, out=(f32, (N,)), truth=lambda x, index: x[index.long()], N=N)
+@idiom(
+    ORDINARY,
+    whole(N, low=0, high=100, stream=10, dtype=u8) % N,
+    out=(f32, (N,)),
+    truth=lambda x, index: x[index.long()],
+    N=N,
+)
 @triton.jit
 def gather_by_loaded_uint8(x_ptr, index_ptr, y_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
     tl.store(y_ptr + i, tl.load(x_ptr + tl.load(index_ptr + i)))
 
 
-@idiom(torch.tensor([-3, 5, -1, 0], dtype=i32), out=torch.full((4,), 5.0), truth=lambda s: torch.where(s >= 0, s.float(), 5.0), grid=(4,))
+@idiom(
+    torch.tensor([-3, 5, -1, 0], dtype=i32),
+    out=torch.full((4,), 5.0),
+    truth=lambda s: torch.where(s >= 0, s.float(), 5.0),
+    grid=(4,),
+)
 @triton.jit
 def padding_slot_returns_early(slot_ptr, y_ptr):
     pid = tl.program_id(0)
@@ -192,7 +236,13 @@ def launch_addresses(kernel, inputs, outputs) -> None:
     kernel[(2,)](addresses, outputs[0], N=N)
 
 
-@idiom(ORDINARY, ORDINARY.flip(0), out=(f32, (2, N)), truth=lambda x, y: torch.stack([x, y]), launch=launch_addresses)
+@idiom(
+    ORDINARY,
+    ORDINARY.flip(0),
+    out=(f32, (2, N)),
+    truth=lambda x, y: torch.stack([x, y]),
+    launch=launch_addresses,
+)
 @triton.jit
 def pointers_loaded_from_memory(p_ptr, y_ptr, N: tl.constexpr):
     pid = tl.program_id(0)
@@ -242,5 +292,5 @@ def store_of_a_scalar(x_ptr, y_ptr, N: tl.constexpr):
 @idiom(ORDINARY, out=(f32, (N,)), truth=lambda x: x, N=N)
 @triton.jit
 def block_of_one_element(x_ptr, y_ptr, N: tl.constexpr):
-    for i in range(0, N):
+    for i in range(N):
         tl.store(y_ptr + i + tl.arange(0, 1), tl.load(x_ptr + i + tl.arange(0, 1)))

@@ -17,8 +17,14 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-THEMES = tuple(sorted(path.stem for path in HERE.glob("*.py") if "idiom(" in path.read_text()
-                      and path.stem not in ("registry", "record", "judge", "test_idioms")))  # fmt: skip
+RECORD = HERE / "record.json"
+THEMES = tuple(
+    sorted(
+        path.stem
+        for path in HERE.glob("*.py")
+        if "idiom(" in path.read_text() and path.stem not in ("registry", "record", "judge", "test_idioms")
+    )
+)
 
 
 def main() -> int:
@@ -53,7 +59,7 @@ def main() -> int:
         "triton": triton.__version__,
         "idioms": found,
     }
-    out = wish.out or HERE / "record.json"
+    out = wish.out or RECORD
     # One line an idiom, so that a difference between two records is read at a glance.
     untrue = {name: one.pop("untrue") for name, one in found.items() if "untrue" in one}
     head = {key: value for key, value in record.items() if key != "idioms"}
@@ -72,6 +78,7 @@ def main() -> int:
 def outcome(one: Any, device: str) -> dict[str, Any]:
     """The outputs of an idiom, or its error line; and what its own truth says against it."""
     import torch
+
     from idioms import judge
 
     try:

@@ -1,4 +1,4 @@
-"""Reductions and scans, of the library and with functions of one's own."""
+"""Reductions, of the library and with functions of one's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .data import B1, I8, I32, N, ORDINARY, b1, bf16, f16, f32, f64, i8, i16, i32, i64, uniform, whole
+from .data import B1, I8, I32, N, b1, bf16, f16, f32, f64, i32, uniform, whole
 from .registry import Rule, idiom
 
 W = whole(8, 16, stream=12)
@@ -17,7 +17,8 @@ TINY = [1.0, 2.0, 0.5, -1.0, 1.0, 2.0, -0.5, 1.0]
 
 
 def any_order(count: int, dim: int = -1) -> Rule:
-    """Sums of `count` terms in any order: each of count - 1 additions rounds by at most half an ulp of the sum of magnitudes."""
+    """Sums of `count` terms in any order: each addition rounds by at most half an ulp of the sum of
+    magnitudes."""
     return Rule(
         "Higham, Accuracy and Stability of Numerical Algorithms, section 4.2: any order of summation",
         bound=lambda x: (count - 1) * 2.0**-24 * x.double().abs().sum(dim),
@@ -41,8 +42,12 @@ def sum_fp32(x_ptr, y_ptr):
     tl.store(y_ptr + a, tl.sum(tl.load(x_ptr + a[:, None] * 16 + b[None, :]), axis=1))
 
 
-@idiom(X, out=(f32, (8, 16)), truth=lambda x: x.double() - x.double().mean(1, keepdim=True),
-       rule=Rule("sum of 16 in any order, a quotient of 2 ulp, a difference", absolute=16 * 2.0**-22))  # fmt: skip
+@idiom(
+    X,
+    out=(f32, (8, 16)),
+    truth=lambda x: x.double() - x.double().mean(1, keepdim=True),
+    rule=Rule("sum of 16 in any order, a quotient of 2 ulp, a difference", absolute=16 * 2.0**-22),
+)
 @triton.jit
 def sum_keeps_dims(x_ptr, y_ptr):
     p = tl.arange(0, 8)[:, None] * 16 + tl.arange(0, 16)[None, :]
@@ -58,9 +63,16 @@ def sum_of_rows(x_ptr, y_ptr):
 
 # Triton adds bf16 in bf16: exact for small whole numbers, else each addition may round by half an ulp.
 idiom(W.to(bf16), out=(f32, (8,)), truth=lambda x: x.float().sum(1), name="sum_bf16")(sum_of_rows)
-idiom(X.to(bf16), out=(f32, (8,)), truth=lambda x: x.double().sum(1), name="sum_bf16_rounds",
-      rule=Rule("16 numbers in any order, each addition rounded to bf16",
-                bound=lambda x: 15 * 2.0**-9 * x.double().abs().sum(1)))(sum_of_rows)  # fmt: skip
+idiom(
+    X.to(bf16),
+    out=(f32, (8,)),
+    truth=lambda x: x.double().sum(1),
+    name="sum_bf16_rounds",
+    rule=Rule(
+        "16 numbers in any order, each addition rounded to bf16",
+        bound=lambda x: 15 * 2.0**-9 * x.double().abs().sum(1),
+    ),
+)(sum_of_rows)
 
 
 @idiom(W.to(f16), out=(f16, (8,)), truth=lambda x: x.double().sum(1).to(f16))
@@ -70,7 +82,13 @@ def sum_fp16(x_ptr, y_ptr):
     tl.store(y_ptr + a, tl.sum(tl.load(x_ptr + a[:, None] * 16 + b[None, :]), axis=1))
 
 
-@idiom(I8, B1, out=[(i32, (1,)), (i32, (1,))], truth=lambda x, m: (x.long().sum()[None].to(i32), m.sum()[None].to(i32)), N=N)
+@idiom(
+    I8,
+    B1,
+    out=[(i32, (1,)), (i32, (1,))],
+    truth=lambda x, m: (x.long().sum()[None].to(i32), m.sum()[None].to(i32)),
+    N=N,
+)
 @triton.jit
 def sum_of_bytes_and_booleans(x_ptr, m_ptr, y_ptr, z_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -156,8 +174,13 @@ def larger(a, b):
     return tl.maximum(a, b)
 
 
-@idiom(I32, torch.tensor(TINY), out=[(i32, (1,)), (f32, (1,)), (f32, (1,))], N=N,
-       truth=lambda x, y: (torch.tensor([-1], dtype=i32), y.prod()[None], y.max()[None]))  # fmt: skip
+@idiom(
+    I32,
+    torch.tensor(TINY),
+    out=[(i32, (1,)), (f32, (1,)), (f32, (1,))],
+    N=N,
+    truth=lambda x, y: (torch.tensor([-1], dtype=i32), y.prod()[None], y.max()[None]),
+)
 @triton.jit
 def reduce_with_own_function(x_ptr, y_ptr, o_ptr, p_ptr, m_ptr, N: tl.constexpr):
     tl.store(o_ptr, tl.reduce(tl.load(x_ptr + tl.arange(0, N)), 0, either))
@@ -189,8 +212,15 @@ def welford(mean_a, m2_a, count_a, mean_b, m2_b, count_b):
     return mean_a + delta * share, m2_a + m2_b + delta * delta * count_a * share, count
 
 
-@idiom(X, out=[(f32, (8,)), (f32, (8,))], truth=lambda x: (x.double().mean(1), x.double().var(1, unbiased=False)),
-       rule=Rule("16 steps of a mean and a sum of squares of numbers below 2, each a few roundings", absolute=16 * 16 * 2.0**-23))  # fmt: skip
+@idiom(
+    X,
+    out=[(f32, (8,)), (f32, (8,))],
+    truth=lambda x: (x.double().mean(1), x.double().var(1, unbiased=False)),
+    rule=Rule(
+        "16 steps of a mean and a sum of squares of numbers below 2, each a few roundings",
+        absolute=16 * 16 * 2.0**-23,
+    ),
+)
 @triton.jit
 def reduce_by_welford(x_ptr, y_ptr, z_ptr):
     a, b = tl.arange(0, 8), tl.arange(0, 16)
@@ -218,7 +248,12 @@ def any_and_all(x_ptr, y_ptr, N: tl.constexpr):
     tl.store(y_ptr + 1, tl.min(x, 0) != 0)
 
 
-@idiom(X, out=(f32, (8,)), truth=lambda x: x.sum(1, dtype=f64), rule=Rule("fp64 sum, one rounding to fp32", ulp=0.51))
+@idiom(
+    X,
+    out=(f32, (8,)),
+    truth=lambda x: x.sum(1, dtype=f64),
+    rule=Rule("fp64 sum, one rounding to fp32", ulp=0.51),
+)
 @triton.jit
 def sum_in_another_dtype(x_ptr, y_ptr):
     a, b = tl.arange(0, 8), tl.arange(0, 16)
@@ -226,83 +261,12 @@ def sum_in_another_dtype(x_ptr, y_ptr):
     tl.store(y_ptr + a, tl.sum(x, axis=1, dtype=tl.float64))
 
 
-@idiom(W, out=[(f32, (8, 16)), (f32, (8, 16))], truth=lambda x: (x.cumsum(1), x.cumsum(0)))
-@triton.jit
-def cumsum_of_whole_numbers(x_ptr, y_ptr, z_ptr):
-    p = tl.arange(0, 8)[:, None] * 16 + tl.arange(0, 16)[None, :]
-    x = tl.load(x_ptr + p)
-    tl.store(y_ptr + p, tl.cumsum(x, axis=1))
-    tl.store(z_ptr + p, tl.cumsum(x, 0))
-
-
-@idiom(X, out=(f32, (8, 16)), truth=lambda x: x.double().cumsum(1),
-       rule=Rule(any_order(16).source, bound=lambda x: 15 * 2.0**-24 * x.double().abs().cumsum(1)))  # fmt: skip
-@triton.jit
-def cumsum_fp32(x_ptr, y_ptr):
-    p = tl.arange(0, 8)[:, None] * 16 + tl.arange(0, 16)[None, :]
-    tl.store(y_ptr + p, tl.cumsum(tl.load(x_ptr + p), axis=1))
-
-
-@idiom(W, out=(f32, (8, 16)), truth=lambda x: x.flip(1).cumsum(1).flip(1))
-@triton.jit
-def cumsum_reversed(x_ptr, y_ptr):
-    p = tl.arange(0, 8)[:, None] * 16 + tl.arange(0, 16)[None, :]
-    tl.store(y_ptr + p, tl.cumsum(tl.load(x_ptr + p), axis=1, reverse=True))
-
-
-@idiom(W.to(bf16), out=(f32, (8, 16)), truth=lambda x: x.float().cumsum(0))
-@triton.jit
-def cumsum_bf16(x_ptr, y_ptr):
-    p = tl.arange(0, 8)[:, None] * 16 + tl.arange(0, 16)[None, :]
-    tl.store(y_ptr + p, tl.cumsum(tl.load(x_ptr + p), axis=0).to(tl.float32))
-
-
-@idiom(I32, out=(i32, (N,)), truth=lambda x: x.long().cumsum(0).to(i32), N=N)
-@triton.jit
-def cumsum_int32_wraps(x_ptr, y_ptr, N: tl.constexpr):
-    i = tl.arange(0, N)
-    tl.store(y_ptr + i, tl.cumsum(tl.load(x_ptr + i), 0))
-
-
-@idiom(torch.tensor(TINY), out=(f32, (8,)), truth=lambda x: x.cumprod(0))
-@triton.jit
-def cumprod(x_ptr, y_ptr):
-    i = tl.arange(0, 8)
-    tl.store(y_ptr + i, tl.cumprod(tl.load(x_ptr + i), axis=0))
-
-
-@idiom(X, out=[(f32, (8, 16)), (f32, (8, 16))], truth=lambda x: (x.cummax(1).values, x.flip(1).cummax(1).values.flip(1)))
-@triton.jit
-def scan_with_own_function(x_ptr, y_ptr, z_ptr):
-    p = tl.arange(0, 8)[:, None] * 16 + tl.arange(0, 16)[None, :]
-    x = tl.load(x_ptr + p)
-    tl.store(y_ptr + p, tl.associative_scan(x, 1, larger))
-    tl.store(z_ptr + p, tl.associative_scan(x, 1, larger, reverse=True))
-
-
-@triton.jit
-def linear_step(a, b, c, d):
-    return a * c, b * c + d
-
-
-def recurrence(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    state, states = torch.zeros(8), []
-    for t in range(16):
-        state = state * a[:, t] + b[:, t]
-        states.append(state)
-    return a.cumprod(1), torch.stack(states, 1)
-
-
-@idiom(torch.where(W % 2 == 0, 1.0, -1.0), whole(8, 16, stream=14), out=[(f32, (8, 16)), (f32, (8, 16))], truth=recurrence)
-@triton.jit
-def scan_of_a_tuple(a_ptr, b_ptr, y_ptr, z_ptr):
-    p = tl.arange(0, 8)[:, None] * 16 + tl.arange(0, 16)[None, :]
-    decays, states = tl.associative_scan((tl.load(a_ptr + p), tl.load(b_ptr + p)), 1, linear_step)
-    tl.store(y_ptr + p, decays)
-    tl.store(z_ptr + p, states)
-
-
-@idiom(HOLES, out=[(i32, (8,)), (i32, (8,)), (f32, (8,)), (f32, (8,))], truth=None, rule=Rule("what an H100 does with NaN"))
+@idiom(
+    HOLES,
+    out=[(i32, (8,)), (i32, (8,)), (f32, (8,)), (f32, (8,))],
+    truth=None,
+    rule=Rule("what an H100 does with NaN"),
+)
 @triton.jit
 def argmax_and_argmin_with_nan(x_ptr, y_ptr, z_ptr, v_ptr, w_ptr):
     a, b = tl.arange(0, 8), tl.arange(0, 16)
@@ -314,7 +278,9 @@ def argmax_and_argmin_with_nan(x_ptr, y_ptr, z_ptr, v_ptr, w_ptr):
     tl.store(w_ptr + a, tl.min(x, axis=1))
 
 
-@idiom(W, out=[(i32, (8,)), (i32, (8, 16))], truth=lambda x: ((x > 0).sum(1).to(i32), (x > 0).cumsum(1).to(i32)))
+@idiom(
+    W, out=[(i32, (8,)), (i32, (8, 16))], truth=lambda x: ((x > 0).sum(1).to(i32), (x > 0).cumsum(1).to(i32))
+)
 @triton.jit
 def counts_by_summing_comparisons(x_ptr, y_ptr, z_ptr):
     a, b = tl.arange(0, 8), tl.arange(0, 16)
@@ -331,8 +297,13 @@ def sum_of_booleans(x_ptr, y_ptr):
     tl.store(y_ptr + a, tl.sum(tl.load(x_ptr + a[:, None] * 16 + b[None, :]) > 0, axis=1))
 
 
-@idiom(I8, I8.view(torch.uint8), out=[(i32, (2,)), (i32, (2,))], N=N,
-       truth=lambda x, y: tuple(torch.stack([v.amax(), v.amin()]).to(i32) for v in (x, y)))  # fmt: skip
+@idiom(
+    I8,
+    I8.view(torch.uint8),
+    out=[(i32, (2,)), (i32, (2,))],
+    N=N,
+    truth=lambda x, y: tuple(torch.stack([v.amax(), v.amin()]).to(i32) for v in (x, y)),
+)
 @triton.jit
 def max_and_min_of_bytes(x_ptr, y_ptr, a_ptr, b_ptr, N: tl.constexpr):
     i = tl.arange(0, N)

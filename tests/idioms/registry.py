@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
+VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
 POISON_BYTE = 0x5A
 Out = tuple[torch.dtype, tuple[int, ...]] | Tensor
 
@@ -48,7 +50,8 @@ class Idiom:
     `truth` takes the inputs and returns the outputs, one tensor or several, exact or in float64; None where
     only hardware decides. An output given as a tensor is what the memory holds before the call.
     `raises` holds what the interpreter is expected to say in one line where it cannot do what a GPU does.
-    `removed` is the version of Triton that no longer has what the kernel uses.
+    `removed` is the version of Triton that no longer has what the kernel uses, `changed` the one that does it
+    otherwise than the record's: from it on only the truth counts.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Idiom:
     launch: Callable[..., None] | None = None
     raises: str = ""
     removed: tuple[int, int] | None = None
+    changed: tuple[int, int] | None = None
 
     def run(self, device: str = "cpu") -> list[Tensor]:
         """Call the kernel on fresh copies; returns the outputs on the CPU."""
@@ -87,7 +91,7 @@ IDIOMS: dict[str, Idiom] = {}
 
 
 def fresh(out: Out, device: str) -> Tensor:
-    """Memory for an output: a copy of what it holds before the call, else a pattern that no result has by chance."""
+    """Memory for an output: a copy of what it holds before the call, else a pattern that no result has."""
     if isinstance(out, Tensor):
         return out.clone().to(device)
     dtype, shape = out
@@ -107,6 +111,7 @@ def idiom(
     launch: Callable[..., None] | None = None,
     raises: str = "",
     removed: tuple[int, int] | None = None,
+    changed: tuple[int, int] | None = None,
     **constants: Any,
 ) -> Callable[[Any], Any]:
     """Enter a kernel into IDIOMS, under its own name or `name`. Raises ValueError if the name is taken."""
@@ -133,6 +138,7 @@ def idiom(
             launch=launch,
             raises=raises,
             removed=removed,
+            changed=changed,
         )
         return kernel
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from .data import BF16, F32, I32, N, ORDINARY, bf16, f16, f32, i32, uniform, whole
+from .data import F32, I32, ORDINARY, N, bf16, f16, f32, i32, uniform, whole
 from .registry import Rule, idiom
 
-Y32, YB = F32.roll(11), BF16.roll(11)
-
-
-def ordered(function):
-    """fmin or fmax without the sign of zeros, which IEEE 754 leaves open: no input here has zeros of both signs."""
-    return lambda x, y: function(x, y)
-
-
+# PTX orders the zeros of both signs, IEEE 754 does not: see maximum_and_minimum_of_zeros.
 NO_ZERO = torch.where(F32 == 0, torch.full_like(F32, 0.25), F32)
 
 
-@idiom(NO_ZERO, out=[(f32, (N,)), (f32, (N,))], truth=lambda x: (torch.where(x > 0, x, -x), torch.where(x.isnan(), 0.0, x)), N=N)
+@idiom(
+    NO_ZERO,
+    out=[(f32, (N,)), (f32, (N,))],
+    truth=lambda x: (torch.where(x > 0, x, -x), torch.where(x.isnan(), 0.0, x)),
+    N=N,
+)
 @triton.jit
 def where_with_nan(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -30,7 +27,13 @@ def where_with_nan(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     tl.store(z_ptr + i, tl.where(x != x, 0.0, x))
 
 
-@idiom(ORDINARY, out=(f32, (N,)), truth=lambda x: torch.where(torch.arange(N) < 40, x, float("-inf")), arguments=(40,), N=N)
+@idiom(
+    ORDINARY,
+    out=(f32, (N,)),
+    truth=lambda x: torch.where(torch.arange(N) < 40, x, float("-inf")),
+    arguments=(40,),
+    N=N,
+)
 @triton.jit
 def where_minus_infinity(x_ptr, y_ptr, n, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -45,7 +48,13 @@ def where_broadcasts(x_ptr, y_ptr):
     tl.store(y_ptr + p, tl.where(r[:, None] >= r[None, :], tl.load(x_ptr + p), 0))
 
 
-@idiom(NO_ZERO, NO_ZERO.roll(11), out=[(f32, (N,)), (f32, (N,))], truth=lambda x, y: (torch.fmax(x, y), torch.fmin(x, y)), N=N)
+@idiom(
+    NO_ZERO,
+    NO_ZERO.roll(11),
+    out=[(f32, (N,)), (f32, (N,))],
+    truth=lambda x, y: (torch.fmax(x, y), torch.fmin(x, y)),
+    N=N,
+)
 @triton.jit
 def maximum_and_minimum(x_ptr, y_ptr, a_ptr, b_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -54,7 +63,13 @@ def maximum_and_minimum(x_ptr, y_ptr, a_ptr, b_ptr, N: tl.constexpr):
     tl.store(b_ptr + i, tl.minimum(x, y))
 
 
-@idiom(NO_ZERO, NO_ZERO.roll(11), out=[(f32, (N,)), (f32, (N,))], truth=lambda x, y: (torch.maximum(x, y), torch.minimum(x, y)), N=N)
+@idiom(
+    NO_ZERO,
+    NO_ZERO.roll(11),
+    out=[(f32, (N,)), (f32, (N,))],
+    truth=lambda x, y: (torch.maximum(x, y), torch.minimum(x, y)),
+    N=N,
+)
 @triton.jit
 def maximum_propagates_nan(x_ptr, y_ptr, a_ptr, b_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -63,7 +78,13 @@ def maximum_propagates_nan(x_ptr, y_ptr, a_ptr, b_ptr, N: tl.constexpr):
     tl.store(b_ptr + i, tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL))
 
 
-@idiom(NO_ZERO.to(bf16), NO_ZERO.roll(11).to(bf16), out=[(bf16, (N,)), (bf16, (N,))], truth=lambda x, y: (torch.fmax(x, y), torch.fmin(x, y)), N=N)
+@idiom(
+    NO_ZERO.to(bf16),
+    NO_ZERO.roll(11).to(bf16),
+    out=[(bf16, (N,)), (bf16, (N,))],
+    truth=lambda x, y: (torch.fmax(x, y), torch.fmin(x, y)),
+    N=N,
+)
 @triton.jit
 def maximum_and_minimum_bf16(x_ptr, y_ptr, a_ptr, b_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -86,8 +107,12 @@ def clamp(x_ptr, y_ptr, N: tl.constexpr):
     tl.store(y_ptr + i, tl.clamp(tl.load(x_ptr + i), -0.5, 1.25))
 
 
-@idiom(F32, out=[(f32, (N,)), (f32, (N,))], N=N,
-       truth=lambda x: (torch.fmin(torch.fmax(x, torch.tensor(-3.0)), torch.tensor(2.0)), x.clamp(-3.0, 2.0)))  # fmt: skip
+@idiom(
+    F32,
+    out=[(f32, (N,)), (f32, (N,))],
+    N=N,
+    truth=lambda x: (torch.fmin(torch.fmax(x, torch.tensor(-3.0)), torch.tensor(2.0)), x.clamp(-3.0, 2.0)),
+)
 @triton.jit
 def clamp_with_nan(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -96,7 +121,12 @@ def clamp_with_nan(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     tl.store(z_ptr + i, tl.clamp(x, -3.0, 2.0, propagate_nan=tl.PropagateNan.ALL))
 
 
-@idiom(ORDINARY, out=[(f32, (N,)), (f32, (N,))], truth=lambda x: (x.sort().values, x.sort(descending=True).values), N=N)
+@idiom(
+    ORDINARY,
+    out=[(f32, (N,)), (f32, (N,))],
+    truth=lambda x: (x.sort().values, x.sort(descending=True).values),
+    N=N,
+)
 @triton.jit
 def sort(x_ptr, y_ptr, z_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
@@ -127,8 +157,12 @@ def topk(x_ptr, y_ptr):
     tl.store(y_ptr + a[:, None] * 4 + a[None, :], tl.topk(x, 4))
 
 
-@idiom(uniform(8, 16), whole(8, 16, low=0, high=8, stream=19, dtype=i32), out=[(f32, (8, 16)), (f32, (8, 16))],
-       truth=lambda x, index: (x.gather(0, index.long()), x.gather(1, index.long())))  # fmt: skip
+@idiom(
+    uniform(8, 16),
+    whole(8, 16, low=0, high=8, stream=19, dtype=i32),
+    out=[(f32, (8, 16)), (f32, (8, 16))],
+    truth=lambda x, index: (x.gather(0, index.long()), x.gather(1, index.long())),
+)
 @triton.jit
 def gather(x_ptr, index_ptr, y_ptr, z_ptr):
     p = tl.arange(0, 8)[:, None] * 16 + tl.arange(0, 16)[None, :]
@@ -137,7 +171,12 @@ def gather(x_ptr, index_ptr, y_ptr, z_ptr):
     tl.store(z_ptr + p, tl.gather(x, index, axis=1))
 
 
-@idiom(whole(N, low=0, high=16, stream=20, dtype=i32), out=(i32, (16,)), truth=lambda x: torch.bincount(x, minlength=16).to(i32), N=N)
+@idiom(
+    whole(N, low=0, high=16, stream=20, dtype=i32),
+    out=(i32, (16,)),
+    truth=lambda x: torch.bincount(x, minlength=16).to(i32),
+    N=N,
+)
 @triton.jit
 def histogram(x_ptr, y_ptr, N: tl.constexpr):
     counts = tl.histogram(tl.load(x_ptr + tl.arange(0, N)), 16)
@@ -147,8 +186,13 @@ def histogram(x_ptr, y_ptr, N: tl.constexpr):
 ZEROS = torch.tensor([0.0, -0.0, 0.0, -0.0])
 
 
-@idiom(ZEROS, torch.tensor([-0.0, 0.0, 0.0, -0.0]), out=[(f32, (4,)), (f32, (4,))], truth=None,
-       rule=Rule("PTX ISA, max and min: +0.0 > -0.0"))  # fmt: skip
+@idiom(
+    ZEROS,
+    torch.tensor([-0.0, 0.0, 0.0, -0.0]),
+    out=[(f32, (4,)), (f32, (4,))],
+    truth=None,
+    rule=Rule("PTX ISA, max and min: +0.0 > -0.0"),
+)
 @triton.jit
 def maximum_and_minimum_of_zeros(x_ptr, y_ptr, a_ptr, b_ptr):
     i = tl.arange(0, 4)

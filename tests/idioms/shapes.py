@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from .data import I32, N, ORDINARY, bf16, f32, i32, uniform, whole
-from .registry import Rule, idiom
+from .data import ORDINARY, N, bf16, f32, i32, uniform, whole
+from .registry import idiom
 
 X = uniform(4, 16, stream=11)
 
@@ -72,8 +71,12 @@ def expand_dims_and_broadcast(x_ptr, y_ptr):
     tl.store(y_ptr + p, tl.broadcast_to(x, (4, 16, 2)))
 
 
-@idiom(uniform(4), uniform(16, stream=1), out=[(f32, (4, 16)), (f32, (4, 16))],
-       truth=lambda a, b: (a[:, None] * b[None, :], a[:, None].expand(4, 16).contiguous()))  # fmt: skip
+@idiom(
+    uniform(4),
+    uniform(16, stream=1),
+    out=[(f32, (4, 16)), (f32, (4, 16))],
+    truth=lambda a, b: (a[:, None] * b[None, :], a[:, None].expand(4, 16).contiguous()),
+)
 @triton.jit
 def outer_product_and_broadcast(a_ptr, b_ptr, y_ptr, z_ptr):
     i, j = tl.arange(0, 4), tl.arange(0, 16)
@@ -84,7 +87,9 @@ def outer_product_and_broadcast(a_ptr, b_ptr, y_ptr, z_ptr):
     tl.store(z_ptr + p, spread)
 
 
-@idiom(X, out=[(f32, (4, 8)), (f32, (4, 8))], truth=lambda x: (x[:, ::2].contiguous(), x[:, 1::2].contiguous()))
+@idiom(
+    X, out=[(f32, (4, 8)), (f32, (4, 8))], truth=lambda x: (x[:, ::2].contiguous(), x[:, 1::2].contiguous())
+)
 @triton.jit
 def split(x_ptr, y_ptr, z_ptr):
     a, b = tl.arange(0, 4), tl.arange(0, 16)
@@ -103,7 +108,9 @@ def join(x_ptr, y_ptr, z_ptr):
     tl.store(z_ptr + i[:, None] * 2 + tl.arange(0, 2)[None, :], z)
 
 
-@idiom(uniform(16), uniform(16, stream=1), out=(f32, (32,)), truth=lambda x, y: torch.stack([x, y], -1).flatten())
+@idiom(
+    uniform(16), uniform(16, stream=1), out=(f32, (32,)), truth=lambda x, y: torch.stack([x, y], -1).flatten()
+)
 @triton.jit
 def interleave(x_ptr, y_ptr, z_ptr):
     i = tl.arange(0, 16)
@@ -132,8 +139,10 @@ def flip_of_an_axis(x_ptr, y_ptr):
     tl.store(y_ptr + p, tl.flip(tl.load(x_ptr + p), dim=1))
 
 
-@idiom(out=[(f32, (16,)), (i32, (16,)), (bf16, (16,))],
-       truth=lambda: (torch.zeros(16), torch.full((16,), -3, dtype=i32), torch.full((16,), 0.1, dtype=bf16)))  # fmt: skip
+@idiom(
+    out=[(f32, (16,)), (i32, (16,)), (bf16, (16,))],
+    truth=lambda: (torch.zeros(16), torch.full((16,), -3, dtype=i32), torch.full((16,), 0.1, dtype=bf16)),
+)
 @triton.jit
 def zeros_and_full(x_ptr, y_ptr, z_ptr):
     i = tl.arange(0, 16)
