@@ -23,7 +23,6 @@ LANE = lane.detect()
 lane.enter(LANE)
 
 import torch  # noqa: E402
-import triton.language as tl  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from diffgdn import kernels  # noqa: E402
@@ -213,14 +212,6 @@ def axes(given: dict[str, Any]) -> Iterator[tuple[str, int]]:
             yield from ((name, axis) for axis in range(last) if x.shape[axis] > 2)
 
 
-def count_in_32_bits() -> None:
-    """Let an interpreted kernel's tl.arange have the 32 bits that it has when compiled, where the kernels
-    widen it."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("diffgdn.kernels") and hasattr(module, "iota"):
-            module.iota = lambda size: tl.arange(0, size)  # type: ignore[attr-defined]
-
-
 def run(function: Callable[..., Any], given: dict[str, Any]) -> Found:
     """What a call returns, and its arguments afterwards: those written, and those that must stay."""
     returned = function(**given)
@@ -285,5 +276,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if DEVICE == "cpu":
         interpreter.repair()
-        count_in_32_bits()
     print(json.dumps(main(sys.argv[1], sys.argv[2:])))
