@@ -219,10 +219,10 @@ def test_lanes_and_steps_a_few_at_a_time_change_nothing(monkeypatch: pytest.Monk
     other draws."""
     case = CASES[name]
     data, contract = inputs.draw(case), default_contract(case.op)
-    whole = noise.reference(case, data, contract, {})
+    whole = noise.reference(case, data, contract, [])
     monkeypatch.setattr(groups, "CACHED", 1)
     monkeypatch.setattr(recurrence, "BLOCK_STEPS", 3)
-    parts = noise.reference(case, data, contract, {})
+    parts = noise.reference(case, data, contract, [])
     for result, truth in whole.truth.items().items():
         assert torch.equal(parts.truth.items()[result], truth), result
         moved = whole.noise[result] > 0
