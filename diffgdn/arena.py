@@ -134,13 +134,16 @@ class Arguments:
     def _far_parts(self) -> list[tuple[int, Tensor]]:
         if self.far is None:
             return []
+        return [(start, self.far[start:stop]) for start, stop in self.far_watched()]
+
+    def far_watched(self) -> list[tuple[int, int]]:
+        """First element of each watched part of a far pool, and one past its last."""
+        assert self.far is not None
         size, stride = self.case.HV * self.case.V * self.case.K, self._slot_stride()
-        out = []
-        for slot in sorted({slot for slot in self.case.pool.indices if slot >= 0} | {0}):
-            start = max(slot * stride - FAR_WATCH, 0)
-            stop = min(slot * stride + size + FAR_WATCH, self.far.numel())
-            out.append((start, self.far[start:stop]))
-        return out
+        return [
+            (max(slot * stride - FAR_WATCH, 0), min(slot * stride + size + FAR_WATCH, self.far.numel()))
+            for slot in sorted({slot for slot in self.case.pool.indices if slot >= 0} | {0})
+        ]
 
     def _slot_stride(self) -> int:
         return self.case.HV * self.case.V * self.case.K + self.case.pool.pitch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from diffgdn.checks import CheckFailure, Comparison
 from diffgdn.inputs import Data
 from diffgdn.noise import Reference
 from diffgdn.poison import FRESH, PoisonedEmpty
-from diffgdn.results import Result, of_truth, result_of, results_of
+from diffgdn.results import WrongSize, collected, of_truth, result_of, results_of
 from diffgdn.targets import Target
 from diffgdn.verdict import Errors, Verdict
 
@@ -185,26 +184,12 @@ class Run:
         return returned
 
     def results(self, arguments: Arguments, returned: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Every result that this case has (`results_of`) and the target returns, [.., V, K] whatever the
-        layout, in its own dtype. Raises KernelRaised for one of another size."""
-        out = {}
-        for result in results_of(self.case):
-            if result.lies in ("state", "buffer"):
-                out[result.name] = arguments.state_vk(result.lies)[result.index]
-            elif result.name in returned:
-                out[result.name] = self._shaped(result, returned[result.name], arguments.layout)
-        return out
-
-    def _shaped(self, result: Result, tensor: Tensor, layout: str) -> Tensor:
-        """The rows of a result that a target returned."""
-        inner = result.shape[1:]
-        expected = result.held * math.prod(inner)
-        if tensor.numel() != expected:
-            message = f"returned shape {tuple(tensor.shape)}, expected {expected} elements"
-            raise checks.KernelRaised(self.case.op, result.name, None, message)
-        if layout == "kv" and len(inner) == 3:
-            tensor = tensor.mT
-        return tensor.reshape(result.held, *inner)[: result.shape[0]]
+        """Every result that this case has and the target returns, see `results.collected`. Raises
+        KernelRaised for one of another size."""
+        try:
+            return collected(results_of(self.case), arguments, returned, arguments.layout)
+        except WrongSize as error:
+            raise checks.KernelRaised(self.case.op, error.name, None, str(error)) from None
 
     def _clean(self, data: Data) -> dict[str, Tensor]:
         """Results of the same case with zeros for all poison: padding tokens, unnamed slots, guards, fresh

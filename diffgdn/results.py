@@ -8,7 +8,8 @@ every repro script, which holds these values as data, goes by it. Imports no tor
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,13 @@ class Result:
     """One result of a call: shape [rows, HV, V] for the output, [rows, HV, V, K] for states.
 
     name: o, state (written in place), final (returned), boundary (before each chunk) or steps (after every
-    token). truth: the field of `oracle.Expected` that it is compared with. dtype: what its values are rounded
-    to; of what is returned, by contract: a target that returns another is judged by that. lies: RETURNED, or
-    the argument that it is written to: "out", "state" or "buffer". at: the place of each row in that argument,
-    (slot,) or (row, step); empty for all of it. rows: which row of the truth each row is; None for all of them,
-    in order. zero: rows that are zero whatever the truth says. held: rows of the tensor it comes in, padding
-    tokens included, which follow. sure: every target has it; one that writes the state in place need not
-    return it as well.
+    token). truth: the field of `oracle.Expected` that it is compared with. dtype: what it is rounded to by
+    contract; what comes in another dtype is judged by that one. lies: RETURNED, or the argument that it is
+    written to: "out", "state" or "buffer". at: the place of each row in that argument, (slot,) or (row,
+    step); empty for all of it. rows: which row of the truth each row is; None for all of them, in order.
+    zero: rows that are zero whatever the truth says. held: rows of the tensor that it comes in, padding
+    tokens at its end included. sure: every target has it; one that writes the state in place need not return
+    it as well.
     """
 
     name: str
@@ -132,6 +133,44 @@ def of_truth(result: Result, truth: Tensor) -> Tensor:
         picked = picked.clone()
         picked[list(result.zero)] = 0
     return picked
+
+
+class WrongSize(ValueError):
+    """What was returned has not the elements of the result it should be. name: of the result."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+def collected(
+    results: Iterable[Result], arguments: Any, returned: Mapping[str, Tensor], layout: str
+) -> dict[str, Tensor]:
+    """Every result that a call left behind, of its shape, states as [V, K] whatever the layout, each in the
+    dtype that it came in.
+
+    arguments: by name, of the call. returned: by name of the result, what the target returned. Raises
+    WrongSize.
+    """
+    out = {}
+    for result in results:
+        if result.lies in ("state", "buffer"):
+            held = arguments[result.lies]
+            out[result.name] = (held.mT if layout == "kv" else held)[result.index]
+        elif result.name in returned:
+            out[result.name] = _shaped(result, returned[result.name], layout)
+    return out
+
+
+def _shaped(result: Result, tensor: Tensor, layout: str) -> Tensor:
+    inner = result.shape[1:]
+    expected = result.held * math.prod(inner)
+    if tensor.numel() != expected:
+        message = f"returned shape {tuple(tensor.shape)}, expected {expected} elements"
+        raise WrongSize(result.name, message)
+    if layout == "kv" and len(inner) == 3:
+        tensor = tensor.mT
+    return tensor.reshape(result.held, *inner)[: result.shape[0]]
 
 
 def returned_names(case: Case) -> tuple[str, ...]:

@@ -57,12 +57,12 @@ class Eager:
         results = {"o": out.view(shape)}
         if case.operation.single_token:
             arguments["out"].copy_(results["o"])
-        rows = {"final": finals, "boundary": boundaries}
+        returned = {"final": finals, "boundary": boundaries}
         for result in results_of(case):
-            if result.name in rows and result.sure:
-                empty = v.new_empty(result.shape)
-                states = torch.stack(rows[result.name]) if rows[result.name] else empty
-                results[result.name] = states.to(DTYPE[result.dtype])
+            if result.name in returned and result.sure:
+                parts = returned[result.name]
+                whole = torch.stack(parts) if parts else v.new_empty(result.shape)
+                results[result.name] = whole.to(DTYPE[result.dtype])
         return results
 
 
