@@ -3,6 +3,7 @@
 They compute in float64 and round once. Which fault, the environment variable PLANTED says, so that a script
 and a replay meet the same one; PLANTED_CALLS counts calls. Loaded as
 `tests/unit/planted_functions.py:planted`.
+"""
 
 from __future__ import annotations
 
