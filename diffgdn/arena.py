@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ class Arguments:
     tensors: dict[str, Tensor | None]
     arena: Tensor
     regions: list[_Region]
-    writable: dict[str, tuple[list[int], ...]]  # of an argument that is written, the places; () for all of it
+    writable: dict[str, tuple[Any, ...]]  # of each argument that is written, an index of where
     far: Tensor | None = None
     live_slots: tuple[int, ...] = ()  # slots of the pool that the operation writes
     views: list[_View] = field(default_factory=list)
@@ -117,11 +118,10 @@ class Arguments:
         """The first place that changed though the operation does not document it as written, if any."""
         assert self._before is not None
         want = self._before.clone()
-        for name, places in self.writable.items():
+        for name, index in self.writable.items():
             if self._in_far(name):
                 continue
             region = next(region for region in self.regions if region.name == name)
-            index = places or ...
             _view(want, region)[index] = _view(self.arena, region)[index]
         different = (want != self.arena).nonzero().flatten()
         if different.numel():
@@ -457,7 +457,7 @@ def arrange(
         _View(name, joint, shape, strides, column) for name, joint, shape, strides, column in builder.views
     ]
     given = {**known, **tensors}
-    written = [one for one in results_of(case) if one.lies != RETURNED and one.shape[0]]
+    written = [one for one in results_of(case) if one.lies != RETURNED]
     writable = {one.lies: one.index for one in written}
     live = tuple(slot for one in written if one.lies == "state" for (slot,) in one.at)
     arguments = Arguments(case, layout, given, arena, regions, writable, far_storage, live, views)

@@ -29,7 +29,7 @@ class Result:
     token). truth: the field of `oracle.Expected` that it is compared with. dtype: what it is rounded to by
     contract; what comes in another dtype is judged by that one. lies: RETURNED, or the argument that it is
     written to: "out", "state" or "buffer". at: the place of each row in that argument, (slot,) or (row,
-    step); empty for all of it. rows: which row of the truth each row is; None for all of them, in order.
+    step); of "out", all. rows: which row of the truth each row is; None for all of them, in order.
     zero: rows that are zero whatever the truth says. held: rows of the tensor that it comes in, padding
     tokens at its end included. sure: every target has it; one that writes the state in place need not return
     it as well.
@@ -47,9 +47,11 @@ class Result:
     sure: bool = True
 
     @property
-    def index(self) -> tuple[list[int], ...]:
+    def index(self) -> tuple[Any, ...]:
         """Its rows in the argument that it is written to, as an index: a list for each leading axis."""
-        return tuple(list(axis) for axis in zip(*self.at, strict=True))
+        if self.lies == "out":
+            return (...,)
+        return tuple(list(axis) for axis in zip(*self.at, strict=True)) or ([],)
 
 
 def results_of(case: Case) -> tuple[Result, ...]:

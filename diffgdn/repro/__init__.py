@@ -110,11 +110,7 @@ def _prose(text: str) -> str:
 
 
 def _lane(finding: Finding) -> str:
-    if finding.lane == "interpret":
-        return (
-            'os.environ["TRITON_INTERPRET"] = "1"  # Triton\'s interpreter, where it was found: no GPU needed'
-        )
-    return 'os.environ.pop("TRITON_INTERPRET", None)  # found on a GPU'
+    return texts.INTERPRETED if finding.lane == "interpret" else texts.ON_GPU
 
 
 def _kernel(finding: Finding) -> str:

@@ -88,9 +88,9 @@ class Memory:
         """Remember everything, and what of it the call may write."""
         self._before = [part.clone() for part in self._watched()]
         for result in results:
-            if result.lies in self.views and result.shape[0]:
-                view, index = self.views[result.lies], result.index or ...
-                self._old.append((view, index, view[index].clone()))
+            if result.lies in self.views:
+                view = self.views[result.lies]
+                self._old.append((view, result.index, view[result.index].clone()))
 
     def restore(self) -> None:
         for part, before in zip(self._watched(), self._before, strict=True):

@@ -65,6 +65,16 @@ sys.exit(0 if right else 1)
 """
 )
 
+ON_GPU = 'os.environ.pop("TRITON_INTERPRET", None)  # found on a GPU'
+INTERPRETED = """\
+os.environ["TRITON_INTERPRET"] = "1"  # Triton's interpreter, where it was found: no GPU needed
+try:  # diffgdn mends what is wrong in some versions of it; without diffgdn it runs as it is
+    from diffgdn import interpreter
+
+    interpreter.repair()
+except ImportError:
+    pass"""
+
 _THROUGH = (
     HEAD
     + """

@@ -142,6 +142,20 @@ def test_right_kernels_pass_both(op: str, agree: Agreement) -> None:
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
+def test_where_no_state_is_written_none_is_compared(op: str, agree: Agreement) -> None:
+    """Padding alone, or no token at all."""
+    case = case_of(op, "bfloat16", "float32")
+    if case.operation.has_pool:
+        rows = (-1, -1, -1) if case.keeps_steps else ()
+        case = replace(case, pool=replace(case.pool, indices=(-1, -1, -1), rows=rows))
+    if not case.operation.single_token:
+        case = replace(case, lens=(0, 0, 0))
+    script = script_of(case)
+    assert agree(case, "right", script).ok
+    assert not agree(case, "guard_written", script).ok
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
 def test_whatever_is_wrong_fails_both(op: str, agree: Agreement) -> None:
     scripts = {}
     for number, fault in enumerate(FAULTS, list(OPERATIONS).index(op)):

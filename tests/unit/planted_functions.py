@@ -7,6 +7,7 @@ and a replay meet the same one; PLANTED_CALLS counts calls. Loaded as
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -50,7 +51,7 @@ def _plain(op: str, given: Given) -> Any:
     operation, states = OPERATIONS[op], _states(given)
     q, k, v, g, beta = _tokens(given, operation, states)
     starts = list(range(len(q) + 1)) if operation.single_token else given["cu_seqlens"].tolist()
-    spans = list(zip(starts, starts[1:], strict=False))
+    spans = list(itertools.pairwise(starts))
     indices = given.get("initial_state_indices", given.get("ssm_state_indices"))
     slots = list(range(len(spans))) if indices is None else indices.tolist()
     zero = torch.zeros(states.shape[1:], dtype=torch.float64)
@@ -69,7 +70,8 @@ def _plain(op: str, given: Given) -> Any:
     if operation.is_chunked:
         ends = [range(0, stop - start, given["chunk_size"]) for start, stop in spans]
         before = [path[t] for path, times in zip(paths, ends, strict=True) for t in times]
-        boundary, final = torch.stack(before)[None].to(o.dtype), final.to(states.dtype)
+        boundary = torch.stack(before) if before else final[:0]
+        boundary, final = boundary[None].to(o.dtype), final.to(states.dtype)
         return (o, final, boundary) if op == "gdn.extend" else (o, boundary, final)
     return o
 
