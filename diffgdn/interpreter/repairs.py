@@ -16,7 +16,7 @@ EMULATED = (
 )
 NOT_EMULATED = (
     "fused multiply-add where a compiler contracts a * b + c",
-    "the approximations of exp, exp2, sqrt, rsqrt, / and fast_* functions: those here are closer to the truth",
+    "approximations of exp, exp2, sqrt, rsqrt, / and fast_* functions: those here are closer to the truth",
     "inline assembly; warps, barriers and races between programs",
 )
 
