@@ -35,12 +35,13 @@ CONTENT_SHARE = 1 / 3  # of that time, kept for the second stage
 
 class Found(NamedTuple):
     """One kind of failure: its smallest known case, that case's failure, and the case it was first seen
-    on.
+    on. complete: False where there was no time to try all that might have been smaller.
     """
 
     case: Case
     failure: CheckFailure
     unshrunk: Case
+    complete: bool = False
 
 
 class _Fails(Exception):
@@ -106,6 +107,7 @@ class Search:
     _shrinking: str | None = None
     _shrink_until: float = 0.0
     _structure_until: float = 0.0
+    _ran_out: bool = False  # of time, in the shrink that is under way
 
     def __call__(self, case: Case) -> None:
         """Answer Hypothesis: return for a case that passes, reject one that is refused, raise for one that
@@ -115,7 +117,7 @@ class Search:
         if not shrinking:
             if self.deadline is not None and self.clock() >= self.deadline:
                 raise _Stop
-        elif case.id not in self._answers and self.clock() >= self._structure_until:
+        elif case.id not in self._answers and self._late(self._structure_until):
             return
         answer = self._answer(case)
         if answer is True:
@@ -147,21 +149,27 @@ class Search:
         return simplify.simplest(
             case,
             lambda candidate: self._fails(candidate, failures),
-            lambda: self.clock() >= self._structure_until,
+            lambda: self._late(self._structure_until),
         )
 
     def _content(self, case: Case, failures: dict[str, CheckFailure]) -> Case:
         return content.simplest(
             case,
             lambda candidate: self._fails(candidate, failures),
-            lambda: self.clock() >= self._shrink_until,
+            lambda: self._late(self._shrink_until),
             lambda candidate: bucket.numbers(failures[candidate.id].place),
         )
+
+    def _late(self, until: float) -> bool:
+        """Whether the time for a stage is up; asked where there is something left to try."""
+        late = self.clock() >= until
+        self._ran_out |= late
+        return late
 
     def _wanted(self, kind: str) -> bool:
         """Whether a failure of this kind is the one this round shrinks; the first one seen becomes it."""
         if self._shrinking is None:
-            self._shrinking = kind
+            self._shrinking, self._ran_out = kind, False
             now = self.clock()
             limit = self.max_shrink_seconds * (FAULT_FACTOR if kind in FAULT_KINDS else 1)
             self._shrink_until = now + limit
@@ -225,7 +233,7 @@ class Search:
                 except _Stop as stop:
                     if stop.cause is not None:
                         raise stop.cause from None
-            self.found[kind] = Found(case, failure, self.found[kind].unshrunk)
+            self.found[kind] = Found(case, failure, self.found[kind].unshrunk, not self._ran_out)
             self._finished.add(kind)
             self.on_shrunk(self.found[kind])
             return True

@@ -36,6 +36,7 @@ class Session:
         self._runners: dict[str, Runner] = {}
         self._strategies: dict[str, SearchStrategy[Case]] = {}
         self._passed = Passed()
+        self._batch: Batch | None = None  # the latest
         if setup.target is not None:
             self._runner(setup.target)  # a child starts while Hypothesis gets ready
 
@@ -133,7 +134,7 @@ class Session:
     def _explore(self, task: tasks.Explore) -> tasks.Done:
         target = self._setup.target
         assert target is not None
-        batch = Batch(
+        self._batch = batch = Batch(
             task=task,
             run=lambda case, familiar: self._run(case, target, familiar=familiar, relation=task.relation),
             send=self._pipe.send,
@@ -158,6 +159,8 @@ class Session:
             message = self._pipe.recv()
             if isinstance(message, tasks.Known):
                 keys.add(message.key)
+            elif isinstance(message, tasks.Stop) and self._batch is not None:
+                self._batch.stop()
         return keys
 
     def _strategy(self, operation: str, about: About, menu: Menu | None) -> SearchStrategy[Case]:
@@ -186,6 +189,7 @@ class Session:
             seed=self._setup.seed,
             found=corpus.today(),
             unshrunk=None if unshrunk == case else unshrunk,
+            shrink=corpus.UNSHRUNK,
         )
 
 

@@ -90,6 +90,13 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """Sent to a worker in the middle of a task: answer with what there is, as soon as the case that runs has
+    ended.
+    """
+
+
+@dataclass(frozen=True)
 class Ready:
     """A worker has imported what it needs, and this is what it found.
 

@@ -28,7 +28,8 @@ from diffgdn.cli.serving import serving
 def cli() -> None:
     """Property-based differential testing for gated delta-rule attention kernels.
 
-    Exit status: 0 nothing found, 1 findings, 2 usage or set-up problem, 130 interrupted with nothing found.
+    Exit status: 0 did what was asked and found nothing, 1 findings, 2 could not do what was asked, 130
+    interrupted with nothing found.
     """
 
 
