@@ -139,15 +139,14 @@ class Corpus:
             write(target, content(finding))
         return target
 
-    def update(self, finding: Finding) -> Path:
-        """Write a finding, atomically, also over one that is already there. The path of its JSON file."""
-        target = self.path / f"{finding.id}.json"
-        write(target, content(finding))
-        return target
+    def keep(self, finding: Finding, anew: bool = False) -> tuple[Path, str | None]:
+        """Save a finding if that can be done: where it lies, or would, and in one line why it does not.
 
-    def keep(self, finding: Finding) -> tuple[Path, str | None]:
-        """Save a finding if that can be done: where it lies, or would, and in one line why it does not."""
+        anew: also over one that is already there.
+        """
         try:
+            if anew:
+                write(self.path / f"{finding.id}.json", content(finding))
             return self.save(finding), None
         except OSError as error:
             reason = f"{self.path}: {error.strerror or error}: {finding.id} is not saved"

@@ -169,12 +169,15 @@ class Search:
     def _wanted(self, kind: str) -> bool:
         """Whether a failure of this kind is the one this round shrinks; the first one seen becomes it."""
         if self._shrinking is None:
-            self._shrinking, self._ran_out = kind, False
-            now = self.clock()
-            limit = self.max_shrink_seconds * (FAULT_FACTOR if kind in FAULT_KINDS else 1)
-            self._shrink_until = now + limit
-            self._structure_until = now + (limit * (1 - CONTENT_SHARE) if kind in content.FAULTS else limit)
+            self.begin(kind, self.max_shrink_seconds * (FAULT_FACTOR if kind in FAULT_KINDS else 1))
         return self._shrinking is kind
+
+    def begin(self, kind: str, limit: float) -> None:
+        """Shrink this kind of failure from now on, for `limit` seconds."""
+        now = self.clock()
+        self._shrinking, self._ran_out = kind, False
+        self._shrink_until = now + limit
+        self._structure_until = now + (limit * (1 - CONTENT_SHARE) if kind in content.FAULTS else limit)
 
     def _answer(self, case: Case) -> CheckFailure | bool:
         """The case's failure; True if the target refuses it; False if all is well."""
@@ -194,6 +197,23 @@ class Search:
             # A fault of the machinery, not of a kernel: nothing to shrink.
             raise _Stop(error) from error
         return answer
+
+    def _finish(self, case: Case, failure: CheckFailure) -> Found:
+        """The second stage of a shrink, and what came of both."""
+        if _kind(failure) in content.FAULTS:
+            case, failure = self._simpler(case, failure, self._content)
+        return Found(case, failure, self.found[_kind(failure)].unshrunk, not self._ran_out)
+
+    def resume(self, case: Case, kind: str, limit: float) -> Found | None:
+        """See `again`."""
+        try:
+            answer = self._answer(case)
+            if isinstance(answer, bool) or _kind(answer) != kind:
+                return None
+            self.begin(kind, limit)
+            return self._finish(*self._simpler(case, answer, self._by_field))
+        except _Stop as stop:
+            raise stop.cause or stop from None
 
     def round(self, strategy: SearchStrategy[Case], max_examples: int, number: str) -> bool:
         """Generate until a kind of failure is met that no earlier round has shrunk, then shrink it. Whether
@@ -226,14 +246,10 @@ class Search:
             test()
         except (_Fails, _Simplified) as fails:
             kind = _kind(fails.failure)
-            case, failure = fails.case, fails.failure
-            if kind in content.FAULTS:
-                try:
-                    case, failure = self._simpler(case, failure, self._content)
-                except _Stop as stop:
-                    if stop.cause is not None:
-                        raise stop.cause from None
-            self.found[kind] = Found(case, failure, self.found[kind].unshrunk, not self._ran_out)
+            try:
+                self.found[kind] = self._finish(fails.case, fails.failure)
+            except _Stop as stop:
+                raise stop.cause or stop from None
             self._finished.add(kind)
             self.on_shrunk(self.found[kind])
             return True
@@ -282,3 +298,17 @@ def find(
     ):
         number += 1
     return list(search.found.values())
+
+
+def again(
+    case: Case,
+    kind: str,
+    run: Callable[[Case], Verdict],
+    max_seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> Found | None:
+    """A failing case made as small as the time allows, field by field; None if it does not fail in that way.
+
+    kind: of failure, as `CheckFailure.kind` has it. run: as for `find`.
+    """
+    return Search(run, clock=clock).resume(case, bucket.fault(kind), max_seconds)

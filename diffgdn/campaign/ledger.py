@@ -123,11 +123,11 @@ class Ledger:
         """Note in the file of a finding how far it has been shrunk by now; why that failed, or None."""
         try:
             old = self._corpus.get(finding.id)
-            if finding.shrink is not None and _further(finding.shrink, old.shrink):
-                self._corpus.update(replace(old, shrink=finding.shrink))
-        except (OSError, CorpusError) as error:
-            return f"{self._corpus.path}: {error}: {finding.id} is as it was"
-        return None
+        except CorpusError as error:
+            return str(error)
+        if finding.shrink is None or not _further(finding.shrink, old.shrink):
+            return None
+        return self._corpus.keep(replace(old, shrink=finding.shrink), anew=True)[1]
 
     def _remove(self, finding: Finding, instead: Finding) -> None:
         """Delete a finding, unless the one that stands for it could not be saved."""

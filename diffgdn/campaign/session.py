@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hypothesis.strategies import SearchStrategy
 
 from diffgdn import corpus, isolate, strategies
-from diffgdn.campaign import tasks
+from diffgdn.campaign import resume, tasks
 from diffgdn.campaign.batch import Batch, Passed, case_run
 from diffgdn.campaign.worker import Setup, child_log, say
 from diffgdn.case import Case
@@ -63,6 +63,9 @@ class Session:
                 return self._run_case(task)
             if isinstance(task, tasks.Document):
                 return self._document(task)
+            if isinstance(task, tasks.Shrink):
+                device = self._runner(task.finding.target).about(None).device
+                return resume.shrink_finding(task, self._run, self._pipe, self._setup.lane, device)
             raise TypeError(f"unknown task {task!r}")
         except RunnerError as error:
             return tasks.Done(error=str(error))

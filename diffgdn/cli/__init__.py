@@ -21,6 +21,7 @@ from diffgdn.cli.options import CONTEXT
 from diffgdn.cli.replay import replay, show
 from diffgdn.cli.resolution import resolution
 from diffgdn.cli.serving import serving
+from diffgdn.cli.shrink import shrink
 
 
 @click.group(context_settings=CONTEXT)
@@ -33,7 +34,7 @@ def cli() -> None:
     """
 
 
-for command in (fuzz, calibrate, serving, replay, show, corpus, resolution, doctor):
+for command in (fuzz, calibrate, serving, replay, show, shrink, corpus, resolution, doctor):
     cli.add_command(command)
 
 

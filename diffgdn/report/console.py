@@ -167,9 +167,7 @@ class ConsoleReport:
         for line in _unreached(event):
             self._print(line, style="yellow")
         style = "yellow" if event.stopped is not None or not self._tally.cases else "bold green"
-        self._print(
-            _conclusion(self._tally, event), style="bold red" if self._tally.findings else style
-        )
+        self._print(_conclusion(self._tally, event), style="bold red" if self._tally.findings else style)
 
     def _print(self, text: str, style: str = "") -> None:
         """Text as it is: no markup, no colours by content, no line breaks in a command to be copied."""
