@@ -323,8 +323,10 @@ class _Campaign:
                 self.emit(events.CompileProgress(task.case.op, done.seconds))
             elif task.finding is not None:
                 self._replayed(task.finding, done)
-        elif isinstance(task, tasks.Document) and done.error is not None:
-            self.fault = self.fault or f"{task.finding.id}: no script or picture: {done.error}"
+        elif isinstance(task, tasks.Document):
+            self.scripts.written(task.finding)
+            if done.error is not None:
+                self.fault = self.fault or f"{task.finding.id}: no script or picture: {done.error}"
 
     def _replayed(self, finding: Finding, done: tasks.Done) -> None:
         path = self.corpus.path / f"{finding.id}.json"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from diffgdn import events
 from diffgdn.campaign import tasks
 from diffgdn.campaign.ledger import Ledger
 from diffgdn.campaign.pool import Pool
-from diffgdn.corpus import Finding
+from diffgdn.corpus import Finding, delete
 from diffgdn.events import Listener
 
 LEEWAY_SECONDS = 3.0  # beyond all limits, for a worker to answer before it is ended
@@ -65,13 +66,22 @@ class Scripts:
             self._queue.append(finding)
 
     def next(self) -> tasks.Document | None:
-        """What a worker is to write, or None."""
+        """What a worker is to write, or None. Not for a finding that a smaller one has replaced meanwhile."""
         while self._queue:
             finding = self._queue.pop(0)
-            if finding.id not in self._asked:
+            if finding.id not in self._asked and self._stands(finding):
                 self._asked.add(finding.id)
                 return tasks.Document(finding, self._folder)
         return None
+
+    def written(self, finding: Finding) -> None:
+        """A script has been written. Delete it if the finding has been replaced meanwhile."""
+        path = Path(self._folder) / f"{finding.id}.json"
+        if not self._stands(finding) and not path.exists():
+            delete(path)
+
+    def _stands(self, finding: Finding) -> bool:
+        return any(finding.id == one.id for one in self._ledger.findings)
 
     def want_missing(self) -> bool:
         """Want one for every finding that has none. Whether any is wanted."""

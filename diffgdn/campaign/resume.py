@@ -28,12 +28,13 @@ class _Resumed:
         self.last: Verdict | None = None  # of the case that was run last
 
     def clock(self) -> float:
+        """The time; past all limits once the worker has been told to stop."""
+        while self._pipe.poll():
+            self._stopped |= isinstance(self._pipe.recv(), tasks.Stop)
         return math.inf if self._stopped else time.monotonic()
 
     def run(self, case: Case | Trace, **options: Any) -> Verdict:
         """The verdict on a case. What does not come again in a fresh process counts as passing."""
-        while self._pipe.poll():
-            self._stopped |= isinstance(self._pipe.recv(), tasks.Stop)
         kind = self.finding.kind
         verdict = self._run(case, self.finding.target, kind, relation=relation_of(kind), **options)
         self.last = verdict
