@@ -18,6 +18,8 @@ import pytest
 
 from diffgdn import campaign
 from diffgdn.campaign import engine
+from diffgdn.campaign.ledger import Ledger
+from diffgdn.campaign.overtime import Scripts
 from diffgdn.case import Case, Gates, Pool, Values
 from diffgdn.cli import run
 from diffgdn.corpus import EXAMPLE, Corpus, CorpusError, Finding
@@ -238,6 +240,23 @@ def test_a_word_for_it_that_nobody_knows_is_refused(shrink: Any) -> None:
     data = json.loads(json.dumps({**data, "shrink": shrink}))
     with pytest.raises(CorpusError, match="shrink: expected"):
         Finding.from_json(data)
+
+
+def test_no_script_is_left_of_a_finding_that_a_smaller_one_has_replaced() -> None:
+    """Neither asked for when that is known, nor kept when it was under way."""
+    folder, first = Path("findings"), saved("vk")
+    ledger = Ledger(Corpus(folder))
+    scripts = Scripts(ledger, str(folder))
+    (folder / f"{first.id}.json").unlink()
+    ledger.found(first, owner=0)
+    assert scripts.want_missing()
+    smaller = replace(first, case=Case("gdn.decode"))
+    ledger.shrunk(first, smaller, owner=0)
+    assert scripts.next() is None
+    for finding in (first, smaller):
+        (folder / f"{finding.id}.py").write_text("# a script")
+        scripts.written(finding)
+    assert [path.name for path in folder.glob("*.py")] == [f"{smaller.id}.py"]
 
 
 def test_an_interrupt_in_the_middle_of_a_message_waits_until_it_is_handled(
