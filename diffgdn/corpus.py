@@ -36,6 +36,7 @@ EXAMPLE = (
 LANES = ("interpret", "gpu")
 # How far a finding was made smaller: until nothing was left to try, until time was up, or not at all.
 COMPLETE, OUT_OF_TIME, UNSHRUNK = SHRINKS = ("complete", "out of time", "none")
+UNFINISHED = {OUT_OF_TIME: "its shrink ran out of time", UNSHRUNK: "not shrunk"}
 SIDE_FILES = (".py", ".png", ".txt")
 MOST_LETTERS = 300  # of a name, a place or a reason, which are one line each
 MOST_DIGITS = 40
@@ -140,10 +141,8 @@ class Corpus:
         return target
 
     def keep(self, finding: Finding, anew: bool = False) -> tuple[Path, str | None]:
-        """Save a finding if that can be done: where it lies, or would, and in one line why it does not.
-
-        anew: also over one that is already there.
-        """
+        """Save a finding if that can be done (anew: also over one that is already there): where it lies, or
+        would, and in one line why it does not."""
         try:
             if anew:
                 write(self.path / f"{finding.id}.json", content(finding))

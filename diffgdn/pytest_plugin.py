@@ -26,10 +26,9 @@ import pytest
 
 from diffgdn import lane as lanes
 from diffgdn import pytest_options as options
-from diffgdn.corpus import COMPLETE, OUT_OF_TIME
 from diffgdn.examples import remember
 from diffgdn.isolate import RunnerError
-from diffgdn.testing import Answers, Harness, TimeUp, leaves, left_behind
+from diffgdn.testing import Answers, Harness, TimeUp, leaves, left_behind, unfinished
 
 if TYPE_CHECKING:
     from diffgdn.case import Case
@@ -205,8 +204,7 @@ def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> N
     for finding in _Active.first.values():
         harness = _harness()
         path = harness.findings.path / f"{finding.id}.json"
-        again = ["not shrunk; to take it up again:", f"    diffgdn shrink {path}"]
-        _Active.interrupted += [f"saved as {path}", *harness.documented(finding), *again]
+        _Active.interrupted += [f"saved as {path}", *harness.documented(finding), *unfinished(finding, path)]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -337,8 +335,7 @@ def diffgdn_check(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
     """check(case, target, relation) -> Verdict, for the body of a property test.
 
     target: a name (default: --diffgdn-target). relation: the one to ask instead of the oracle. A failed check
-    is raised; the case that Hypothesis ends with becomes a finding. A case that the target refuses is
-    rejected.
+    is raised; the case that Hypothesis ends with becomes a finding. What the target refuses is rejected.
     """
     from hypothesis import currently_in_test_context, reject
 
@@ -348,15 +345,15 @@ def diffgdn_check(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
         __tracebackhide__ = True
         kind = None if relation is None else f"relation_broken.{relation}"
         verdict = _Active.answers.verdict(case, target, lambda case: _harness().run(case, target, kind))
-        if verdict is not None and verdict.refused is not None and not currently_in_test_context():
+        drawn = currently_in_test_context()
+        if verdict is not None and verdict.refused is not None and not drawn:
             pytest.skip(f"{target} does not take this case: {verdict.refused}")
         if verdict is None or verdict.refused is not None:
             reject()
         if verdict.failure is not None:
-            verdict.failure.__dict__["diffgdn"] = verdict, target
-            raise verdict.failure.with_traceback(
-                None
-            )  # where diffgdn noticed says nothing; a cause keeps its own
+            verdict.failure.__dict__["diffgdn"] = verdict, target, drawn
+            # Where diffgdn noticed says nothing; a cause keeps its own.
+            raise verdict.failure.with_traceback(None)
         return verdict
 
     return check
@@ -385,13 +382,12 @@ def _save_first(verdict: Verdict, target: str) -> None:
 def _saved(failure: CheckFailure) -> str:
     """Save the finding that a test ended with, and say how to see it again."""
     verdict: Verdict
-    verdict, target = failure.__dict__["diffgdn"]
+    verdict, target, drawn = failure.__dict__["diffgdn"]
     harness, first = _harness(), _Active.first.pop(type(failure), None)
     failure = harness.explained(verdict, target)
     verdict = replace(verdict, failure=failure)
     finding = harness.finding(verdict, target, None if first is None else first.case)
-    late = _Active.answers.ran_out
-    finding = replace(finding, shrink=OUT_OF_TIME if late else COMPLETE)
+    finding = replace(finding, shrink=_Active.answers.shrunk(verdict, drawn))
     path, problem = harness.findings.keep(finding, anew=first is not None and first.id == finding.id)
     example = f"    @example(case={verdict.case!r})"
     if problem is not None:
@@ -399,6 +395,6 @@ def _saved(failure: CheckFailure) -> str:
     if first is not None and first.id != finding.id:
         harness.findings.remove(first)
     lines = [f"{type(failure).__name__}: {failure}", f"saved as {path}", *harness.documented(finding)]
-    again = ["its shrink ran out of time; to take it up again:", f"    diffgdn shrink {path}"]
-    lines += ["Reproduce with:", f"    diffgdn replay {path}", example, *(again if late else [])]
-    return "\n".join(lines)
+    return "\n".join(
+        [*lines, "Reproduce with:", f"    diffgdn replay {path}", example, *unfinished(finding, path)]
+    )

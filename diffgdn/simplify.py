@@ -29,13 +29,11 @@ FLAGS: dict[str, Any] = {
 
 
 def simplest(case: Case, fails: Callable[[Case], bool], expired: Callable[[], bool] = lambda: False) -> Case:
-    """The simplest case that still fails, as far as single steps lead, or as far as they led when time
-    expired.
+    """The simplest case that still fails, as far as single steps lead, or led when time expired.
 
     fails: whether a case fails as `case` does; it may forget that it was asked before.
     """
-    seen = {case.id}
-    best = case
+    seen, best = {case.id}, case
     while True:
         before = best
         for move in MOVES:
@@ -164,10 +162,8 @@ def _heads(case: Case) -> Iterator[Case | None]:
 
 
 def _plainer_dims(dim: int) -> Iterator[int]:
-    """Plainer values of a dimension. Who asks for another one after trying the last says that it has passed.
-
-    What fails from some value on is found by bisection between what passed and what fails. What fails for
-    some multiples of a power of two and not for the next ones, by the smallest that are no power of two.
+    """Plainer values of a dimension. To ask for another one says that the last has passed: so what fails from
+    some value on is found by bisection; what fails for multiples alone, by the smallest of the same power.
     """
     if dim == SIMPLEST_DIM:
         return
@@ -226,21 +222,23 @@ def _tail(case: Case) -> Iterator[Case | None]:
 
 
 def _plainest(case: Case) -> Iterator[Case | None]:
-    """All flags at their defaults, the pool without gaps and in fp32, with plain laws and without. So a case
-    that stays large, and has no time for one flag after the other, is at least plain.
-    """
+    """All flags at their defaults, the pool compact and in fp32, with plain laws and without: so a case that
+    stays large, and has no time for one flag after the other, is at least plain."""
     changes: dict[str, Any] = {**FLAGS, "pool": replace(case.pool, pitch=0, dtype=Pool.dtype)}
-    kept = Gates(lower_bound=case.gates.lower_bound, raw=case.gates.raw)
-    yield _changed(case, **changes, gates=kept, values=Values(state=case.values.state), edits=())
+    kept, state = _laws(case)
+    yield _changed(case, **changes, gates=kept, values=state, edits=())
     yield _changed(case, **changes)
 
 
 def _plain_laws(case: Case) -> Iterator[Case | None]:
-    kept = Gates(lower_bound=case.gates.lower_bound, raw=case.gates.raw)
-    state = Values(state=case.values.state)
+    kept, state = _laws(case)
     yield _changed(case, gates=kept, values=state, scale=None, edits=())
     yield _changed(case, gates=kept)
     yield _changed(case, values=state)
+
+
+def _laws(case: Case) -> tuple[Gates, Values]:
+    return Gates(lower_bound=case.gates.lower_bound, raw=case.gates.raw), Values(state=case.values.state)
 
 
 def _edits(case: Case) -> Iterator[Case | None]:

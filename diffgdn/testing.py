@@ -15,7 +15,7 @@ from pathlib import Path
 
 from diffgdn import corpus, isolate, simplify
 from diffgdn.case import Case
-from diffgdn.corpus import Corpus, Finding
+from diffgdn.corpus import UNFINISHED, Corpus, Finding
 from diffgdn.isolate import Runner
 from diffgdn.isolate.current import CurrentCase, current
 from diffgdn.trace import Trace, call_of
@@ -82,6 +82,12 @@ class Answers:
         if not refusals:
             return "no case ended"
         return f"no case ended: all {len(refusals)} were refused, the last: {refusals[-1]}"
+
+    def shrunk(self, verdict: Verdict, drawn: bool) -> str:
+        """How far a failing case was shrunk, one of corpus.SHRINKS. drawn: by Hypothesis, which shrinks."""
+        if not verdict.confirmed or not (drawn or isinstance(verdict.failure, FAULTS)):
+            return corpus.UNSHRUNK
+        return corpus.OUT_OF_TIME if self.ran_out else corpus.COMPLETE
 
     def _simplest(self, verdict: Verdict, run: Callable[[Case], Verdict]) -> Verdict:
         verdicts = {verdict.case.id: verdict}
@@ -209,6 +215,12 @@ def leaves(error: BaseException) -> Iterator[CheckFailure]:
             yield from leaves(inner)
     elif "diffgdn" in error.__dict__:
         yield error  # type: ignore[misc]
+
+
+def unfinished(finding: Finding, path: Path) -> list[str]:
+    """That a finding may yet become smaller, and how, in lines; none of one that has been shrunk."""
+    word = UNFINISHED.get(finding.shrink or "")
+    return [] if word is None else [f"{word}; to take it up again:", f"    diffgdn shrink {path}"]
 
 
 def left_behind(folder: Path, name: str) -> Finding | None:

@@ -7,10 +7,9 @@ import shlex
 from pathlib import Path
 
 from diffgdn import trust
-from diffgdn.corpus import OUT_OF_TIME, UNSHRUNK, Finding, printable
+from diffgdn.corpus import UNFINISHED, Finding, printable
 
 DEFAULT_CORPUS = "findings"
-UNFINISHED = {OUT_OF_TIME: "its shrink ran out of time", UNSHRUNK: "not shrunk"}
 
 
 def headline(finding: Finding) -> str:

@@ -252,3 +252,20 @@ def test_a_shrink_that_runs_out_of_time_says_so(
     result = run(project, *options)
     assert {found.shrink for found in Corpus(project.path / "findings").findings()} == {"complete"}
     assert "take it up again" not in result.stdout.str()
+
+
+def test_a_failure_that_nothing_shrinks_says_so(project: pytest.Pytester) -> None:
+    """A test of one case."""
+    project.makepyfile(
+        """
+        from diffgdn.case import Case
+
+        def test_one_case(diffgdn_check):
+            diffgdn_check(Case("gdn.decode", lens=(4,)))
+        """
+    )
+    result = run(project, "--diffgdn-isolation=none", f"--diffgdn-target={TOYS}:wrong")
+    result.assert_outcomes(failed=1)
+    assert only_finding(project).shrink == "none"
+    told = f"not shrunk; to take it up again:\n    diffgdn shrink findings/{only_finding(project).id}.json\n"
+    assert told in result.stdout.str()
