@@ -14,7 +14,7 @@ from hypothesis.strategies import SearchStrategy
 from diffgdn import bucket, shrink
 from diffgdn.campaign import tasks
 from diffgdn.case import Case
-from diffgdn.corpus import Finding
+from diffgdn.corpus import COMPLETE, OUT_OF_TIME, Finding
 from diffgdn.events import CaseRun
 from diffgdn.isolate import Familiar
 from diffgdn.verdict import CheckFailure, Verdict
@@ -64,6 +64,11 @@ class Batch:
         self._explored = 0
         self._shrinking = task.again
         self._kind: str | None = None  # of failure, that is being shrunk
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End the search before its next case; what is being shrunk stays as small as it has become."""
+        self._stopped = True
 
     def search(self, strategy: SearchStrategy[Case]) -> tasks.Done:
         task = self._task
@@ -133,10 +138,13 @@ class Batch:
         self._shrinking, self._kind = self._task.again, None
         first, since = self._announced[kind]
         smaller = self._finding(found.case, self._explain(found.case, found.failure), found.unshrunk)
+        smaller = dataclasses.replace(smaller, shrink=COMPLETE if found.complete else OUT_OF_TIME)
         self._send(tasks.Shrunk(first, smaller, time.monotonic() - since))
 
     def _clock(self) -> float:
         """Ends the search, by being late, when the cases are used up; a shrink, when all shrinks must end."""
+        if self._stopped:
+            return math.inf
         now, until = time.monotonic(), self._task.shrink_until
         if self._shrinking:
             return math.inf if until is not None and now >= until else now

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hypothesis.strategies import SearchStrategy
 
 from diffgdn import corpus, isolate, strategies
-from diffgdn.campaign import tasks
+from diffgdn.campaign import resume, tasks
 from diffgdn.campaign.batch import Batch, Passed, case_run
 from diffgdn.campaign.worker import Setup, child_log, say
 from diffgdn.case import Case
@@ -36,6 +36,7 @@ class Session:
         self._runners: dict[str, Runner] = {}
         self._strategies: dict[str, SearchStrategy[Case]] = {}
         self._passed = Passed()
+        self._batch: Batch | None = None  # the latest
         if setup.target is not None:
             self._runner(setup.target)  # a child starts while Hypothesis gets ready
 
@@ -62,6 +63,9 @@ class Session:
                 return self._run_case(task)
             if isinstance(task, tasks.Document):
                 return self._document(task)
+            if isinstance(task, tasks.Shrink):
+                device = self._runner(task.finding.target).about(None).device
+                return resume.shrink_finding(task, self._run, self._pipe, self._setup.lane, device)
             raise TypeError(f"unknown task {task!r}")
         except RunnerError as error:
             return tasks.Done(error=str(error))
@@ -133,7 +137,7 @@ class Session:
     def _explore(self, task: tasks.Explore) -> tasks.Done:
         target = self._setup.target
         assert target is not None
-        batch = Batch(
+        self._batch = batch = Batch(
             task=task,
             run=lambda case, familiar: self._run(case, target, familiar=familiar, relation=task.relation),
             send=self._pipe.send,
@@ -158,6 +162,8 @@ class Session:
             message = self._pipe.recv()
             if isinstance(message, tasks.Known):
                 keys.add(message.key)
+            elif isinstance(message, tasks.Stop) and self._batch is not None:
+                self._batch.stop()
         return keys
 
     def _strategy(self, operation: str, about: About, menu: Menu | None) -> SearchStrategy[Case]:
@@ -186,6 +192,7 @@ class Session:
             seed=self._setup.seed,
             found=corpus.today(),
             unshrunk=None if unshrunk == case else unshrunk,
+            shrink=corpus.UNSHRUNK,
         )
 
 

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from diffgdn import trust
-from diffgdn.corpus import Finding, printable
+from diffgdn.corpus import UNFINISHED, Finding, printable
 
 DEFAULT_CORPUS = "findings"
 
@@ -20,11 +20,10 @@ def headline(finding: Finding) -> str:
 
 def lines(finding: Finding, path: str | os.PathLike[str]) -> list[str]:
     """A finding for a person, in plain text. path: of its JSON file."""
-    place = f" {finding.place}" if finding.place else ""
     message = [printable(part) for part in finding.message.splitlines() if part.strip()] or ["no message"]
     out = [headline(finding), *(f"  {part}" for part in message)]
-    if place:
-        out.append(f"  at{place}")
+    if finding.place:
+        out.append(f"  at {finding.place.removeprefix('at ')}")
     if finding.trace is not None:
         out += [f"  {line}" for line in finding.trace.words()]
     out.append(f"  {(finding.trace or finding.case)!r}")
@@ -32,6 +31,9 @@ def lines(finding: Finding, path: str | os.PathLike[str]) -> list[str]:
         out.append(f"  shrunk from {size(finding)}")
     out.append("  Reproduce with:")
     out += [f"    {command}" for command in commands(finding, Path(path))]
+    if finding.shrink in UNFINISHED:
+        out.append(f"  {UNFINISHED[finding.shrink]}; to take it up again:")
+        out.append(f"    {_command('shrink', finding, Path(path))}")
     return out
 
 
@@ -53,10 +55,15 @@ def size(finding: Finding) -> str:
 
 def commands(finding: Finding, path: Path) -> list[str]:
     """Command lines that show the failure again."""
-    default = path.parent == Path(DEFAULT_CORPUS)
-    vouched = "" if trust.refusal(finding.target) is None else "--trust-targets "
-    out = [f"diffgdn replay {vouched}{shlex.quote(finding.id if default else str(path))}"]
+    out = [_command("replay", finding, path)]
     script = path.with_suffix(".py")
     if script.exists():
         out.append(f"python {shlex.quote(str(script))}")
     return out
+
+
+def _command(name: str, finding: Finding, path: Path) -> str:
+    """A command line about a finding."""
+    default = path.parent == Path(DEFAULT_CORPUS)
+    vouched = "" if trust.refusal(finding.target) is None else "--trust-targets "
+    return f"diffgdn {name} {vouched}{shlex.quote(finding.id if default else str(path))}"

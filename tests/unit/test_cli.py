@@ -128,7 +128,7 @@ def test_an_error_of_our_own_is_not_taken_for_findings(
 def steady(text: str) -> str:
     """What was printed, without what differs from run to run."""
     text = text.replace(str(TOYS), "TOYS")
-    text = re.sub(r"(exploring|finishing shrinks), .*\n", "", text)
+    text = re.sub(r"(exploring|finishing what was begun), .*\n", "", text)
     text = re.sub(r"\d+(\.\d+)? s\b", "N s", text)
     text = re.sub(r"\d+\.\d/s", "N/s", text)
     text = re.sub(r"noise \d+ %", "noise N %", text)
@@ -210,6 +210,16 @@ def test_replay_says_what_it_could_not_run(folder: Path, capsys: pytest.CaptureF
     assert "    not today\n" in out
     assert "PASSED  " in out
     assert out.endswith("\n2 ERROR, 1 PASSED\n")
+
+
+@pytest.mark.parametrize("place", ["at element 16", "slot 3", "(sequence 0, token 1)"])
+def test_where_a_finding_is_wrong_reads_as_one_phrase(
+    folder: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    found = Finding(FOUND.case, "vk", "interpret", "input_changed", "it was written", "q", place)
+    Corpus(folder / "findings").save(found)
+    assert run(["corpus", "show", found.id]) == 0
+    assert f"\n  at {place.removeprefix('at ')}\n" in capsys.readouterr().out
 
 
 def test_replay_of_an_empty_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
