@@ -1,7 +1,7 @@
 """Commands on the pages exist, cases on them evaluate, links lead somewhere.
 
 A command is a line of an indented block, or of a block fenced as console, that begins with diffgdn, make,
-python or pip. Words that stand for something of the reader's (ID, FILE.zip) are given values of their kind first.
+python or pip. Words that stand for something of the reader's (N, T, TIME) are given values of their kind.
 """
 
 from __future__ import annotations
