@@ -45,6 +45,7 @@ class Answers:
     kinds: set[type] = field(default_factory=set)
     until: float = math.inf
     _began: float | None = None
+    _error: Exception | None = None
 
     def verdict(self, case: Case, target: str, run: Callable[[Case], Verdict]) -> Verdict | None:
         """The verdict on a case, remembered or new; None for a new case once the time for shrinking is up.
@@ -59,8 +60,12 @@ class Answers:
                 return None
             self._began = now if self._began is None else self._began
             if not self.kinds and now >= self._began + self.most_seconds:
-                raise TimeUp
-            verdict = run(case)
+                raise TimeUp if self._error is None else self._error
+            try:
+                verdict = run(case)
+            except Exception as error:  # no verdict: Hypothesis asks again, and time that is up must not hide it
+                self._error = error
+                raise
             if verdict.failure is not None and type(verdict.failure) not in self.kinds:
                 self.kinds.add(type(verdict.failure))
                 self.until = time.monotonic() + SHRINK_SECONDS
