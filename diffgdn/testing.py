@@ -63,7 +63,7 @@ class Answers:
                 raise TimeUp if self._error is None else self._error
             try:
                 verdict = run(case)
-            except Exception as error:  # no verdict: Hypothesis asks again, and time that is up must not hide it
+            except Exception as error:  # Hypothesis asks again; time that is up must not hide it
                 self._error = error
                 raise
             if verdict.failure is not None and type(verdict.failure) not in self.kinds:

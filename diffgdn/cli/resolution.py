@@ -100,7 +100,7 @@ def resolution(
 def _of_each(max_cases: int, operations: int) -> int:
     """Cases of each operation. Raises Problem where there is not one for each."""
     if max_cases < operations:
-        raise Problem(f"--max-cases {max_cases}: fewer than the {operations} operations; choose some with --op")
+        raise Problem(f"--max-cases {max_cases}: fewer than {operations} operations; choose some with --op")
     return max_cases // operations
 
 
