@@ -83,7 +83,7 @@ COMMANDS = sorted(set(commands()))
 
 def words(line: str) -> list[str]:
     """The words of a command, comments and the brackets of a synopsis left out, with values put in."""
-    plain = re.sub(r"(?<= )\[(-.*?)\]", r"\1", line)
+    plain = re.sub(r"(?<= )\[(-[^|\]]*)(\|[^\]]*)?\]", r"\1", line)  # the first of alternatives
     return [STANDS_FOR.get(word, word) for word in shlex.split(plain, comments=True)]
 
 

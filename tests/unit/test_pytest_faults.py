@@ -174,7 +174,7 @@ def test_time_that_is_up_ends_exploration_but_no_shrink(monkeypatch: pytest.Monk
         ask(explores, cases[1])
     broken = testing.Answers(most_seconds=10.0)
     for _ in range(2):  # as Hypothesis does with what raised
-        with pytest.raises(BaseException, match="no target") as raised:  # a TimeUp would end this test, and pass
+        with pytest.raises(BaseException, match="no target") as raised:  # not a TimeUp
             broken.verdict(cases[0], "vk", fail)
         assert raised.type is RuntimeError
         now[0] += 10.0
