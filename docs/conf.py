@@ -42,11 +42,11 @@ ROOT_PAGES = {
 
 
 def read_from_the_root(app: Sphinx, page: str, source: list[str]) -> None:
-    """Put the text of a file at the root in the place of its page, its links as they are from docs/."""
+    """Put the text of a file at the root in the place of its page; turn links to such files to their pages."""
     if page in ROOT_PAGES:
         app.env.note_dependency(str(ROOT_PAGES[page]))
-        text = ROOT_PAGES[page].read_text().replace("](docs/", "](")
-        source[0] = re.sub(r"\]\(([A-Z]+\.md)", lambda link: f"]({link[1].lower()}", text)
+        source[0] = ROOT_PAGES[page].read_text().replace("](docs/", "](")
+    source[0] = re.sub(r"\]\((?:\.\./)*([A-Z]+)\.md", lambda link: f"](/{link[1].lower()}.md", source[0])
 
 
 def setup(app: Sphinx) -> None:
