@@ -42,7 +42,7 @@ ROOT_PAGES = {
 
 
 def read_from_the_root(app: Sphinx, page: str, source: list[str]) -> None:
-    """Put the text of a file at the root in the place of its page; turn links to such files to their pages."""
+    """Put the text of a file at the root in the place of its page; let links to such files lead there."""
     if page in ROOT_PAGES:
         app.env.note_dependency(str(ROOT_PAGES[page]))
         source[0] = ROOT_PAGES[page].read_text().replace("](docs/", "](")
