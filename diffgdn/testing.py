@@ -46,6 +46,7 @@ class Answers:
     until: float = math.inf
     ran_out: bool = False
     _began: float | None = None
+    _error: Exception | None = None
 
     def verdict(self, case: Case, target: str, run: Callable[[Case], Verdict]) -> Verdict | None:
         """The verdict on a case, remembered or new; None for a new case once the time for shrinking is up.
@@ -61,8 +62,12 @@ class Answers:
                 return None
             self._began = now if self._began is None else self._began
             if not self.kinds and now >= self._began + self.most_seconds:
-                raise TimeUp
-            verdict = run(case)
+                raise TimeUp if self._error is None else self._error
+            try:
+                verdict = run(case)
+            except Exception as error:  # Hypothesis asks again; time that is up must not hide it
+                self._error = error
+                raise
             if verdict.failure is not None and type(verdict.failure) not in self.kinds:
                 self.kinds.add(type(verdict.failure))
                 self.until = time.monotonic() + SHRINK_SECONDS

@@ -163,12 +163,21 @@ def test_time_that_is_up_ends_exploration_but_no_shrink(monkeypatch: pytest.Monk
         failure = NotFinite("gdn.decode", "o", None, "nan") if wrong else None
         return answers.verdict(case, "vk", lambda case: Verdict(case, "vk", "interpret", failure))
 
+    def fail(case: Case) -> Verdict:
+        raise RuntimeError("no target")
+
     explores = testing.Answers(most_seconds=10.0)
     assert ask(explores, cases[0]) is not None
     now[0] += 10.0
     assert ask(explores, cases[0]) is not None  # it is known
     with pytest.raises(testing.TimeUp):
         ask(explores, cases[1])
+    broken = testing.Answers(most_seconds=10.0)
+    for _ in range(2):  # as Hypothesis does with what raised
+        with pytest.raises(BaseException, match="no target") as raised:  # not a TimeUp
+            broken.verdict(cases[0], "vk", fail)
+        assert raised.type is RuntimeError
+        now[0] += 10.0
     shrinks = testing.Answers(most_seconds=10.0)
     ask(shrinks, cases[0], wrong=True)
     now[0] += 10.0
