@@ -18,7 +18,8 @@ from diffgdn.case import Case
 from diffgdn.corpus import Corpus, Finding
 from diffgdn.isolate import Runner
 from diffgdn.isolate.current import CurrentCase, current
-from diffgdn.trace import Trace, call_of
+from diffgdn.prelude import Call
+from diffgdn.trace import Trace
 from diffgdn.verdict import FAULTS, CheckFailure, KernelCrashed, PoisonLeaked, Verdict, relation_of
 
 SHRINK_SECONDS = 60.0  # for each class of failure; Hypothesis alone would take up to five minutes
@@ -120,7 +121,9 @@ class Harness:
         """The verdict on a case or a trace, which lies on disk meanwhile. Raises RunnerError."""
         runner = self.runner(target, kind)
         self._current = self._current or CurrentCase(_note(self.folder, self.name))
-        self._current.write(call_of(case), target=target, lane=self.lane)
+        in_child = isinstance(runner, isolate.Isolated)
+        call = Call(case, relation_of(kind))
+        self._current.write(call, target, lane=self.lane, in_child=in_child)
         try:
             verdict = runner.run(case, target, relation=relation_of(kind))
         finally:

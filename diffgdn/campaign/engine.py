@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffgdn import events, relations, strategies
+from diffgdn import events, relations, shrink, strategies
 from diffgdn.campaign import tasks
 from diffgdn.campaign.config import GRACE_SECONDS, Config, Outcome, shrink_seconds
 from diffgdn.campaign.ledger import Ledger
@@ -20,6 +20,7 @@ from diffgdn.campaign.rotation import Rotation
 from diffgdn.case import Case
 from diffgdn.corpus import Corpus, Finding, today
 from diffgdn.events import Listener
+from diffgdn.prelude import fitting
 
 POLL_SECONDS = 0.2
 LEEWAY_SECONDS = 3.0  # beyond all limits, for a worker to answer before it is ended
@@ -52,6 +53,7 @@ class _Campaign:
         self.ready: tasks.Ready | None = None
         self.rotation: Rotation | None = None
         self.undocumented: list[Finding] = []
+        self.unconfirmed: list[Finding] = []
         self.deaths: Counter[str] = Counter()
         self.hangs: Counter[str] = Counter()
         self.failed_starts = 0
@@ -207,7 +209,7 @@ class _Campaign:
         """Give tasks to idle workers until there are none left and all are done."""
         while True:
             for index in self.pool.idle():
-                task = self._document() or source()
+                task = self._confirm(index) or self._document() or source()
                 if task is None:
                     break
                 self.pool.give(index, task)
@@ -218,6 +220,20 @@ class _Campaign:
             give_up = None if self.rotation is None else self.rotation.give_up
             if give_up is not None and self.pool.busy() and time.monotonic() > give_up + LEEWAY_SECONDS:
                 return  # what is still running is ended with the pool; its failures are saved, unshrunk
+
+    def _confirm(self, worker: int) -> tasks.Confirm | None:
+        """What is to be asked again in fresh processes; once the time is up, it stays as it is."""
+        give_up = None if self.rotation is None else self.rotation.give_up
+        now = time.monotonic()
+        until = now + shrink.FAULT_FACTOR * shrink_seconds(self.config.max_time)
+        if give_up is not None and now >= give_up:
+            self.undocumented += self.unconfirmed
+            self.unconfirmed.clear()
+        if not self.unconfirmed:
+            return None
+        finding = self.unconfirmed.pop(0)
+        self.ledger.take(finding, worker)
+        return tasks.Confirm(finding, until if give_up is None else min(until, give_up))
 
     def _document(self) -> tasks.Document | None:
         """What is to be laid beside a finding that will not change any more."""
@@ -256,9 +272,17 @@ class _Campaign:
                 self._leave_out(message.operation, f"it hung in {MOST_HANGS} cases")
 
     def _failed(self, worker: int, message: tasks.Failed) -> None:
-        record = self.ledger.found(message.finding, worker if message.shrinks else None)
+        once = not message.finding.reproduced
+        record = self.ledger.found(
+            message.finding, worker if message.shrinks else None, final=message.again or once
+        )
         if record is not None:
             self.emit(events.FindingFound(record.finding, str(record.path)))
+            self.unconfirmed += [record.finding] if message.again else []
+            self.undocumented += [record.finding] if once else []
+            if message.again or once:
+                for index in self.pool.busy():
+                    self.pool.tell(index, tasks.Known(tasks.key(message.finding)))
         if message.shrinks:
             if self.ledger.owner(message.finding) == worker:
                 others = [index for index in self.pool.busy() if index != worker]
@@ -288,6 +312,10 @@ class _Campaign:
                 self.emit(events.CompileProgress(task.case.op, done.seconds))
             elif task.finding is not None:
                 self._replayed(task.finding, done)
+        elif isinstance(task, tasks.Confirm):
+            self.ledger.release(worker)
+            if done.error is not None:
+                self._error(task.finding.operation, done.error)
         elif isinstance(task, tasks.Document) and done.error is not None:
             self.fault = self.fault or f"{task.finding.id}: no script or picture: {done.error}"
 
@@ -297,7 +325,7 @@ class _Campaign:
             self.ledger.replayed(finding, path)
             self.emit(events.FindingReplayed(finding, str(path), "FAILED", done.failure["message"]))
         elif done.error is None and done.refused is None:
-            self.emit(events.FindingReplayed(finding, str(path), "FIXED"))
+            self.emit(events.FindingReplayed(finding, str(path), "FIXED" if finding.reproduced else "FLAKY"))
         else:
             self.emit(events.FindingReplayed(finding, str(path), "REFUSED", done.error or done.refused))
 
@@ -327,7 +355,7 @@ class _Campaign:
         if isinstance(task, tasks.RunCase) and task.finding is not None:
             self._replayed(task.finding, tasks.Done(failure={"message": died.reason}))
             return
-        if isinstance(task, tasks.Document):
+        if isinstance(task, tasks.Document | tasks.Confirm):
             return  # it is about a finding already
         finding = Finding(
             case=case,
@@ -338,10 +366,12 @@ class _Campaign:
             versions={} if self.ready is None else self.ready.versions,
             seed=self.config.seed,
             found=today(),
+            prelude=fitting(died.calls[:-1]),
+            reproduced=False,  # so far
         )
         record = self.ledger.found(finding, None, final=True)
         if record is not None:
-            self.undocumented.append(finding)
+            self.unconfirmed.append(finding)
             self.emit(events.FindingFound(record.finding, str(record.path)))
 
     def _leave_out(self, operation: str, reason: str) -> None:

@@ -112,7 +112,7 @@ def test_what_is_written_in_a_version_stays_as_it_was(name: str) -> None:
 @pytest.mark.parametrize(
     ("inside", "name", "reads"),
     [
-        ((), "finding-1-case-1", "1"),
+        ((), "finding-1-case-1", "1 to 2"),
         (("case",), "finding-1-case-1", "1 to 2"),
         (("unshrunk",), "finding-1-case-1", "1 to 2"),
         (("trace",), "finding-1-trace-1", "1"),
