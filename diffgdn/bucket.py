@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # A wrong number is one failure: whether it is held to a bound or to the last bit is for the case to say.
 FAULTS = {"beyond_bound": "wrong", "not_exact": "wrong"}
 COMPANY = AFTER, ONCE = "after other calls", "seen once"
+HEAP = "damages the heap"  # the region of a crash that comes later, in whatever runs then
 STATES = ("state", "final")  # the same state, in the pool and as it is returned
 PLACE = re.compile(r"(sequence|token|chunk|head|V|K) (\d+)")
 
@@ -95,5 +96,5 @@ def _first_word(message: str) -> str:
 
 def _end(message: str) -> str:
     """How a process ended."""
-    found = re.search(r"damages the heap|SIG[A-Z]+|exit status -?\d+|GPU context", message)
+    found = re.search(rf"{HEAP}|SIG[A-Z]+|exit status -?\d+|GPU context", message)
     return found.group() if found else ""

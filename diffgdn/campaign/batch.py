@@ -46,7 +46,8 @@ class Batch:
     run: gives the verdict on a case, as `Runner.run`. confirm: asks a failing one again in a fresh process.
     doubts: how often failures were met that may be those of a finding that takes other calls before it.
     send: takes events and answers for the campaign. listen: gives what other workers have found since it was
-    last asked. finding: makes one of what was confirmed and the case it was first seen on. explain: gives a failure in more words.
+    last asked. finding: makes one of what was confirmed and the case it was first seen on. explain: gives a
+    failure in more words.
     """
 
     def __init__(
@@ -129,13 +130,14 @@ class Batch:
 
     def _is_to_be_asked(self, verdict: Verdict) -> bool:
         """Whether to ask a failure again that no finding stands for. Where one of its kind takes other calls
-        before it, or was seen once, it will mostly be that: it is asked the first time, the second, the
-        fourth and so on, as each time takes a process.
+        before it, was seen once, or damages the heap for others, it will mostly be that: it is asked the
+        first time, the second, the fourth and so on, as each time takes a process.
         """
         assert verdict.failure is not None
         key = self._key(verdict.case, verdict.failure)
-        doubtful = {key._replace(fault=f"{key.fault}, {word}", region="") for word in bucket.COMPANY}
-        if not doubtful & self._known:
+        doubtful = {f"{key.fault}, {word}" for word in bucket.COMPANY}
+        damage = [one for one in self._known if one.region == bucket.HEAP and one.fault == key.fault]
+        if not damage and not any(one.fault in doubtful and one[:2] == key[:2] for one in self._known):
             return True
         self._doubts[key] += 1
         return self._doubts[key].bit_count() == 1

@@ -21,7 +21,7 @@ from diffgdn.corpus import Finding
 from diffgdn.isolate import About, Familiar, Runner, RunnerError, SetupError, unfamiliar
 from diffgdn.isolate.confirm import Confirm, Confirmed, again, apart
 from diffgdn.isolate.current import CurrentCase
-from diffgdn.isolate.isolated import DAMAGED
+from diffgdn.isolate.messages import DAMAGED
 from diffgdn.prelude import Call, fitting
 from diffgdn.trace import Trace, call_of
 from diffgdn.verdict import FAULTS, CheckFailure, PoisonLeaked, Verdict

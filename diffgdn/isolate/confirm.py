@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from diffgdn import bucket
 from diffgdn.isolate.company import simpler, with_less
-from diffgdn.isolate.isolated import DAMAGED
+from diffgdn.isolate.messages import DAMAGED
 from diffgdn.prelude import Call, fitting
 from diffgdn.verdict import FAULTS, CheckFailure, KernelCrashed, Verdict
 
@@ -102,10 +102,14 @@ class Confirm:
             if alone.failure is not None:
                 return Confirmed(call, alone)
             verdict = _said(verdict, f"{_message(verdict)}; {NOT_AGAIN}")
+        calls, crash = (*verdict.before, call), isinstance(verdict.failure, KernelCrashed)
+        if crash:
+            _, alone = self._fresh.afresh((call,), self._target, looks=(0,))
+            if isinstance(alone.failure, KernelCrashed):
+                return Confirmed(call, alone, heap=True)
         if not verdict.before:
             return Confirmed(call, verdict, reproduced=False)
-        calls, crash = (*verdict.before, call), isinstance(verdict.failure, KernelCrashed)
-        looks = range(LOOK_EVERY - 1, len(calls), LOOK_EVERY) if crash else ()
+        looks = {*range(LOOK_EVERY - 1, len(calls), LOOK_EVERY), len(calls) - 1} if crash else ()
         at, company = self._fresh.afresh(calls, self._target, looks=looks)
         if isinstance(company.failure, KernelCrashed) and (crash or at < len(calls) - 1):
             return self._culprit(calls[: at + 1], company)

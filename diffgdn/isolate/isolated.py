@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffgdn.case import Case
-from diffgdn.isolate.messages import About, Answer, Familiar, Request, RunnerError, SetupError, unfamiliar
+from diffgdn.isolate.messages import (
+    DAMAGED,
+    About,
+    Answer,
+    Familiar,
+    Request,
+    RunnerError,
+    SetupError,
+    unfamiliar,
+)
 from diffgdn.isolate.process import START_SECONDS, Ended, Process, TimedOut, host_memory
 from diffgdn.prelude import Call
 from diffgdn.trace import Trace, call_of
@@ -26,7 +35,6 @@ PATIENCE = 20
 LEAST_SECONDS = {"interpret": 10.0, "gpu": 30.0}
 SPARES = 1  # children kept ready from the first fault on: a start takes seconds, most children never fail
 MOST_FAILED_STARTS = 3
-DAMAGED = "it damages the heap of the process"
 MEMORY_SHARE = 0.5  # of the machine's, that a child may occupy
 
 
