@@ -1,4 +1,4 @@
-"""The script of a finding that takes other calls before it in the same process, or a look at its heap after it.
+"""The script of a finding that takes other calls before it in its process, or a look at its heap after it.
 
 It runs the calls through diffgdn, in the order in which they have to come."""
 
