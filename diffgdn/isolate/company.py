@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 
@@ -11,6 +10,7 @@ from diffgdn.case import Case
 from diffgdn.prelude import Call
 
 Expired = Callable[[], bool]
+SIZES = ("H", "HV", "K", "V", "chunk_size")
 LIKEST = 3  # single calls that are tried first
 
 
@@ -20,37 +20,30 @@ def with_less(
     """The shortest part of a prelude that still makes a call fail, as far as it was found in time.
 
     First the calls that are most like the failing one, each alone: what is kept under too short a key is met
-    by a call that shares the key. Then halves, quarters and so on, and what is left without each.
+    by a call that shares the key. Else one call that matters after the other, the latest first: it is the
+    last of the shortest beginning that fails, with those already known after it, which is found by bisection.
     """
     if len(prelude) < 2:
         return prelude
-    likest = sorted(prelude, key=lambda one: -_likeness(one, call))[:LIKEST]
-    for one in likest:
+    for one in sorted(prelude, key=lambda one: -_likeness(one, call))[:LIKEST]:
         if expired():
             return prelude
         if fails((one,)):
             return (one,)
-    parts = 2
-    while len(prelude) > 1 and not expired():
-        for candidate in _parts(prelude, parts):
-            if expired():
-                return prelude
-            if fails(candidate):
-                prelude, parts = candidate, 2
-                break
-        else:
-            if parts >= len(prelude):
-                break
-            parts = min(len(prelude), 2 * parts)
-    return prelude
-
-
-def _parts(calls: tuple[Call, ...], count: int) -> Iterator[tuple[Call, ...]]:
-    """So many parts of a list, the last first, and what is left without each."""
-    bounds = [len(calls) * n // count for n in range(count + 1)]
-    spans = list(itertools.pairwise(bounds))[::-1]
-    yield from (calls[start:stop] for start, stop in spans)
-    yield from (calls[:start] + calls[stop:] for start, stop in spans if count > 2)
+    known: tuple[Call, ...] = ()
+    best, rest = prelude, prelude
+    while rest and not expired():
+        passes, enough = 0, len(rest)  # calls from the beginning
+        while enough - passes > 1 and not expired():
+            middle = (passes + enough) // 2
+            if fails((*rest[:middle], *known)):
+                enough, best = middle, (*rest[:middle], *known)
+            else:
+                passes = middle
+        known, rest = (rest[enough - 1], *known), rest[: enough - 1]
+        if not expired() and (not rest or fails(known)):
+            return known if rest or fails(known) else best
+    return best
 
 
 def _likeness(one: Call, other: Call) -> int:
@@ -67,12 +60,13 @@ def simpler(
     fails: Callable[[tuple[Call, ...], Call], bool],
     expired: Expired,
 ) -> tuple[tuple[Call, ...], Call]:
-    """A prelude and a call that fail together and are simpler, where both are cases."""
-    if len(prelude) == 1:
-        for pair in _bare(prelude[0], call):
-            if not expired() and fails(pair[:1], pair[1]):
-                prelude, call = pair[:1], pair[1]
-                break
+    """A prelude and a call that fail together and are simpler, where they are cases."""
+    for first, second, barest in _bare(prelude[0], call) if len(prelude) == 1 else ():
+        if not expired() and fails((first,), second):
+            prelude, call = (first,), second
+            if barest:
+                return prelude, call
+            break
     if isinstance(call.subject, Case):
         smallest = simplify.simplest(
             call.subject, lambda case: fails(prelude, replace(call, subject=case)), expired
@@ -93,24 +87,26 @@ def _put(prelude: tuple[Call, ...], number: int, case: Case) -> tuple[Call, ...]
     return (*prelude[:number], replace(prelude[number], subject=case), *prelude[number + 1 :])
 
 
-def _bare(first: Call, second: Call) -> Iterator[tuple[Call, Call]]:
-    """Two cases at their simplest but for what sets them apart: what they share is rarely what matters."""
+def _bare(first: Call, second: Call) -> Iterator[tuple[Call, Call, bool]]:
+    """Two cases at their simplest but for what sets them apart, as what they share rarely matters: the dtype
+    alone, and whether nothing is left to leave out then; else all flags and sizes.
+    """
     a, b = first.subject, second.subject
     if not isinstance(a, Case) or not isinstance(b, Case):
         return
-    apart = [spec.name for spec in fields(Case) if getattr(a, spec.name) != getattr(b, spec.name)]
-    plain = [name for name in apart if name in simplify.FLAGS or name in ("H", "HV", "K", "V", "chunk_size")]
-    for keep in dict.fromkeys((tuple(name for name in plain if name in ("dtype",)), tuple(plain))):
+    apart = [name for name in (*SIZES, *simplify.FLAGS) if getattr(a, name) != getattr(b, name)]
+    for keep in dict.fromkeys((tuple({"dtype"} & set(apart)), tuple(apart))):
         try:
-            pair = tuple(
-                replace(
-                    call,
-                    subject=replace(
-                        simplify.bare(case, 1, 0) or case, **{name: getattr(case, name) for name in keep}
-                    ),
-                )
-                for call, case in ((first, a), (second, b))
-            )
+            one, other = (_simplest(a, keep), _simplest(b, keep))
         except ValueError:
             continue
-        yield pair[0], pair[1]
+        yield replace(first, subject=one), replace(second, subject=other), set(keep) <= {"dtype"}
+
+
+def _simplest(case: Case, keep: tuple[str, ...]) -> Case:
+    """The simplest case of an operation with some fields of this one. Raises ValueError where they do not
+    fit."""
+    bare = simplify.bare(case, 1, 0)
+    if bare is None:
+        raise ValueError("no simplest case")
+    return replace(bare, **{name: getattr(case, name) for name in keep})

@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
-
-from diffgdn import bucket, campaign, corpus, events, strategies
+from diffgdn import bucket, campaign, cli, corpus, events, strategies
 from diffgdn.campaign import engine, replay, tasks
 from diffgdn.campaign.batch import Batch, Passed
 from diffgdn.case import Case, Pool
-from diffgdn.cli import main
 from diffgdn.corpus import Corpus, Finding
 from diffgdn.isolate import Isolated
 from diffgdn.isolate.company import with_less
@@ -115,7 +112,7 @@ def test_the_heap_of_a_process_is_walked_to_its_end() -> None:
     assert re.fullmatch(r"the block 0x\w+ bytes into the heap has a size of 0x4141414141414140", after)
 
 
-def test_a_prelude_is_halved_to_the_calls_that_matter() -> None:
+def test_a_prelude_is_bisected_to_the_calls_that_matter() -> None:
     calls = tuple(Call(Case("gdn.update", lens=(length,))) for length in range(1, 41))
     needed, runs = {calls[7], calls[29]}, []
 
@@ -124,7 +121,7 @@ def test_a_prelude_is_halved_to_the_calls_that_matter() -> None:
         return needed <= set(part)
 
     assert with_less(calls, fails, Call(FULL), lambda: False) == (calls[7], calls[29])
-    assert len(runs) < 60
+    assert len(runs) < 20
     assert with_less(calls, fails, Call(FULL), lambda: True) == calls
 
 
@@ -137,7 +134,7 @@ def run(target: str, folder: Path, **options: Any) -> tuple[campaign.Outcome, li
     config = campaign.Config(f"{FAULTS}:{target}", ("gdn.decode",), "interpret", corpus=folder, **given)
     told: list[events.Event] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "shrink_seconds", lambda max_time: 600.0)
+        patch.setattr(engine, "shrink_seconds", lambda max_time: 30.0)
         return campaign.run(config, told.append), told
 
 
@@ -147,7 +144,7 @@ def statuses(findings: Sequence[Finding], repeat: int = 2) -> list[str]:
 
 @pytest.mark.parametrize("isolation", ["child", "none"])
 def test_a_campaign_saves_what_depends_on_history_with_it(
-    tmp_path: Path, isolation: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, isolation: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Shown, replayed and written as such; FIXED once it is, and not before."""
     outcome, _ = run("cached", tmp_path, isolation=isolation)
@@ -158,7 +155,8 @@ def test_a_campaign_saves_what_depends_on_history_with_it(
     assert bucket.of(found).fault == "wrong, after other calls"
     path = tmp_path / f"{found.id}.json"
     arguments = [str(path), "--trust-targets", "--lane", "interpret"]
-    shown = CliRunner().invoke(main, ["show", *arguments]).output
+    assert cli.run(["show", *arguments]) == 0
+    shown = capsys.readouterr().out
     assert "depends on what ran before: alone it passes, after 1 call in the same process it fails" in shown
     assert f"    {found.prelude[0].subject!r}\n  and then\n  {found.case!r}\n" in shown
     assert "Run again: FAILED" in shown
