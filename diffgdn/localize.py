@@ -77,8 +77,8 @@ def _tokens(case: Case, hit: list[int]) -> list[str]:
 
 
 def _where_from(case: Case, hit: list[int]) -> str:
-    """What is suspect where no first chunk is wrong. A wrong state that a chunk hands on reaches all the chunks
-    after it; where the last of several is wrong alone, what is special about it is as likely.
+    """What is suspect where no first chunk is wrong. A wrong state that a chunk hands on reaches all the
+    chunks after it; where the last of several is wrong alone, what is special about it is as likely.
     """
     size, wrong = case.chunk_size, list[tuple[set[int], int]]()
     for n, length in enumerate(case.lens):

@@ -144,7 +144,7 @@ def _sequences(case: Case) -> Iterator[Case | None]:
     """One of few, half of many, then all but a part: of many each alone would take as many runs."""
     count = len(case.lens)
     everyone = tuple(range(count))
-    kept = [(n,) for n in everyone] if 1 < count <= FEW else []
+    kept: list[tuple[int, ...]] = [(n,) for n in everyone] if 1 < count <= FEW else []
     if count > 3:
         kept += [everyone[: count // 2], everyone[count // 2 :]]
     size = count // 4 if count > FEW else 1
@@ -166,8 +166,8 @@ def _heads(case: Case) -> Iterator[Case | None]:
 def _plainer_dims(dim: int) -> Iterator[int]:
     """Plainer values of a dimension. Who asks for another one after trying the last says that it has passed.
 
-    What fails from some value on is found by bisection between what passed and what fails. What fails for some
-    multiples of a power of two and not for the next ones, by the smallest that are no power of two.
+    What fails from some value on is found by bisection between what passed and what fails. What fails for
+    some multiples of a power of two and not for the next ones, by the smallest that are no power of two.
     """
     if dim == SIMPLEST_DIM:
         return

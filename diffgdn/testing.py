@@ -9,7 +9,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class Answers:
     """The verdicts of one test, so that a case has one answer, and an end to the time that it takes.
 
     first: called with the first failure of each class and the target, when it is seen. most_seconds: of
-    exploration.
+    exploration. ran_out: whether a shrink ran out of time.
     """
 
     first: Callable[[Verdict, str], None] = lambda verdict, target: None
@@ -44,6 +44,7 @@ class Answers:
     verdicts: dict[tuple[str, str], Verdict] = field(default_factory=dict)
     kinds: set[type] = field(default_factory=set)
     until: float = math.inf
+    ran_out: bool = False
     _began: float | None = None
 
     def verdict(self, case: Case, target: str, run: Callable[[Case], Verdict]) -> Verdict | None:
@@ -56,6 +57,7 @@ class Answers:
         if key not in self.verdicts:
             now = time.monotonic()
             if now >= self.until:
+                self.ran_out |= self.until > -math.inf
                 return None
             self._began = now if self._began is None else self._began
             if not self.kinds and now >= self._began + self.most_seconds:
@@ -71,6 +73,16 @@ class Answers:
             self.verdicts[key] = replace(verdict, comparison=None)  # tensors, of which a shrink may see many
         return self.verdicts[key]
 
+    @property
+    def nothing(self) -> str | None:
+        """Why no case has ended, in one line; None if one has."""
+        refusals = [verdict.refused for verdict in self.verdicts.values()]
+        if None in refusals:
+            return None
+        if not refusals:
+            return "no case ended"
+        return f"no case ended: all {len(refusals)} were refused, the last: {refusals[-1]}"
+
     def _simplest(self, verdict: Verdict, run: Callable[[Case], Verdict]) -> Verdict:
         verdicts = {verdict.case.id: verdict}
 
@@ -81,8 +93,11 @@ class Answers:
             verdicts[case.id] = again
             return True
 
-        smallest = simplify.simplest(verdict.case, fails, lambda: time.monotonic() >= self.until)
-        return verdicts[smallest.id]
+        def expired() -> bool:
+            self.ran_out |= time.monotonic() >= self.until
+            return self.ran_out
+
+        return verdicts[simplify.simplest(verdict.case, fails, expired).id]
 
 
 class Harness:
@@ -90,12 +105,20 @@ class Harness:
 
     isolation: as asked, or None. findings: the folder that findings are saved to. folder: where the case that
     runs is noted and children print to, under the name of this process; None for one of its own.
+    hang_seconds: after which a child's case counts as hung; None for what suits the lane.
     """
 
     def __init__(
-        self, lane: str, isolation: str | None, findings: Path, name: str = "main", folder: Path | None = None
+        self,
+        lane: str,
+        isolation: str | None,
+        findings: Path,
+        name: str = "main",
+        folder: Path | None = None,
+        hang_seconds: float | None = None,
     ) -> None:
         self.lane, self.isolation, self.findings, self.name = lane, isolation, Corpus(findings), name
+        self.hang_seconds = hang_seconds
         self._own = None if folder is not None else Path(tempfile.mkdtemp(prefix="diffgdn-"))
         self.folder = folder or self._own or Path()
         self._current: CurrentCase | None = None
@@ -113,7 +136,8 @@ class Harness:
         asked = "child" if kind in FAULT_KINDS and not self.isolation else self.isolation
         way = isolate.chosen(asked, target, self.lane)
         if way not in self._runners:
-            self._runners[way] = isolate.runner(way, self.lane, self.folder / f"{self.name}.log")
+            log = self.folder / f"{self.name}.log"
+            self._runners[way] = isolate.runner(way, self.lane, log, self.hang_seconds)
         return self._runners[way]
 
     def run(self, case: Case | Trace, target: str, kind: str | None = None) -> Verdict:
@@ -144,6 +168,16 @@ class Harness:
             self._device = self.runner(target).about(None).device
         return _finding(verdict.case, target, verdict.lane, failure, self._device, unshrunk)
 
+    def documented(self, finding: Finding) -> list[str]:
+        """Lay a script, and a picture, beside a finding's file; what they are, in lines."""
+        try:
+            runner, picture = self.runner(finding.target, finding.kind), finding.kind not in FAULT_KINDS
+            script, *pictures = runner.document(finding, self.findings.path, picture)
+            return [f"script {script}", *(f"picture {one}" for one in pictures)]
+        except Exception as error:
+            # The finding is on disk and must be told; what else is made of it may fail, and says so.
+            return [f"no script or picture: {type(error).__name__}: {error}"]
+
 
 def _finding(
     case: Case,
@@ -164,7 +198,17 @@ def _finding(
         versions=corpus.versions(device),
         found=corpus.today(),
         unshrunk=None if unshrunk == case else unshrunk,
+        shrink=corpus.UNSHRUNK,
     )
+
+
+def leaves(error: BaseException) -> Iterator[CheckFailure]:
+    """The checked failures in an exception, which Hypothesis groups where there are several."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    elif "diffgdn" in error.__dict__:
+        yield error  # type: ignore[misc]
 
 
 def left_behind(folder: Path, name: str) -> Finding | None:

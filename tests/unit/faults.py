@@ -222,6 +222,10 @@ raising = Planted("raising", fail, always)
 waiting = Planted("waiting", wait_to_be_killed, always)
 dirty = Planted("dirty", second_case_crashes, from_three_tokens)
 
+endless_decode = Planted("endless_decode", hang, always, operations=("gdn.decode", "kda.decode"))
+never_gdn = Planted(
+    "never_gdn", hang, lambda case: case.op == "gdn.decode", operations=("gdn.decode", "kda.decode")
+)
 stuck = Planted("stuck", strike_and_hang, always, operations=("gdn.decode",))
 counting = Planted("counting", count, always, operations=("gdn.decode",))
 

@@ -153,7 +153,7 @@ def test_operations_that_no_trace_called_are_named_and_are_no_success(
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ("--target TOYS:refusing --max-traces 2", "no trace ended: gdn.decode: all 2 traces refused: not tod"),
+        ("--target TOYS:refusing --max-traces 2", "no trace ended: gdn.decode: all 2 traces refused: not"),
         ("--target eager --max-time 0.001s", "no trace ended: .*: none within 0.001 s"),
         ("--target TOYS:right --family kda --max-traces 1", "TOYS:right has none of kda.extend, .*"),
     ],
