@@ -151,6 +151,11 @@ def spoil(case: Case, results: dict[str, torch.Tensor]) -> None:
     results["o"].view(-1)[0] += 1
 
 
+def strike_and_spoil(case: Case, results: dict[str, torch.Tensor]) -> None:
+    strike()
+    spoil_slowly(case, results)
+
+
 def spoil_slowly(case: Case, results: dict[str, torch.Tensor]) -> None:
     """So that a shrink takes a while."""
     time.sleep(0.5)
@@ -247,6 +252,7 @@ killed_once = Planted("killed_once", die_once, from_three_tokens, operations=("g
 flaky = Planted("flaky", fail_every_third_time, always, operations=("gdn.packed_decode",))
 wrong = Planted("wrong", spoil, from_three_tokens, operations=("gdn.decode",))
 slowly_wrong = Planted("slowly_wrong", spoil_slowly, from_three_tokens, operations=("gdn.decode",))
+telling_wrong = Planted("telling_wrong", strike_and_spoil, from_three_tokens, operations=("gdn.decode",))
 crashing = Planted("crashing", crash, from_three_tokens, operations=("gdn.decode",))
 deadly = Planted("deadly", die, from_three_tokens, operations=("gdn.decode",))
 

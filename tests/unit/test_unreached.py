@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from diffgdn import campaign, events
+from diffgdn.campaign import engine
 from diffgdn.campaign.reach import Reach, problem
 from diffgdn.cli import run
 from diffgdn.corpus import Corpus
@@ -28,11 +29,14 @@ def explore(target: str, folder: Path, **options: Any) -> tuple[campaign.Outcome
 
 
 @pytest.mark.parametrize("isolation", ["child", "none"])
-def test_a_hang_is_found_though_the_time_is_up_before_its_limit(tmp_path: Path, isolation: str) -> None:
+def test_a_hang_is_found_though_all_time_is_up_before_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolation: str
+) -> None:
     """The case in flight is waited for, and told of; the finding says that it is not shrunk, and has a
     script.
     """
-    limits: dict[str, Any] = {"max_time": 1.0, "hang_seconds": 16.0 if isolation == "none" else HANG_SECONDS}
+    monkeypatch.setattr(engine, "GRACE_SECONDS", 0.0)
+    limits: dict[str, Any] = {"max_time": 1.0, "hang_seconds": HANG_SECONDS}
     outcome, told = explore(f"{FAULTS}:endless_decode", tmp_path, isolation=isolation, **limits)
     (found,) = outcome.findings
     assert (found.kind, found.unshrunk, outcome.exit_code) == ("hung", None, 1)
@@ -41,7 +45,7 @@ def test_a_hang_is_found_though_the_time_is_up_before_its_limit(tmp_path: Path, 
     assert Corpus(tmp_path).findings() == [found]
     assert (tmp_path / f"{found.id}.py").exists()
     (awaited,) = [event for event in told if isinstance(event, events.CaseAwaited)]
-    assert (awaited.operation, awaited.most) == ("gdn.decode", limits["hang_seconds"])
+    assert (awaited.operation, awaited.most) == ("gdn.decode", HANG_SECONDS)
 
 
 def test_operations_that_a_hanging_one_kept_the_worker_from_are_named(
