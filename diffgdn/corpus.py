@@ -37,6 +37,8 @@ EXAMPLE = (
     "example"  # the kind of an entry that never failed: a case chosen by hand because it is easy to get wrong
 )
 LANES = ("interpret", "gpu")
+# How far a finding was made smaller: until nothing was left to try, until time was up, or not at all.
+COMPLETE, OUT_OF_TIME, UNSHRUNK = SHRINKS = ("complete", "out of time", "none")
 SIDE_FILES = (".py", ".png", ".txt")
 MOST_LETTERS = 300  # of a name, a place or a reason, which are one line each
 MOST_DIGITS = 40
@@ -54,9 +56,10 @@ class Finding:
     kind, message, tensor and place are those of the failed check (`checks.CheckFailure`). versions: of what
     ran it, by name. seed: of the campaign. found: the date, in ISO form. unshrunk: the case on which the
     failure was first seen, if it was larger. trace: where a serving loop failed, what it did; case is then
-    its last call. prelude: calls of the same target that have to run before it in the same process for it to
-    fail; none for most. reproduced: False where it failed once and never again, alone or after the calls
-    that had run before it, which are then its prelude."""
+    its last call. shrink: one of SHRINKS; None where nobody knows, as in older files. prelude: calls of the
+    same target that have to run before it in the same process for it to fail; none for most. reproduced:
+    False where it failed once and never again, alone or after the calls that had run before it, which are
+    then its prelude."""
 
     case: Case
     target: str
@@ -70,6 +73,7 @@ class Finding:
     found: str = ""
     unshrunk: Case | None = None
     trace: Trace | None = None
+    shrink: str | None = None
     prelude: tuple[Call, ...] = ()
     reproduced: bool = True
 
@@ -113,6 +117,8 @@ class Finding:
             del plain["prelude"], plain["reproduced"]
         else:
             cases["prelude"] = [call.to_json() for call in self.prelude]
+        if self.shrink is None:
+            del plain["shrink"]  # older findings have no such field
         return {
             "format_version": self.format_version,
             "operation": self.operation,
@@ -160,9 +166,14 @@ class Corpus:
             write(target, content(finding))
         return target
 
-    def keep(self, finding: Finding) -> tuple[Path, str | None]:
-        """Save a finding if that can be done: where it lies, or would, and in one line why it does not."""
+    def keep(self, finding: Finding, anew: bool = False) -> tuple[Path, str | None]:
+        """Save a finding if that can be done: where it lies, or would, and in one line why it does not.
+
+        anew: also over one that is already there.
+        """
         try:
+            if anew:
+                write(self.path / f"{finding.id}.json", content(finding))
             return self.save(finding), None
         except OSError as error:
             reason = f"{self.path}: {error.strerror or error}: {finding.id} is not saved"
@@ -334,10 +345,11 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "found": (str,),
     "unshrunk": (dict, type(None)),
     "trace": (dict,),
+    "shrink": (str,),
     "prelude": (list,),
     "reproduced": (bool,),
 }
-OPTIONAL = {"trace"}
+OPTIONAL = {"trace", "shrink"}
 LATER = {"prelude", "reproduced"}  # fields of version 2
 Subject = TypeVar("Subject", Case, Trace)
 KIND = re.compile(r"[a-z][a-z_]{0,39}(\.[a-z_]{1,40})?")
@@ -371,6 +383,8 @@ def _parse(data: Any) -> Finding:
         raise CorpusError(f"kind: expected a word such as beyond_bound, got {body['kind']!r:.40}")
     if body["lane"] not in LANES:
         raise CorpusError(f"lane: expected {' or '.join(LANES)}, got {body['lane']!r:.40}")
+    if body.get("shrink", COMPLETE) not in SHRINKS:
+        raise CorpusError(f"shrink: expected {', '.join(SHRINKS)}, got {body['shrink']!r:.40}")
     if body["found"]:
         _date(body["found"])
     for name in ("case", "unshrunk"):

@@ -26,12 +26,13 @@ import pytest
 
 from diffgdn import lane as lanes
 from diffgdn import pytest_options as options
+from diffgdn.corpus import COMPLETE, OUT_OF_TIME
 from diffgdn.examples import remember
 from diffgdn.isolate import RunnerError
 from diffgdn.isolate.confirm import Confirmed
 from diffgdn.prelude import Call
 from diffgdn.report.finding import company
-from diffgdn.testing import FAULT_KINDS, Answers, Harness, TimeUp
+from diffgdn.testing import Answers, Harness, TimeUp, leaves
 
 if TYPE_CHECKING:
     from diffgdn.case import Case
@@ -61,6 +62,7 @@ class _Active:
     first: ClassVar[dict[type, Finding]] = {}
     saved: ClassVar[set[str]] = set()
     left_behind: str | None = None
+    interrupted: ClassVar[list[str]] = []  # lines about what was being shrunk
     repeats: bool = False  # a seed was given
 
 
@@ -124,6 +126,7 @@ def _make_harness(config: pytest.Config) -> None:
         Path(config.getoption("--diffgdn-corpus")),
         name,
         None if folder is None else Path(folder),
+        config.getoption("--diffgdn-hang-after"),
     )
 
 
@@ -188,11 +191,27 @@ def _draw_from_its_own_stream(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
-    """Time that is up ends a test that has found nothing."""
+    """Time that is up ends a test that found nothing. One in which no case ended fails with the reason."""
+    from hypothesis.errors import Unsatisfiable, UnsatisfiedAssumption
+
     try:
         return (yield)
-    except TimeUp:
-        return True
+    except (TimeUp, Unsatisfiable, UnsatisfiedAssumption) as error:
+        nothing = _Active.answers.nothing
+        if nothing is not None and "diffgdn_check" in pyfuncitem.fixturenames:
+            raise pytest.fail.Exception(nothing, pytrace=False) from None
+        if isinstance(error, TimeUp):
+            return True
+        raise
+
+
+def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """What was found last is left whole, and told of."""
+    for finding in _Active.first.values():
+        harness = _harness()
+        path = harness.findings.path / f"{finding.id}.json"
+        again = ["not shrunk; to take it up again:", f"    diffgdn shrink {path}"]
+        _Active.interrupted += [f"saved as {path}", *harness.documented(finding), *again]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -246,6 +265,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for line in _Active.interrupted:
+        terminalreporter.write_line(line)
     skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
     reasons = [text[2] for text in skipped if isinstance(text, tuple) and NEEDS_GPU in text[2]]
     if reasons:
@@ -330,7 +351,7 @@ def diffgdn_check(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
     is raised; the case that Hypothesis ends with becomes a finding. A case that the target refuses is
     rejected.
     """
-    from hypothesis import reject
+    from hypothesis import currently_in_test_context, reject
 
     chosen: str = request.config.getoption("--diffgdn-target")
 
@@ -340,6 +361,8 @@ def diffgdn_check(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
         verdict = _Active.answers.verdict(
             case, target, lambda case: _harness().run(case, target, kind), relation
         )
+        if verdict is not None and verdict.refused is not None and not currently_in_test_context():
+            pytest.skip(f"{target} does not take this case: {verdict.refused}")
         if verdict is None or verdict.refused is not None:
             reject()
         if verdict.failure is not None:
@@ -357,7 +380,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Save what a failing test ended with, and say under its traceback how to run it again."""
     report = yield
     if call.when == "call" and call.excinfo is not None and report.failed:
-        text = "\n\n".join(_saved(failure) for failure in _leaves(call.excinfo.value))
+        text = "\n\n".join(_saved(failure) for failure in leaves(call.excinfo.value))
         if text:
             report.sections.append(("diffgdn", text))
     return report
@@ -373,15 +396,6 @@ def _save_first(verdict: Verdict, sure: Confirmed, target: str) -> None:
         _Active.saved.add(finding.id)
 
 
-def _leaves(error: BaseException) -> Iterator[CheckFailure]:
-    """The checked failures in an exception, which Hypothesis groups where there are several."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    elif "diffgdn" in error.__dict__:
-        yield error  # type: ignore[misc]
-
-
 def _saved(failure: CheckFailure) -> str:
     """Save the finding that a test ended with, and say how to see it again."""
     call, verdict, target = failure.__dict__["diffgdn"]
@@ -394,7 +408,9 @@ def _saved(failure: CheckFailure) -> str:
     if sure.alone:
         sure = replace(sure, verdict=replace(sure.verdict, failure=harness.explained(sure.verdict, target)))
     finding = harness.finding(sure, target, None if first is None else first.case)
-    path, problem = harness.findings.keep(finding)
+    late = _Active.answers.ran_out or astray
+    finding = replace(finding, shrink=OUT_OF_TIME if late else COMPLETE)
+    path, problem = harness.findings.keep(finding, anew=first is not None and first.id == finding.id)
     example = f"    @example(case={verdict.case!r})"
     said = [f"{type(sure.failure).__name__}: {sure.failure}"]
     if problem is not None:
@@ -405,12 +421,7 @@ def _saved(failure: CheckFailure) -> str:
         said.append(f"as it was first seen: {harness.findings.path / first.id}.json")
     elif first is not None and first.id != finding.id and first.id in _Active.saved:
         harness.findings.remove(first)
-    lines = [*said, *company(finding), f"saved as {path}"]
-    try:
-        runner = harness.fresh if finding.prelude else harness.runner(target, finding.kind)
-        script, *pictures = runner.document(finding, path.parent, finding.kind not in FAULT_KINDS)
-        lines += [f"script {script}", *(f"picture {picture}" for picture in pictures)]
-    except Exception as error:
-        # The finding is on disk and must be told; what else is made of it may fail, and says so.
-        lines.append(f"no script or picture: {type(error).__name__}: {error}")
-    return "\n".join([*lines, "Reproduce with:", f"    diffgdn replay {path}", example])
+    lines = [*said, *company(finding), f"saved as {path}", *harness.documented(finding)]
+    again = ["its shrink ran out of time; to take it up again:", f"    diffgdn shrink {path}"]
+    lines += ["Reproduce with:", f"    diffgdn replay {path}", example, *(again if late else [])]
+    return "\n".join(lines)

@@ -9,7 +9,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -40,8 +40,8 @@ class Answers:
 
     confirm: asks a failure on a target again in fresh processes; shorter: makes what depends on others of
     less, until it is told to stop. first: called with the first failure of each class and the target, when it
-    is seen and has been asked again. most_seconds: of exploration. company: by case and target, the failures
-    that need other calls before them, or did not come again.
+    is seen and has been asked again. most_seconds: of exploration. ran_out: whether a shrink ran out of time.
+    company: by case and target, the failures that need other calls before them, or did not come again.
     """
 
     first: Callable[[Verdict, Confirmed, str], None] = lambda verdict, sure, target: None
@@ -49,6 +49,7 @@ class Answers:
     verdicts: dict[tuple[str, str], Verdict] = field(default_factory=dict)
     kinds: set[type] = field(default_factory=set)
     until: float = math.inf
+    ran_out: bool = False
     confirm: Callable[[Call, Verdict, str], Confirmed] = lambda call, verdict, target: Confirmed(
         call, verdict
     )
@@ -68,6 +69,7 @@ class Answers:
         if key not in self.verdicts:
             now = time.monotonic()
             if now >= self.until:
+                self.ran_out |= self.until > -math.inf
                 return None
             self._began = now if self._began is None else self._began
             if not self.kinds and now >= self._began + self.most_seconds:
@@ -88,6 +90,16 @@ class Answers:
             self.verdicts[key] = replace(verdict, comparison=None)  # tensors, of which a shrink may see many
         return self.verdicts[key]
 
+    @property
+    def nothing(self) -> str | None:
+        """Why no case has ended, in one line; None if one has."""
+        refusals = [verdict.refused for verdict in self.verdicts.values()]
+        if None in refusals:
+            return None
+        if not refusals:
+            return "no case ended"
+        return f"no case ended: all {len(refusals)} were refused, the last: {refusals[-1]}"
+
     def _simplest(self, verdict: Verdict, run: Callable[[Case], Verdict]) -> Verdict:
         verdicts = {verdict.case.id: verdict}
 
@@ -98,8 +110,11 @@ class Answers:
             verdicts[case.id] = again
             return True
 
-        smallest = simplify.simplest(verdict.case, fails, lambda: time.monotonic() >= self.until)
-        return verdicts[smallest.id]
+        def expired() -> bool:
+            self.ran_out |= time.monotonic() >= self.until
+            return self.ran_out
+
+        return verdicts[simplify.simplest(verdict.case, fails, expired).id]
 
 
 class Harness:
@@ -107,12 +122,20 @@ class Harness:
 
     isolation: as asked, or None. findings: the folder that findings are saved to. folder: where the case that
     runs is noted and children print to, under the name of this process; None for one of its own.
+    hang_seconds: after which a child's case counts as hung; None for what suits the lane.
     """
 
     def __init__(
-        self, lane: str, isolation: str | None, findings: Path, name: str = "main", folder: Path | None = None
+        self,
+        lane: str,
+        isolation: str | None,
+        findings: Path,
+        name: str = "main",
+        folder: Path | None = None,
+        hang_seconds: float | None = None,
     ) -> None:
         self.lane, self.isolation, self.findings, self.name = lane, isolation, Corpus(findings), name
+        self.hang_seconds = hang_seconds
         self._own = None if folder is not None else Path(tempfile.mkdtemp(prefix="diffgdn-"))
         self.folder = folder or self._own or Path()
         self._current: CurrentCase | None = None
@@ -132,7 +155,8 @@ class Harness:
 
     def _by_way(self, way: str) -> Runner:
         if way not in self._runners:
-            self._runners[way] = isolate.runner(way, self.lane, self.folder / f"{self.name}.log")
+            log = self.folder / f"{self.name}.log"
+            self._runners[way] = isolate.runner(way, self.lane, log, self.hang_seconds)
         return self._runners[way]
 
     @property
@@ -215,7 +239,28 @@ class Harness:
             unshrunk=None if unshrunk == case else unshrunk,
             prelude=fitting(sure.prelude),
             reproduced=sure.reproduced,
+            shrink=corpus.UNSHRUNK,
         )
+
+    def documented(self, finding: Finding) -> list[str]:
+        """Lay a script, and a picture, beside a finding's file; what they are, in lines."""
+        try:
+            runner = self.fresh if finding.prelude else self.runner(finding.target, finding.kind)
+            picture = finding.kind not in FAULT_KINDS
+            script, *pictures = runner.document(finding, self.findings.path, picture)
+            return [f"script {script}", *(f"picture {one}" for one in pictures)]
+        except Exception as error:
+            # The finding is on disk and must be told; what else is made of it may fail, and says so.
+            return [f"no script or picture: {type(error).__name__}: {error}"]
+
+
+def leaves(error: BaseException) -> Iterator[CheckFailure]:
+    """The checked failures in an exception, which Hypothesis groups where there are several."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    elif "diffgdn" in error.__dict__:
+        yield error  # type: ignore[misc]
 
 
 def _note(folder: Path, name: str) -> Path:

@@ -14,7 +14,7 @@ from hypothesis.strategies import SearchStrategy
 from diffgdn import bucket, shrink
 from diffgdn.campaign import tasks
 from diffgdn.case import Case
-from diffgdn.corpus import Finding
+from diffgdn.corpus import COMPLETE, OUT_OF_TIME, Finding
 from diffgdn.events import CaseRun
 from diffgdn.isolate import Familiar
 from diffgdn.isolate.confirm import Confirmed
@@ -72,6 +72,11 @@ class Batch:
         self._shrinking = task.again
         self._kind: str | None = None  # of failure, that is being shrunk
         self._failed: dict[str, Verdict] = {}  # by id of the case, while it is being shrunk
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End the search before its next case; what is being shrunk stays as small as it has become."""
+        self._stopped = True
 
     def search(self, strategy: SearchStrategy[Case]) -> tasks.Done:
         task = self._task
@@ -170,6 +175,9 @@ class Batch:
         first, since = self._announced[kind]
         sure = self._smallest_alone(found)
         smaller = self._finding(self._explained(sure.verdict.case, sure), found.unshrunk)
+        astray = sure.verdict.case != found.case
+        done = found.complete and not astray
+        smaller = dataclasses.replace(smaller, shrink=COMPLETE if done else OUT_OF_TIME)
         self._send(tasks.Shrunk(first, smaller, time.monotonic() - since))
 
     def _smallest_alone(self, found: shrink.Found) -> Confirmed:
@@ -202,6 +210,8 @@ class Batch:
 
     def _clock(self) -> float:
         """Ends the search, by being late, when the cases are used up; a shrink, when all shrinks must end."""
+        if self._stopped:
+            return math.inf
         now, until = time.monotonic(), self._task.shrink_until
         if self._shrinking:
             return math.inf if until is not None and now >= until else now

@@ -68,12 +68,14 @@ def run(
     done: Callable[[Result], None] = lambda result: None,
     isolation: str | None = None,
     trusted: bool = False,
+    hang_seconds: float | None = None,
 ) -> list[Result]:
     """Run each finding `repeat` times, on the lane it was found on unless another is given.
 
     done: called as each is settled. isolation: one of isolate.WAYS; None for what suits the target, and a
     child for what has crashed or hung. trusted: the user vouches for the targets that the findings name;
-    else code from elsewhere is not loaded, see `trust`.
+    else code from elsewhere is not loaded, see `trust`. hang_seconds: after which a run counts as hung; None
+    for what suits the lane.
     """
     results = [Result(finding, lane or finding.lane) for finding in found]
     for result in results if not trusted else ():
@@ -88,7 +90,8 @@ def run(
                 result.error = f"it was found on lane gpu, and {missing}; --lane interpret runs it on the CPU"
                 done(result)
         elif group:
-            _Replay(group, name, repeat, picture, done, isolation).run(min(workers, len(group) * repeat))
+            one = _Replay(group, name, repeat, picture, done, isolation, hang_seconds)
+            one.run(min(workers, len(group) * repeat))
     return results
 
 
@@ -101,8 +104,9 @@ class _Replay:
         picture: bool,
         done: Callable[[Result], None],
         isolation: str | None,
+        hang_seconds: float | None,
     ) -> None:
-        self.isolation = isolation
+        self.isolation, self.hang_seconds = isolation, hang_seconds
         self.lane, self.repeat, self.picture, self.done = lane, repeat, picture, done
         self.queue = [(result, n == 0) for result in group for n in range(repeat)]  # and whether the first
         self.running: dict[int, Result] = {}
@@ -111,7 +115,9 @@ class _Replay:
     def run(self, workers: int) -> None:
         with (
             tempfile.TemporaryDirectory(prefix="diffgdn-") as folder,
-            Pool(workers, self.lane, Path(folder), target=None, isolation=self.isolation) as self.pool,
+            Pool(
+                workers, self.lane, Path(folder), None, None, self.hang_seconds, self.isolation
+            ) as self.pool,
         ):
             while self.queue or self.running:
                 for index in self.pool.idle():

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 import traceback
 from collections import Counter
+from collections.abc import Collection, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hypothesis.strategies import SearchStrategy
 
-from diffgdn import corpus, isolate, strategies
-from diffgdn.campaign import tasks
+from diffgdn import bucket, corpus, isolate, strategies
+from diffgdn.campaign import resume, tasks
 from diffgdn.campaign.batch import Batch, Passed, case_run
 from diffgdn.campaign.worker import Setup, child_log, say
 from diffgdn.case import Case
 from diffgdn.corpus import Finding
 from diffgdn.isolate import About, Familiar, Runner, RunnerError, SetupError, unfamiliar
-from diffgdn.isolate.confirm import Confirm, Confirmed, again, apart
+from diffgdn.isolate.confirm import Confirm, Confirmed, again, apart, in_company
 from diffgdn.isolate.current import CurrentCase
 from diffgdn.isolate.messages import DAMAGED
 from diffgdn.prelude import Call, fitting
@@ -42,6 +44,7 @@ class Session:
         self._strategies: dict[str, SearchStrategy[Case]] = {}
         self._passed = Passed()
         self._doubts: Counter[tasks.Key] = Counter()
+        self._batch: Batch | None = None  # the latest
         if setup.target is not None:
             self._runner(setup.target)  # a child starts while Hypothesis gets ready
 
@@ -70,6 +73,11 @@ class Session:
                 return self._document(task)
             if isinstance(task, tasks.Confirm):
                 return self._confirm(task)
+            if isinstance(task, tasks.Shrink) and in_company(task.finding):
+                return self._shrink_in_company(task)
+            if isinstance(task, tasks.Shrink):
+                device = self._runner(task.finding.target).about(None).device
+                return resume.shrink_finding(task, self._run, self._pipe, self._setup.lane, device)
             raise TypeError(f"unknown task {task!r}")
         except RunnerError as error:
             return tasks.Done(error=str(error))
@@ -105,7 +113,10 @@ class Session:
         assert self._setup.target is not None
         if self._setup.purpose == "vacuity":
             return Confirmed(call, verdict)
-        return Confirm(self._fresh, self._setup.target)(call, verdict)
+        return self._asking(self._setup.target)(call, verdict)
+
+    def _asking(self, target: str) -> Confirm:
+        return Confirm(_Noted(self._fresh, self._current), target)
 
     def _run(
         self,
@@ -136,7 +147,7 @@ class Session:
         finding = task.finding
         call = Call(task.case) if finding is None else finding.call
         if finding is not None and (task.fresh or apart(finding)):
-            verdict = again(finding, self._fresh, task.picture)
+            verdict = again(finding, _Noted(self._fresh, self._current), task.picture)
         else:
             kind = None if finding is None else finding.kind
             verdict = self._run(call.subject, task.target, kind, task.picture, relation=call.relation)
@@ -162,27 +173,56 @@ class Session:
 
     def _confirm(self, task: tasks.Confirm) -> tasks.Done:
         """Of a finding that another process has told of: alone first, if that has not been asked."""
-        first, began = task.finding, time.monotonic()
+        began = time.monotonic()
+        smaller = self._shorter(task.finding, task.until)
+        self._pipe.send(tasks.Shrunk(task.finding, smaller, time.monotonic() - began))
+        return tasks.Done()
+
+    def _shrink_in_company(self, task: tasks.Shrink) -> tasks.Done:
+        """As `resume.shrink_finding`, of what takes a process of its own."""
+        began = time.monotonic()
+        verdict = again(task.finding, _Noted(self._fresh, self._current))
+        failure = verdict.failure
+        if failure is None or bucket.fault(failure.kind) != bucket.fault(task.finding.kind):
+            return tasks.Done(failure=None if failure is None else failure.to_json(), refused=verdict.refused)
+        smaller = self._shorter(task.finding, began + task.seconds)
+        self._pipe.send(tasks.Shrunk(task.finding, smaller, time.monotonic() - began))
+        return tasks.Done()
+
+    def _shorter(self, first: Finding, until: float) -> Finding:
+        """A finding that takes a process of its own, made smaller."""
         failure = CheckFailure.from_json(
             {"operation": first.operation, "tensor": first.tensor, "place": first.place}
             | {"kind": first.kind, "message": first.message}
         )
         verdict = Verdict(first.case, first.target, first.lane, failure, before=first.prelude)
-        confirm = Confirm(self._fresh, first.target)
+        confirm = self._asking(first.target)
         if first.reproduced:
             heap = failure.message.startswith(DAMAGED)
             sure = Confirmed(first.call, verdict, first.prelude, heap=heap)
         else:
             sure = confirm(first.call, verdict, asked=False)
-        sure = confirm.shorter(sure, lambda: time.monotonic() >= task.until)
-        smaller = self._finding(sure, first.unshrunk or first.case)
-        self._pipe.send(tasks.Shrunk(first, smaller, time.monotonic() - began))
-        return tasks.Done()
+        sure = confirm.shorter(sure, lambda: time.monotonic() >= until)
+        case, failure = call_of(sure.call.subject), sure.failure
+        before = first.unshrunk or first.case
+        return dataclasses.replace(
+            first,
+            case=case,
+            trace=sure.call.subject if isinstance(sure.call.subject, Trace) else None,
+            kind=failure.kind,
+            message=failure.message,
+            tensor=failure.tensor,
+            place=failure.place,
+            unshrunk=None if before == case else before,
+            prelude=fitting(sure.prelude),
+            reproduced=sure.reproduced,
+            shrink=corpus.OUT_OF_TIME if time.monotonic() >= until else corpus.COMPLETE,
+        )
 
     def _explore(self, task: tasks.Explore) -> tasks.Done:
         target = self._setup.target
         assert target is not None
-        batch = Batch(
+        self._batch = batch = Batch(
             task=task,
             run=lambda case, familiar: self._run(case, target, familiar=familiar, relation=task.relation),
             send=self._pipe.send,
@@ -209,6 +249,8 @@ class Session:
             message = self._pipe.recv()
             if isinstance(message, tasks.Known):
                 keys.add(message.key)
+            elif isinstance(message, tasks.Stop) and self._batch is not None:
+                self._batch.stop()
         return keys
 
     def _strategy(self, operation: str, about: About, menu: Menu | None) -> SearchStrategy[Case]:
@@ -240,7 +282,26 @@ class Session:
             unshrunk=None if unshrunk == case else unshrunk,
             prelude=fitting(sure.prelude),
             reproduced=sure.reproduced,
+            shrink=corpus.UNSHRUNK,
         )
+
+
+class _Noted:
+    """Runs calls in fresh processes, the last of them noted on disk meanwhile: who watches this process knows
+    that it is at work.
+    """
+
+    def __init__(self, fresh: isolate.Isolated, current: CurrentCase) -> None:
+        self._fresh, self._current = fresh, current
+
+    def afresh(
+        self, calls: Sequence[Call], target: str, picture: bool = False, looks: Collection[int] = ()
+    ) -> tuple[int, Verdict]:
+        self._current.write(calls[-1], target, in_child=True)
+        try:
+            return self._fresh.afresh(calls, target, picture, looks)
+        finally:
+            self._current.clear()
 
 
 __all__ = ["Session", "SetupError"]

@@ -86,6 +86,14 @@ class Confirm(Task):
 
 
 @dataclass(frozen=True)
+class Shrink(Task):
+    """Take up the shrink of a finding: answer with Shrunk, unless it does not fail any more, and Done."""
+
+    finding: Finding
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Document(Task):
     """Write the repro script, and where there is one the picture, beside a finding's file in the folder."""
 
@@ -98,6 +106,13 @@ class Known:
     """Sent to a worker in the middle of a task: another worker has this failure in hand."""
 
     key: Key
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Sent to a worker in the middle of a task: answer with what there is, as soon as the case that runs has
+    ended.
+    """
 
 
 @dataclass(frozen=True)

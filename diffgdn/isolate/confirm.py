@@ -67,6 +67,11 @@ def apart(finding: Finding) -> bool:
     return bool(finding.prelude) or not finding.reproduced or finding.kind in FAULT_KINDS
 
 
+def in_company(finding: Finding) -> bool:
+    """Whether a finding shows in a process of its own alone, with what comes before it and a look after."""
+    return bool(finding.prelude) or not finding.reproduced or finding.message.startswith(DAMAGED)
+
+
 def again(finding: Finding, fresh: Fresh, picture: bool = False) -> Verdict:
     """The verdict on a finding that is run as it was found: after its prelude, in a fresh process. After one
     that crashed the heap is looked at as well."""

@@ -21,6 +21,7 @@ from diffgdn.isolate.messages import (
     unfamiliar,
 )
 from diffgdn.isolate.process import START_SECONDS, Ended, Process, TimedOut, host_memory
+from diffgdn.lane import HANG_SECONDS
 from diffgdn.prelude import Call
 from diffgdn.trace import Trace, call_of
 from diffgdn.verdict import FAULTS, KernelCrashed, KernelHung, Verdict
@@ -28,7 +29,6 @@ from diffgdn.verdict import FAULTS, KernelCrashed, KernelHung, Verdict
 if TYPE_CHECKING:
     from diffgdn.corpus import Finding
 
-HANG_SECONDS = 120.0  # for one case, a first compilation included
 # Once an operation has hung: for a case of it, so many times the slowest that has passed, but at least this,
 # by lane. On a GPU a variant may have to be compiled.
 PATIENCE = 20
@@ -50,7 +50,7 @@ class Isolated:
         self, lane: str, log: Path, hang_seconds: float | None = None, memory_bytes: int | None = None
     ) -> None:
         self._lane, self._log = lane, log
-        self._hang_seconds = HANG_SECONDS if hang_seconds is None else hang_seconds
+        self._hang_seconds = HANG_SECONDS[lane] if hang_seconds is None else hang_seconds
         self._memory = int(MEMORY_SHARE * host_memory()) if memory_bytes is None else memory_bytes
         self._child: Process | None = Process(lane, log)
         self._spares: list[Process] = []

@@ -189,6 +189,11 @@ def spoil_once(case: Case, results: dict[str, torch.Tensor]) -> None:
         spoil(case, results)
 
 
+def strike_and_spoil(case: Case, results: dict[str, torch.Tensor]) -> None:
+    strike()
+    spoil_slowly(case, results)
+
+
 def spoil_slowly(case: Case, results: dict[str, torch.Tensor]) -> None:
     """So that a shrink takes a while."""
     time.sleep(0.5)
@@ -260,6 +265,10 @@ raising = Planted("raising", fail, always)
 waiting = Planted("waiting", wait_to_be_killed, always)
 dirty = Planted("dirty", second_case_crashes, from_three_tokens)
 
+endless_decode = Planted("endless_decode", hang, always, operations=("gdn.decode", "kda.decode"))
+never_gdn = Planted(
+    "never_gdn", hang, lambda case: case.op == "gdn.decode", operations=("gdn.decode", "kda.decode")
+)
 stuck = Planted("stuck", strike_and_hang, always, operations=("gdn.decode",))
 counting = Planted("counting", count, always, operations=("gdn.decode",))
 
@@ -284,6 +293,7 @@ killed_once = Planted("killed_once", die_once, from_three_tokens, operations=("g
 flaky = Planted("flaky", fail_every_third_time, always, operations=("gdn.packed_decode",))
 wrong = Planted("wrong", spoil, from_three_tokens, operations=("gdn.decode",))
 slowly_wrong = Planted("slowly_wrong", spoil_slowly, from_three_tokens, operations=("gdn.decode",))
+telling_wrong = Planted("telling_wrong", strike_and_spoil, from_three_tokens, operations=("gdn.decode",))
 crashing = Planted("crashing", crash, from_three_tokens, operations=("gdn.decode",))
 deadly = Planted("deadly", die, from_three_tokens, operations=("gdn.decode",))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from diffgdn import bucket, campaign, cli, corpus, events, strategies
 from diffgdn.campaign import engine, replay, tasks
 from diffgdn.campaign.batch import Batch, Passed

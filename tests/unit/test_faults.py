@@ -256,6 +256,7 @@ def test_ctrl_c_keeps_what_was_found_and_leaves_nobody_behind(
     _, error = process.communicate(timeout=120)
     assert (process.returncode, error) == (status, "")
     assert len(corpus.findings()) == found
+    assert len(list(corpus.path.glob("*.py"))) == found
     assert [path.name for path in corpus.path.glob(".*")] == []
     until(lambda: members(process.pid) == set())
 
