@@ -25,7 +25,11 @@ from diffgdn.isolate.company import with_less
 from diffgdn.isolate.confirm import Confirm, Confirmed, again
 from diffgdn.prelude import FIRST_CALLS, MOST_CALLS, Call, History, digest, fitting
 from diffgdn.report import finding as report
+from diffgdn.serving import session as serving
+from diffgdn.trace import Trace
 from diffgdn.verdict import BeyondBound, CheckFailure, KernelCrashed, Verdict
+
+pytest_plugins = ["pytester"]
 
 FAULTS = Path(__file__).with_name("faults.py")
 HALF, FULL = Case("gdn.decode", dtype="bfloat16"), Case("gdn.decode")
@@ -195,6 +199,61 @@ def test_a_one_off_is_told_as_seen_once_and_never_as_fixed(tmp_path: Path, strik
     assert report.company(found)[0].startswith("  seen once: it did not come again alone")
     _, told = run("wrong_once", tmp_path / "corpus", max_cases=3)
     assert [event.status for event in told if isinstance(event, events.FindingReplayed)] == ["FLAKY"]
+
+
+# --- pytest and serving ---
+
+PROPERTY = """
+from hypothesis import given
+from diffgdn import strategies
+
+@given(case=strategies.cases("gdn.decode"))
+def test_decode(diffgdn_check, case):
+    diffgdn_check(case)
+"""
+
+
+def test_a_property_test_ends_with_what_its_failure_depends_on(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CI", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS", "TRITON_INTERPRET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DIFFGDN_LANE", "interpret")
+    pytester.makeconftest("from diffgdn import pytest_plugin\npytest_plugin.activate('saved')\n")
+    pytester.makepyfile(PROPERTY)
+    target = f"--diffgdn-target={FAULTS}:cached"
+    given = "-p", "no:cacheprovider", target, "--diffgdn-corpus=saved"
+    result = pytester.runpytest_subprocess(*given, "--diffgdn-seed=1")
+    result.assert_outcomes(failed=1)
+    (found,) = Corpus(pytester.path / "saved").findings()
+    assert {found.case, *(call.subject for call in found.prelude)} == {FULL, HALF}
+    said = "alone it passes, after 1 call in the same process it fails"
+    assert said in result.stdout.str()
+    result = pytester.runpytest_subprocess(*given, "--hypothesis-profile=replay")
+    result.assert_outcomes(failed=1)
+    monkeypatch.setenv("DIFFGDN_MENDED", "1")
+    result = pytester.runpytest_subprocess(*given, "--hypothesis-profile=replay")
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("isolation", ["child", "none"])
+def test_serving_saves_the_traces_that_have_to_be_played_before(
+    tmp_path: Path, isolation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "MAX_SHRINK_SECONDS", 20.0)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    folder, said = Corpus(tmp_path / "corpus"), list[str]()
+    with serving.Session(f"{FAULTS}:cached", "interpret", isolation, tmp_path / "log", 1) as session:
+        found = session.search("gdn", 1, max_seconds=None, max_traces=500, save=folder, say=said.append)
+    assert found is not None
+    assert folder.findings() == [found]
+    (before,) = found.prelude
+    assert isinstance(before.subject, Trace)
+    assert found.trace is not None
+    assert before.subject.dtype != found.trace.dtype
+    assert statuses([found], repeat=1) == ["FAILED"]
+    monkeypatch.setenv("DIFFGDN_MENDED", "1")
+    assert statuses([found], repeat=1) == ["FIXED"]
 
 
 # --- a batch ---
