@@ -139,6 +139,9 @@ class Batch:
         first time, the second, the fourth and so on, as each time takes a process.
         """
         assert verdict.failure is not None
+        told = bucket.fault(verdict.failure.kind) in self._announced
+        if told and (self._kind is not None or not self._task.shrink):
+            return False  # it is for a later round, or batch, to shrink that one
         key = self._key(verdict.case, verdict.failure)
         doubtful = {f"{key.fault}, {word}" for word in bucket.COMPANY}
         damage = [one for one in self._known if one.region == bucket.HEAP and one.fault == key.fault]

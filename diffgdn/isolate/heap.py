@@ -25,12 +25,12 @@ def damage() -> str | None:
     Objects of Python are visited too: what points to nowhere ends the process here.
     """
     gc.collect()
-    start, end = _bounds()
-    place, before = start, 0
-    while place < end:
+    start = _start()
+    place, before, end = start, 0, _end()
+    while start and place < end:
         word = ctypes.c_size_t.from_address(place + WORD).value
         size = word & ~FLAGS
-        if size < LEAST_BYTES or size % UNIT or place + size > end:
+        if size < LEAST_BYTES or size % UNIT or place + size > max(end, _end()):
             return f"the block {place - start:#x} bytes into the heap has a size of {size:#x}"
         if not word & PREVIOUS_IN_USE and ctypes.c_size_t.from_address(place).value != before:
             return f"the free block before {place - start:#x} bytes into the heap has two sizes"
@@ -38,14 +38,21 @@ def damage() -> str | None:
     return None
 
 
-def _bounds() -> tuple[int, int]:
-    """Where the heap lies; nowhere in a process that has none."""
+def _start() -> int:
+    """Where the heap begins; 0 in a process that has none."""
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        with Path("/proc/self/maps").open() as lines:
+            found = next((line for line in lines if line.rstrip().endswith("[heap]")), "0-")
     except OSError:
-        return 0, 0
-    for line in lines:
-        if line.endswith("[heap]"):
-            start, _, end = line.split()[0].partition("-")
-            return int(start, 16), int(end, 16)
-    return 0, 0
+        return 0
+    return int(found.partition("-")[0], 16)
+
+
+def _end() -> int:
+    """Where it ends now: it is cut down whenever enough of its end has been freed."""
+    try:
+        place_of_break = ctypes.CDLL(None).sbrk
+    except AttributeError:  # another C library
+        return 0
+    place_of_break.restype, place_of_break.argtypes = ctypes.c_size_t, [ctypes.c_ssize_t]
+    return int(place_of_break(0))

@@ -5,6 +5,7 @@ damage, and replayed as they came. Told of nowhere else: FIXED for what is not, 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -56,6 +57,15 @@ def asked_again(runner: Isolated, target: str, *cases: Case) -> Confirmed:
     verdict = played(runner, target, *cases)
     confirm = Confirm(runner, f"{FAULTS}:{target}")
     return confirm.shorter(confirm(Call(cases[-1]), verdict))
+
+
+def assert_of_two_dtypes(found: Finding) -> None:
+    """Two of the simplest cases, with nothing but their dtypes to tell them apart."""
+    (before,) = found.prelude
+    assert isinstance(before.subject, Case)
+    assert found.case.dtype != before.subject.dtype
+    assert dataclasses.replace(found.case, dtype="float32") == FULL
+    assert dataclasses.replace(before.subject, dtype="float32") == FULL
 
 
 # --- one failure, asked again ---
@@ -155,7 +165,7 @@ def test_a_campaign_saves_what_depends_on_history_with_it(
     outcome, _ = run("cached", tmp_path, isolation=isolation)
     (found,) = outcome.findings
     assert (found.kind, found.reproduced) == ("beyond_bound", True)
-    assert {found.case, *(call.subject for call in found.prelude)} == {FULL, HALF}
+    assert_of_two_dtypes(found)
     assert Corpus(tmp_path).findings() == [found]
     assert bucket.of(found).fault == "wrong, after other calls"
     path = tmp_path / f"{found.id}.json"
@@ -226,7 +236,7 @@ def test_a_property_test_ends_with_what_its_failure_depends_on(
     result = pytester.runpytest_subprocess(*given, "--diffgdn-seed=1")
     result.assert_outcomes(failed=1)
     (found,) = Corpus(pytester.path / "saved").findings()
-    assert {found.case, *(call.subject for call in found.prelude)} == {FULL, HALF}
+    assert_of_two_dtypes(found)
     said = "alone it passes, after 1 call in the same process it fails"
     assert said in result.stdout.str()
     result = pytester.runpytest_subprocess(*given, "--hypothesis-profile=replay")
@@ -317,14 +327,14 @@ def test_a_failure_that_comes_alone_is_asked_at_first_and_when_it_has_been_shrun
     asked = Asked(Confirmed)
     failed, shrunk = batch(lambda case: case.total >= 3, asked)
     assert isinstance(shrunk, tasks.Shrunk)
-    assert (failed.shrinks, shrunk.finding.case) == (True, CULPRIT)
-    assert asked.calls == [failed.finding.case, CULPRIT]
+    assert (failed.shrinks, shrunk.finding.case.lens) == (True, (3,))
+    assert asked.calls == [failed.finding.case, shrunk.finding.case]
 
 
 def test_a_shrink_that_goes_astray_ends_with_the_smallest_case_that_fails_alone() -> None:
-    """What other calls have left makes ever smaller cases fail, here those of fewer than five tokens."""
+    """What other calls have left makes ever smaller cases fail, here those of fewer than five tokens too."""
     asked = Asked(lambda call, verdict: (Confirmed if call.subject.total >= 5 else depends)(call, verdict))  # type: ignore[union-attr]
-    messages = batch(lambda case: case.total >= 2, asked)
+    messages = batch(lambda case: case.total >= (2 if asked.calls else 5), asked)
     first, last = messages[0], messages[-1]
     assert (first.shrinks, first.finding.prelude, last.first) == (True, (), first.finding)
     assert (last.finding.prelude, last.finding.case.total >= 5) == ((), True)
@@ -338,7 +348,8 @@ def test_what_depends_on_others_is_told_of_once_and_asked_ever_more_rarely() -> 
     asked, doubts = Asked(depends), Counter[tasks.Key]()
     (failed,) = batch(lambda case: True, asked, doubts)
     assert (failed.again, failed.shrinks) == (True, False)
-    assert (len(asked.calls), doubts.total()) == (6, 30)
+    assert len(asked.calls) == 1 + sum(count.bit_length() for count in doubts.values())
+    assert doubts.total() > 2 * len(asked.calls)
     asked = Asked(Confirmed)
     known = frozenset({tasks.key(failed.finding)})
     (found, *_) = batch(lambda case: True, asked, Counter(), known=known, shrink=False)
@@ -384,7 +395,7 @@ def test_a_prelude_is_part_of_a_finding_and_of_its_id(tmp_path: Path) -> None:
 )
 def test_a_prelude_from_a_stranger_is_checked(changed: dict[str, Any], reason: str) -> None:
     with pytest.raises(corpus.CorpusError, match=re.escape(reason)):
-        Finding.from_json({**FOUND.to_json(), **changed})
+        Finding.from_json(json.loads(json.dumps({**FOUND.to_json(), **changed})))
 
 
 def test_a_history_keeps_the_first_calls_and_the_latest_and_a_file_has_room_for_them() -> None:
@@ -400,7 +411,7 @@ def test_a_history_keeps_the_first_calls_and_the_latest_and_a_file_has_room_for_
     finding = dataclasses.replace(FOUND, prelude=fitting(calls))
     assert finding.prelude[-1] == calls[-1]
     assert len(corpus.content(finding)) < corpus.MAX_BYTES
-    assert Finding.from_json(finding.to_json()) == finding
+    assert Finding.from_json(json.loads(corpus.content(finding))) == finding
 
 
 def test_what_takes_company_has_a_bucket_of_its_own() -> None:
