@@ -51,7 +51,8 @@ EXPLORES = "explores"
 class _Active:
     """What `activate` decided for this process, and what belongs to the test that runs.
 
-    first: the finding of each class of failure of a test, as it was before it was shrunk; saved: those of
+    first: the finding of each class of failure of a test, as it was before it was shrunk, where it does not
+    come alone by the id of its case; saved: those of
     them that were not there before.
     """
 
@@ -59,7 +60,7 @@ class _Active:
     corpus: Path | None = None
     harness: Harness | None = None
     answers = Answers()
-    first: ClassVar[dict[type, Finding]] = {}
+    first: ClassVar[dict[type | str, Finding]] = {}
     saved: ClassVar[set[str]] = set()
     left_behind: str | None = None
     interrupted: ClassVar[list[str]] = []  # lines about what was being shrunk
@@ -390,7 +391,7 @@ def _save_first(verdict: Verdict, sure: Confirmed, target: str) -> None:
     """The failure as it was seen, before it is shrunk: a shrink may be interrupted."""
     harness = _harness()
     finding = harness.finding(sure, target)
-    _Active.first[type(sure.failure)] = finding
+    _Active.first[type(sure.failure) if sure.alone else verdict.case.id] = finding
     if not (harness.findings.path / f"{finding.id}.json").exists():
         harness.findings.keep(finding)
         _Active.saved.add(finding.id)
@@ -400,6 +401,7 @@ def _saved(failure: CheckFailure) -> str:
     """Save the finding that a test ended with, and say how to see it again."""
     call, verdict, target = failure.__dict__["diffgdn"]
     harness, first = _harness(), _Active.first.pop(type(failure), None)
+    first = _Active.first.pop(verdict.case.id, first)
     sure = _Active.answers.company.get((verdict.case.id, target))
     if sure is None and first is not None and first.case == verdict.case:
         sure = Confirmed(call, verdict)  # it has been asked when it was first seen
@@ -411,17 +413,19 @@ def _saved(failure: CheckFailure) -> str:
     late = _Active.answers.ran_out or astray
     finding = replace(finding, shrink=OUT_OF_TIME if late else COMPLETE)
     path, problem = harness.findings.keep(finding, anew=first is not None and first.id == finding.id)
-    example = f"    @example(case={verdict.case!r})"
+    example = [f"    @example(case={verdict.case!r})"] if sure.alone else []
     said = [f"{type(sure.failure).__name__}: {sure.failure}"]
     if problem is not None:
-        return "\n".join([*said, problem, "Reproduce with:", example])
+        return "\n".join([*said, problem, "Reproduce with:", *example])
     if astray:
         assert first is not None
         said += [f"its shrink went astray: {line.strip()}" for line in company(finding)[:1]]
         said.append(f"as it was first seen: {harness.findings.path / first.id}.json")
     elif first is not None and first.id != finding.id and first.id in _Active.saved:
         harness.findings.remove(first)
-    lines = [*said, *company(finding), f"saved as {path}", *harness.documented(finding)]
+    depends = company(finding)
+    depends += [f"  {finding.case!r}"] if depends else []
+    lines = [*said, *depends, f"saved as {path}", *harness.documented(finding)]
     again = ["its shrink ran out of time; to take it up again:", f"    diffgdn shrink {path}"]
-    lines += ["Reproduce with:", f"    diffgdn replay {path}", example, *(again if late else [])]
+    lines += ["Reproduce with:", f"    diffgdn replay {path}", *example, *(again if late else [])]
     return "\n".join(lines)

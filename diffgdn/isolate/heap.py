@@ -30,7 +30,9 @@ def damage() -> str | None:
     while start and place < end:
         word = ctypes.c_size_t.from_address(place + WORD).value
         size = word & ~FLAGS
-        if size < LEAST_BYTES or size % UNIT or place + size > max(end, _end()):
+        if place + size > end:
+            end = _end()  # it may have grown meanwhile
+        if size < LEAST_BYTES or size % UNIT or place + size > end:
             return f"the block {place - start:#x} bytes into the heap has a size of {size:#x}"
         if not word & PREVIOUS_IN_USE and ctypes.c_size_t.from_address(place).value != before:
             return f"the free block before {place - start:#x} bytes into the heap has two sizes"
