@@ -184,7 +184,7 @@ def test_ctrl_c_keeps_how_small_a_finding_has_become(strikes: Path, until: Until
     old = saved(f"{FAULTS}:telling_wrong")
     command = [sys.executable, "-m", "diffgdn", "shrink", old.id, "--isolation", "none", *OPTIONS]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    until(lambda: strikes.exists() and strikes.stat().st_size > 2)
+    until(lambda: strikes.exists() and strikes.stat().st_size > 3)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=120)
     assert (process.returncode, error.strip()) == (130, "diffgdn: interrupted")
