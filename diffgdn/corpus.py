@@ -24,11 +24,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+from diffgdn import prelude as preludes
 from diffgdn.case import Case
 from diffgdn.footprint import refusal
+from diffgdn.prelude import Call
 from diffgdn.trace import Trace
+from diffgdn.verdict import relation_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: `prelude` and `reproduced`; 1 is still read, and written where it will do
 MAX_BYTES = 1 << 20  # a case is a few kilobytes; anything near this is no finding
 EXAMPLE = (
     "example"  # the kind of an entry that never failed: a case chosen by hand because it is easy to get wrong
@@ -54,7 +57,10 @@ class Finding:
     kind, message, tensor and place are those of the failed check (`checks.CheckFailure`). versions: of what
     ran it, by name. seed: of the campaign. found: the date, in ISO form. unshrunk: the case on which the
     failure was first seen, if it was larger. trace: where a serving loop failed, what it did; case is then
-    its last call. shrink: one of SHRINKS; None where nobody knows, as in older files."""
+    its last call. shrink: one of SHRINKS; None where nobody knows, as in older files. prelude: calls of the
+    same target that have to run before it in the same process for it to fail; none for most. reproduced:
+    False where it failed once and never again, alone or after the calls that had run before it, which are
+    then its prelude."""
 
     case: Case
     target: str
@@ -69,6 +75,18 @@ class Finding:
     unshrunk: Case | None = None
     trace: Trace | None = None
     shrink: str | None = None
+    prelude: tuple[Call, ...] = ()
+    reproduced: bool = True
+
+    @property
+    def format_version(self) -> int:
+        """The oldest version that holds this finding."""
+        return 2 if self.prelude or not self.reproduced else 1
+
+    @property
+    def call(self) -> Call:
+        """What fails: the case or the trace, and the relation that it is asked."""
+        return Call(self.trace or self.case, relation_of(self.kind))
 
     @property
     def operation(self) -> str:
@@ -76,14 +94,19 @@ class Finding:
 
     @property
     def id(self) -> str:
-        """Target, operation, kind and case id, in letters that are safe in a file name."""
+        """Target, operation, kind, what it comes after, and case id, in letters that are safe in a file
+        name."""
         subject = self.trace or self.case
-        return "-".join((_safe(self.target)[-MOST_OF_TARGET:], subject.op, _safe(self.kind), subject.id))
+        parts = [_safe(self.target)[-MOST_OF_TARGET:], subject.op, _safe(self.kind), subject.id]
+        if self.format_version > 1:
+            word = "after" if self.reproduced else "once"
+            parts.insert(3, f"{word}_{preludes.digest(self.prelude)}")
+        return "-".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict with `format_version`."""
         plain = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
-        cases = {
+        cases: dict[str, Any] = {
             "case": self.case.to_json(),
             "unshrunk": None if self.unshrunk is None else self.unshrunk.to_json(),
         }
@@ -91,10 +114,14 @@ class Finding:
             del plain["trace"]  # only findings of a serving loop have the field
         else:
             cases["trace"] = self.trace.to_json()
+        if self.format_version == 1:
+            del plain["prelude"], plain["reproduced"]
+        else:
+            cases["prelude"] = [call.to_json() for call in self.prelude]
         if self.shrink is None:
             del plain["shrink"]  # older findings have no such field
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": self.format_version,
             "operation": self.operation,
             **plain,
             "versions": dict(self.versions),
@@ -318,8 +345,11 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "unshrunk": (dict, type(None)),
     "trace": (dict,),
     "shrink": (str,),
+    "prelude": (list,),
+    "reproduced": (bool,),
 }
 OPTIONAL = {"trace", "shrink"}
+LATER = {"prelude", "reproduced"}  # fields of version 2
 Subject = TypeVar("Subject", Case, Trace)
 KIND = re.compile(r"[a-z][a-z_]{0,39}(\.[a-z_]{1,40})?")
 
@@ -328,15 +358,16 @@ def _parse(data: Any) -> Finding:
     if not isinstance(data, dict):
         raise CorpusError(f"a finding is a JSON object, got {type(data).__name__}")
     version = data.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
-        raise CorpusError(f"format_version: this diffgdn reads {FORMAT_VERSION}, got {version!r:.40}")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise CorpusError(f"format_version: this diffgdn reads 1 to {FORMAT_VERSION}, got {version!r:.40}")
     body = {name: value for name, value in data.items() if name != "format_version"}
-    missing = set(_FIELDS) - set(body) - OPTIONAL
-    for names, word in ((set(body) - set(_FIELDS), "unknown"), (missing, "missing")):
+    fields = set(_FIELDS) - (LATER if version == 1 else set())
+    missing = fields - set(body) - OPTIONAL
+    for names, word in ((set(body) - fields, "unknown"), (missing, "missing")):
         if names:
             raise CorpusError(f"{word} field {', '.join(map(repr, sorted(names)))}")
     for name, kinds in _FIELDS.items():
-        if name in OPTIONAL and name not in body:
+        if name not in body:
             continue
         if type(body[name]) not in kinds:
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
@@ -360,6 +391,8 @@ def _parse(data: Any) -> Finding:
             body[name] = _case(name, body[name])
     if "trace" in body:
         body["trace"] = _trace(body["trace"])
+    if "prelude" in body:
+        body["prelude"] = _prelude(body["prelude"])
     operation, subject = body.pop("operation"), body.get("trace") or body["case"]
     if operation != subject.op:
         raise CorpusError(f"operation: {operation!r:.40}, but the case is of {subject.op}")
@@ -382,6 +415,13 @@ def _date(text: str) -> None:
 
 def _trace(data: dict[str, Any]) -> Trace:
     return _sized("trace", lambda: Trace.from_json(data))
+
+
+def _prelude(data: Any) -> tuple[Call, ...]:
+    try:
+        return preludes.parsed(data)
+    except ValueError as error:
+        raise CorpusError(str(error)) from None
 
 
 def _case(name: str, data: dict[str, Any]) -> Case:

@@ -26,9 +26,13 @@ import pytest
 
 from diffgdn import lane as lanes
 from diffgdn import pytest_options as options
+from diffgdn.corpus import OUT_OF_TIME
 from diffgdn.examples import remember
 from diffgdn.isolate import RunnerError
-from diffgdn.testing import Answers, Harness, TimeUp, leaves, left_behind, unfinished
+from diffgdn.isolate.confirm import Confirmed
+from diffgdn.prelude import Call
+from diffgdn.report.finding import company
+from diffgdn.testing import Answers, Harness, TimeUp, leaves, unfinished
 
 if TYPE_CHECKING:
     from diffgdn.case import Case
@@ -47,14 +51,17 @@ EXPLORES = "explores"
 class _Active:
     """What `activate` decided for this process, and what belongs to the test that runs.
 
-    first: the finding of each class of failure of a test, saved before it was shrunk.
+    first: the finding of each class of failure of a test, as it was before it was shrunk, where it does not
+    come alone by the id of its case; saved: those of
+    them that were not there before.
     """
 
     lane: str | None = None
     corpus: Path | None = None
     harness: Harness | None = None
     answers = Answers()
-    first: ClassVar[dict[type, Finding]] = {}
+    first: ClassVar[dict[type | str, Finding]] = {}
+    saved: ClassVar[set[str]] = set()
     left_behind: str | None = None
     interrupted: ClassVar[list[str]] = []  # lines about what was being shrunk
     repeats: bool = False  # a seed was given
@@ -146,7 +153,7 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     """A worker that was killed leaves the case behind that it was running."""
     if error is None or _Active.harness is None:
         return
-    finding = left_behind(_Active.harness.folder, node.gateway.id)
+    finding = _Active.harness.left_behind(node.gateway.id)
     if finding is not None:
         path, problem = _Active.harness.findings.keep(finding)
         _Active.left_behind = problem or f"saved as {path}\nReproduce with:\n    diffgdn replay {path}"
@@ -241,8 +248,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if _Active.harness is None and _Active.lane is not None:
         _make_harness(item.config)  # activated by a conftest.py further down
     _Active.first.clear()
+    _Active.saved.clear()
     most = item.config.getoption("--diffgdn-max-time")
-    _Active.answers = Answers(_save_first, math.inf if most is None else most)
+    _Active.answers = Answers(
+        _save_first,
+        math.inf if most is None else most,
+        confirm=lambda call, verdict, target: _harness().confirm(call, verdict, target),
+        shorter=lambda sure, target, expired: _harness().shorter(sure, target, expired),
+    )
     _draw_from_its_own_stream(item)
     test = getattr(item, "function", None)
     if hasattr(test, "hypothesis"):
@@ -282,7 +295,7 @@ class CorpusItem(pytest.Item):
         finding = corpus.read(self.path)
         if (reason := targets.missing(finding.target, _Active.lane)) is not None:
             pytest.skip(f"target {finding.target}: {reason}")
-        verdict = _harness().run(finding.trace or finding.case, finding.target, finding.kind)
+        verdict = _harness().replay(finding)
         if verdict.refused is not None:
             pytest.skip(f"{finding.target} does not take this case: {verdict.refused}")
         if verdict.failure is not None:
@@ -344,14 +357,16 @@ def diffgdn_check(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
     def check(case: Case, target: str = chosen, relation: str | None = None) -> Verdict:
         __tracebackhide__ = True
         kind = None if relation is None else f"relation_broken.{relation}"
-        verdict = _Active.answers.verdict(case, target, lambda case: _harness().run(case, target, kind))
+        verdict = _Active.answers.verdict(
+            case, target, lambda case: _harness().run(case, target, kind), relation
+        )
         drawn = currently_in_test_context()
         if verdict is not None and verdict.refused is not None and not drawn:
             pytest.skip(f"{target} does not take this case: {verdict.refused}")
         if verdict is None or verdict.refused is not None:
             reject()
         if verdict.failure is not None:
-            verdict.failure.__dict__["diffgdn"] = verdict, target, drawn
+            verdict.failure.__dict__["diffgdn"] = Call(case, relation), verdict, target, drawn
             # Where diffgdn noticed says nothing; a cause keeps its own.
             raise verdict.failure.with_traceback(None)
         return verdict
@@ -370,31 +385,44 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-def _save_first(verdict: Verdict, target: str) -> None:
+def _save_first(verdict: Verdict, sure: Confirmed, target: str) -> None:
     """The failure as it was seen, before it is shrunk: a shrink may be interrupted."""
     harness = _harness()
-    finding = harness.finding(verdict, target)
-    if verdict.failure is not None and not (harness.findings.path / f"{finding.id}.json").exists():
+    finding = harness.finding(sure, target)
+    _Active.first[type(sure.failure) if sure.alone else verdict.case.id] = finding
+    if not (harness.findings.path / f"{finding.id}.json").exists():
         harness.findings.keep(finding)
-        _Active.first[type(verdict.failure)] = finding
+        _Active.saved.add(finding.id)
 
 
 def _saved(failure: CheckFailure) -> str:
     """Save the finding that a test ended with, and say how to see it again."""
-    verdict: Verdict
-    verdict, target, drawn = failure.__dict__["diffgdn"]
+    call, verdict, target, drawn = failure.__dict__["diffgdn"]
     harness, first = _harness(), _Active.first.pop(type(failure), None)
-    failure = harness.explained(verdict, target)
-    verdict = replace(verdict, failure=failure)
-    finding = harness.finding(verdict, target, None if first is None else first.case)
-    finding = replace(finding, shrink=_Active.answers.shrunk(verdict, drawn))
+    first = _Active.first.pop(verdict.case.id, first)
+    sure = _Active.answers.company.get((verdict.case.id, target))
+    if sure is None and first is not None and first.case == verdict.case:
+        sure = Confirmed(call, verdict)  # it has been asked when it was first seen
+    sure = sure or harness.confirm(call, verdict, target)
+    astray = not sure.alone and first is not None and first.reproduced and not first.prelude
+    if sure.alone:
+        sure = replace(sure, verdict=replace(sure.verdict, failure=harness.explained(sure.verdict, target)))
+    finding = harness.finding(sure, target, None if first is None else first.case)
+    finding = replace(finding, shrink=OUT_OF_TIME if astray else _Active.answers.shrunk(verdict, drawn))
     path, problem = harness.findings.keep(finding, anew=first is not None and first.id == finding.id)
-    example = f"    @example(case={verdict.case!r})"
+    example = [f"    @example(case={verdict.case!r})"] if sure.alone else []
+    said = [f"{type(sure.failure).__name__}: {sure.failure}"]
     if problem is not None:
-        return "\n".join([f"{type(failure).__name__}: {failure}", problem, "Reproduce with:", example])
-    if first is not None and first.id != finding.id:
+        return "\n".join([*said, problem, "Reproduce with:", *example])
+    if astray:
+        assert first is not None
+        said += [f"its shrink went astray: {line.strip()}" for line in company(finding)[:1]]
+        said.append(f"as it was first seen: {harness.findings.path / first.id}.json")
+    elif first is not None and first.id != finding.id and first.id in _Active.saved:
         harness.findings.remove(first)
-    lines = [f"{type(failure).__name__}: {failure}", f"saved as {path}", *harness.documented(finding)]
+    depends = company(finding)
+    depends += [f"  {finding.case!r}"] if depends else []
+    lines = [*said, *depends, f"saved as {path}", *harness.documented(finding)]
     return "\n".join(
-        [*lines, "Reproduce with:", f"    diffgdn replay {path}", example, *unfinished(finding, path)]
+        [*lines, "Reproduce with:", f"    diffgdn replay {path}", *example, *unfinished(finding, path)]
     )

@@ -119,10 +119,10 @@ def _leap(case: Case) -> Iterator[Case | None]:
         longest[min(slot, 0)] = max(longest.get(min(slot, 0), 0), length)
     alone = [(1, slot) for slot in longest] + [(length, slot) for slot, length in longest.items()]
     for length, slot in [*alone, (case.total, 0)]:
-        yield _alone(case, length, slot)
+        yield bare(case, length, slot)
 
 
-def _alone(case: Case, length: int, slot: int) -> Case | None:
+def bare(case: Case, length: int, slot: int) -> Case | None:
     """The simplest case of one sequence, in slot 0 or -1."""
     pool = Pool(indices=(slot,)) if case.operation.has_pool else Pool(indices=())
     if case.operation.keeps_steps:

@@ -17,7 +17,10 @@ from diffgdn import corpus, isolate, simplify
 from diffgdn.case import Case
 from diffgdn.corpus import UNFINISHED, Corpus, Finding
 from diffgdn.isolate import Runner
+from diffgdn.isolate.confirm import Confirm, Confirmed, again, apart
 from diffgdn.isolate.current import CurrentCase, current
+from diffgdn.isolate.current import calls as ran
+from diffgdn.prelude import Call, fitting
 from diffgdn.trace import Trace, call_of
 from diffgdn.verdict import FAULTS, CheckFailure, KernelCrashed, PoisonLeaked, Verdict, relation_of
 
@@ -35,19 +38,28 @@ class TimeUp(BaseException):
 class Answers:
     """The verdicts of one test, so that a case has one answer, and an end to the time that it takes.
 
-    first: called with the first failure of each class and the target, when it is seen. most_seconds: of
-    exploration. ran_out: whether a shrink ran out of time.
+    confirm: asks a failure on a target again in fresh processes; shorter: makes what depends on others of
+    less, until it is told to stop. first: called with the first failure of each class and the target, when it
+    is seen and has been asked again. most_seconds: of exploration. ran_out: whether a shrink ran out of time.
+    company: by case and target, the failures that need other calls before them, or did not come again.
     """
 
-    first: Callable[[Verdict, str], None] = lambda verdict, target: None
+    first: Callable[[Verdict, Confirmed, str], None] = lambda verdict, sure, target: None
     most_seconds: float = math.inf
     verdicts: dict[tuple[str, str], Verdict] = field(default_factory=dict)
     kinds: set[type] = field(default_factory=set)
     until: float = math.inf
     ran_out: bool = False
+    confirm: Callable[[Call, Verdict, str], Confirmed] = lambda call, verdict, target: Confirmed(
+        call, verdict
+    )
+    shorter: Callable[[Confirmed, str, Callable[[], bool]], Confirmed] = lambda sure, target, expired: sure
+    company: dict[tuple[str, str], Confirmed] = field(default_factory=dict)
     _began: float | None = None
 
-    def verdict(self, case: Case, target: str, run: Callable[[Case], Verdict]) -> Verdict | None:
+    def verdict(
+        self, case: Case, target: str, run: Callable[[Case], Verdict], relation: str | None = None
+    ) -> Verdict | None:
         """The verdict on a case, remembered or new; None for a new case once the time for shrinking is up.
 
         Raises TimeUp when exploration has had its time. A crash or a hang comes back as that of the smallest
@@ -66,8 +78,13 @@ class Answers:
             if verdict.failure is not None and type(verdict.failure) not in self.kinds:
                 self.kinds.add(type(verdict.failure))
                 self.until = time.monotonic() + SHRINK_SECONDS
-                self.first(verdict, target)
-                if isinstance(verdict.failure, FAULTS) and verdict.confirmed:
+                sure = self.confirm(Call(case, relation), verdict, target)
+                self.first(verdict, sure, target)
+                if not sure.alone:
+                    sure = self.shorter(sure, target, lambda: time.monotonic() >= self.until)
+                    self.company[key] = sure
+                    verdict, self.until = replace(verdict, failure=sure.failure), -math.inf
+                elif isinstance(verdict.failure, FAULTS) and verdict.confirmed:
                     verdict = self._simplest(verdict, run)
                     self.until = -math.inf
             self.verdicts[key] = replace(verdict, comparison=None)  # tensors, of which a shrink may see many
@@ -140,17 +157,61 @@ class Harness:
     def runner(self, target: str, kind: str | None = None) -> Runner:
         """What runs a target's cases; one that has crashed or hung runs in a child in any case."""
         asked = "child" if kind in FAULT_KINDS and not self.isolation else self.isolation
-        way = isolate.chosen(asked, target, self.lane)
+        return self._by_way(isolate.chosen(asked, target, self.lane))
+
+    def _by_way(self, way: str) -> Runner:
         if way not in self._runners:
             log = self.folder / f"{self.name}.log"
             self._runners[way] = isolate.runner(way, self.lane, log, self.hang_seconds)
         return self._runners[way]
 
+    @property
+    def fresh(self) -> isolate.Isolated:
+        """What runs calls in fresh processes, however cases are run otherwise."""
+        runner = self._by_way("child")
+        assert isinstance(runner, isolate.Isolated)
+        return runner
+
+    def confirm(self, call: Call, verdict: Verdict, target: str) -> Confirmed:
+        """A failure, asked again in fresh processes."""
+        asked = None if isinstance(self.runner(target), isolate.Isolated) else False
+        return Confirm(self.fresh, target)(call, verdict, asked)
+
+    def shorter(self, sure: Confirmed, target: str, expired: Callable[[], bool]) -> Confirmed:
+        """What depends on other calls, after fewer and simpler ones."""
+        return Confirm(self.fresh, target).shorter(sure, expired)
+
+    def replay(self, finding: Finding) -> Verdict:
+        """The verdict on a finding, run as it was found. Raises RunnerError."""
+        if apart(finding):
+            return again(finding, self.fresh)
+        return self.run(finding.trace or finding.case, finding.target, finding.kind)
+
+    def left_behind(self, name: str) -> Finding | None:
+        """What another process of this folder, which has ended, was running, as a finding that has been asked
+        again; None if it ended between cases.
+        """
+        found = current(_note(self.folder, name))
+        if found is None:
+            return None
+        case, about = found
+        target, calls = about["target"], ran(_note(self.folder, name), about["target"])
+        message = f"the pytest worker {name} ended while this case ran"
+        failure = KernelCrashed(case.op, None, None, message)
+        seen = Verdict(case, target, about["lane"], failure, before=calls[:-1])
+        try:
+            sure = Confirm(self.fresh, target)(calls[-1] if calls else Call(case), seen, asked=False)
+        except isolate.RunnerError:
+            sure = Confirmed(Call(case), seen, reproduced=False)
+        return self.finding(replace(sure, verdict=seen) if sure.alone else sure, target)
+
     def run(self, case: Case | Trace, target: str, kind: str | None = None) -> Verdict:
         """The verdict on a case or a trace, which lies on disk meanwhile. Raises RunnerError."""
         runner = self.runner(target, kind)
         self._current = self._current or CurrentCase(_note(self.folder, self.name))
-        self._current.write(call_of(case), target=target, lane=self.lane)
+        in_child = isinstance(runner, isolate.Isolated)
+        call = Call(case, relation_of(kind))
+        self._current.write(call, target, lane=self.lane, in_child=in_child)
         try:
             verdict = runner.run(case, target, relation=relation_of(kind))
         finally:
@@ -166,46 +227,37 @@ class Harness:
             return again if isinstance(again, PoisonLeaked) else failure
         return failure
 
-    def finding(self, verdict: Verdict, target: str, unshrunk: Case | None = None) -> Finding:
-        """A failing verdict as a finding."""
-        failure = verdict.failure
-        assert failure is not None
+    def finding(self, sure: Confirmed, target: str, unshrunk: Case | None = None) -> Finding:
+        """What was confirmed, as a finding."""
         if self._device is None and self.lane == "gpu":
             self._device = self.runner(target).about(None).device
-        return _finding(verdict.case, target, verdict.lane, failure, self._device, unshrunk)
+        case, failure = call_of(sure.call.subject), sure.failure
+        return Finding(
+            case=case,
+            target=target,
+            lane=self.lane,
+            kind=failure.kind,
+            message=failure.message,
+            tensor=failure.tensor,
+            place=failure.place,
+            versions=corpus.versions(self._device),
+            found=corpus.today(),
+            unshrunk=None if unshrunk == case else unshrunk,
+            prelude=fitting(sure.prelude),
+            reproduced=sure.reproduced,
+            shrink=corpus.UNSHRUNK,
+        )
 
     def documented(self, finding: Finding) -> list[str]:
         """Lay a script, and a picture, beside a finding's file; what they are, in lines."""
         try:
-            runner, picture = self.runner(finding.target, finding.kind), finding.kind not in FAULT_KINDS
+            runner = self.fresh if finding.prelude else self.runner(finding.target, finding.kind)
+            picture = finding.kind not in FAULT_KINDS
             script, *pictures = runner.document(finding, self.findings.path, picture)
             return [f"script {script}", *(f"picture {one}" for one in pictures)]
         except Exception as error:
             # The finding is on disk and must be told; what else is made of it may fail, and says so.
             return [f"no script or picture: {type(error).__name__}: {error}"]
-
-
-def _finding(
-    case: Case,
-    target: str,
-    lane: str,
-    failure: CheckFailure,
-    device: str | None = None,
-    unshrunk: Case | None = None,
-) -> Finding:
-    return Finding(
-        case=case,
-        target=target,
-        lane=lane,
-        kind=failure.kind,
-        message=failure.message,
-        tensor=failure.tensor,
-        place=failure.place,
-        versions=corpus.versions(device),
-        found=corpus.today(),
-        unshrunk=None if unshrunk == case else unshrunk,
-        shrink=corpus.UNSHRUNK,
-    )
 
 
 def leaves(error: BaseException) -> Iterator[CheckFailure]:
@@ -221,16 +273,6 @@ def unfinished(finding: Finding, path: Path) -> list[str]:
     """That a finding may yet become smaller, and how, in lines; none of one that has been shrunk."""
     word = UNFINISHED.get(finding.shrink or "")
     return [] if word is None else [f"{word}; to take it up again:", f"    diffgdn shrink {path}"]
-
-
-def left_behind(folder: Path, name: str) -> Finding | None:
-    """What a process that has ended was running, as a finding; None if it ended between cases."""
-    found = current(_note(folder, name))
-    if found is None:
-        return None
-    case, about = found
-    failure = KernelCrashed(case.op, None, None, f"the pytest worker {name} ended while this case ran")
-    return _finding(case, about["target"], about["lane"], failure)
 
 
 def _note(folder: Path, name: str) -> Path:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffgdn import events, relations, strategies
+from diffgdn import events, relations, shrink, strategies
 from diffgdn.campaign import tasks
 from diffgdn.campaign.config import GRACE_SECONDS, Config, Outcome, shrink_seconds
 from diffgdn.campaign.ledger import Ledger
@@ -22,6 +22,7 @@ from diffgdn.campaign.rotation import Rotation
 from diffgdn.case import Case
 from diffgdn.corpus import UNSHRUNK, Corpus, Finding, today
 from diffgdn.events import Listener
+from diffgdn.prelude import fitting
 
 POLL_SECONDS = 0.2
 CLOSING_SECONDS = 60.0  # for scripts that are missing when all else has ended
@@ -54,6 +55,7 @@ class _Campaign:
         self.ready: tasks.Ready | None = None
         self.rotation: Rotation | None = None
         self.scripts = Scripts(self.ledger, str(corpus.path))
+        self.unconfirmed: list[Finding] = []
         self.deaths: Counter[str] = Counter()
         self.hangs: Counter[str] = Counter()
         self.failed_starts = 0
@@ -208,7 +210,7 @@ class _Campaign:
         """Give tasks to idle workers until there are none left and all are done."""
         while True:
             for index in self.pool.idle():
-                task = self.scripts.next() or source()
+                task = self._confirm(index) or self.scripts.next() or source()
                 if task is None:
                     break
                 self.pool.give(index, task)
@@ -218,6 +220,19 @@ class _Campaign:
             self._receive()
             if over and self._given_up():
                 return  # what is still being shrunk stays as it was found
+
+    def _confirm(self, worker: int) -> tasks.Confirm | None:
+        """What is to be asked again in fresh processes; once the time is up, it stays as it is."""
+        give_up = None if self.rotation is None else self.rotation.give_up
+        now = time.monotonic()
+        until = now + shrink.FAULT_FACTOR * shrink_seconds(self.config.max_time)
+        if give_up is not None and now >= give_up:
+            self.unconfirmed.clear()  # their scripts are among those that are missing
+        if not self.unconfirmed:
+            return None
+        finding = self.unconfirmed.pop(0)
+        self.ledger.take(finding, worker)
+        return tasks.Confirm(finding, until if give_up is None else min(until, give_up))
 
     def _given_up(self) -> bool:
         """Whether the time is up for all that still runs: for shrinks after a while."""
@@ -289,9 +304,18 @@ class _Campaign:
     def _failed(self, worker: int, message: tasks.Failed) -> None:
         if message.shrinks:
             self.awaited.shrinks(worker, True)
-        record = self.ledger.found(message.finding, worker if message.shrinks else None)
+        once = not message.finding.reproduced
+        record = self.ledger.found(
+            message.finding, worker if message.shrinks else None, final=message.again or once
+        )
         if record is not None:
             self.emit(events.FindingFound(record.finding, str(record.path)))
+            self.unconfirmed += [record.finding] if message.again else []
+            if once:
+                self.scripts.want(record.finding)
+            if message.again or once:
+                for index in self.pool.busy():
+                    self.pool.tell(index, tasks.Known(tasks.key(message.finding)))
         if message.shrinks:
             if self.ledger.owner(message.finding) == worker:
                 others = [index for index in self.pool.busy() if index != worker]
@@ -323,6 +347,10 @@ class _Campaign:
                 self.emit(events.CompileProgress(task.case.op, done.seconds))
             elif task.finding is not None:
                 self._replayed(task.finding, done)
+        elif isinstance(task, tasks.Confirm):
+            self.ledger.release(worker)
+            if done.error is not None:
+                self._error(task.finding.operation, done.error)
         elif isinstance(task, tasks.Document):
             self.scripts.written(task.finding)
             if done.error is not None:
@@ -334,7 +362,7 @@ class _Campaign:
             self.ledger.replayed(finding, path)
             self.emit(events.FindingReplayed(finding, str(path), "FAILED", done.failure["message"]))
         elif done.error is None and done.refused is None:
-            self.emit(events.FindingReplayed(finding, str(path), "FIXED"))
+            self.emit(events.FindingReplayed(finding, str(path), "FIXED" if finding.reproduced else "FLAKY"))
         else:
             self.emit(events.FindingReplayed(finding, str(path), "REFUSED", done.error or done.refused))
 
@@ -365,7 +393,7 @@ class _Campaign:
         if isinstance(task, tasks.RunCase) and task.finding is not None:
             self._replayed(task.finding, tasks.Done(failure={"message": died.reason}))
             return
-        if isinstance(task, tasks.Document):
+        if isinstance(task, tasks.Document | tasks.Confirm):
             return  # it is about a finding already
         finding = Finding(
             case=case,
@@ -376,12 +404,14 @@ class _Campaign:
             versions={} if self.ready is None else self.ready.versions,
             seed=self.config.seed,
             found=today(),
+            prelude=fitting(died.calls[:-1]),
+            reproduced=False,  # so far
             shrink=UNSHRUNK,
         )
         self.reach.ended[case.op] += 1
         record = self.ledger.found(finding, None, final=True)
         if record is not None:
-            self.scripts.want(finding)
+            self.unconfirmed.append(finding)
             self.emit(events.FindingFound(record.finding, str(record.path)))
 
     def _leave_out(self, operation: str, reason: str) -> None:

@@ -78,6 +78,10 @@ class Ledger:
         self._records[key(finding)] = record
         return record
 
+    def take(self, finding: Finding, owner: int) -> None:
+        """A worker is about to make a finding smaller."""
+        self._records[key(finding)].owner = owner
+
     def owner(self, finding: Finding) -> int | None:
         record = self._records.get(key(finding))
         return None if record is None else record.owner

@@ -22,6 +22,7 @@ from diffgdn import lane as lanes
 from diffgdn.campaign import tasks, worker
 from diffgdn.case import Case
 from diffgdn.isolate.process import START_SECONDS, ending, parent_to_end_with
+from diffgdn.prelude import Call
 
 GPU_WORKERS = (
     16  # per GPU: what a fuzz loop needs of the GPU is small, each context holds about half a gigabyte of it
@@ -41,12 +42,14 @@ class Died:
     """A worker is gone.
 
     task: the one it was given; case: the one it was running itself. hung: it took too long over that case.
+    calls: on the target of the pool that it had run itself, that case the last.
     """
 
     reason: str
     task: tasks.Task | None
     case: Case | None
     hung: bool = False
+    calls: tuple[Call, ...] = ()
 
 
 @dataclass
@@ -196,7 +199,9 @@ class Pool:
         # A kernel in a child cannot have ended the worker.
         running = entry.task is not None and not worker.in_child(self._folder, index)
         case = worker.current_case(self._folder, index) if running else None
-        return Died(reason, entry.task, case, hung)
+        target = self._setup.target
+        calls = () if case is None or target is None else worker.calls(self._folder, index, target)
+        return Died(reason, entry.task, case, hung, calls)
 
     def _reason(self, index: int, status: int | None) -> str:
         """How a process ended, and the last line it printed."""

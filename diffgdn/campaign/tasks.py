@@ -64,7 +64,7 @@ class RunCase(Task):
     """Run one case.
 
     phase: as in the events. finding: what is being replayed. picture: answer with where the error is, in
-    text.
+    text. fresh: in a process that has run nothing else, which some findings need in any case.
     """
 
     case: Case
@@ -72,6 +72,17 @@ class RunCase(Task):
     phase: str
     finding: Finding | None = None
     picture: bool = False
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Confirm(Task):
+    """Run a finding again in fresh processes: whether it comes alone or after its prelude, of how few calls,
+    and which of them is to blame. until: when to stop, on time.monotonic. The answer is a Shrunk.
+    """
+
+    finding: Finding
+    until: float
 
 
 @dataclass(frozen=True)
@@ -127,10 +138,13 @@ class SetupFailed:
 
 @dataclass(frozen=True)
 class Failed:
-    """A case failed. unshrunk, as far as this worker knows; `shrinks`: it will now try."""
+    """A case failed. unshrunk, as far as this worker knows; `shrinks`: it will now try. again: it takes a
+    process of its own to show, so that it is for a Confirm to make it smaller.
+    """
 
     finding: Finding
     shrinks: bool
+    again: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from diffgdn.campaign import tasks
 from diffgdn.case import Case
 from diffgdn.isolate import process
 from diffgdn.isolate.current import CurrentCase, current
+from diffgdn.isolate.current import calls as current_calls
+from diffgdn.prelude import Call
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,11 @@ def current_case(folder: Path, index: int) -> Case | None:
     """The case that a worker was running when it was last heard of."""
     found = current(_case(folder, index))
     return None if found is None else found[0]
+
+
+def calls(folder: Path, index: int, target: str) -> tuple[Call, ...]:
+    """What a worker has run itself on a target, the call that it was running last."""
+    return current_calls(_case(folder, index), target)
 
 
 def running_since(folder: Path, index: int) -> float | None:

@@ -10,6 +10,7 @@ from diffgdn import trust
 from diffgdn.corpus import UNFINISHED, Finding, printable
 
 DEFAULT_CORPUS = "findings"
+MOST_SHOWN = 5  # calls of a prelude
 
 
 def headline(finding: Finding) -> str:
@@ -26,6 +27,7 @@ def lines(finding: Finding, path: str | os.PathLike[str]) -> list[str]:
         out.append(f"  at {finding.place.removeprefix('at ')}")
     if finding.trace is not None:
         out += [f"  {line}" for line in finding.trace.words()]
+    out += company(finding)
     out.append(f"  {(finding.trace or finding.case)!r}")
     if finding.unshrunk is not None:
         out.append(f"  shrunk from {size(finding)}")
@@ -35,6 +37,21 @@ def lines(finding: Finding, path: str | os.PathLike[str]) -> list[str]:
         out.append(f"  {UNFINISHED[finding.shrink]}; to take it up again:")
         out.append(f"    {_command('shrink', finding, Path(path))}")
     return out
+
+
+def company(finding: Finding) -> list[str]:
+    """What a finding depends on, if it does, in lines."""
+    calls = [f"    {printable(call.words())}" for call in finding.prelude]
+    count = "1 call" if len(calls) == 1 else f"{len(calls)} calls"
+    if not finding.reproduced:
+        ran = f", nor after the {count} that had run before it" if calls else ""
+        return [f"  seen once: it did not come again alone{ran}"]
+    if not calls:
+        return []
+    shown = calls[-MOST_SHOWN:]
+    more = [f"    {len(calls) - len(shown)} others, then"] if len(shown) < len(calls) else []
+    head = f"  depends on what ran before: alone it passes, after {count} in the same process it fails:"
+    return [head, *more, *shown, "  and then"]
 
 
 def origin(finding: Finding) -> str:

@@ -57,7 +57,7 @@ WRONG = [
     ("fuzz --lane gpu", "lane gpu: no NVIDIA GPU is visible; --lane interpret runs kernels on the CPU"),
     ("fuzz --corpus a-file", "--corpus a-file: a-file is not a folder"),
     ("fuzz --corpus a-file/findings", "--corpus a-file/findings: a-file is not a folder"),
-    ("fuzz --corpus broken", "--corpus: broken/bad.json: format_version: this diffgdn reads 1, got 99"),
+    ("fuzz --corpus broken", "--corpus: broken/bad.json: format_version: this diffgdn reads 1 to 2, got 99"),
     ("fuzz --json .", "--json .: it is a folder"),
     ("fuzz --json nowhere/report.json", "--json nowhere/report.json: folder nowhere does not exist"),
     (
@@ -78,7 +78,7 @@ WRONG = [
     ("replay", "--corpus findings: no such folder"),
     ("replay no-such-id", "no-such-id: no such finding in findings"),
     ("replay nowhere/finding.json", "nowhere/finding.json: no"),
-    ("replay broken", "broken/bad.json: format_version: this diffgdn reads 1, got 99"),
+    ("replay broken", "broken/bad.json: format_version: this diffgdn reads 1 to 2, got 99"),
     ("replay a-file.json", "a-file.json: not JSON"),
     ("replay --repeat 0 broken", "Invalid value for '--repeat': 0 is not in the range"),
     ("replay --lane gpu good", "lane gpu: no NVIDIA GPU is visible"),
