@@ -408,8 +408,7 @@ def _saved(failure: CheckFailure) -> str:
     if sure.alone:
         sure = replace(sure, verdict=replace(sure.verdict, failure=harness.explained(sure.verdict, target)))
     finding = harness.finding(sure, target, None if first is None else first.case)
-    shrink = OUT_OF_TIME if astray else _Active.answers.shrunk(sure.verdict, drawn)
-    finding = replace(finding, shrink=shrink)
+    finding = replace(finding, shrink=OUT_OF_TIME if astray else _Active.answers.shrunk(verdict, drawn))
     path, problem = harness.findings.keep(finding, anew=first is not None and first.id == finding.id)
     example = [f"    @example(case={verdict.case!r})"] if sure.alone else []
     said = [f"{type(sure.failure).__name__}: {sure.failure}"]
@@ -424,5 +423,6 @@ def _saved(failure: CheckFailure) -> str:
     depends = company(finding)
     depends += [f"  {finding.case!r}"] if depends else []
     lines = [*said, *depends, f"saved as {path}", *harness.documented(finding)]
-    lines += ["Reproduce with:", f"    diffgdn replay {path}", *example, *unfinished(finding, path)]
-    return "\n".join(lines)
+    return "\n".join(
+        [*lines, "Reproduce with:", f"    diffgdn replay {path}", *example, *unfinished(finding, path)]
+    )
