@@ -170,7 +170,7 @@ class Run:
             if self.device == "cuda":
                 torch.cuda.synchronize()
         except Exception as error:
-            message = str(error).strip() or "no message"
+            message = interpreter.explain(str(error).strip()) or "no message"
             raise checks.KernelRaised(
                 self.case.op, None, None, f"{type(error).__name__}: {message}"
             ) from error

@@ -206,8 +206,8 @@ def states(name, x, rows, HV, V, K, layout, written):
 
 
 def per_head(name, x, numel, axes, dtypes):
-    """A_log or dt_bias, of any shape with this many elements; returns it flat."""
+    """A_log or dt_bias, of any shape and strides with this many elements; returns it flat and contiguous."""
     tensor(name, x, dtypes)
     if x.numel() != numel:
         raise wrong_value(name, f"{numel} elements, {axes}", f"{x.numel()} (shape {tuple(x.shape)})")
-    return x.reshape(-1)
+    return x.reshape(-1).contiguous()  # one axis with a stride is flat, but not contiguous

@@ -8,7 +8,7 @@ keeps them in fp32 registers, and writes them once.
 import triton
 import triton.language as tl
 
-from .device import bounded_gate, inlined, iota, l2norm, round_to, sigmoid, softplus_gate, sum_along
+from .device import bounded_gate, l2norm, sigmoid, softplus_gate
 
 # How the log decay and beta arrive.
 GIVEN = tl.constexpr(0)  # as they are used
@@ -16,7 +16,6 @@ SOFTPLUS = tl.constexpr(1)  # raw gate a: -exp(A_log) * softplus(a + dt_bias)
 BOUNDED = tl.constexpr(2)  # raw gate a: lower_bound * sigmoid(exp(A_log) * (a + dt_bias))
 
 
-@inlined
 @triton.jit
 def advance(
     b_h, p_k, p_v, p_g, p_beta, o_k, o_v, mask_k, mask_v, pad_k, pad_v,
@@ -40,7 +39,7 @@ def advance(
     if KDA:
         b_a = b_a[None, :]
     b_h = b_h * b_a
-    b_d = b_v - sum_along(b_h * b_k[None, :], 1)  # [BV]
+    b_d = b_v - tl.sum(b_h * b_k[None, :], 1)  # [BV]
     if p_beta is not None:
         b_beta = tl.load(p_beta).to(tl.float32)
         if RAW_BETA:
@@ -51,7 +50,6 @@ def advance(
     return tl.fma(b_d[:, None], b_k[None, :], b_h)
 
 
-@inlined
 @triton.jit
 def ancestors(p_parents, stride_parent, token):
     """Bit s says whether step s (below 64) is `token` or one of its ancestors. Below 0 is the start."""
@@ -169,8 +167,8 @@ def recurrent_kernel(
     i_hv = (i_nh % HV).to(tl.int64)
     i_h = i_hv // GROUP
 
-    o_k = iota(BK)
-    o_v = (pid % NV) * BV + iota(BV)
+    o_k = tl.arange(0, BK)
+    o_v = (pid % NV) * BV + tl.arange(0, BV)
     # Masks that would be all true are left out, so that nothing stands between the compiler and wide loads.
     mask_k = None
     pad_k = None
@@ -335,11 +333,11 @@ def recurrent_kernel(
             b_A_log, b_dt_bias, lower_bound, softplus_beta, softplus_threshold, KDA, GATE, RAW_BETA, L2NORM,
         )  # fmt: skip
         if o is not None:
-            b_o = sum_along(b_h * b_q[None, :], 1)  # [BV]
-            tl.store(p_o + o_v, round_to(b_o, o.dtype.element_ty), mask=mask_v)
+            b_o = tl.sum(b_h * b_q[None, :], 1)  # [BV]
+            tl.store(p_o + o_v, b_o.to(o.dtype.element_ty), mask=mask_v)
         if cache is not None:
             if i_t < kept:
-                tl.store(p_cache + at_cache, round_to(b_h, cache.dtype.element_ty), mask=mask_h)
+                tl.store(p_cache + at_cache, b_h.to(cache.dtype.element_ty), mask=mask_h)
 
         if not ONE_TOKEN:
             p_k += stride_k_tok
@@ -371,4 +369,4 @@ def recurrent_kernel(
                     p_ht = tl.multiple_of(p_ht, 16)
             else:
                 p_ht = p_h0
-            tl.store(p_ht + at_ht, round_to(b_h, ht.dtype.element_ty), mask=mask_h)
+            tl.store(p_ht + at_ht, b_h.to(ht.dtype.element_ty), mask=mask_h)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from diffgdn import interpreter
 from diffgdn import lane as lanes
 from diffgdn.cli.options import CONTEXT
 
@@ -64,6 +65,11 @@ def doctor() -> int:
     for package, (purpose, command) in OPTIONAL.items():
         _line(package, version(package) or f"not installed; for {purpose}: {command}")
     _toolchain(lane, problems)
+    if lane == "interpret":
+        for line in interpreter.EMULATED:
+            _line("emulated", line)
+        for line in interpreter.NOT_EMULATED:
+            _line("not emulated", line)
     for problem in problems:
         click.echo(f"diffgdn: {problem}", err=True)
     return 2 if problems else 0

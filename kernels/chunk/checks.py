@@ -3,6 +3,7 @@
 from .. import arguments as check
 
 CHUNK_SIZES = (16, 32, 64)
+MOST_TOKENS = 2**31 - max(CHUNK_SIZES)  # a token's number, rounded up to whole chunks, is an int32
 
 
 def check_shared(
@@ -23,6 +24,8 @@ def check_shared(
     """Everything but q, k, v, gates and beta; `tensors` and `flags` by name. Returns the scale."""
     B, T, _, K = q.shape
     HV, V = v.shape[2:]
+    if B * T > MOST_TOKENS:
+        raise check.wrong_value("q", f"at most {MOST_TOKENS} tokens B * T", B * T)
     for name, value in flags.items():
         check.flag(name, value)
     check.flag("inplace_update", inplace_update)

@@ -7,8 +7,8 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import bounded_gate, inlined, iota, softplus_gate
-from .strides import in_units
+from ..device import bounded_gate, softplus_gate
+from .strides import chunk_and_head, in_units
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -16,30 +16,26 @@ LOG2E = tl.constexpr(1.4426950408889634)
 # only cost the running sum its digits (or, at -inf, turn differences of sums into NaN).
 STRONGEST = tl.constexpr(-150.0)
 
-cumsum_along = tl.cumsum  # not inlined: the interpreter of triton 3.6 scans only inside a call of its own
-
-
-@inlined
 @triton.jit
 def log2_cumsum(b_g):
     """The running sum over axis 0 of natural log decays b_g (fp32; 0 past the chunk's end), in log2 units."""
-    return cumsum_along(tl.where(b_g < STRONGEST, STRONGEST, b_g) * LOG2E, axis=0)
+    return tl.cumsum(tl.where(b_g < STRONGEST, STRONGEST, b_g) * LOG2E, axis=0)
 
 
 @triton.jit(do_not_specialize=["g_b", "g_t", "g_h", "T", "HV", "lower_bound"])
 def kda_gate_kernel(
-    p_g, p_A_log, p_dt_bias, p_gc, p_table, g_b, g_t, g_h, T, HV, lower_bound,
+    p_g, p_A_log, p_dt_bias, p_gc, p_table,
+    g_b: tl.int64, g_t: tl.int64, g_h: tl.int64, T, HV, lower_bound,
     K: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr,
     RAW: tl.constexpr, BIAS: tl.constexpr, BOUNDED: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
-    i_p = tl.program_id(0)
-    i_c, i_hv = i_p // HV, i_p % HV
+    i_c, i_hv = chunk_and_head(tl.program_id(0), HV)
     start = tl.load(p_table + i_c * 2).to(tl.int64)
     rows = tl.load(p_table + i_c * 2 + 1)
     if rows <= 0:
         return
-    o_t = iota(BT)
-    o_k = iota(BK)
+    o_t = tl.arange(0, BT)
+    o_k = tl.arange(0, BK)
     m_k = o_k < K
     mask = (o_t < rows)[:, None] & m_k[None, :]
     o_g = (start // T * g_b + (start % T + o_t) * g_t + i_hv * g_h) * UNIT
@@ -47,7 +43,7 @@ def kda_gate_kernel(
     if RAW:
         A_log = tl.load(p_A_log + i_hv).to(tl.float32)
         if BIAS:
-            b_g += tl.load(p_dt_bias + (i_hv * K + o_k), mask=m_k, other=0).to(tl.float32)[None, :]
+            b_g += tl.load(p_dt_bias + i_hv * K + o_k, mask=m_k, other=0).to(tl.float32)[None, :]
         if BOUNDED:
             b_g = bounded_gate(b_g, A_log, lower_bound)
         else:

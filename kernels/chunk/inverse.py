@@ -9,10 +9,9 @@ keys, where the powers grow and cancel.
 import triton
 import triton.language as tl
 
-from ..device import dot, inlined, sum_along
+from ..device import dot
 
 
-@inlined
 @triton.jit
 def diagonal_blocks(b_L, BT: tl.constexpr, S: tl.constexpr):
     """The diagonal [S, S] blocks of b_L [BT, BT] as [BT // S, S, S]."""
@@ -22,11 +21,10 @@ def diagonal_blocks(b_L, BT: tl.constexpr, S: tl.constexpr):
     else:
         i = tl.arange(0, N)
         on = i[:, None, None, None] == i[None, None, :, None]
-        b_D = sum_along(tl.where(on, tl.reshape(b_L, [N, S, N, S]), 0.0), axis=2)
+        b_D = tl.sum(tl.where(on, tl.reshape(b_L, [N, S, N, S]), 0.0), axis=2)
     return b_D
 
 
-@inlined
 @triton.jit
 def merge(b_X, b_L, BT: tl.constexpr, S: tl.constexpr):
     """From the inverses b_X [BT // S, S, S] of the diagonal blocks of I + b_L to those of twice the size."""
@@ -47,7 +45,6 @@ def merge(b_X, b_L, BT: tl.constexpr, S: tl.constexpr):
     return tl.reshape(tl.permute(tl.join(b_top, b_low), (0, 3, 1, 2)), [N, 2 * S, 2 * S])
 
 
-@inlined
 @triton.jit
 def invert(b_L, BT: tl.constexpr):
     """inv(I + b_L) [BT, BT] for b_L [BT, BT] fp32, zero on and above the diagonal. BT is 16, 32 or 64."""

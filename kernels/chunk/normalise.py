@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import INTERPRETED, iota, l2norm, round_to
+from ..device import INTERPRETED, l2norm
 from .strides import in_units
 
 BLOCK_R = 32  # rows per program
@@ -12,16 +12,16 @@ BLOCK_R = 32  # rows per program
 
 @triton.jit(do_not_specialize=["x_b", "x_t", "x_h", "T", "H", "rows"])
 def l2norm_kernel(
-    p_x, p_y, x_b, x_t, x_h, T, H, rows,
+    p_x, p_y, x_b: tl.int64, x_t: tl.int64, x_h: tl.int64, T, H, rows,
     K: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
-    o_r = tl.program_id(0).to(tl.int64) * BR + iota(BR)
-    o_k = iota(BK)
+    o_r = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)
+    o_k = tl.arange(0, BK)
     o_t = o_r // H
     o_x = (o_t // T * x_b + o_t % T * x_t + o_r % H * x_h) * UNIT
     mask = (o_r < rows)[:, None] & (o_k < K)[None, :]
     b_x = tl.load(p_x + (o_x[:, None] + o_k[None, :]), mask=mask, other=0).to(tl.float32)  # [BR, BK]
-    b_y = round_to(l2norm(b_x, 1), p_y.dtype.element_ty)
+    b_y = l2norm(b_x, 1).to(p_y.dtype.element_ty)
     tl.store(p_y + (o_r[:, None] * K + o_k[None, :]), b_y, mask=mask)
 
 

@@ -10,30 +10,31 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import dot_add, iota, round_to
-from .strides import in_units
+from ..device import dot_add
+from .strides import chunk_and_head, in_units
 from .tiles import tile
 
 
 @triton.jit(do_not_specialize=["q_b", "q_t", "q_h", "k_b", "k_t", "k_h", "scale", "T", "HV", "G"])
 def output_kernel(
     p_q, p_k, p_v_new, p_gc, p_A, p_h, p_o, p_table,
-    q_b, q_t, q_h, k_b, k_t, k_h, scale, T, HV, G,
+    q_b: tl.int64, q_t: tl.int64, q_h: tl.int64, k_b: tl.int64, k_t: tl.int64, k_h: tl.int64,
+    scale, T, HV, G,
     K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     KDA: tl.constexpr, KV: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
     NV: tl.constexpr = (V + BV - 1) // BV
     i_p = tl.program_id(0)
     i_ch = i_p // NV
-    i_c, i_hv = i_ch // HV, i_ch % HV
+    i_c, i_hv = chunk_and_head(i_ch, HV)
     start = tl.load(p_table + i_c * 2).to(tl.int64)
     rows = tl.load(p_table + i_c * 2 + 1)
     if rows == 0:
         return
     row = start * HV + i_hv
-    o_t = iota(BT)
-    o_k = iota(BK)
-    o_v = i_p % NV * BV + iota(BV)
+    o_t = tl.arange(0, BT)
+    o_k = tl.arange(0, BK)
+    o_v = i_p % NV * BV + tl.arange(0, BV)
     m_v = o_v < V
     p_o += row * V + o_t[:, None] * (HV * V) + o_v[None, :]  # [BT, BV]
     if rows < 0:  # padding tokens
@@ -71,13 +72,11 @@ def output_kernel(
         seen = (o_t[:, None] >= o_t[None, :]) & m_t[:, None]
         # masked before the exponential: a key that comes later, or a row past the end, has a positive
         # difference
-        b_A = round_to(
-            tl.where(seen, b_A * tl.exp2(tl.where(seen, b_g[:, None] - b_g[None, :], 0.0)), 0.0), dtype
-        )
+        b_A = tl.where(seen, b_A * tl.exp2(tl.where(seen, b_g[:, None] - b_g[None, :], 0.0)), 0.0).to(dtype)
     m_tv = m_t[:, None] & m_v[None, :]
     b_v = tl.load(p_v_new + row * V + (o_t[:, None] * (HV * V) + o_v[None, :]), mask=m_tv, other=0)
     b_o = dot_add(b_A, b_v, b_o) * scale
-    tl.store(p_o, round_to(b_o, p_o.dtype.element_ty), mask=m_tv)
+    tl.store(p_o, b_o.to(p_o.dtype.element_ty), mask=m_tv)
 
 
 def output(q, k, v_new, gc, A, h, scale, table, *, layout, chunk_size):

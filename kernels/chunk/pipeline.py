@@ -3,6 +3,7 @@
 import torch
 import triton
 
+from ..current_device import current
 from .gates import kda_gates
 from .normalise import normalise
 from .output import output
@@ -34,28 +35,29 @@ def run(
         chunks = B * triton.cdiv(T, chunk_size)
     elif boundary_states:
         chunks = chunk_count(cu_seqlens, chunk_size)  # the shape of a result: has to be known here
-    table, first = chunk_table(cu_seqlens, tokens, chunk_size)
-    if not dense and not boundary_states:
-        chunks = table.shape[0]  # at least as many as there are
+    with current(v.device):
+        table, first = chunk_table(cu_seqlens, tokens, chunk_size)
+        if not dense and not boundary_states:
+            chunks = table.shape[0]  # at least as many as there are
 
-    if l2norm:
-        q, k = normalise(q), normalise(k)
-    pool = {
-        "write_pool": inplace_update and initial_state is not None,
-        "layout": layout,
-        "chunk_size": chunk_size,
-        "batch_invariant": batch_invariant,
-    }
-    rest = initial_state, indices, final, cu_seqlens, first, chunks
-    if g.ndim == 3:
-        gc, w, u = wy_gdn(k, v, g, beta, table, chunk_size)
-        h, v_new = state_pass(k, w, u, gc, *rest, **pool)
-        o = output(q, k, v_new, gc, None, h, scale, table, layout=layout, chunk_size=chunk_size)
-    else:
-        gc = kda_gates(g, A_log, dt_bias, lower_bound, table, chunk_size)
-        w, kg, qg, u, A = wy_kda(q, k, v, gc, beta, table, chunk_size, raw_beta=raw_beta)
-        h, v_new = state_pass(kg, w, u, gc, *rest, **pool)
-        o = output(qg, None, v_new, None, A, h, scale, table, layout=layout, chunk_size=chunk_size)
+        if l2norm:
+            q, k = normalise(q), normalise(k)
+        pool = {
+            "write_pool": inplace_update and initial_state is not None,
+            "layout": layout,
+            "chunk_size": chunk_size,
+            "batch_invariant": batch_invariant,
+        }
+        rest = initial_state, indices, final, cu_seqlens, first, chunks
+        if g.ndim == 3:
+            gc, w, u = wy_gdn(k, v, g, beta, table, chunk_size)
+            h, v_new = state_pass(k, w, u, gc, *rest, **pool)
+            o = output(q, k, v_new, gc, None, h, scale, table, layout=layout, chunk_size=chunk_size)
+        else:
+            gc = kda_gates(g, A_log, dt_bias, lower_bound, table, chunk_size)
+            w, kg, qg, u, A = wy_kda(q, k, v, gc, beta, table, chunk_size, raw_beta=raw_beta)
+            h, v_new = state_pass(kg, w, u, gc, *rest, **pool)
+            o = output(qg, None, v_new, None, A, h, scale, table, layout=layout, chunk_size=chunk_size)
     if not boundary_states:
         return o, final, None
     return o, final, h.view(B, triton.cdiv(T, chunk_size), HV, *matrix) if dense else h.unsqueeze(0)

@@ -10,15 +10,16 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import dot, dot_add, iota, round_to
-from .strides import in_units
+from ..device import dot, dot_add
+from .strides import chunk_and_head, in_units
 from .tiles import tile
 
 
 @triton.jit(do_not_specialize=["k_b", "k_t", "k_h", "s_n", "s_h", "s_r", "i_s", "T", "HV", "G"])
 def state_kernel(
     p_k, p_w, p_u, p_gc, p_h, p_v_new, p_pool, p_indices, p_final, p_cu, p_first,
-    k_b, k_t, k_h, s_n, s_h, s_r, i_s, T, HV, G,
+    k_b: tl.int64, k_t: tl.int64, k_h: tl.int64, s_n: tl.int64, s_h: tl.int64, s_r: tl.int64, i_s: tl.int64,
+    T, HV, G,
     K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     KDA: tl.constexpr, KV: tl.constexpr, HAS_POOL: tl.constexpr, HAS_INDICES: tl.constexpr,
     WRITE_POOL: tl.constexpr, WRITE_FINAL: tl.constexpr, UNIT: tl.constexpr,
@@ -26,28 +27,28 @@ def state_kernel(
     NV: tl.constexpr = (V + BV - 1) // BV
     i_p = tl.program_id(0)
     i_nh = i_p // NV
-    i_n, i_hv = i_nh // HV, i_nh % HV
+    i_n, i_hv = chunk_and_head(i_nh, HV)  # a sequence here
     bos = tl.load(p_cu + i_n).to(tl.int64)
     length = (tl.load(p_cu + i_n + 1) - bos).to(tl.int32)
     chunks = (length + BT - 1) // BT
-    slot = i_n.to(tl.int64)
+    slot = i_n
     if HAS_INDICES:
         slot = tl.load(p_indices + i_n * i_s).to(tl.int64)
 
     dtype = p_w.dtype.element_ty
-    o_t = iota(BT)
-    o_k = iota(BK)
-    o_v = i_p % NV * BV + iota(BV)
+    o_t = tl.arange(0, BT)
+    o_k = tl.arange(0, BK)
+    o_v = i_p % NV * BV + tl.arange(0, BV)
     m_k = o_k < K
     m_v = o_v < V
     m_kv = m_k[:, None] & m_v[None, :]
     # [BK, BV]: where in memory a state's elements are
     if KV:
         o_h = o_k[:, None] * V + o_v[None, :]
-        o_s = o_k[:, None] * s_r + o_v[None, :]
+        o_s = o_k.to(tl.int64)[:, None] * s_r + o_v[None, :]
     else:
         o_h = o_k[:, None] + o_v[None, :] * K
-        o_s = o_k[:, None] + o_v[None, :] * s_r
+        o_s = o_k[:, None] + o_v.to(tl.int64)[None, :] * s_r
 
     b_s = tl.full([BK, BV], 0.0, tl.float32)
     if HAS_POOL:
@@ -59,12 +60,13 @@ def state_kernel(
     o_wt = o_t[:, None] * (HV * K) + o_k[None, :]  # [BT, BK]
     o_ut = o_t[:, None] * (HV * V) + o_v[None, :]  # [BT, BV]
     p_k += (bos // T * k_b + bos % T * k_t + i_hv // G * k_h) * UNIT
-    o_kt = o_k[:, None] + o_t[None, :].to(tl.int64) * (k_t * UNIT)  # [BK, BT]
+    k_t = k_t * UNIT
+    o_kt = o_k[:, None] + o_t[None, :] * k_t  # [BK, BT]
     p_h += (tl.load(p_first + i_n).to(tl.int64) * HV + i_hv) * (K * V)
     heads = HV.to(tl.int64)
-    k_c = k_t.to(tl.int64) * (BT * UNIT)
+    k_c = k_t * BT
     for i_c in range(chunks):
-        b_h = round_to(b_s, dtype)
+        b_h = b_s.to(dtype)
         tl.store(p_h + i_c * heads * (K * V) + o_h, b_h, mask=m_kv)
 
         i_t = i_c * BT
@@ -73,7 +75,7 @@ def state_kernel(
         b_w = tl.load(p_w + at * K + o_wt, mask=m_t[:, None] & m_k[None, :], other=0)
         m_tv = m_t[:, None] & m_v[None, :]
         b_v = tl.load(p_u + at * V + o_ut, mask=m_tv, other=0).to(tl.float32) - dot(b_w, b_h)
-        tl.store(p_v_new + at * V + o_ut, round_to(b_v, dtype), mask=m_tv)
+        tl.store(p_v_new + at * V + o_ut, b_v.to(dtype), mask=m_tv)
 
         end = tl.minimum(BT, length - i_t) - 1
         if KDA:  # k comes with its decay to the chunk's end
@@ -85,14 +87,14 @@ def state_kernel(
             b_v *= tl.exp2(tl.where(m_t, b_end - b_g, 0.0))[:, None]
             b_s *= tl.exp2(b_end)
         b_k = tl.load(p_k + i_c * k_c + o_kt, mask=m_k[:, None] & m_t[None, :], other=0)
-        b_s = dot_add(b_k, round_to(b_v, dtype), b_s)
+        b_s = dot_add(b_k, b_v.to(dtype), b_s)
 
     if WRITE_POOL:
         if (slot >= 0) & (length > 0):  # an empty sequence leaves its slot alone
-            tl.store(p_s, round_to(b_s, p_pool.dtype.element_ty), mask=m_kv)
+            tl.store(p_s, b_s.to(p_pool.dtype.element_ty), mask=m_kv)
     if WRITE_FINAL:
         p_f = p_final + i_nh.to(tl.int64) * (K * V) + o_h
-        tl.store(p_f, round_to(b_s, p_final.dtype.element_ty), mask=m_kv)
+        tl.store(p_f, b_s.to(p_final.dtype.element_ty), mask=m_kv)
 
 
 def state_pass(

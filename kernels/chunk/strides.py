@@ -1,6 +1,20 @@
-"""Strides as the chunk kernels take them: runtime integers that the compiler knows multiples of."""
+"""Strides as the chunk kernels take them: runtime integers that the compiler knows multiples of.
+
+A caller's stride may be any: tensors of a few elements reach past 2^31 where they are views of something
+large. So kernels declare strides tl.int64. Within a chunk of a stage's own tensors, offsets stay below 2^31
+and are formed in 32 bits.
+"""
+
+import triton
+import triton.language as tl
 
 UNIT_BYTES = 16  # the widest load
+
+
+@triton.jit
+def chunk_and_head(i_ch, HV):
+    """The chunk and the value head of the i_ch-th of chunks times HV heads, in 64 bits."""
+    return (i_ch // HV).to(tl.int64), (i_ch % HV).to(tl.int64)
 
 
 def in_units(*tensors):

@@ -11,8 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import INTERPRETED, iota, sum_along
-from .gates import cumsum_along
+from ..device import INTERPRETED
 
 BLOCK_C = 64  # table entries per program
 BLOCK_N = 64  # sequences looked at in one step
@@ -23,29 +22,31 @@ def chunk_table_kernel(
     p_cu, p_table, p_first, N, tokens, bound, BT: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr
 ):
     i_p = tl.program_id(0)
-    o_c = i_p * BC + iota(BC)
+    o_c = i_p * BC + tl.arange(0, BC)
     start = tl.full([BC], 0, tl.int32)
     rows = tl.full([BC], 0, tl.int32)
     seen = 0  # chunks of the sequences looked at so far
     for i_n in range(0, N, BN):
-        o_n = i_n + iota(BN)
+        o_n = i_n + tl.arange(0, BN)
         m_n = o_n < N
         bos = tl.load(p_cu + o_n, mask=m_n, other=0).to(tl.int32)
         eos = tl.load(p_cu + o_n + 1, mask=m_n, other=0).to(tl.int32)
         chunks = (eos - bos + BT - 1) // BT
-        end = seen + cumsum_along(chunks, axis=0)
+        end = seen + tl.cumsum(chunks, axis=0)
         first = end - chunks
         if i_p == 0:
             tl.store(p_first + o_n, first, mask=m_n)
         # [BC, BN]: at most one sequence owns a chunk
         owns = (o_c[:, None] >= first[None, :]) & (o_c[:, None] < end[None, :])
         at = bos[None, :] + (o_c[:, None] - first[None, :]) * BT
-        start += sum_along(tl.where(owns, at, 0), axis=1)
-        rows += sum_along(tl.where(owns, tl.minimum(eos[None, :] - at, BT), 0), axis=1)
-        seen += sum_along(chunks, axis=0)
+        start += tl.sum(tl.where(owns, at, 0), axis=1)
+        rows += tl.sum(tl.where(owns, tl.minimum(eos[None, :] - at, BT), 0), axis=1)
+        seen += tl.sum(chunks, axis=0)
     past = o_c >= seen
-    start = tl.where(past, tl.load(p_cu + N).to(tl.int32) + (o_c - seen) * BT, start)
-    rows = tl.where(past, -tl.minimum(tl.maximum(tokens - start, 0), BT), rows)
+    # in 64 bits: many empty sequences leave many entries past the last token
+    padding = tl.minimum(tl.load(p_cu + N).to(tl.int64) + (o_c - seen).to(tl.int64) * BT, tokens)
+    start = tl.where(past, padding.to(tl.int32), start)
+    rows = tl.where(past, -tl.minimum(tokens - start, BT), rows)
     tl.store(p_table + o_c * 2, start, mask=o_c < bound)
     tl.store(p_table + o_c * 2 + 1, rows, mask=o_c < bound)
 

@@ -13,10 +13,10 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import dot, dot_add, iota, round_to
+from ..device import dot, dot_add
 from .gates import log2_cumsum
 from .inverse import invert
-from .strides import in_units
+from .strides import chunk_and_head, in_units
 from .tiles import tile
 
 
@@ -41,21 +41,21 @@ from .tiles import tile
 )
 def wy_gdn_kernel(
     p_k, p_v, p_g, p_beta, p_gc, p_w, p_u, p_table,
-    k_b, k_t, k_h, v_b, v_t, v_h, g_b, g_t, g_h, b_b, b_t, b_h, T, HV, G,
+    k_b: tl.int64, k_t: tl.int64, k_h: tl.int64, v_b: tl.int64, v_t: tl.int64, v_h: tl.int64,
+    g_b: tl.int64, g_t: tl.int64, g_h: tl.int64, b_b: tl.int64, b_t: tl.int64, b_h: tl.int64, T, HV, G,
     K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     UNIT: tl.constexpr,
 ):  # fmt: skip
-    i_p = tl.program_id(0)
-    i_c, i_hv = i_p // HV, i_p % HV
+    i_c, i_hv = chunk_and_head(tl.program_id(0), HV)
     start = tl.load(p_table + i_c * 2).to(tl.int64)
     rows = tl.load(p_table + i_c * 2 + 1)
     if rows <= 0:
         return
     dtype = p_w.dtype.element_ty
     i_b, i_t = start // T, start % T
-    o_t = iota(BT)
-    o_k = iota(BK)
-    o_v = iota(BV)
+    o_t = tl.arange(0, BT)
+    o_k = tl.arange(0, BK)
+    o_v = tl.arange(0, BV)
     m_t = o_t < rows
     row = start * HV + i_hv  # of the stages' own tensors [tokens, HV, ...]
 
@@ -73,19 +73,19 @@ def wy_gdn_kernel(
     below = o_t[:, None] > o_t[None, :]
     # masked before the exponential: above the diagonal the difference is positive and may overflow
     b_decay = tl.exp2(tl.where(below, b_g[:, None] - b_g[None, :], 0.0))
-    b_X = round_to(invert(tl.where(below, b_L * b_decay * b_beta[:, None], 0.0), BT), dtype)
+    b_X = invert(tl.where(below, b_L * b_decay * b_beta[:, None], 0.0), BT).to(dtype)
 
     o_w = row * K + o_t[:, None] * (HV * K) + o_k[None, :]
     b_bg = b_beta * tl.exp2(b_g)
     for i_k in range(0, K, BK):
         m_k = m_t[:, None] & (o_k + i_k < K)[None, :]
         b_k = tl.load(p_k + i_k, mask=m_k, other=0).to(tl.float32) * b_bg[:, None]
-        tl.store(p_w + (o_w + i_k), round_to(dot(b_X, round_to(b_k, dtype)), dtype), mask=m_k)
+        tl.store(p_w + (o_w + i_k), dot(b_X, b_k.to(dtype)).to(dtype), mask=m_k)
     o_u = row * V + o_t[:, None] * (HV * V) + o_v[None, :]
     for i_v in range(0, V, BV):
         m_v = m_t[:, None] & (o_v + i_v < V)[None, :]
         b_v = tl.load(p_v + i_v, mask=m_v, other=0).to(tl.float32) * b_beta[:, None]
-        tl.store(p_u + (o_u + i_v), round_to(dot(b_X, round_to(b_v, dtype)), dtype), mask=m_v)
+        tl.store(p_u + (o_u + i_v), dot(b_X, b_v.to(dtype)).to(dtype), mask=m_v)
 
 
 def wy_gdn(k, v, g, beta, table, chunk_size):

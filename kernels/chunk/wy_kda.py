@@ -17,9 +17,9 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import dot, iota, round_to, sigmoid, sum_along
+from ..device import dot, sigmoid
 from .inverse import invert
-from .strides import in_units
+from .strides import chunk_and_head, in_units
 from .tiles import tile
 
 
@@ -44,21 +44,21 @@ from .tiles import tile
 )
 def wy_kda_kernel(
     p_q, p_k, p_v, p_gc, p_beta, p_w, p_u, p_kg, p_qg, p_A, p_table,
-    q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, b_b, b_t, b_h, T, HV, G,
+    q_b: tl.int64, q_t: tl.int64, q_h: tl.int64, k_b: tl.int64, k_t: tl.int64, k_h: tl.int64,
+    v_b: tl.int64, v_t: tl.int64, v_h: tl.int64, b_b: tl.int64, b_t: tl.int64, b_h: tl.int64, T, HV, G,
     K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BC: tl.constexpr,
     LOG_BT: tl.constexpr, LOG_LEAF: tl.constexpr, RAW_BETA: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
-    i_p = tl.program_id(0)
-    i_c, i_hv = i_p // HV, i_p % HV
+    i_c, i_hv = chunk_and_head(tl.program_id(0), HV)
     start = tl.load(p_table + i_c * 2).to(tl.int64)
     rows = tl.load(p_table + i_c * 2 + 1)
     if rows <= 0:
         return
     dtype = p_w.dtype.element_ty
     i_b, i_t = start // T, start % T
-    o_t = iota(BT)
-    o_k = iota(BK)
-    o_v = iota(BV)
+    o_t = tl.arange(0, BT)
+    o_k = tl.arange(0, BK)
+    o_v = tl.arange(0, BV)
     m_t = o_t < rows
     row = start * HV + i_hv  # of the stages' own tensors [tokens, HV, ...]
 
@@ -66,8 +66,8 @@ def wy_kda_kernel(
     p_q += (i_b * q_b + i_t * q_t + i_hv // G * q_h) * UNIT
     p_k += (i_b * k_b + i_t * k_t + i_hv // G * k_h) * UNIT
     g_t = HV * K
-    q_t = q_t.to(tl.int64) * UNIT
-    k_t = k_t.to(tl.int64) * UNIT
+    q_t = q_t * UNIT
+    k_t = k_t * UNIT
     o_q = o_t[:, None] * q_t + o_k[None, :]  # [BT, BK]
     o_kk = o_t[:, None] * k_t + o_k[None, :]
     o_g = o_t[:, None] * g_t + o_k[None, :]
@@ -86,19 +86,19 @@ def wy_kda_kernel(
                 middle = tl.minimum((o_s | 1) << s, rows - 1)
                 b_m = tl.load(p_gc + i_k + (middle[:, None] * g_t + o_k[None, :]), mask=m_tk, other=0)
                 b_e = tl.exp2(tl.where(late[:, None], b_g - b_m, b_m - b_g))  # rows past the end: exp2(0)
-                b_ke = round_to(b_k * b_e, dtype)
+                b_ke = (b_k * b_e).to(dtype)
                 b_kt = tl.trans(b_ke)
                 quarter = late[:, None] & (o_s[:, None] == (o_s + 1)[None, :])
                 b_L += tl.where(quarter, dot(b_ke, b_kt), 0.0)
-                b_A += tl.where(quarter, dot(round_to(b_q * b_e, dtype), b_kt), 0.0)
+                b_A += tl.where(quarter, dot((b_q * b_e).to(dtype), b_kt), 0.0)
 
     # The blocks on the diagonal: [N, LEAF, LEAF], BC channels at a time.
     LEAF: tl.constexpr = 1 << LOG_LEAF
     N: tl.constexpr = BT // LEAF
-    o_r = iota(N)[:, None] * LEAF + iota(LEAF)[None, :]  # [N, LEAF] tokens
+    o_r = tl.arange(0, N)[:, None] * LEAF + tl.arange(0, LEAF)[None, :]  # [N, LEAF] tokens
     o_r3 = o_r[:, :, None]
     m_r3 = o_r3 < rows
-    o_c = iota(BC)[None, None, :]
+    o_c = tl.arange(0, BC)[None, None, :]
     b_Ln = tl.full([N, LEAF, LEAF], 0.0, tl.float32)
     b_An = tl.full([N, LEAF, LEAF], 0.0, tl.float32)
     seen = ((o_r3 >= o_r[:, None, :]) & m_r3)[:, :, :, None]
@@ -109,8 +109,8 @@ def wy_kda_kernel(
         b_g = tl.load(p_gc + i_k + (o_r3 * g_t + o_c), mask=m_c, other=0)
         # masked before the exponential: later keys, and rows past the end, have positive differences
         b_d = tl.exp2(tl.where(seen, b_g[:, :, None, :] - b_g[:, None, :, :], 0.0)) * b_k[:, None, :, :]
-        b_Ln += sum_along(b_d * b_k[:, :, None, :], axis=3)
-        b_An += sum_along(b_d * b_q[:, :, None, :], axis=3)
+        b_Ln += tl.sum(b_d * b_k[:, :, None, :], axis=3)
+        b_An += tl.sum(b_d * b_q[:, :, None, :], axis=3)
     if N == 1:
         b_L = tl.reshape(b_Ln, [BT, BT])
         b_A = tl.reshape(b_An, [BT, BT])
@@ -124,12 +124,12 @@ def wy_kda_kernel(
         )
     b_A = tl.where(o_t[:, None] >= o_t[None, :], b_A, 0.0)
     o_A = row * BT + (o_t[:, None] * (HV * BT) + o_t[None, :])
-    tl.store(p_A + o_A, round_to(b_A, dtype), mask=m_t[:, None])
+    tl.store(p_A + o_A, b_A.to(dtype), mask=m_t[:, None])
 
     b_beta = tl.load(p_beta + i_b * b_b + (i_t + o_t) * b_t + i_hv * b_h, mask=m_t, other=0).to(tl.float32)
     if RAW_BETA:
         b_beta = tl.where(m_t, sigmoid(b_beta), 0.0)
-    b_X = round_to(invert(tl.where(o_t[:, None] > o_t[None, :], b_L * b_beta[:, None], 0.0), BT), dtype)
+    b_X = invert(tl.where(o_t[:, None] > o_t[None, :], b_L * b_beta[:, None], 0.0), BT).to(dtype)
 
     row_k = row * K
     for i_k in range(0, K, BK):
@@ -141,18 +141,18 @@ def wy_kda_kernel(
         b_end = tl.load(p_gc + i_k + ((rows - 1) * g_t + o_k), mask=m_k, other=0)
         b_e = tl.exp2(b_g)
         at = row_k + i_k + o_g
-        tl.store(p_qg + at, round_to(b_q * b_e, dtype), mask=m_tk)
+        tl.store(p_qg + at, (b_q * b_e).to(dtype), mask=m_tk)
         tl.store(
-            p_kg + at, round_to(b_k * tl.exp2(tl.where(m_tk, b_end[None, :] - b_g, 0.0)), dtype), mask=m_tk
+            p_kg + at, (b_k * tl.exp2(tl.where(m_tk, b_end[None, :] - b_g, 0.0))).to(dtype), mask=m_tk
         )
-        b_w = dot(b_X, round_to(b_k * (b_beta[:, None] * b_e), dtype))
-        tl.store(p_w + at, round_to(b_w, dtype), mask=m_tk)
+        b_w = dot(b_X, (b_k * (b_beta[:, None] * b_e)).to(dtype))
+        tl.store(p_w + at, b_w.to(dtype), mask=m_tk)
     p_v += (i_b * v_b + (i_t + o_t) * v_t + i_hv * v_h)[:, None] * UNIT + o_v[None, :]  # [BT, BV]
     o_u = row * V + o_t[:, None] * (HV * V) + o_v[None, :]
     for i_v in range(0, V, BV):
         m_v = m_t[:, None] & (o_v + i_v < V)[None, :]
         b_v = tl.load(p_v + i_v, mask=m_v, other=0).to(tl.float32) * b_beta[:, None]
-        tl.store(p_u + (o_u + i_v), round_to(dot(b_X, round_to(b_v, dtype)), dtype), mask=m_v)
+        tl.store(p_u + (o_u + i_v), dot(b_X, b_v.to(dtype)).to(dtype), mask=m_v)
 
 
 def wy_kda(q, k, v, gc, beta, table, chunk_size, *, raw_beta):

@@ -1,0 +1,10 @@
+"""Which device kernels are launched on: that of the tensors, whichever is current in the caller's thread."""
+
+from contextlib import nullcontext
+
+import torch
+
+
+def current(device):
+    """A context in which `device` is the current one. A CPU has no such notion: nothing is done."""
+    return nullcontext() if device.type == "cpu" else torch.get_device_module(device).device(device)

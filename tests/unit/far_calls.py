@@ -1,0 +1,253 @@
+"""Calls of the public functions with one argument far apart along one axis, compared with the plain call.
+
+    python far_calls.py CALL [cpu|cuda] [ARGUMENT ...]
+
+prints, as JSON, what came of every argument and axis: "same", or how it went wrong. A far view has a handful
+of elements and strides past 2^30; the memory between them is mapped and never touched. On a CPU each call is
+made in a process forked for it, for a wrong address kills it.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from diffgdn import interpreter, lane
+
+DEVICE = sys.argv[2] if len(sys.argv) > 2 else "cpu"
+lane.enter("gpu" if DEVICE == "cuda" else "interpret")
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from diffgdn import kernels  # noqa: E402
+
+# Two steps of the first pass 2^31 elements, with the narrowest loads. One step of the second passes 2^32, in
+# 16-byte units of bf16 two steps pass 2^31, and one does that times the unit.
+STRIDES = (2**30 + 1, 2**33 + 64)
+MAP_NORESERVE = 0x4000  # Linux; in Python's mmap from 3.13 on
+
+N, T, H, HV, K, V = 3, 5, 3, 3, 8, 8  # an axis needs three elements to be two strides long
+BF16, FP32 = torch.bfloat16, torch.float32
+
+# Every argument's last dimension is contiguous, save those of these.
+VECTORS = ("A_log", "dt_bias", "initial_state_indices", "ssm_state_indices", "intermediate_state_indices")
+VECTORS += ("retrieve_parent_token",)
+
+
+def draw(*shape: int, dtype: torch.dtype = BF16) -> Tensor:
+    return (torch.randn(*shape) / 2).to(dtype)
+
+
+def tokens(kda: bool, B: int, length: int) -> dict[str, Any]:
+    g = draw(B, length, HV, *([K] if kda else []), dtype=FP32)
+    return {
+        "q": draw(B, length, H, K),
+        "k": draw(B, length, H, K),
+        "v": draw(B, length, HV, V),
+        "g": -g.abs(),
+        "beta": draw(B, length, HV).sigmoid(),
+    }
+
+
+def raw_gates(kda: bool) -> dict[str, Any]:
+    return {"A_log": draw(HV, dtype=FP32), "dt_bias": draw(HV, *([K] if kda else []), dtype=FP32)}
+
+
+def shape_of_batch(packed: bool) -> tuple[int, int]:
+    return (1, N * T) if packed else (N, T)
+
+
+def bounds(packed: bool) -> dict[str, Any]:
+    return {"cu_seqlens": torch.arange(N + 1, dtype=torch.int32) * T} if packed else {}
+
+
+def slots(name: str) -> dict[str, Any]:
+    return {name: torch.tensor([2, 0, 1])}
+
+
+def extend(kda: bool, packed: bool = False, layout: str = "vk") -> dict[str, Any]:
+    out = {
+        **tokens(kda, *shape_of_batch(packed)),
+        **bounds(packed),
+        "initial_state": draw(3, HV, V, K),
+        **slots("initial_state_indices"),
+        "use_qk_l2norm_in_kernel": packed,  # both ways of reading q and k
+        "output_final_state": True,
+        "chunk_size": 16,
+        "layout": layout,
+    }
+    if not kda:
+        return out
+    A_log = {"A_log": draw(1, HV, 1, dtype=FP32)}
+    return {**out, **raw_gates(True), **A_log, "beta_is_raw": True, "output_intermediate_states": True}
+
+
+def recurrent(kda: bool, packed: bool = False) -> dict[str, Any]:
+    out = {**tokens(kda, *shape_of_batch(packed)), **bounds(packed), "initial_state": draw(N, HV, V, K)}
+    return out if kda else {**out, "output_final_state": True}
+
+
+def update(kda: bool, packed: bool = False, layout: str = "vk") -> dict[str, Any]:
+    return {
+        **tokens(kda, *shape_of_batch(packed)),
+        **bounds(packed),
+        "initial_state_source": draw(3, HV, V, K),
+        **slots("initial_state_indices"),
+        "layout": layout,
+    }
+
+
+def verify(kda: bool, packed: bool = False, layout: str = "vk") -> dict[str, Any]:
+    out = update(kda, packed, layout)
+    B, length = shape_of_batch(packed)
+    out |= raw_gates(kda) | {"a": draw(B, length, HV, *([K] if kda else [])), "b": out.pop("beta")}
+    del out["g"]
+    tree = torch.tensor([[-1, 0, 1, 2, 2], [-1, 0, 0, 1, 3], [-1, 0, 1, 1, 2]], dtype=torch.int32)
+    return {
+        **out,
+        **slots("intermediate_state_indices"),
+        "softplus_beta": 1.0,
+        "softplus_threshold": 20.0,
+        "is_kda": kda,
+        "intermediate_states_buffer": draw(3, T, HV, V, K),
+        "retrieve_parent_token": tree,
+    }
+
+
+def packed_decode(kda: bool) -> dict[str, Any]:
+    return {
+        "mixed_qkv": draw(N, 2 * H * K + HV * V),
+        "a": draw(N, HV, *([K] if kda else [])),
+        "b": draw(N, HV),
+        **raw_gates(kda),
+        "scale": None,
+        "initial_state": draw(3, HV, V, K),
+        "out": draw(N, 1, HV, V),
+        **slots("ssm_state_indices"),
+    }
+
+
+Make = Callable[[], dict[str, Any]]
+Found = dict[str, Tensor]
+CALLS: dict[str, tuple[str, list[Make]]] = {
+    "chunk_gdn": (
+        "chunk_gated_delta_rule",
+        [lambda: extend(False), lambda: extend(False, True), lambda: extend(False, layout="kv")],
+    ),
+    "chunk_kda": (
+        "chunk_kda",
+        [lambda: extend(True), lambda: extend(True, True), lambda: extend(True, layout="kv")],
+    ),
+    "recurrent_gdn": (
+        "fused_recurrent_gated_delta_rule",
+        [lambda: recurrent(False), lambda: recurrent(False, True)],
+    ),
+    "recurrent_kda": ("fused_recurrent_kda", [lambda: recurrent(True), lambda: recurrent(True, True)]),
+    "update": (
+        "fused_recurrent_gated_delta_rule_update",
+        [lambda: update(False), lambda: update(True, True), lambda: update(False, layout="kv")],
+    ),
+    "verify": (
+        "fused_sigmoid_gating_delta_rule_update",
+        [lambda: verify(False), lambda: verify(True, True), lambda: verify(True, layout="kv")],
+    ),
+    "packed_decode_gdn": (
+        "fused_recurrent_gated_delta_rule_packed_decode",
+        [lambda: packed_decode(False)],
+    ),
+    "packed_decode_kda": ("fused_recurrent_kda_packed_decode", [lambda: packed_decode(True)]),
+}
+
+
+def far(x: Tensor, axis: int, stride: int) -> Tensor:
+    """A view equal to x, along one axis with this stride."""
+    strides = [stride if dim == axis else own for dim, own in enumerate(x.stride())]
+    extent = 1 + sum((size - 1) * step for size, step in zip(x.shape, strides, strict=True))
+    if DEVICE == "cuda":
+        memory = torch.empty(extent, dtype=x.dtype, device=DEVICE)
+    else:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+        memory = torch.frombuffer(mmap.mmap(-1, extent * x.element_size(), flags=flags), dtype=x.dtype)
+    view = memory.as_strided(x.shape, strides)
+    view.copy_(x)
+    return view
+
+
+def axes(given: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Arguments and axes that may be far, and cu_seqlens, which may not."""
+    for name, x in given.items():
+        if isinstance(x, Tensor):
+            last = x.ndim if name in VECTORS or name == "cu_seqlens" else x.ndim - 1
+            yield from ((name, axis) for axis in range(last) if x.shape[axis] > 2)
+
+
+def run(function: Callable[..., Any], given: dict[str, Any]) -> Found:
+    """What a call returns, and its arguments afterwards: those written, and those that must stay."""
+    returned = function(**given)
+    results = returned if isinstance(returned, tuple) else (returned,)
+    out = {f"result {i}": x for i, x in enumerate(results) if x is not None}
+    return out | {name: x for name, x in given.items() if isinstance(x, Tensor)}
+
+
+def called(function: Callable[..., Any], make: Make, name: str = "", axis: int = 0, stride: int = 0) -> Found:
+    """The call with one argument far apart, or, without a stride, as it is."""
+    torch.manual_seed(0)
+    given = {key: x.to(DEVICE) if isinstance(x, Tensor) else x for key, x in make().items()}
+    if stride:
+        given[name] = far(given[name], axis, stride)
+    return run(function, given)
+
+
+def outcome(expected: Found, *call: Any) -> str:
+    try:
+        actual = called(*call)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    wrong = [key for key, x in expected.items() if not torch.equal(actual[key], x)]
+    return f"other bits in {', '.join(wrong)}" if wrong else "same"
+
+
+def forked(*args: Any) -> str:
+    """The outcome in a process of its own, and how that died if it did."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, outcome(*args).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        text = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return text if status == 0 else f"died of {signal.Signals(-status).name}"
+
+
+def main(call: str, wanted: list[str]) -> dict[str, str]:
+    name, variants = CALLS[call]
+    function = getattr(kernels, name)
+    found = {}
+    for i, make in enumerate(variants):
+        plain = called(function, make)
+        for name, axis in axes(make()):
+            if wanted and name not in wanted:
+                continue
+            for stride in STRIDES[:1] if DEVICE == "cuda" else STRIDES:
+                one = function, make, name, axis
+                key = f"{name}, axis {axis}, stride {stride}, variant {i}"
+                if DEVICE == "cuda":  # compared with a stride of the same low bits: the same compiled kernel
+                    found[key] = outcome(called(*one, stride % 64 + 4096), *one, stride)
+                else:
+                    found[key] = forked(plain, *one, stride)
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if DEVICE == "cpu":
+        interpreter.repair()
+    print(json.dumps(main(sys.argv[1], sys.argv[3:])))
