@@ -1,4 +1,8 @@
-"""Gated delta-rule attention in Triton, states laid out [V, K]. Needs torch and triton alone."""
+"""Gated delta-rule attention in Triton, states laid out [V, K]. Needs torch and triton alone.
+
+Tensors may lie anywhere: offsets are formed in 64 bits whatever a view's strides, and kernels run on the
+device of the tensors, whichever is current.
+"""
 
 from .chunk.gdn import chunk_gated_delta_rule
 from .chunk.kda import chunk_kda

@@ -19,9 +19,10 @@ def fused_recurrent_gated_delta_rule_packed_decode(
     elements. scale: None for K^-0.5. initial_state [slots, HV, V, K]: the pool, whose shape says what HV, V
     and K are; slot ssm_state_indices[n] is updated in place. out [B, 1, HV, V] is written. A negative index
     is padding: its row of out is zero, no state is written. Dtypes: mixed_qkv and out the same of bf16, fp16,
-    fp32; a, b and dt_bias that or fp32; A_log fp32; the pool any of the three. All may be strided, save in
-    their last dimension. batch_invariant: the bits of a sequence do not depend on the batch it is in.
-    validate: check the values of the indices too (None: on CPU only).
+    fp32; a, b and dt_bias that or fp32; A_log fp32; the pool any of the three. Any strides, past 2^31
+    elements too, save in the last dimension of mixed_qkv, a, b, out and the pool. batch_invariant: the bits
+    of a sequence do not depend on the batch it is in. validate: check the values of the indices too (None: on
+    CPU only).
 
     Returns (out, initial_state). Raises ValueError or TypeError before anything is written.
     """

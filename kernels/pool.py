@@ -22,7 +22,8 @@ def fused_recurrent_gated_delta_rule_update(
     S <- exp(g) S; S <- S + beta (v - S k) k^T; o = scale S q.
 
     Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; cu_seqlens [N + 1] cuts the B*T
-    tokens into N sequences, without it N = B. g is the natural log of the decay: [B, T, HV] for GDN, [B, T,
+    tokens into N sequences, without it N = B. Any strides, past 2^31 elements too, the last dimension
+    contiguous; cu_seqlens contiguous. g is the natural log of the decay: [B, T, HV] for GDN, [B, T,
     HV, K] for KDA; beta [B, T, HV], None for ones. scale: None for K^-0.5. initial_state_source [slots, HV,
     V, K] is the pool, a view with any leading strides; initial_state_indices [N] names each sequence's slot.
     The slot is updated in place unless disable_state_update. A negative index is padding: it starts from a
@@ -76,9 +77,10 @@ def fused_sigmoid_gating_delta_rule_update(
     + dt_bias)); beta = sigmoid(b). softplus(x) = log(1 + exp(softplus_beta x)) / softplus_beta, and x where
     softplus_beta x is past softplus_threshold. All of it in fp32.
 
-    A_log: HV elements, fp32. dt_bias: HV elements, for is_kda HV * K. a: [tokens, HV] or [B, T, HV]; for
-    is_kda [tokens, HV * K], [tokens, HV, K], [B, T, HV * K] or [B, T, HV, K]. b: [tokens, HV] or [B, T, HV].
-    a, b and dt_bias in fp32 or q's dtype. Everything else as in fused_recurrent_gated_delta_rule_update.
+    A_log: HV elements, fp32. dt_bias: HV elements, for is_kda HV * K; both with any strides. a: [tokens, HV]
+    or [B, T, HV]; for is_kda [tokens, HV * K], [tokens, HV, K], [B, T, HV * K] or [B, T, HV, K]. b: [tokens,
+    HV] or [B, T, HV]. a, b and dt_bias in fp32 or q's dtype. Everything else as in
+    fused_recurrent_gated_delta_rule_update.
     """
     B, T, H, HV, K, V = check.qkv(q, k, v)
     check.flag("is_kda", is_kda)

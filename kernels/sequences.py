@@ -13,7 +13,8 @@ def fused_recurrent_gated_delta_rule(
     """Gated delta rule (GDN), token by token: S <- exp(g) S; S <- S + beta (v - S k) k^T; o = scale S q.
 
     Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; with cu_seqlens [N + 1] B is 1
-    and T all tokens. g [B, T, HV] is the natural log of the decay; beta [B, T, HV], or None for ones. scale:
+    and T all tokens. Any strides, past 2^31 elements too, the last dimension contiguous; cu_seqlens
+    contiguous. g [B, T, HV] is the natural log of the decay; beta [B, T, HV], or None for ones. scale:
     None for K^-0.5. initial_state [N, HV, V, K] is read only; None starts from zero. Dtypes: q, k, v one of
     bf16, fp16, fp32; g and beta that or fp32; initial_state any of the three. use_qk_l2norm_in_kernel: q and
     k are first divided by sqrt(sum(x^2) + 1e-6). batch_invariant: the bits of a sequence do not depend on the

@@ -16,10 +16,11 @@ def chunk_gated_delta_rule(
 
     S <- exp(g) S; S <- S + beta (v - S k) k^T; o = scale S q.
 
-    Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; with cu_seqlens [N + 1] B is
-    1 and T all tokens, without it N = B. Any strides, the last dimension contiguous. g [B, T, HV] is the
-    natural log of the decay, zero or less; beta [B, T, HV]. scale: None for K^-0.5. Dtypes: q, k, v one of
-    bf16, fp16, fp32; g and beta that or fp32; initial_state any of the three.
+    Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; with cu_seqlens [N + 1] B is 1
+    and T all tokens, without it N = B; at most 2^31 - 64 tokens B T. Any strides, past 2^31 elements too, the
+    last dimension contiguous; cu_seqlens contiguous. g [B, T, HV] is the natural log of the decay, zero or
+    less; beta [B, T, HV]. scale: None for K^-0.5. Dtypes: q, k, v one of bf16, fp16, fp32; g and beta that or
+    fp32; initial_state any of the three.
 
     initial_state: the pool [slots, HV, V, K], a view with any leading strides, where initial_state_indices
     [N] names each sequence's slot; without indices [N, HV, V, K], one row a sequence; None for zero states.

@@ -16,13 +16,13 @@ def chunk_kda(
 ):  # fmt: skip
     """Kimi delta attention (KDA) over whole sequences: chunk_gated_delta_rule with g [B, T, HV, K].
 
-    Shapes, dtypes, the pool and the other arguments are those of chunk_gated_delta_rule, save:
-    g [B, T, HV, K] is the natural log of the decay, or with A_log the raw gate, in fp32 throughout:
-    g = -exp(A_log) * softplus(g + dt_bias), with lower_bound g = lower_bound * sigmoid(exp(A_log) * (g +
-    dt_bias)). A_log: HV elements of any shape, fp32; dt_bias: HV * K elements in fp32 or q's dtype, or None
-    for zeros. beta_is_raw: beta is sigmoid(beta). output_intermediate_states: also return the state before
-    each chunk. chunk_indices, chunk_offsets: accepted and not used, the chunk table is made from cu_seqlens
-    on the device. track_state, track_chunk_idx: not supported, must be None.
+    Shapes, dtypes, the pool and the other arguments are those of chunk_gated_delta_rule, save: g [B, T, HV,
+    K] is the natural log of the decay, or with A_log the raw gate, in fp32 throughout: g = -exp(A_log) *
+    softplus(g + dt_bias), with lower_bound g = lower_bound * sigmoid(exp(A_log) * (g + dt_bias)). A_log: HV
+    elements of any shape and strides, fp32; dt_bias: HV * K elements in fp32 or q's dtype, or None for zeros.
+    beta_is_raw: beta is sigmoid(beta). output_intermediate_states: also return the state before each chunk.
+    chunk_indices, chunk_offsets: accepted and not used, the chunk table is made from cu_seqlens on the
+    device. track_state, track_chunk_idx: not supported, must be None.
 
     Returns o [B, T, HV, V]; (o, h) with output_intermediate_states; the final state [N, HV, V, K] comes
     last of the tuple with output_final_state.

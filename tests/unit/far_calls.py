@@ -1,10 +1,10 @@
 """Calls of the public functions with one argument far apart along one axis, compared with the plain call.
 
-    python far_calls.py CALL [cpu|cuda] [ARGUMENT ...]
+    python far_calls.py CALL [ARGUMENT ...]
 
 prints, as JSON, what came of every argument and axis: "same", or how it went wrong. A far view has a handful
-of elements and strides past 2^30; the memory between them is mapped and never touched. On a CPU each call is
-made in a process forked for it, for a wrong address kills it.
+of elements and strides past 2^30; on a CPU the memory between them is mapped and never touched, and each call
+is made in a process forked for it, for a wrong address kills it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from typing import Any
 
 from diffgdn import interpreter, lane
 
-DEVICE = sys.argv[2] if len(sys.argv) > 2 else "cpu"
-lane.enter("gpu" if DEVICE == "cuda" else "interpret")
+LANE = lane.detect()
+lane.enter(LANE)
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from diffgdn import kernels  # noqa: E402
 
-# Two steps of the first pass 2^31 elements, with the narrowest loads. One step of the second passes 2^32, in
-# 16-byte units of bf16 two steps pass 2^31, and one does that times the unit.
+DEVICE = "cuda" if LANE == "gpu" else "cpu"
+
+# Two steps of the first pass 2^31 elements. The second is for strides counted in units of 16 bytes, as the
+# chunk kernels take them where all allow it: two steps pass 2^31 units of bf16, one step 2^31 elements.
 STRIDES = (2**30 + 1, 2**33 + 64)
 MAP_NORESERVE = 0x4000  # Linux; in Python's mmap from 3.13 on
 
@@ -135,33 +137,56 @@ def packed_decode(kda: bool) -> dict[str, Any]:
 
 Make = Callable[[], dict[str, Any]]
 Found = dict[str, Tensor]
-CALLS: dict[str, tuple[str, list[Make]]] = {
+# The arguments that a variant of a call reads in another way than the call before it.
+EVERY: tuple[str, ...] = ()
+NORMALISED = ("q", "k", "cu_seqlens")
+STATES = ("initial_state", "initial_state_source", "intermediate_states_buffer")
+CALLS: dict[str, tuple[str, list[tuple[Make, tuple[str, ...]]]]] = {
     "chunk_gdn": (
         "chunk_gated_delta_rule",
-        [lambda: extend(False), lambda: extend(False, True), lambda: extend(False, layout="kv")],
+        [
+            (lambda: extend(False), EVERY),
+            (lambda: extend(False, packed=True), NORMALISED),
+            (lambda: extend(False, layout="kv"), STATES),
+        ],
     ),
     "chunk_kda": (
         "chunk_kda",
-        [lambda: extend(True), lambda: extend(True, True), lambda: extend(True, layout="kv")],
+        [
+            (lambda: extend(True), EVERY),
+            (lambda: extend(True, packed=True), NORMALISED),
+            (lambda: extend(True, layout="kv"), STATES),
+        ],
     ),
     "recurrent_gdn": (
         "fused_recurrent_gated_delta_rule",
-        [lambda: recurrent(False), lambda: recurrent(False, True)],
+        [(lambda: recurrent(False), EVERY), (lambda: recurrent(False, packed=True), EVERY)],
     ),
-    "recurrent_kda": ("fused_recurrent_kda", [lambda: recurrent(True), lambda: recurrent(True, True)]),
+    "recurrent_kda": (
+        "fused_recurrent_kda",
+        [(lambda: recurrent(True), EVERY), (lambda: recurrent(True, packed=True), EVERY)],
+    ),
     "update": (
         "fused_recurrent_gated_delta_rule_update",
-        [lambda: update(False), lambda: update(True, True), lambda: update(False, layout="kv")],
+        [
+            (lambda: update(False), EVERY),
+            (lambda: update(True, packed=True), EVERY),
+            (lambda: update(False, layout="kv"), STATES),
+        ],
     ),
     "verify": (
         "fused_sigmoid_gating_delta_rule_update",
-        [lambda: verify(False), lambda: verify(True, True), lambda: verify(True, layout="kv")],
+        [
+            (lambda: verify(False), EVERY),
+            (lambda: verify(True, packed=True), EVERY),
+            (lambda: verify(True, layout="kv"), STATES),
+        ],
     ),
     "packed_decode_gdn": (
         "fused_recurrent_gated_delta_rule_packed_decode",
-        [lambda: packed_decode(False)],
+        [(lambda: packed_decode(False), EVERY)],
     ),
-    "packed_decode_kda": ("fused_recurrent_kda_packed_decode", [lambda: packed_decode(True)]),
+    "packed_decode_kda": ("fused_recurrent_kda_packed_decode", [(lambda: packed_decode(True), EVERY)]),
 }
 
 
@@ -227,16 +252,17 @@ def forked(*args: Any) -> str:
     return text if status == 0 else f"died of {signal.Signals(-status).name}"
 
 
-def main(call: str, wanted: list[str]) -> dict[str, str]:
+def main(call: str, asked: list[str]) -> dict[str, str]:
     name, variants = CALLS[call]
     function = getattr(kernels, name)
     found = {}
-    for i, make in enumerate(variants):
+    for i, (make, read) in enumerate(variants):
         plain = called(function, make)
         for name, axis in axes(make()):
-            if wanted and name not in wanted:
+            if any(names and name not in names for names in (asked, read)):
                 continue
-            for stride in STRIDES[:1] if DEVICE == "cuda" else STRIDES:
+            in_units = DEVICE == "cpu" and call.startswith("chunk") and name in ("q", "k", "v", "g")
+            for stride in STRIDES if in_units else STRIDES[:1]:
                 one = function, make, name, axis
                 key = f"{name}, axis {axis}, stride {stride}, variant {i}"
                 if DEVICE == "cuda":  # compared with a stride of the same low bits: the same compiled kernel
@@ -250,4 +276,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if DEVICE == "cpu":
         interpreter.repair()
-    print(json.dumps(main(sys.argv[1], sys.argv[3:])))
+    print(json.dumps(main(sys.argv[1], sys.argv[2:])))

@@ -206,6 +206,16 @@ def test_batches_cannot_be_packed_as_well(which):
 
 
 @pytest.mark.parametrize("which", FUNCTIONS)
+def test_more_tokens_than_an_int32_counts_are_refused(which):
+    call = good_call(which)
+    for name in ("q", "k", "v", "g", "beta"):
+        call[name] = call[name][:, :1].expand(1, 2**31 - 63, *call[name].shape[2:])
+    message = "q: expected at most 2147483584 tokens B * T, got 2147483585"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FUNCTIONS[which](**call)
+
+
+@pytest.mark.parametrize("which", FUNCTIONS)
 def test_the_call_that_all_of_these_spoil_is_a_good_one(which):
     call = good_call(which)
     before = call["initial_state"].clone()

@@ -434,6 +434,20 @@ def test_more_sequences_than_the_chunk_table_reads_at_once(kda):
     assert h.shape[1] == 50
 
 
+def test_table_entries_past_the_last_token_stay_within_an_int32():
+    """There are as many as sequences; counted on in chunks from the last token, most would pass 2**31."""
+    from diffgdn.kernels.chunk.table import chunk_table_kernel
+
+    tokens, last = 2**31 - 64, 2**31 - 104  # one sequence of 16 tokens, then padding
+    cu_seqlens = torch.tensor([last - 16, last], dtype=torch.int64, device=DEVICE)
+    table = torch.full((64, 2), 7, dtype=torch.int32, device=DEVICE)
+    first = torch.empty(1, dtype=torch.int32, device=DEVICE)
+    chunk_table_kernel[(1,)](cu_seqlens, table, first, 1, tokens, 64, BT=16, BC=64, BN=64)
+    entries = table.tolist()
+    assert entries[:4] == [[last - 16, 16], [last, -16], [last + 16, -16], [last + 32, -8]]
+    assert entries[4:] == [[tokens, 0]] * 60
+
+
 @both
 def test_a_table_entry_block_smaller_than_the_table(kda, monkeypatch):
     """What a GPU does: programs of the table stage that own no sequence's first chunk."""
