@@ -8,11 +8,13 @@ from stranger_ops import cdiv, exp
 import diffgdn
 
 
-@triton.heuristics({
-    "USE_INITIAL_STATE": lambda args: args["h0"] is not None,
-    "STORE_FINAL_STATE": lambda args: args["ht"] is not None,
-    "IS_VARLEN": lambda args: args["cu_seqlens"] is not None,
-})
+@triton.heuristics(
+    {
+        "USE_INITIAL_STATE": lambda args: args["h0"] is not None,
+        "STORE_FINAL_STATE": lambda args: args["ht"] is not None,
+        "IS_VARLEN": lambda args: args["cu_seqlens"] is not None,
+    }
+)
 @triton.jit(do_not_specialize=["T"])
 def fused_recurrent_fwd_kernel(
     q,

@@ -1,6 +1,5 @@
 """Sigmoid gating and the delta rule over a pool of states in one kernel; decode, and verify of a chain."""
 
-import torch
 import triton
 import triton.language as tl
 from stranger_ops import exp, l2norm, log_decay
@@ -137,8 +136,8 @@ def fused_sigmoid_gating_update(
         q, k, v, b, o, initial_state_source, initial_state_indices, cu_seqlens,
         intermediate_states_buffer, intermediate_state_indices, K**-0.5 if scale is None else scale, T,
         0 if cache_steps is None else cache_steps,
-        a.stride(0), b.stride(0), q.stride(0), k.stride(0), v.stride(0), q.stride(1), k.stride(1), v.stride(1),
-        initial_state_source.stride(0),
+        a.stride(0), b.stride(0), q.stride(0), k.stride(0), v.stride(0),
+        q.stride(1), k.stride(1), v.stride(1), initial_state_source.stride(0),
         H=H, HV=HV, K=K, V=V, BK=BK, BV=BV,
         USE_QK_L2NORM_IN_KERNEL=use_qk_l2norm_in_kernel,
         IS_VARLEN=cu_seqlens is not None,

@@ -13,6 +13,8 @@ and the output:
     O = scale (exp(G) Q S^T + tril(Q K^T * D) V')
 """
 
+from itertools import pairwise
+
 import torch
 import triton
 import triton.language as tl
@@ -143,7 +145,8 @@ def state_kernel(
 
     if UPDATE:
         tl.store(p_state, S.to(pool_ptr.dtype.element_ty), mask=in_state & live & (end > start))
-    tl.store(final_ptr + i_n.to(tl.int64) * HV * V * K + at_state, S.to(final_ptr.dtype.element_ty), mask=in_state)
+    at_final = i_n.to(tl.int64) * HV * V * K + at_state
+    tl.store(final_ptr + at_final, S.to(final_ptr.dtype.element_ty), mask=in_state)
 
 
 @triton.jit
@@ -192,7 +195,7 @@ def l2norm(x):
 def chunk_table(cu_seqlens, BT):
     """(sequence, chunk within it) of every chunk, and each sequence's first chunk."""
     bounds = cu_seqlens.tolist()
-    counts = [triton.cdiv(end - start, BT) for start, end in zip(bounds, bounds[1:], strict=False)]
+    counts = [triton.cdiv(end - start, BT) for start, end in pairwise(bounds)]
     table = [(n, c) for n, count in enumerate(counts) for c in range(count)]
     first = [sum(counts[:n]) for n in range(len(counts))]
     make = lambda values: torch.tensor(values, dtype=torch.int32, device=cu_seqlens.device)
@@ -236,6 +239,7 @@ def extend(
     )  # fmt: skip
     if NT:
         output_kernel[(NT, HV, NV)](
-            q, k, new, G, h, o, table, cu_seqlens, K**-0.5 if scale is None else scale, BK=BK, BV=BV, **options
-        )
+            q, k, new, G, h, o, table, cu_seqlens, K**-0.5 if scale is None else scale,
+            BK=BK, BV=BV, **options,
+        )  # fmt: skip
     return o, final, h
