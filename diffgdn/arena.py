@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from diffgdn import poison
 from diffgdn.case import Case
 from diffgdn.inputs import DTYPE, Data
 from diffgdn.poison import GUARD_BYTES
+from diffgdn.results import RETURNED, results_of
 
 ALIGN_BYTES = 256
 FAR_BYTES = 1 << 28
@@ -74,7 +76,7 @@ class Arguments:
     tensors: dict[str, Tensor | None]
     arena: Tensor
     regions: list[_Region]
-    writable: dict[str, list[Callable[[Tensor], Tensor]]]
+    writable: dict[str, tuple[Any, ...]]  # of each argument that is written, an index of where
     far: Tensor | None = None
     live_slots: tuple[int, ...] = ()  # slots of the pool that the operation writes
     views: list[_View] = field(default_factory=list)
@@ -116,12 +118,11 @@ class Arguments:
         """The first place that changed though the operation does not document it as written, if any."""
         assert self._before is not None
         want = self._before.clone()
-        for name, picks in self.writable.items():
+        for name, index in self.writable.items():
             if self._in_far(name):
                 continue
             region = next(region for region in self.regions if region.name == name)
-            for pick in picks:
-                pick(_view(want, region)).copy_(pick(_view(self.arena, region)))
+            _view(want, region)[index] = _view(self.arena, region)[index]
         different = (want != self.arena).nonzero().flatten()
         if different.numel():
             return self._describe(int(different[0]) * 2, different.numel())
@@ -133,13 +134,16 @@ class Arguments:
     def _far_parts(self) -> list[tuple[int, Tensor]]:
         if self.far is None:
             return []
+        return [(start, self.far[start:stop]) for start, stop in self.far_watched()]
+
+    def far_watched(self) -> list[tuple[int, int]]:
+        """First element of each watched part of a far pool, and one past its last."""
+        assert self.far is not None
         size, stride = self.case.HV * self.case.V * self.case.K, self._slot_stride()
-        out = []
-        for slot in sorted({slot for slot in self.case.pool.indices if slot >= 0} | {0}):
-            start = max(slot * stride - FAR_WATCH, 0)
-            stop = min(slot * stride + size + FAR_WATCH, self.far.numel())
-            out.append((start, self.far[start:stop]))
-        return out
+        return [
+            (max(slot * stride - FAR_WATCH, 0), min(slot * stride + size + FAR_WATCH, self.far.numel()))
+            for slot in sorted({slot for slot in self.case.pool.indices if slot >= 0} | {0})
+        ]
 
     def _slot_stride(self) -> int:
         return self.case.HV * self.case.V * self.case.K + self.case.pool.pitch
@@ -411,9 +415,7 @@ def arrange(
     _add_indices(builder, case)
     inner = (case.HV, case.V, case.K) if layout == "vk" else (case.HV, case.K, case.V)
     size, dtype, pool = math.prod(inner), DTYPE[case.pool.dtype], case.pool
-    writable: dict[str, list[Callable[[Tensor], Tensor]]] = {}
     far = None
-    live: tuple[int, ...] = ()
     has_state = case.values.state != "none"
     if has_state and case.operation.has_pool:
         stride = size + pool.pitch
@@ -433,27 +435,13 @@ def arrange(
             )
         else:
             far = far_bytes
-        if case.writes_state:
-            live = tuple(
-                slot for slot, length in zip(pool.indices, case.lens, strict=True) if slot >= 0 and length > 0
-            )
-            writable["state"] = [lambda view, slot=slot: view[slot] for slot in live]  # type: ignore[misc]
     elif has_state:
         builder.add(
             "state", data["state"].mT if layout == "kv" else data["state"], (len(case.lens), *inner), dtype
         )
-        if case.writes_state:
-            writable["state"] = [lambda view: view]
     if case.keeps_steps:
         kept = (pool.buffer, pool.steps, *inner)
         builder.add("buffer", poison.full(kept, dtype, fresh), kept, dtype)
-        writable["buffer"] = [
-            lambda view, row=row, length=length: view[row, :length]  # type: ignore[misc]
-            for row, length in zip(pool.rows, case.lens, strict=True)
-            if row >= 0 and length > 0
-        ]
-    if case.operation.single_token:
-        writable["out"] = [lambda view: view]
     pattern = 0 if zeros else poison.POISON
     arena, regions, tensors = builder.build(device, pattern)
     for name, joint, shape, strides, column in builder.views:
@@ -469,6 +457,9 @@ def arrange(
         _View(name, joint, shape, strides, column) for name, joint, shape, strides, column in builder.views
     ]
     given = {**known, **tensors}
+    written = [one for one in results_of(case) if one.lies != RETURNED]
+    writable = {one.lies: one.index for one in written}
+    live = tuple(slot for one in written if one.lies == "state" for (slot,) in one.at)
     arguments = Arguments(case, layout, given, arena, regions, writable, far_storage, live, views)
     arguments.snapshot()
     return arguments

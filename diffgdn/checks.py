@@ -17,6 +17,7 @@ from diffgdn import noise, poison
 from diffgdn.arena import Change
 from diffgdn.case import Case
 from diffgdn.poison import Stray
+from diffgdn.results import result_of
 from diffgdn.verdict import (
     ALL,
     BeyondBound,
@@ -87,7 +88,7 @@ class Comparison:
 
     @property
     def bound(self) -> Tensor:
-        return self.half_ulp + noise.LIMIT * self.noise + noise.TINY
+        return noise.bound_of(self.half_ulp, self.noise)
 
     @cached_property
     def overflows(self) -> Tensor:
@@ -98,17 +99,15 @@ class Comparison:
             size = max(-float(self.expected.min()), float(self.expected.max()))
             bound = float(self.half_ulp.max()) + noise.LIMIT * float(self.noise.max()) + noise.TINY
             if not size + bound < most:  # not: of a NaN too
-                return self.expected.abs() + self.bound >= most
+                return noise.overflows(self.expected, self.bound, self.dtype)
         return torch.zeros((), dtype=torch.bool)
 
     @cached_property
     def noises(self) -> Tensor:
         """Each error, less the unavoidable final rounding, in noises, LIMIT of which pass; 0 where the format
         may end."""
-        excess = self.error.sub_(self.half_ulp).clamp_(min=0.0).div_(self.noise + noise.TINY / noise.LIMIT)
-        if self.overflows.any():
-            excess.masked_fill_(self.overflows, 0.0)
-        return excess.nan_to_num_(nan=torch.inf)
+        excess = noise.in_noises(self.error, self.half_ulp, self.noise)
+        return excess.masked_fill_(self.overflows, 0.0) if self.overflows.any() else excess
 
     @property
     def share(self) -> float:
@@ -126,9 +125,8 @@ class Comparison:
     def origins(self) -> list[int]:
         """For each row of the result its token (o, steps), chunk (boundary) or sequence (state, final) in the
         whole batch: a result holds only what the operation leaves behind."""
-        if self.name == "steps":
-            return [token for token, _, _ in self.case.kept]
-        return list(self.case.stored) if self.name == "state" else list(range(self.got.shape[0]))
+        rows = result_of(self.case, self.name).rows
+        return list(range(self.got.shape[0]) if rows is None else rows)
 
     def place(self, index: tuple[int, ...]) -> str:
         """An index in the words of the result: sequence, token, head, row, column."""

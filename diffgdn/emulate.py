@@ -11,54 +11,36 @@ from diffgdn.case import Case
 from diffgdn.inputs import DTYPE, Data
 from diffgdn.noise import Contract, Rounded
 from diffgdn.oracle import Expected, Rounding
+from diffgdn.results import Result, of_truth, result_of, results_of
 
 
 def live_rows(case: Case) -> Tensor:
     """[total] tokens whose output is more than the zeros that packed_decode writes for padding."""
-    if not case.operation.single_token:
-        return torch.ones(case.total, dtype=torch.bool)
-    return torch.tensor([slot >= 0 for slot in case.pool.indices])
+    live = torch.ones(case.total, dtype=torch.bool)
+    live[list(result_of(case, "o").zero)] = False
+    return live
 
 
 def stored_dtypes(case: Case) -> dict[str, torch.dtype]:
-    """The dtype that each result of a case is kept in, by the names of `execute.comparisons`.
-
-    final stands for states that are returned but not written in place.
-    """
-    q, pool = DTYPE[case.dtype], DTYPE[case.pool.dtype]
-    out = {"o": q}
-    if case.writes_state:
-        out["state"] = pool
-    elif case.final and case.operation.kind in ("extend", "recurrent"):
-        # gdn.recurrent returns fp32 whatever it was given, the others what they were given
-        fresh = case.op == "gdn.recurrent" or case.values.state == "none"
-        out["final"] = torch.float32 if fresh else pool
-    if case.boundary:
-        out["boundary"] = q
-    if case.keeps_steps:
-        out["steps"] = pool
-    return out
+    """The dtype that each result of a case is kept in. A state that is written in place is not returned as
+    well."""
+    return {result.name: DTYPE[result.dtype] for result in _sure(case)}
 
 
-def truth_dtypes(case: Case) -> dict[str, torch.dtype]:
-    """The same by the names of `oracle.Expected`."""
-    return {"state" if name == "final" else name: dtype for name, dtype in stored_dtypes(case).items()}
+def truth_dtypes(case: Case) -> list[tuple[str, torch.dtype]]:
+    """The same, by what each result is compared with, as `noise.reference` takes it."""
+    return [(result.truth, DTYPE[result.dtype]) for result in _sure(case)]
+
+
+def _sure(case: Case) -> list[Result]:
+    return [result for result in results_of(case) if result.sure]
 
 
 def kept(case: Case, expected: Expected) -> dict[str, Tensor]:
-    """What a run of a case leaves behind, in float64 on the CPU, before it is rounded to what it is kept in.
-
-    o [total, HV, V], zero for padding in packed_decode; state [stored sequences, HV, V, K]; final [N, HV, V,
-    K]; boundary [chunks, HV, V, K]; steps [kept tokens, HV, V, K].
-    """
-    rows = {
-        "o": lambda: expected.o * live_rows(case).to(expected.o.device).view(-1, 1, 1),
-        "state": lambda: expected.state[list(case.stored)],
-        "final": lambda: expected.state,
-        "boundary": lambda: expected.items()["boundary"],
-        "steps": lambda: expected.items()["steps"][[token for token, _, _ in case.kept]],
-    }
-    return {name: rows[name]().cpu() for name in stored_dtypes(case)}
+    """What a run of a case leaves behind, in float64 on the CPU, before it is rounded to what it is kept
+    in; shapes as in `results_of`."""
+    truth = expected.items()
+    return {result.name: of_truth(result, truth[result.truth]).cpu() for result in _sure(case)}
 
 
 def stored(case: Case, expected: Expected) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -16,6 +16,7 @@ from diffgdn.checks import CheckFailure, Comparison
 from diffgdn.inputs import Data
 from diffgdn.noise import Reference
 from diffgdn.poison import FRESH, PoisonedEmpty
+from diffgdn.results import WrongSize, collected, of_truth, result_of, results_of
 from diffgdn.targets import Target
 from diffgdn.verdict import Errors, Verdict
 
@@ -90,6 +91,12 @@ def assert_correct(case: Case, target: Target, lane: str) -> Verdict:
     return verdict
 
 
+def is_repeated(case: Case, lane: str) -> bool:
+    """Whether a case's call is made twice. In the interpreter, which is sequential, one case in four is
+    enough."""
+    return lane != "interpret" or int(case.id[0], 16) % 4 == 0
+
+
 class Run:
     """One case on one target: its calls, and what they return. `diffgdn.serving` makes calls of its own with
     it."""
@@ -120,8 +127,8 @@ class Run:
             patterns = {name: self.fresh.pattern(tensor) for name, tensor in returned.items()}
             results = {name: tensor.cpu() for name, tensor in self.results(self.arguments, returned).items()}
         with clock("oracle"):
-            stored = {_TRUTH[name]: tensor.dtype for name, tensor in results.items()}
-            reference = noise.reference(case, data, contract, stored, oracle_device(case, self.lane))
+            device = oracle_device(case, self.lane)
+            reference = noise.reference(case, data, contract, kept_in(case, results), device)
             self.exact = reference.exact
         with clock("checks"):
             for comparison in comparisons(case, results, reference, patterns):
@@ -177,44 +184,12 @@ class Run:
         return returned
 
     def results(self, arguments: Arguments, returned: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Every result that this case has, [.., V, K] whatever the layout, in its own dtype."""
-        case = self.case
-        o = returned["o"]
-        out = {
-            "o": self._shaped("o", o, case.tokens * case.HV * case.V).reshape(case.tokens, case.HV, case.V)[
-                : case.total
-            ]
-        }
-        if case.writes_state:
-            state = arguments.state_vk()
-            rows = list(case.stored)
-            out["state"] = state[[case.pool.indices[n] for n in rows] if case.operation.has_pool else rows]
-        for name, kept in (
-            ("final", case.final and not case.operation.keeps_steps),
-            ("boundary", case.boundary),
-        ):
-            if kept and name in returned:
-                states = returned[name]
-                out[name] = states.mT if arguments.layout == "kv" else states
-        if "boundary" in out:
-            chunks = sum(-(-length // case.chunk_size) for length in case.lens)
-            out["boundary"] = self._shaped(
-                "boundary", out["boundary"], chunks * case.HV * case.V * case.K
-            ).reshape(chunks, case.HV, case.V, case.K)
-        if "final" in out:
-            out["final"] = self._shaped("final", out["final"], len(case.lens) * case.HV * case.V * case.K)
-        if case.keeps_steps:
-            buffer = arguments.state_vk("buffer")
-            pairs = case.kept
-            out["steps"] = buffer[[row for _, row, _ in pairs], [step for _, _, step in pairs]]
-        return out
-
-    def _shaped(self, name: str, tensor: Tensor, numel: int) -> Tensor:
-        if tensor.numel() != numel:
-            raise checks.KernelRaised(
-                self.case.op, name, None, f"returned shape {tuple(tensor.shape)}, expected {numel} elements"
-            )
-        return tensor
+        """Every result that this case has and the target returns, see `results.collected`. Raises
+        KernelRaised for one of another size."""
+        try:
+            return collected(results_of(self.case), arguments, returned, arguments.layout)
+        except WrongSize as error:
+            raise checks.KernelRaised(self.case.op, error.name, None, str(error)) from None
 
     def _clean(self, data: Data) -> dict[str, Tensor]:
         """Results of the same case with zeros for all poison: padding tokens, unnamed slots, guards, fresh
@@ -260,9 +235,8 @@ class Run:
         return leak.source(poisoned, calm, leaks, lambda: self.fresh.allocated)
 
     def _repeat(self, returned: dict[str, Tensor], first: dict[str, Tensor]) -> None:
-        """A second run from the same memory. In the interpreter, which is sequential, one case in four is
-        enough."""
-        if self.lane == "interpret" and int(self.case.id[0], 16) % 4:
+        """A second run from the same memory."""
+        if not is_repeated(self.case, self.lane):
             return
         assert self.arguments is not None
         after = self.arguments.bits()
@@ -287,19 +261,22 @@ class Run:
         checks.repeatable(self.case, after, self.arguments.bits(), "memory")
 
 
-_TRUTH = {"o": "o", "state": "state", "final": "state", "boundary": "boundary", "steps": "steps"}
+def kept_in(case: Case, results: Mapping[str, Tensor]) -> list[tuple[str, torch.dtype]]:
+    """Of each result of a run, the truth that it is compared with, and the dtype that it came in."""
+    return [(result_of(case, name).truth, tensor.dtype) for name, tensor in results.items()]
 
 
 def comparisons(
     case: Case, results: dict[str, Tensor], reference: Reference, patterns: Mapping[str, int] | None = None
 ) -> Iterator[Comparison]:
-    """Each result of a run (o, state, final, steps, boundary, on the CPU and in its own dtype) beside the
+    """Each result of a run (as `results_of` names them, on the CPU and in its own dtype) beside the
     reference. patterns: what the memory of a result started with, where that is not poison.FRESH."""
     truth = reference.truth.items()
     for name, got in results.items():
-        key, pick = _TRUTH[name], _picker(case, name)
-        wanted, noises = pick(truth[key]).cpu(), pick(reference.noise[key]).cpu()
-        half = noise.half_ulp(wanted.abs() + noise.LIMIT * noises, got.dtype)
+        result = result_of(case, name)
+        wanted = of_truth(result, truth[result.truth]).cpu()
+        noises = of_truth(result, reference.noise[result.truth]).cpu()
+        last = noise.last_rounding(wanted, noises, got.dtype)
         got = got.reshape(wanted.shape)
         yield Comparison(
             case,
@@ -308,21 +285,9 @@ def comparisons(
             got.double(),
             wanted,
             noises,
-            half,
+            last,
             checks.unwritten_mask(got, (patterns or {}).get(name, FRESH)),
         )
-
-
-def _picker(case: Case, name: str) -> Callable[[Tensor], Tensor]:
-    if name == "state":
-        return lambda truth: truth[list(case.stored)]
-    if name == "steps":
-        return lambda truth: truth[[token for token, _, _ in case.kept]]
-    if name == "o" and case.operation.single_token:
-        # packed_decode's rows for padding are zero, whatever a zero state would give.
-        live = torch.tensor([slot >= 0 for slot in case.pool.indices])
-        return lambda truth: truth * live.to(truth.device).view(-1, 1, 1)
-    return lambda truth: truth
 
 
 def _words(tensor: Tensor) -> Tensor:

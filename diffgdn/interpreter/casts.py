@@ -90,13 +90,24 @@ def truncate_to_bf16(data: Any) -> Any:
 
 
 def to_integer(data: Any, dtype: Any) -> Any:
-    """Floating-point numbers rounded towards zero to integers: saturated, and NaN becomes 0."""
+    """Floating-point numbers rounded towards zero to integers, as an H100 does it.
+
+    What does not fit is saturated; 8 bits are the lower half of 16, for there is no instruction for fewer.
+    NaN becomes 0, but from fp64 or in 64 bits the upper bit alone (CUDA Math API, type casting intrinsics).
+    """
+    dtype = np.dtype(dtype)
+    if dtype.itemsize == 1:
+        return to_integer(data, f"{dtype.kind}2").astype(dtype)
     info = np.iinfo(dtype)
-    whole = np.trunc(data.astype(np.float64))
-    inside = np.where(np.isnan(whole), 0.0, np.clip(whole, float(info.min), float(info.max)))
+    wide = data.astype(np.float64)
+    nan = np.isnan(wide)
+    inside = np.where(nan, 0.0, np.clip(np.trunc(wide), float(info.min), float(info.max)))
     # float(info.max) of 64 bits is one past the largest, which no cast may meet
     high = inside >= float(info.max)
-    return np.where(high, info.max, np.where(high, 0.0, inside).astype(dtype)).astype(dtype)
+    result = np.where(high, info.max, np.where(high, 0.0, inside).astype(dtype)).astype(dtype)
+    if data.dtype == np.float64 or dtype.itemsize == 8:
+        result[nan] = np.array(1 << (info.bits - 1), f"u{dtype.itemsize}").view(dtype)
+    return result
 
 
 def _odd_fp32(data: Any) -> Any:

@@ -38,6 +38,7 @@ def let_builtins_find_their_semantic() -> None:
     originals = interpreter._patch_lang_tensor, interpreter._patch_lang_core
     for function in _builtins():
         _carry_semantic(function)
+    _let_methods_find_it()
     scope = interpreter._LangPatchScope()  # never restored
     for language in (tl, tl.core):
         for patch, what in zip(originals, (language.tensor, language), strict=True):
@@ -119,6 +120,23 @@ def _carry_semantic(function: FunctionType) -> None:
         return
     function.__globals__[SEMANTIC] = interpreter.interpreter_semantic
     function.__code__ = _template(function).__code__
+
+
+def _let_methods_find_it() -> None:
+    """Up to 3.8 a method like x.rsqrt() forwards to the function inside the builtin, which has no semantic.
+    It is led to what triton.language has under its name."""
+    for name, method in list(vars(tl.tensor).items()):
+        function = getattr(tl.math, name, None)
+        if isinstance(method, FunctionType) and function is not None and tl.core.is_builtin(function):
+            setattr(tl.tensor, name, _forward(function))
+
+
+def _forward(function: Any) -> FunctionType:
+    def method(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    setattr(method, tl.core.TRITON_BUILTIN, True)
+    return method  # type: ignore[return-value]
 
 
 def _template(fn: Any) -> FunctionType:

@@ -66,9 +66,16 @@ class _Parameters:
 
 @cache
 def _parameters(function: Callable[..., Any]) -> _Parameters:
-    annotations = {name: _normalize_ty(kind) for name, kind in inspect.get_annotations(function).items()}
+    annotations = {name: _kind(kind) for name, kind in inspect.get_annotations(function).items()}
     signature = inspect.signature(function)
     return _Parameters(signature, {name: annotations.get(name) or "" for name in signature.parameters})
+
+
+def _kind(annotation: Any) -> str:
+    """`constexpr` by whatever name triton.language goes, as the compiler has it; else what Triton makes of
+    it."""
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    return "constexpr" if text.rpartition(".")[2] == "constexpr" else _normalize_ty(annotation)
 
 
 def _launch(executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -81,7 +81,7 @@ def _slices(tensors: tuple[Any, ...], axis: int) -> list[tuple[Any, ...]]:
     moved = [(np.moveaxis(tensor.handle.data, axis, 0), tensor.dtype) for tensor in tensors]
     count = moved[0][0].shape[0]
     return [
-        tuple(_tensor(np.ascontiguousarray(data[i]), dtype) for data, dtype in moved) for i in range(count)
+        tuple(_tensor(np.array(data[i], order="C"), dtype) for data, dtype in moved) for i in range(count)
     ]
 
 

@@ -8,7 +8,7 @@ from importlib import import_module
 
 # What the interpreter computes in another way than a GPU, for `diffgdn doctor`.
 EMULATED = (
-    "casts to bf16 and fp16 round to nearest even; to integers they truncate and saturate",
+    "casts to bf16, fp16 and 8-bit floats round to nearest even; to integers they truncate and saturate",
     "arithmetic in bf16: each operation in fp32, then rounded",
     "tl.dot of fp32: tf32 (the default) drops 13 bits of each operand, tf32x3 adds three such products, "
     "ieee multiplies in fp32; sums in fp32, in another order than a GPU's",
@@ -16,7 +16,7 @@ EMULATED = (
 )
 NOT_EMULATED = (
     "fused multiply-add where a compiler contracts a * b + c",
-    "the approximations of exp, exp2, log, rsqrt and fast_* functions: those here are closer to the truth",
+    "approximations of exp, exp2, sqrt, rsqrt, / and fast_* functions: those here are closer to the truth",
     "inline assembly; warps, barriers and races between programs",
 )
 
@@ -79,6 +79,39 @@ REPAIRS = (
     Repair("casts round as a GPU's do", "3.6 and newer", "casts:bf16_is_truncated", "casts:round_to_nearest"),
     Repair("a fused multiply-add rounds once", "3.6 to 3.8", "fused:product_is_rounded", "fused:round_once"),
     Repair(
+        "casts from and to 8-bit floats",
+        "3.6 and newer",
+        "eight_bits:ties_are_rounded_up",
+        "eight_bits:round_to_nearest",
+    ),
+    Repair(
+        "comparisons give truth values",
+        "3.6 and newer",
+        "truth_values:comparison_is_a_number",
+        "truth_values:compare_to_truth_values",
+    ),
+    Repair(
+        "sums of booleans are modulo 2",
+        "3.6 to 3.8",
+        "truth_values:sum_is_saturated",
+        "truth_values:add_modulo_2",
+    ),
+    Repair(
+        "exp, log and log2 within the error of CUDA's",
+        "3.6 and newer",
+        "functions:logarithm_is_rough",
+        "functions:compute_in_float64",
+    ),
+    Repair(
+        "maximum, minimum and clamp pass over NaN",
+        "3.6 to 3.7",
+        "functions:nan_wins",
+        "functions:let_numbers_win",
+    ),
+    Repair(
+        "umulhi is unsigned", "3.6 to 3.8", "functions:high_half_is_signed", "functions:multiply_unsigned"
+    ),
+    Repair(
         "bf16 operands are numbers, not bits",
         "3.6 and newer",
         "arithmetic:bf16_adds_bits",
@@ -96,6 +129,7 @@ REPAIRS = (
         "reductions:bf16_sums_bits",
         "reductions:reduce_by_slices",
     ),
+    Repair("atomic addition of bf16", "3.6 and newer", "atomics:bf16_is_refused", "atomics:add_bf16"),
     Repair(
         "libdevice functions",
         "3.6 and newer",

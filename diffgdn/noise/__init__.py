@@ -2,19 +2,18 @@
 
 `contract` says where a kernel may round; `recurrence` and `chunked` carry the errors to first order, `inputs`
 those that come in; `bound` makes the noise of them; `perturbed` does the same by brute force; `exact` tells
-where nothing rounds.
+where nothing rounds; `tolerance` makes the bound on an error of the noise.
 """
 
 from diffgdn.noise.bound import (
     SAMPLES,
-    TINY,
     Reference,
-    half_ulp,
     measure,
     reference,
 )
 from diffgdn.noise.contract import CHUNKED, POINTS, RECURRENT, Contract, Point
-from diffgdn.noise.exact import Rounded, is_exact
+from diffgdn.noise.exact import Rounded, is_exact, unrounded
+from diffgdn.noise.tolerance import TINY, bound_of, half_ulp, in_noises, last_rounding, overflows
 from diffgdn.verdict import LIMIT
 
 __all__ = [
@@ -28,8 +27,13 @@ __all__ = [
     "Point",
     "Reference",
     "Rounded",
+    "bound_of",
     "half_ulp",
+    "in_noises",
     "is_exact",
+    "last_rounding",
     "measure",
+    "overflows",
     "reference",
+    "unrounded",
 ]

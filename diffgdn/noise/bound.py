@@ -2,12 +2,12 @@
 
 Errors of the size of those roundings are carried through the computation to first order, in SAMPLES random
 samples at once (more for narrow states), beside the oracle's own pass. Their root mean square, element by
-element, is the noise. The bound on an error is LIMIT noises plus the one rounding to the output format, which
-no kernel can avoid.
+element, is the noise. What bound on an error it makes, `tolerance` says.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -33,11 +33,6 @@ SAMPLES = 8
 # for a narrow state as for a wide one, make do with fewer.
 POOLED = {"recurrence": 64, "chunked": 32}
 LEAST_UNITS = 1.0  # of the accumulator's unit roundoff, of any result: none has fewer than two roundings
-TINY = 2.0**-120  # below any result that fp32 arithmetic with flushed denormals resolves
-# Significant bits, and the smallest normal number.
-PRECISION = {torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}
-LOWEST_POWER = {torch.float32: 2.0**-126, torch.bfloat16: 2.0**-126, torch.float16: 2.0**-14}
-EXPONENT_BITS = 0x7FF << 52  # of a float64
 # Errors are carried in float32 where nothing comes near the ends of its range, else in float64.
 SAFE_RANGE = 2.0**40
 # Relative error of a chunk's triangular system from which first order is not trusted: the next order is its
@@ -60,11 +55,11 @@ def reference(
     case: Case,
     data: Data,
     contract: Contract,
-    stored: dict[str, torch.dtype],
+    stored: Collection[tuple[str, torch.dtype]],
     device: torch.device | str = "cpu",
 ) -> Reference:
-    """The reference of a case for a target's contract, on the CPU. stored: the dtype of each result that is
-    kept, by the names of `oracle.Expected`. device: where it is computed."""
+    """The reference of a case for a target's contract, on the CPU. stored: of each result that is kept, the
+    field of `oracle.Expected` that it is compared with, and its dtype. device: where it is computed."""
     data = moved(data, device)
     lanes = make(case, data, Exact(), device)
     if case.values.law == "exact":
@@ -211,9 +206,3 @@ def _prominent(state: Tensor, row: Tensor) -> Tensor:
 def _least(truth: Expected, case: Case, contract: Contract) -> dict[str, Tensor]:
     unit = LEAST_UNITS * UNIT[contract.dtype(case, "accumulator")]
     return {name: tensor.abs() * unit for name, tensor in truth.items().items()}
-
-
-def half_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Half the spacing of `dtype` at |x|, the largest error of one correct rounding. x: float64."""
-    power = (x.contiguous().view(torch.int64) & EXPONENT_BITS).view(torch.float64)  # the one below |x|
-    return power.clamp_(min=LOWEST_POWER[dtype]).mul_(2.0 ** -PRECISION[dtype])

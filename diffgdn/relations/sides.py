@@ -77,8 +77,7 @@ def call(case: Case, data: Data, target: Target, lane: str) -> Side:
 def bounded(side: Side, case: Case, data: Data, target: Target) -> Side:
     """With the bounds of a call's results: on a correct kernel's errors, infinite where it may overflow, zero
     where nothing rounds."""
-    keys = {"final": "state"}
-    stored = {keys.get(name, name): tensor.dtype for name, tensor in side.results.items()}
+    stored = execute.kept_in(case, side.results)
     reference = noise.reference(case, data, target.contract(case.op), stored)
     bounds = {}
     for one in execute.comparisons(case, side.results, reference):

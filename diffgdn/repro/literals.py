@@ -13,9 +13,14 @@ import torch
 from torch import Tensor
 
 LISTED = 2048  # elements up to which values are written out
-BOUNDS_LISTED = 32  # the same for bounds, which nobody reads one by one
+NOISE_LISTED = 32  # the same for noise, which nobody reads one by one
 WIDTH = 100
-_FLOAT_BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
+_FLOAT_BITS = {
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
 
 
 def source(tensor: Tensor, listed: int = LISTED) -> str:
@@ -43,7 +48,9 @@ def _constant(flat: Tensor) -> bool:
 
 
 def _number(value: Tensor) -> str:
-    """The shortest decimal that reads back as the same float32; bf16 and fp16 values are float32 values."""
+    """The shortest decimal that reads back as the same value; bf16 and fp16 values are float32 values."""
+    if value.dtype == torch.float64:
+        return repr(value.item())
     return str(np.float32(value.item())) if value.is_floating_point() else str(value.item())
 
 
@@ -74,13 +81,6 @@ def _packed(flat: Tensor, shape: tuple[int, ...]) -> str:
     return f'unpack(\n{lines},\n    "{raw.dtype.name}", {flat.dtype}, {shape},\n)'
 
 
-def bounds(bound: Tensor) -> str:
-    """An expression for a float64 bound as float32: none of it smaller, and at most 1 in 64 larger, so that
-    it packs well.
-    """
-    rounded = bound.float()
-    rounded = torch.where(rounded < bound, torch.nextafter(rounded, torch.tensor(torch.inf)), rounded)
-    dropped = 23 - 7  # of float32's 23 bits of mantissa
-    bits = rounded.contiguous().view(torch.int32)
-    short = ((bits + (1 << dropped) - 1) >> dropped << dropped).view(torch.float32)
-    return source(torch.where(rounded.isfinite() & (rounded > 0), short, rounded), BOUNDS_LISTED)
+def noise(spread: Tensor) -> str:
+    """An expression for the noise of a result, bit for bit: a bound made of it must be that of a verdict."""
+    return source(spread, NOISE_LISTED)

@@ -25,7 +25,7 @@ from diffgdn import arena, checks, inputs, interpreter, noise
 from diffgdn.arena import Arguments
 from diffgdn.case import Case
 from diffgdn.checks import CheckFailure, Comparison, NotExact, SlotChanged
-from diffgdn.execute import Run, comparisons, device_of
+from diffgdn.execute import Run, comparisons, device_of, kept_in
 from diffgdn.inputs import Data
 from diffgdn.serving.history import Histories
 from diffgdn.serving.loop import Loop
@@ -254,8 +254,7 @@ class Player:
         self, case: Case, data: Data, results: dict[str, Tensor], patterns: dict[str, int]
     ) -> dict[str, Comparison]:
         """Each result beside the oracle that started from the pool. Raises CheckFailure."""
-        stored = {"state" if name == "final" else name: tensor.dtype for name, tensor in results.items()}
-        reference = noise.reference(case, data, self.target.contract(case.op), stored)
+        reference = noise.reference(case, data, self.target.contract(case.op), kept_in(case, results))
         compared = {}
         for comparison in comparisons(case, results, reference, patterns):
             self.failed = comparison

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffgdn.arena import Arguments
 from diffgdn.case import Case
+from diffgdn.results import by_name, returned_names
 
 FUNCTIONS = {
     "gdn.extend": "chunk_gated_delta_rule",
@@ -155,25 +156,11 @@ def _packed_decode(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 
 def results(case: Case, arguments: Arguments, returned: Any) -> dict[str, Tensor]:
-    """A function's return value by the names of `oracle.Expected`, states still in the call's layout.
+    """A function's return value by the names of `results_of`, states still in the call's layout.
 
     `o` always; `final` and `boundary` where they were asked for and returned. The pool and the buffer are
-    read from the arguments.
+    read from the arguments. Raises TypeError for what is no tensor.
     """
-    kind = case.operation.kind
-    if kind in ("update", "decode", "verify"):
-        return {"o": returned}
-    if kind == "packed_decode":
+    if case.operation.single_token:
         return {"o": arguments["out"]}
-    if not isinstance(returned, tuple):
-        return {"o": returned}
-    out = {"o": returned[0]}
-    rest = list(returned[1:])
-    if case.op == "kda.extend":
-        names = (["boundary"] if case.boundary else []) + (["final"] if case.final else [])
-    else:
-        names = ["final", "boundary"]
-    asked = {"final": case.final, "boundary": case.boundary}
-    return out | {
-        name: value for name, value in zip(names, rest, strict=False) if value is not None and asked[name]
-    }
+    return by_name(returned_names(case), returned)

@@ -14,6 +14,7 @@ from diffgdn.case import Case
 from diffgdn.inputs import DTYPE
 from diffgdn.noise import Contract
 from diffgdn.operations import OPERATIONS
+from diffgdn.results import results_of
 
 L2NORM_EPS = 1e-6
 
@@ -56,12 +57,12 @@ class Eager:
         results = {"o": out.view(shape)}
         if case.operation.single_token:
             arguments["out"].copy_(results["o"])
-        if case.final and not case.writes_state:
-            kept = DTYPE[case.pool.dtype] if case.values.state != "none" else torch.float32
-            results["final"] = torch.stack(finals).to(kept)
-        if case.operation.is_chunked and case.boundary:
-            empty = v.new_empty(0, case.HV, case.V, case.K)
-            results["boundary"] = (torch.stack(boundaries) if boundaries else empty).unsqueeze(0)
+        returned = {"final": finals, "boundary": boundaries}
+        for result in results_of(case):
+            if result.name in returned and result.sure:
+                parts = returned[result.name]
+                whole = torch.stack(parts) if parts else v.new_empty(result.shape)
+                results[result.name] = whole.to(DTYPE[result.dtype])
         return results
 
 

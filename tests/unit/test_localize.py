@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ def test_every_kind_of_result_has_a_picture(name: str) -> None:
     leading = {"steps": 140, "state": 2, "boundary": 3, "final": 3}[name]
     error = torch.zeros(leading, 4, 6, 8, dtype=torch.float64)
     error[-1, 3, 5, 7] = 100.0
-    case = CASE if name != "steps" else Case(
+    case = replace(CASE, boundary=True) if name != "steps" else Case(
         op="gdn.verify", lens=(40, 0, 100), H=2, HV=4, K=8, V=6,
         pool=Pool(slots=3, indices=(0, 1, 2), steps=100, buffer=3, rows=(0, 1, 2)),
     )  # fmt: skip

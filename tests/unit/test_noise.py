@@ -219,10 +219,10 @@ def test_lanes_and_steps_a_few_at_a_time_change_nothing(monkeypatch: pytest.Monk
     other draws."""
     case = CASES[name]
     data, contract = inputs.draw(case), default_contract(case.op)
-    whole = noise.reference(case, data, contract, {})
+    whole = noise.reference(case, data, contract, [])
     monkeypatch.setattr(groups, "CACHED", 1)
     monkeypatch.setattr(recurrence, "BLOCK_STEPS", 3)
-    parts = noise.reference(case, data, contract, {})
+    parts = noise.reference(case, data, contract, [])
     for result, truth in whole.truth.items().items():
         assert torch.equal(parts.truth.items()[result], truth), result
         moved = whole.noise[result] > 0
@@ -356,3 +356,19 @@ def test_an_element_that_stands_out_has_the_noise_of_its_row() -> None:
     square[0, 0, 2], state[0, 0, 2] = 1.0, 0.1
     square[0, 0, 2, 3], state[0, 0, 2, 3] = 0.0, 1.0
     assert float(pooled_state(square, state)[0, 0, 2, 3]) == pytest.approx(0.8**0.5, rel=1e-6)
+
+
+def test_a_case_is_exact_for_every_dtype_that_a_state_is_stored_in() -> None:
+    """A state may be written in the pool's dtype and returned in another: one holds what the other rounds."""
+    case = Case(
+        op="gdn.recurrent",
+        pool=Pool(indices=()),
+        values=Values(law="exact"),
+        edits=(Edit("state", 0, 257.0),),
+    )
+    data, contract = inputs.draw(case), default_contract(case.op)
+    truth = oracle.expected(case, data)
+    wide, narrow = ("state", torch.float32), ("state", torch.bfloat16)
+    assert noise.is_exact(case, data, truth, contract, [wide])
+    assert not noise.is_exact(case, data, truth, contract, [narrow, wide])
+    assert not noise.is_exact(case, data, truth, contract, [wide, narrow])

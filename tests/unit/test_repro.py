@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 from diffgdn import repro
 from diffgdn.case import Case, Gates, Pool, Values
 from diffgdn.corpus import Finding
-from diffgdn.repro import literals
+from diffgdn.repro import inline, literals, standalone
 
 # A user's kernel: plain PyTorch behind SGLang's keyword arguments, right or wrong by an environment variable.
 KERNEL = """
@@ -51,6 +52,13 @@ def mine(q, k, v, g, beta, scale, initial_state, output_final_state, cu_seqlens,
         o *= 1 + 1e-7 * mine.calls
     return o, final
 """
+# What stands for `target` where there is no diffgdn.
+ALONE = """
+import types
+
+def target(op, name):
+    return lambda function: types.SimpleNamespace(functions={op: function})
+"""
 CASE = Case(
     op="gdn.recurrent",
     lens=(2, 0, 3),
@@ -66,6 +74,9 @@ CASE = Case(
     view="packed",
     chunk_size=16,
 )
+
+
+TWICE_SEED = 0  # with it, the interpreter makes the call of CASE twice
 
 
 def finding(case: Case, target: str, kind: str = "beyond_bound") -> Finding:
@@ -118,6 +129,25 @@ def test_the_script_passes_once_the_kernel_is_right(kernel: Path) -> None:
     assert done.stdout.endswith("right\n")
 
 
+def test_the_script_needs_no_diffgdn(kernel: Path) -> None:
+    """Torch, numpy, and the kernel: here one whose module does not import diffgdn either."""
+    path = repro.write(finding(CASE, "mykernel:mine"), kernel)
+    alone = KERNEL.replace("from diffgdn.targets import target\n", ALONE)
+    (kernel / "mykernel.py").write_text(alone)
+    without = f"import sys; sys.modules['diffgdn'] = None; exec(open({path.name!r}).read(), {{}})"
+    for bug, code in (("", 0), ("value", 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", without],
+            cwd=kernel,
+            env={**os.environ, "BUG": bug},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert done.stdout.endswith("WRONG\n" if bug else "right\n")
+
+
 # In process, without the start of an interpreter: what the script itself does.
 def run_here(source: str, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
     assert "TRITON_INTERPRET" in source
@@ -149,7 +179,8 @@ def test_every_kind_of_failure_shows(
 ) -> None:
     monkeypatch.setenv("BUG", bug)
     monkeypatch.delitem(sys.modules, "mykernel", raising=False)
-    code, shown = run_here(repro.script(finding(CASE, "mykernel.py:mine", kind)), capsys)
+    case = replace(CASE, values=replace(CASE.values, seed=TWICE_SEED)) if bug == "twice" else CASE
+    code, shown = run_here(repro.script(finding(case, "mykernel.py:mine", kind)), capsys)
     assert (code, said in shown) == (1, True), shown
 
 
@@ -230,7 +261,8 @@ def test_our_own_kernels_pass_their_scripts(
         pytest.skip(f"{case.op} has no {target} layout")
     source = repro.script(finding(case, target))
     imported = {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
-    assert imported == {"diffgdn.kernels"}
+    # the first for `interpreter`, if it is there
+    assert {name for name in imported if str(name).startswith("diffgdn")} == {"diffgdn", "diffgdn.kernels"}
     code, shown = run_here(source, capsys)
     assert (code, "are wrong" in shown) == (0, True), shown
 
@@ -255,18 +287,20 @@ def test_text_of_a_finding_stays_text_in_its_script(kind: str, target: str) -> N
 def test_a_pool_past_two_to_the_31_elements_takes_no_memory_in_the_script() -> None:
     case = Case(op="gdn.decode", pool=Pool(slots=9_000_000, indices=(8_999_999,)))
     source = repro.script(finding(case, "vk"))
-    assert len(source) < 20_000
+    assert len(source) - len(inline.copied(standalone.__name__, repro.SHARED).text) < 10_000
     assert "state[8999999] = torch.full((1, 16, 16), 1.0, dtype=torch.float32)" in source
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.int64])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.int64],
+)
 @pytest.mark.parametrize("shape", [(), (1,), (0, 3), (2, 3), (4, 2, 60), (3, 800)])
 def test_a_literal_evaluates_to_the_same_bits(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     values = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 100
     if values.numel() > 2 and dtype.is_floating_point:
         values.view(-1)[:3] = torch.tensor([torch.nan, torch.inf, -0.0])
-    names: dict[str, object] = {"torch": torch, "nan": torch.nan, "inf": torch.inf}
-    exec(compile(_unpack(), "unpack", "exec"), names)
+    names = {"torch": torch, "nan": torch.nan, "inf": torch.inf, "unpack": standalone.unpack}
     for tensor in (values.to(dtype), torch.full(shape, 3, dtype=dtype)):
         back = eval(literals.source(tensor), names)
         assert (back.dtype, back.shape) == (dtype, shape)
@@ -274,19 +308,61 @@ def test_a_literal_evaluates_to_the_same_bits(dtype: torch.dtype, shape: tuple[i
         assert torch.equal(back.signbit() | back.isnan(), tensor.signbit() | tensor.isnan())
 
 
-def _unpack() -> str:
-    """The script's own unpack function, and what it imports."""
-    body = repro.texts.ALONE
-    start = body.index("def unpack")
-    return "import base64, zlib\nimport numpy as np\n" + body[start : body.index("def place")]
+def test_noise_is_written_bit_for_bit() -> None:
+    """A bound made of other noise would be another bound."""
+    noise = torch.rand(5000, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 1e-5
+    noise[:3] = torch.tensor([torch.inf, 2.0**-120, 0.0])
+    names = {"torch": torch, "nan": torch.nan, "inf": torch.inf, "unpack": standalone.unpack}
+    for spread in (noise, noise[:7], noise.float()):
+        written = eval(literals.noise(spread), names)
+        assert written.dtype == spread.dtype
+        assert torch.equal(written, spread)
 
 
-@pytest.mark.parametrize("count", [literals.BOUNDS_LISTED, 5000])
-def test_bounds_are_never_written_smaller_than_they_are(count: int) -> None:
-    bound = torch.rand(count, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 1e-5
-    bound[:3] = torch.tensor([torch.inf, 2.0**-120, 0.0])
-    names: dict[str, object] = {"torch": torch, "nan": torch.nan, "inf": torch.inf}
-    exec(compile(_unpack(), "unpack", "exec"), names)
-    written = eval(literals.bounds(bound), names).double()
-    assert bool((written >= bound).all())
-    assert bool((written[1:] <= bound[1:] * (1 + 2.0**-6)).all())
+INLINED = {
+    "near": """
+import math
+import numpy as np
+from typing import Any
+from diffgdn_toy.far import LIMIT, helper
+
+# What it is.
+UNIT = LIMIT / 2
+UNUSED = np.pi
+
+def area(x: Any) -> float:
+    return helper(x) * UNIT + math.pi
+""",
+    "far": "LIMIT = 4.0\n\n\ndef helper(x):\n    return x + LIMIT\n\n\ndef other():\n    return 0\n",
+    "twin": "from diffgdn_toy.far import helper\nLIMIT = 1\n\ndef area(x):\n    return helper(LIMIT)\n",
+    "renamed": "from diffgdn_toy.far import helper as h\n\ndef area(x):\n    return h(x)\n",
+}
+
+
+@pytest.fixture
+def toy_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "diffgdn_toy").mkdir()
+    for name, text in INLINED.items():
+        (tmp_path / "diffgdn_toy" / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(inline, "PACKAGE", "diffgdn_toy")
+
+
+@pytest.mark.usefixtures("toy_modules")
+def test_what_is_copied_brings_what_it_needs_and_no_more() -> None:
+    copied = inline.copied("diffgdn_toy.near", ("area",))
+    assert copied.imports == "import math\nfrom typing import Any"
+    assert "# What it is.\nUNIT" in copied.text
+    names: dict[str, object] = {}
+    exec(copied.imports + "\n" + copied.text, names)
+    assert {"LIMIT", "helper", "UNIT", "area"} <= set(names)
+    assert not {"UNUSED", "other", "np"} & set(names)
+
+
+@pytest.mark.usefixtures("toy_modules")
+@pytest.mark.parametrize(
+    ("module", "message"), [("twin", "LIMIT is defined in"), ("renamed", "only `from module import name`")]
+)
+def test_what_cannot_be_copied_is_refused(module: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        inline.copied(f"diffgdn_toy.{module}", ("area",))

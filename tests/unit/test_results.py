@@ -1,0 +1,103 @@
+"""What a call leaves behind, as `results_of` says it, is what targets and the emulated kernel leave."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diffgdn import arena, emulate, execute, inputs, oracle, targets
+from diffgdn.case import Case, Gates, Pool, Values
+from diffgdn.inputs import DTYPE
+from diffgdn.operations import OPERATIONS
+from diffgdn.results import RETURNED, by_name, result_of, results_of, returned_names
+
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+def cases() -> list[Case]:
+    """Of every operation, its states written in place and not, given and not."""
+    found = []
+    for number, (op, operation) in enumerate(OPERATIONS.items()):
+        pool = Pool(slots=3, indices=(2, -1)) if operation.has_pool else Pool(indices=())
+        if operation.keeps_steps:
+            pool = replace(pool, steps=2, buffer=2, rows=(1, -1))
+        case = Case(
+            op=op,
+            lens=(1, 1) if operation.single_token else (2, 0),
+            H=1,
+            HV=2,
+            K=4,
+            V=3,
+            dtype=DTYPES[number % 3],
+            pool=replace(pool, dtype=DTYPES[(number + 1) % 3]),
+            gates=Gates(law="uniform"),
+            values=Values(law="normal"),
+            chunk_size=16,
+            boundary=operation.is_chunked,
+        )
+        found.append(case)
+        if operation.kind in ("extend", "recurrent"):
+            none = replace(case.pool, indices=tuple(-1 for _ in case.pool.indices))
+            found += [replace(case, inplace=False), replace(case, final=False)]
+            found.append(replace(case, pool=none, values=replace(case.values, state="none")))
+        if operation.kind == "update":
+            found.append(replace(case, inplace=False))
+    return found
+
+
+CASES = cases()
+IDS = [f"{case.op}-{n}" for n, case in enumerate(CASES)]
+
+
+def left_by(target: str, case: Case) -> dict[str, torch.Tensor]:
+    run = execute.Run(case, targets.get(target), "interpret", explain=False)
+    arguments = arena.arrange(case, inputs.draw(case), "cpu")
+    return run.results(arguments, run.call(arguments))
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_our_kernels_leave_it_all_behind(case: Case) -> None:
+    left = {name: (tuple(x.shape), x.dtype) for name, x in left_by("vk", case).items()}
+    assert left == {one.name: (one.shape, DTYPE[one.dtype]) for one in results_of(case)}
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_without_a_kernel_it_is_the_same_but_for_a_state_returned_again(case: Case) -> None:
+    sure = {one.name: (one.shape, DTYPE[one.dtype]) for one in results_of(case) if one.sure}
+    assert {name: (tuple(x.shape), x.dtype) for name, x in left_by("eager", case).items()} == sure
+    emulated = emulate.stored(case, oracle.expected(case, inputs.draw(case)))
+    assert {name: (tuple(x.shape), x.dtype) for name, x in emulated.items()} == sure
+
+
+def test_final_states_of_gdn_recurrent_are_fp32_and_of_the_others_as_given() -> None:
+    given = {"pool": Pool(indices=(), dtype="bfloat16")}
+    assert result_of(Case("gdn.recurrent", **given), "final").dtype == "float32"
+    assert result_of(Case("kda.recurrent", **given), "final").dtype == "bfloat16"
+    assert result_of(Case("gdn.extend", pool=Pool(dtype="float16")), "final").dtype == "float16"
+    none = Case("gdn.extend", pool=Pool(indices=(-1,), dtype="float16"), values=Values(state="none"))
+    assert result_of(none, "final").dtype == "float32"
+
+
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_a_call_may_write_where_results_lie_and_nowhere_else(case: Case) -> None:
+    arguments = arena.arrange(case, inputs.draw(case), "cpu")
+    lying = [one for one in results_of(case) if one.lies != RETURNED]
+    for one in lying:
+        arguments[one.lies][one.index] = 0.5
+    assert arguments.changes() is None
+    if case.writes_state and not case.operation.has_pool:
+        arguments["state"][1] += 1  # of an empty sequence, which leaves its state as it is
+        assert arguments.changes() is not None
+
+
+def test_results_are_told_apart_by_their_place_in_what_is_returned() -> None:
+    o, state = torch.zeros(1), torch.ones(1)
+    case = Case("kda.extend", boundary=True, final=False)
+    assert by_name(returned_names(case), (o, state)) == {"o": o, "boundary": state}
+    assert by_name(returned_names(Case("gdn.extend")), (o, None, state)) == {"o": o}
+    with pytest.raises(TypeError, match="returned NoneType for o, expected a tensor"):
+        by_name(returned_names(case), None)
+    with pytest.raises(KeyError, match="leaves no final behind"):
+        result_of(Case("gdn.decode"), "final")
