@@ -70,12 +70,6 @@ REPAIRS = (
         "source:loop_variable_is_plain",
         "source:rewrite_as_compiled",
     ),
-    Repair(
-        "comparisons give truth values",
-        "3.6 and newer",
-        "truth:comparisons_give_integers",
-        "truth:let_comparisons_give_truth",
-    ),
     Repair("casts round as a GPU's do", "3.6 and newer", "casts:bf16_is_truncated", "casts:round_to_nearest"),
     Repair("a fused multiply-add rounds once", "3.6 to 3.8", "fused:product_is_rounded", "fused:round_once"),
     Repair(
