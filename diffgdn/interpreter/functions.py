@@ -36,14 +36,19 @@ def _rounded(function: Any) -> Callable[..., Any]:
     return compute
 
 
-def nan_wins() -> bool:
-    """The larger of NaN and 1 is NaN."""
-    nan, one = (interpreter.TensorHandle(np.array([x], np.float32), tl.float32) for x in (np.nan, 1.0))
-    return bool(np.isnan(interpreter.interpreter_builder.create_maxnumf(nan, one).data[0]))
+def zeros_are_unordered() -> bool:
+    """The smaller of 0 and -0 is 0, or (up to 3.7) the larger of NaN and 1 is NaN."""
+    builder = interpreter.interpreter_builder
+    nan, one, zero, below = (
+        interpreter.TensorHandle(np.array([x], np.float32), tl.float32) for x in (np.nan, 1.0, 0.0, -0.0)
+    )
+    smaller = builder.create_minnumf(zero, below).data[0]
+    return not np.signbit(smaller) or bool(np.isnan(builder.create_maxnumf(nan, one).data[0]))
 
 
-def let_numbers_win() -> None:
-    """Let minnumf, maxnumf and a clamp that propagates no NaN pass over NaN, as PTX's min and max do."""
+def order_as_ptx() -> None:
+    """Let minnumf, maxnumf and a clamp that propagates no NaN pass over NaN and put -0 below 0 (PTX ISA, min
+    and max)."""
     builder = interpreter.InterpreterBuilder
     propagating = builder.create_clampf
 
@@ -52,9 +57,23 @@ def let_numbers_win() -> None:
             return self.create_minnumf(self.create_maxnumf(value, low), high)
         return propagating(self, value, low, high, propagate_nans)
 
-    builder.create_minnumf = lambda self, lhs, rhs: self.binary_op(lhs, rhs, np.fmin)
-    builder.create_maxnumf = lambda self, lhs, rhs: self.binary_op(lhs, rhs, np.fmax)
+    builder.create_minnumf = lambda self, lhs, rhs: self.binary_op(lhs, rhs, smaller)
+    builder.create_maxnumf = lambda self, lhs, rhs: self.binary_op(lhs, rhs, larger)
     builder.create_clampf = create_clampf
+
+
+def smaller(x: Any, y: Any) -> Any:
+    """The smaller of two numbers, elementwise: the other one if one is NaN, -0 of two zeros."""
+    return np.where(
+        (x == 0) & (y == 0), np.copysign(0.0, np.where(np.signbit(x), x, y)), np.fmin(x, y)
+    ).astype(x.dtype)
+
+
+def larger(x: Any, y: Any) -> Any:
+    """The larger of two numbers, elementwise: the other one if one is NaN, +0 of two zeros."""
+    return np.where(
+        (x == 0) & (y == 0), np.copysign(0.0, np.where(np.signbit(x), y, x)), np.fmax(x, y)
+    ).astype(x.dtype)
 
 
 def high_half_is_signed() -> bool:

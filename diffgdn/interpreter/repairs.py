@@ -97,10 +97,10 @@ REPAIRS = (
         "functions:compute_in_float64",
     ),
     Repair(
-        "maximum, minimum and clamp pass over NaN",
-        "3.6 to 3.7",
-        "functions:nan_wins",
-        "functions:let_numbers_win",
+        "maximum, minimum and clamp pass over NaN and order zeros",
+        "3.6 and newer",
+        "functions:zeros_are_unordered",
+        "functions:order_as_ptx",
     ),
     Repair(
         "umulhi is unsigned", "3.6 to 3.8", "functions:high_half_is_signed", "functions:multiply_unsigned"

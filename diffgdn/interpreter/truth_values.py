@@ -41,7 +41,9 @@ def compare_to_truth_values() -> None:
 
 def _to_truth_values(original: Callable[..., Any]) -> Callable[..., Any]:
     def compare(self: Any, lhs: Any, rhs: Any) -> Any:
-        return interpreter.TensorHandle(original(self, lhs, rhs).data, tl.int1)
+        result = original(self, lhs, rhs)
+        result.dtype = tl.int1
+        return result
 
     return compare
 

@@ -261,21 +261,7 @@ def sum_in_another_dtype(x_ptr, y_ptr):
     tl.store(y_ptr + a, tl.sum(x, axis=1, dtype=tl.float64))
 
 
-@idiom(
-    HOLES,
-    out=[(i32, (8,)), (i32, (8,)), (f32, (8,)), (f32, (8,))],
-    truth=None,
-    rule=Rule("what an H100 does with NaN"),
-)
-@triton.jit
-def argmax_and_argmin_with_nan(x_ptr, y_ptr, z_ptr, v_ptr, w_ptr):
-    a, b = tl.arange(0, 8), tl.arange(0, 16)
-    x = tl.load(x_ptr + a[:, None] * 16 + b[None, :])
-    tl.store(y_ptr + a, tl.argmax(x, axis=1))
-    tl.store(z_ptr + a, tl.argmin(x, axis=1))
-    value, _ = tl.max(x, axis=1, return_indices=True)
-    tl.store(v_ptr + a, value)
-    tl.store(w_ptr + a, tl.min(x, axis=1))
+# argmax and argmin of rows with NaN are left out: what they are depends on the order of the reduction.
 
 
 @idiom(

@@ -55,7 +55,6 @@ class Idiom:
     """
 
     name: str
-    theme: str
     kernel: Any
     inputs: tuple[Tensor, ...]
     outputs: tuple[Out, ...]
@@ -126,7 +125,6 @@ def idiom(
             raise ValueError(f"two idioms have the name {own}")
         IDIOMS[own] = Idiom(
             name=own,
-            theme=plain.__module__.rpartition(".")[2],
             kernel=kernel,
             inputs=inputs,
             outputs=tuple(out) if several else (out,),  # type: ignore[arg-type]

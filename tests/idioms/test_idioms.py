@@ -27,8 +27,10 @@ def refusal(idiom: Idiom) -> str:
     return idiom.raises if DEVICE == "cpu" else ""
 
 
-def of_the_gpu(idiom: Idiom) -> list[Tensor]:
-    """What an H100 left behind."""
+def of_the_gpu(idiom: Idiom) -> list[Tensor] | None:
+    """What an H100 left behind; None of an idiom that was written after the record."""
+    if idiom.name not in RECORD["idioms"]:
+        return None
     texts = RECORD["idioms"][idiom.name]["outputs"]
     return [judge.from_text(text, out) for text, out in zip(texts, idiom.outputs, strict=True)]
 
@@ -43,9 +45,12 @@ def test_results_are_those_of_the_gpu(name: str) -> None:
         assert "\n" not in interpreter.explain(str(raised.value))
         assert "Triton" in interpreter.explain(str(raised.value))  # in plain words
         return
-    found, truths = idiom.run(DEVICE), idiom.truths()
-    if idiom.rule.exact and not (idiom.changed and idiom.changed <= VERSION):
-        assert judge.complaint(idiom, found, of_the_gpu(idiom)) == ""
+    recorded, truths = of_the_gpu(idiom), idiom.truths()
+    if recorded is None and truths is None:
+        pytest.skip("not in the record yet, and only a GPU knows: python tests/idioms/record.py")
+    found = idiom.run(DEVICE)
+    if recorded is not None and idiom.rule.exact and not (idiom.changed and idiom.changed <= VERSION):
+        assert judge.complaint(idiom, found, recorded) == ""
     if truths is not None:
         assert judge.complaint(idiom, found, truths) == ""
 
@@ -53,21 +58,24 @@ def test_results_are_those_of_the_gpu(name: str) -> None:
 def test_the_gpu_agrees_with_the_truths() -> None:
     """The documented errors hold on hardware; so what lies within them of a truth is what a GPU may do."""
     said = {
-        name: judge.complaint(idiom, of_the_gpu(idiom), truths)
+        name: judge.complaint(idiom, recorded, truths)
         for name, idiom in IDIOMS.items()
-        if idiom.changed is None and (truths := idiom.truths()) is not None
+        if idiom.changed is None
+        and (recorded := of_the_gpu(idiom)) is not None
+        and (truths := idiom.truths()) is not None
     }
     assert {name: line for name, line in said.items() if line} == {}
 
 
 def test_the_record_is_of_these_idioms() -> None:
-    assert sorted(RECORD["idioms"]) == sorted(IDIOMS)
+    assert set(RECORD["idioms"]) <= set(IDIOMS)
     assert [name for name, one in RECORD["idioms"].items() if "outputs" not in one] == []
 
 
 def test_every_rule_is_one_that_can_be_broken() -> None:
-    """No idiom passes with all bits of its results flipped."""
-    for name, idiom in IDIOMS.items():
-        expected = of_the_gpu(idiom)
-        flipped = [judge.flipped(tensor) for tensor in expected]
-        assert judge.complaint(idiom, flipped, idiom.truths() or expected), name
+    """No recorded result passes with all its bits flipped."""
+    for name in RECORD["idioms"]:
+        recorded = of_the_gpu(IDIOMS[name])
+        assert recorded is not None
+        flipped = [judge.flipped(tensor) for tensor in recorded]
+        assert judge.complaint(IDIOMS[name], flipped, IDIOMS[name].truths() or recorded), name
