@@ -76,6 +76,9 @@ def _load(module: str) -> Any:
     path = Path(module)
     if not path.is_file():
         raise TargetError(f"target file {module!r} does not exist")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # modules beside the file can be imported, as by a script
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

@@ -165,6 +165,21 @@ def test_32_bit_integers_wrap_around() -> None:
 
 
 @triton.jit
+def condition_kernel(x, slot, out, N: tl.constexpr):
+    at = tl.arange(0, N)
+    live = (at < 3) & (tl.load(slot) >= 0)
+    tl.store(out + at, tl.load(x + at, mask=live, other=0), mask=at >= 0)
+
+
+@pytest.mark.parametrize(("slot", "expected"), [(0, [1.0, 2.0, 3.0, 0.0]), (-1, [0.0, 0.0, 0.0, 0.0])])
+def test_a_condition_on_a_number_is_part_of_a_mask(slot: int, expected: list[float]) -> None:
+    out = torch.empty(4)
+    slots = torch.tensor([slot], dtype=torch.int32)
+    condition_kernel[(1,)](torch.tensor([1.0, 2.0, 3.0, 4.0]), slots, out, 4)
+    assert out.tolist() == expected
+
+
+@triton.jit
 def fma_kernel(x, y, z, out, N: tl.constexpr):
     at = tl.arange(0, N)
     tl.store(out + at, tl.fma(tl.load(x + at), tl.load(y + at), tl.load(z + at)))

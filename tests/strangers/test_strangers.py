@@ -1,0 +1,166 @@
+"""Kernels that know nothing of this project get true verdicts: none on the correct ones, and each slip found.
+
+A slip is one line of a kernel's source put as a released kernel once had it.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given, seed, settings
+
+from diffgdn import execute, shrink, strategies, targets
+from diffgdn.case import Case
+from diffgdn.execute import Verdict
+from diffgdn.strategies import Menu
+
+pytestmark = pytest.mark.explores
+
+HERE = Path(__file__).parent
+CASES = 40  # an operation; `diffgdn fuzz --target` asks for more
+SEED = 10
+MOST_CASES = 300  # until a slip shows
+KERNELS = {
+    "forty_lines.py:decode_fp32": ("gdn.decode",),
+    "forty_lines.py:decode_fp16": ("gdn.decode",),
+    "forty_lines.py:decode_bf16": ("gdn.decode",),
+    "fla_style.py:recurrent": ("gdn.recurrent",),
+    "sglang_style.py:sigmoid_gating": ("gdn.decode", "kda.decode", "gdn.verify", "kda.verify"),
+    "vllm_style.py:packed_decode": ("gdn.packed_decode",),
+    "tutorial_style.py:extend": ("gdn.extend",),
+}
+
+
+@pytest.mark.parametrize(("target", "op"), [(name, op) for name, ops in KERNELS.items() for op in ops])
+def test_a_correct_kernel_passes(
+    target: str, op: str, diffgdn_lane: str, diffgdn_check: Callable[..., Verdict]
+) -> None:
+    menu = Menu.draw(SEED, [op], lane=diffgdn_lane) if diffgdn_lane == "gpu" else None
+
+    @seed(SEED)
+    @settings(max_examples=CASES, database=None)
+    @given(case=strategies.cases(op, lane=diffgdn_lane, menu=menu))
+    def test(case: Case) -> None:
+        diffgdn_check(case, str(HERE / target))
+
+    test()
+
+
+@dataclass(frozen=True)
+class Slip:
+    """One line of a kernel, as it is and as it was elsewhere, and what a case must have to show it."""
+
+    id: str
+    target: str
+    op: str
+    line: str
+    slipped: str
+    shows: Callable[[Case], bool]
+
+
+SLIPS = (
+    Slip(
+        "pad-slot-off-by-one",
+        "forty_lines.py:decode_fp32",
+        "gdn.decode",
+        "in_v[:, None] & in_k[None, :] & (slot >= 0)",
+        "in_v[:, None] & in_k[None, :] & (slot > 0)",
+        lambda case: case.lens == (1,) and case.pool.indices == (0,),
+    ),
+    Slip(
+        "state-in-input-dtype",
+        "forty_lines.py:decode_fp16",
+        "gdn.decode",
+        "S = S + d[:, None] * k[None, :]",
+        "S = (S + d[:, None] * k[None, :]).to(q_ptr.dtype.element_ty).to(tl.float32)",
+        lambda case: case.lens == (1,) and case.dtype == "float16",
+    ),
+    Slip(
+        "heads-interleaved",
+        "forty_lines.py:decode_bf16",
+        "gdn.decode",
+        "h = hv // (HV // H)",
+        "h = hv % H",
+        lambda case: case.lens == (1,) and 1 < case.H < case.HV <= 6 and case.dtype == "bfloat16",
+    ),
+    Slip(
+        "k-mask-missing",
+        "fla_style.py:recurrent",
+        "gdn.recurrent",
+        "b_k = tl.load(p_k, mask=mask_k, other=0).to(tl.float32)",
+        "b_k = tl.load(p_k).to(tl.float32)",
+        lambda case: len(case.lens) == 1 and case.total <= 4 and case.K & (case.K - 1) != 0,
+    ),
+    Slip(
+        "ab-token-stride",
+        "sglang_style.py:sigmoid_gating",
+        "gdn.decode",
+        "p_a += stride_a",
+        "p_a += HV",
+        lambda case: len(case.lens) == 1 and case.total == 2 and case.view != "contiguous",
+    ),
+    Slip(
+        "kda-gate-per-head",
+        "sglang_style.py:sigmoid_gating",
+        "kda.verify",
+        "b_a = tl.load(p_a, mask=mask_k, other=0).to(tl.float32)",
+        "b_a = tl.load(p_a - o_k, mask=mask_k, other=0).to(tl.float32)",
+        lambda case: case.lens == (1,) and case.K > 1,
+    ),
+    Slip(
+        "qkv-assumed-compact",
+        "vllm_style.py:packed_decode",
+        "gdn.packed_decode",
+        "p_mixed = mixed_qkv + i_n * stride_mixed_qkv_tok",
+        "p_mixed = mixed_qkv + i_n * (2 * H * K + HV * V)",
+        lambda case: case.lens == (1, 1) and case.view != "contiguous",
+    ),
+    Slip(
+        "glast-wrong-row",
+        "tutorial_style.py:extend",
+        "gdn.extend",
+        "last = tl.minimum(t0 + BT, end) - 1",
+        "last = tl.maximum(tl.minimum(t0 + BT, end) - 2, t0)",
+        lambda case: len(case.lens) == 1 and case.total == 2,
+    ),
+)
+
+
+@pytest.mark.parametrize("slip", SLIPS, ids=lambda slip: slip.id)
+def test_a_slip_is_found_and_shrinks_to_a_handful_of_tokens(
+    slip: Slip, diffgdn_lane: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if diffgdn_lane == "gpu":
+        pytest.skip("each step of a shrink would be compiled")
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    target = targets.get(slipped(slip, tmp_path))
+    found: list[shrink.Found] = []
+    shrink.find(
+        strategies.cases(slip.op),
+        lambda case: execute.run(case, target, "interpret"),
+        max_examples=MOST_CASES,
+        seed=SEED,
+        max_shrink_seconds=1e9,  # a shrink ends by itself; the machine's speed must not matter
+        deadline=math.inf,
+        clock=lambda: math.inf if found else 0.0,  # the first kind of failure is enough
+        on_shrunk=found.append,
+        by_field=True,
+    )
+    assert slip.shows(found[0].case), found[0].case
+
+
+def slipped(slip: Slip, folder: Path) -> str:
+    """The name of a target that is a copy of a kernel with one line of it changed."""
+    for path in HERE.glob("*.py"):
+        shutil.copy(path, folder)
+    file, _, name = slip.target.partition(":")
+    source = (folder / file).read_text()
+    assert source.count(slip.line) == 1
+    (folder / file).write_text(source.replace(slip.line, slip.slipped))
+    return f"{folder / file}:{name}"
