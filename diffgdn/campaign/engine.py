@@ -337,7 +337,9 @@ class _Campaign:
         if isinstance(task, tasks.Explore):
             self.ledger.release(worker)
             assert self.rotation is not None
-            self.rotation.done(task, done.cases, done.findings > 0)
+            used_up = self.rotation.done(task, done.cases, done.findings > 0)
+            if used_up is not None:
+                self.emit(events.OperationSkipped(task.operation, used_up))
             if done.error is not None:
                 self._error(task.operation, done.error)
         elif isinstance(task, tasks.RunCase):

@@ -105,18 +105,22 @@ class Rotation:
             relation=relation,
         )
 
-    def done(self, task: Explore, cases: int, failed: bool = False) -> None:
-        """A batch has ended, or its worker has. cases: how many it ran; failed: in a new way."""
+    def done(self, task: Explore, cases: int, failed: bool = False) -> str | None:
+        """A batch has ended, or its worker has. cases: how many it ran; failed: in a new way.
+
+        Returns why no more of its operation will be handed out, if that is so from now on.
+        """
         if task.again:
-            return
+            return None
         if failed and not task.shrink:
             self._again.append(replace(task, shrink=True, again=True))
         if self._left is not None:
             self._left += max(0, task.cases - cases)
         if task.operation in self._barren and not self.out_of_time:
             self._barren[task.operation] = 0 if cases else self._barren[task.operation] + 1
-            if self._barren[task.operation] >= BARREN_BATCHES:
-                self.drop(task.operation)
+            if self._barren[task.operation] >= BARREN_BATCHES and self.drop(task.operation):
+                return f"{BARREN_BATCHES} batches in a row held no case that is new and that the target takes"
+        return None
 
     def drop(self, operation: str) -> bool:
         """Take an operation out; whether it was in."""

@@ -111,13 +111,17 @@ class TestRotation:
         assert again is not None
         assert again.again
 
-    def test_an_operation_without_new_cases_drops_out(self) -> None:
-        source = rotation(("a", "b"))
+    def test_an_operation_without_new_cases_drops_out_and_says_so_once(self) -> None:
+        source, said = rotation(("a", "b")), []
         for _ in range(2 * BARREN_BATCHES):
             task = source.next(frozenset())
             assert task is not None
-            source.done(task, 0 if task.operation == "a" else task.cases)
+            reason = source.done(task, 0 if task.operation == "a" else task.cases)
+            said += [] if reason is None else [(task.operation, reason)]
         assert source.operations == ("b",)
+        assert said == [
+            ("a", f"{BARREN_BATCHES} batches in a row held no case that is new and that the target takes")
+        ]
 
     def test_a_dropped_operation_is_not_shrunk_either(self) -> None:
         source = rotation(("a",))
