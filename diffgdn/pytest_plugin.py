@@ -366,7 +366,7 @@ def diffgdn_check(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
         if verdict is None or verdict.refused is not None:
             reject()
         if verdict.failure is not None:
-            verdict.failure.__dict__["diffgdn"] = Call(case, relation), verdict, target, drawn
+            verdict.failure.__dict__["diffgdn"] = Call(verdict.case, relation), verdict, target, drawn
             # Where diffgdn noticed says nothing; a cause keeps its own.
             raise verdict.failure.with_traceback(None)
         return verdict

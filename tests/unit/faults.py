@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,8 +115,9 @@ def fail(case: Case, results: dict[str, torch.Tensor]) -> None:
     raise RuntimeError("launch failed")
 
 
-def fail_every_third_time(case: Case, results: dict[str, torch.Tensor]) -> None:
-    if strike() % 3 == 0:
+def fail_one_time_in_three(case: Case, results: dict[str, torch.Tensor]) -> None:
+    """In no order: every third time could always be another call than the one that is asked about."""
+    if zlib.crc32(bytes([(strike() + 2) % 256])) % 3 == 0:
         fail(case, results)
 
 
@@ -290,7 +292,7 @@ cached = Planted("cached", keep_under_too_short_a_key, always, operations=("gdn.
 heap = Planted("heap", write_over_the_heap, always, operations=("gdn.decode",))
 wrong_once = Planted("wrong_once", spoil_once, from_three_tokens, operations=("gdn.decode",))
 killed_once = Planted("killed_once", die_once, from_three_tokens, operations=("gdn.update",))
-flaky = Planted("flaky", fail_every_third_time, always, operations=("gdn.packed_decode",))
+flaky = Planted("flaky", fail_one_time_in_three, always, operations=("gdn.packed_decode",))
 wrong = Planted("wrong", spoil, from_three_tokens, operations=("gdn.decode",))
 slowly_wrong = Planted("slowly_wrong", spoil_slowly, from_three_tokens, operations=("gdn.decode",))
 telling_wrong = Planted("telling_wrong", strike_and_spoil, from_three_tokens, operations=("gdn.decode",))

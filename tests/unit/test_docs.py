@@ -216,7 +216,7 @@ def test_python_on_a_page_compiles(page: str, text: str) -> None:
     compile(text, page, "exec")
 
 
-VALUE = re.compile(r"\b(?:Case|Trace)\((?:op|family)=.*\)(?=`|$)", re.MULTILINE)
+VALUE = re.compile(r"\b(?:Case|Trace)\((?:op|family)=[^`\n]*\)(?=`|$)", re.MULTILINE)
 NAMES = {
     name: getattr(module, name)
     for module, names in ((cases, ("Case", "Pool", "Gates", "Values", "Edit")), (trace, ("Trace", "Step")))

@@ -176,12 +176,15 @@ def test_a_child_that_is_killed_once_is_told_of_as_such(tmp_path: Path, strikes:
 
 
 def test_a_kernel_that_fails_one_time_in_three_is_flaky_in_replay(tmp_path: Path, strikes: Path) -> None:
+    """Seen once, or met again when it is asked again: two findings at most, and neither is called FIXED."""
     ran = run("flaky", ("gdn.packed_decode",), tmp_path / "corpus", max_cases=12, isolation="none")
-    (found,) = ran.outcome.findings
-    assert (found.kind, found.message) == ("raised", "RuntimeError: launch failed")
-    assert ran.corpus.findings() == [found]
-    (status,) = replayed([found], repeat=9)
-    assert re.fullmatch("FLAKY [1-8]/9", status)
+    found = list(ran.outcome.findings)
+    assert {one.kind for one in found} == {"raised"}
+    assert all(one.message.startswith("RuntimeError: launch failed") for one in found)
+    assert sorted(one.id for one in ran.corpus.findings()) == sorted(one.id for one in found)
+    statuses = replayed(found, repeat=9)
+    assert all(re.fullmatch("FLAKY [0-8]/9", status) for status in statuses)
+    assert any(re.fullmatch("FLAKY [1-8]/9", status) for status in statuses)
 
 
 # --- what happens to the campaign itself ---

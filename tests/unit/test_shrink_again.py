@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,7 +115,8 @@ def test_a_campaign_whose_shrink_runs_out_of_time_says_so(
     line = f"fuzz --target {FAULTS}:slowly_wrong --op gdn.decode --max-cases 9 --seed 7 --workers 1"
     assert run([*line.split(), "--isolation", "none", "--lane", "interpret"]) == 1
     shown = capsys.readouterr().out
-    assert "not shrunk, the time was up: gdn.decode  " in shown
+    # whether the one run that the time was good for made it smaller is up to what was drawn
+    assert re.search("(not shrunk, the time was up|shrunk for .*, then out of time): gdn.decode  ", shown)
     assert "  its shrink ran out of time; to take it up again:\n    diffgdn shrink --trust-targets " in shown
     assert only().shrink == "out of time"
     assert (Path("findings") / f"{only().id}.py").exists()
@@ -184,7 +186,7 @@ def test_ctrl_c_keeps_how_small_a_finding_has_become(strikes: Path, until: Until
     old = saved(f"{FAULTS}:telling_wrong")
     command = [sys.executable, "-m", "diffgdn", "shrink", old.id, "--isolation", "none", *OPTIONS]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    until(lambda: strikes.exists() and strikes.stat().st_size > 3)
+    until(lambda: strikes.exists() and strikes.stat().st_size > 2)  # of five
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=120)
     assert (process.returncode, error.strip()) == (130, "diffgdn: interrupted")
