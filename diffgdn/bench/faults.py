@@ -1,7 +1,8 @@
 """`python -m diffgdn.bench.faults`: thousands of cases with a fault planted in 1 % of them.
 
 Every case runs in a child process and then in this one, where the faults that end a process are left out.
-Every planted fault must be the verdict of its case, and no other case may fail. Printed: what was planted and
+Every planted fault must be the verdict of its case, no other case may fail, and every failure must come again
+alone in a fresh process, as a campaign asks for it. Printed: what was planted and
 what was found, cases a second in both ways, and what the way to the child and back costs a case.
 """
 
@@ -26,7 +27,9 @@ from diffgdn import isolate, lane, operations, strategies
 from diffgdn.bucket import fault
 from diffgdn.campaign.tasks import derive_seed
 from diffgdn.case import Case
-from diffgdn.isolate import Runner
+from diffgdn.isolate import Isolated, Runner
+from diffgdn.isolate.confirm import Confirm
+from diffgdn.prelude import Call
 from diffgdn.verdict import KernelCrashed, Verdict
 
 PLANTS = "diffgdn.bench.plants"
@@ -50,10 +53,13 @@ class Tally:
     found: Counter[str] = field(default_factory=Counter)
     surprises: list[str] = field(default_factory=list)
 
-    def run(self, case: Case, runner: Runner, target: str, plant: str | None) -> None:
+    def run(
+        self, case: Case, runner: Runner, target: str, plant: str | None, fresh: Isolated | None = None
+    ) -> None:
         """Run a case and compare its verdict with what was planted, a kind of failure or None.
 
-        A case that the target refuses shows nothing.
+        A case that the target refuses shows nothing. fresh: what asks failures again, for which the time does
+        not count: each must come alone.
         """
         begin = time.perf_counter()
         verdict = runner.run(case, target)
@@ -65,6 +71,10 @@ class Tally:
         self.milliseconds += [1e3 * seconds] if verdict.ok else []
         self.planted.update([] if plant is None else [plant])
         self.found.update([] if kind is None else [kind])
+        if fresh is not None and kind is not None:
+            sure = Confirm(fresh, target)(Call(case), verdict)
+            if not sure.alone or sure.call.subject != case:
+                self.surprises.append(f"asked again, got {sure.failure} after {sure.prelude}: {case!r}")
         if kind != plant or not verdict.confirmed:
             self.surprises.append(f"{plant or 'nothing'} planted, got {verdict.failure}: {case!r}")
 
@@ -137,6 +147,7 @@ def main(asked: str | None, count: int, target: str, seed: int, json_path: Path 
     isolated, direct = Tally(), Tally()
     with tempfile.TemporaryDirectory(prefix="diffgdn-") as folder:
         child, here = (isolate.runner(way, chosen, Path(folder, "log")) for way in isolate.WAYS)
+        fresh = Isolated(chosen, Path(folder, "log"))
         try:
             device = child.about(planted_in).device
             way = trips(cases, child)
@@ -144,11 +155,12 @@ def main(asked: str | None, count: int, target: str, seed: int, json_path: Path 
                 for case in bar:
                     plant = plant_of(case)
                     kind = None if plant is None else plant.kind
-                    isolated.run(case, child, planted_in, kind)
+                    isolated.run(case, child, planted_in, kind, fresh)
                     if kind != KernelCrashed.kind:
                         direct.run(case, here, planted_in, kind)
         finally:
             child.close()
+            fresh.close()
     trip = {"median": statistics.median(way), "99 %": statistics.quantiles(way, n=100)[-1]}
     head = {"device": device, "lane": chosen, "target": target, "seed": seed, "trip_ms": trip}
     tallies = {"in a child": isolated.figures(), "in this process": direct.figures()}

@@ -28,11 +28,18 @@ class CurrentCase:
         self._calls = self._begun()
         path.with_suffix(OLDER_CALLS).unlink(missing_ok=True)
 
-    def write(self, call: Call, target: str, **about: Any) -> None:
-        """About to run a call on a target. about: what else a reader should know, of JSON's types."""
-        told = {"target": target, **about}
-        os.pwrite(self._file, json.dumps({"case": call_of(call.subject).to_json(), **told}).encode(), 0)
-        os.write(self._calls, json.dumps({"call": call.to_json(), **told}).encode() + b"\n")
+    def write(self, call: Call, target: str, in_child: bool, **about: Any) -> None:
+        """About to run a call on a target. in_child: not in this process, so that nothing of it stays here.
+        about: what else a reader should know, of JSON's types.
+        """
+        case, told = call_of(call.subject), {"target": target, "in_child": in_child, **about}
+        line = json.dumps({"case": case.to_json(), **told}).encode()
+        os.pwrite(self._file, line, 0)
+        if in_child:
+            return
+        if call != Call(case):
+            line = json.dumps({"call": call.to_json(), **told}).encode()
+        os.write(self._calls, line + b"\n")
         if os.lseek(self._calls, 0, os.SEEK_CUR) > MOST_BYTES:
             os.close(self._calls)
             os.replace(self._path.with_suffix(CALLS), self._path.with_suffix(OLDER_CALLS))
@@ -66,8 +73,7 @@ def calls(path: Path, target: str) -> tuple[Call, ...]:
         for line in lines:
             try:
                 told = json.loads(line)
-                if not told.get("in_child"):
-                    history.add(told["target"], Call.from_json(told["call"]))
+                history.add(told["target"], Call.from_json(told.get("call") or {"case": told["case"]}))
             except (ValueError, KeyError, AttributeError):
                 continue  # half a line
     return history.of(target)

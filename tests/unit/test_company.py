@@ -145,7 +145,7 @@ def test_a_prelude_is_bisected_to_the_calls_that_matter() -> None:
 
 def run(target: str, folder: Path, **options: Any) -> tuple[campaign.Outcome, list[events.Event]]:
     """A campaign in which shrinking has all the time it needs."""
-    given: dict[str, Any] = {"workers": 1, "seed": 7, "max_cases": 40, **options}
+    given: dict[str, Any] = {"workers": 1, "seed": 7, "max_cases": 24, **options}
     config = campaign.Config(f"{FAULTS}:{target}", ("gdn.decode",), "interpret", corpus=folder, **given)
     told: list[events.Event] = []
     with pytest.MonkeyPatch.context() as patch:
