@@ -16,12 +16,14 @@ ifneq ($(LANE),)
 export DIFFGDN_LANE := $(LANE)
 endif
 
-.PHONY: help setup fuzz test lint clean
+.PHONY: help setup fuzz test lint docs coverage clean
 
 help:
 	@echo "make fuzz   check kernels against the oracle for TIME=$(TIME)  [LANE=interpret|gpu] [EXTRAS=test,fla] [ARGS=...]"
 	@echo "make test   replay the corpus, then all tests                [LANE=interpret|gpu] [ARGS=...]"
 	@echo "make lint   ruff and mypy"
+	@echo "make docs   the pages as a site, in docs/_build/html"
+	@echo "make coverage  all tests, and what they reached      [ARGS=...]"
 	@echo "make setup  .venv alone; every target above does this first"
 	@echo "make clean  remove .venv, builds and caches; findings stay"
 
@@ -38,6 +40,20 @@ lint:
 	@$(PYTHON) tools/bootstrap.py --torch "$(TORCH)" lint
 	@$(BIN)/ruff check .; ruff=$$?; tools/typecheck.sh && exit $$ruff
 
+# -n: every name is known; -W: a warning is an error, once all are told.
+docs:
+	@$(PYTHON) tools/bootstrap.py --torch "$(TORCH)" docs
+	@$(BIN)/python -m sphinx -q -n -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+coverage:
+	@$(PYTHON) tools/bootstrap.py --torch "$(TORCH)" test,coverage
+	@$(BIN)/python -m pytest -n auto --hypothesis-profile=ci --cov --cov-report= $(ARGS)
+	@$(BIN)/python -m coverage report
+	@$(BIN)/python -m coverage json -q -o coverage.json
+	@$(BIN)/python tools/coverage_by_folder.py coverage.json
+
 clean:
+	rm -rf docs/_build .coverage .coverage.* coverage.json
 	rm -rf .venv build dist diffgdn.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

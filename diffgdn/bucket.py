@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # A wrong number is one failure: whether it is held to a bound or to the last bit is for the case to say.
 FAULTS = {"beyond_bound": "wrong", "not_exact": "wrong"}
+COMPANY = AFTER, ONCE = "after other calls", "seen once"
+HEAP = "damages the heap"  # the region of a crash that comes later, in whatever runs then
 STATES = ("state", "final")  # the same state, in the pool and as it is returned
 PLACE = re.compile(r"(sequence|token|chunk|head|V|K) (\d+)")
 
@@ -39,7 +41,12 @@ def fault(kind: str) -> str:
 
 
 def of(finding: Finding) -> Bucket:
-    """The bucket of a finding, also of one from a file: it goes by what every format version holds."""
+    """The bucket of a finding, also of one from a file: it goes by what every format version holds, and by
+    whether it takes other calls before it, or was seen once. What other calls leave shows here and there.
+    """
+    if finding.prelude or not finding.reproduced:
+        word = AFTER if finding.reproduced else ONCE
+        return Bucket(finding.target, finding.operation, f"{fault(finding.kind)}, {word}", "")
     where = region(finding.case, finding.kind, finding.tensor, finding.place, finding.message)
     return Bucket(finding.target, finding.operation, fault(finding.kind), where)
 
@@ -89,5 +96,5 @@ def _first_word(message: str) -> str:
 
 def _end(message: str) -> str:
     """How a process ended."""
-    found = re.search(r"SIG[A-Z]+|exit status -?\d+|GPU context", message)
+    found = re.search(rf"{HEAP}|SIG[A-Z]+|exit status -?\d+|GPU context", message)
     return found.group() if found else ""

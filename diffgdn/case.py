@@ -64,7 +64,7 @@ class Pool(Record):
 class Gates(Record):
     """A law for the log decay g (natural log) and one for beta.
 
-    strength scales the law: the size of |g| per token where the law has one. at: the token at which `jump`
+    strength scales the law: how large -g is, per token, where the law has one. at: the token at which `jump`
     jumps. lower_bound: for kda, selects g = lower_bound * sigmoid(exp(A_log) * (a + dt_bias)). raw: for
     kda.extend, the kernel gets the raw gate, A_log, dt_bias and raw beta.
     """

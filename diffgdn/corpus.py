@@ -24,16 +24,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+from diffgdn import prelude as preludes
 from diffgdn.case import Case
 from diffgdn.footprint import refusal
+from diffgdn.prelude import Call
 from diffgdn.trace import Trace
+from diffgdn.verdict import relation_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: `prelude` and `reproduced`; 1 is still read, and written where it will do
 MAX_BYTES = 1 << 20  # a case is a few kilobytes; anything near this is no finding
 EXAMPLE = (
     "example"  # the kind of an entry that never failed: a case chosen by hand because it is easy to get wrong
 )
 LANES = ("interpret", "gpu")
+# How far a finding was made smaller: until nothing was left to try, until time was up, or not at all.
+COMPLETE, OUT_OF_TIME, UNSHRUNK = SHRINKS = ("complete", "out of time", "none")
+UNFINISHED = {OUT_OF_TIME: "its shrink ran out of time", UNSHRUNK: "not shrunk"}
 SIDE_FILES = (".py", ".png", ".txt")
 MOST_LETTERS = 300  # of a name, a place or a reason, which are one line each
 MOST_DIGITS = 40
@@ -51,7 +57,10 @@ class Finding:
     kind, message, tensor and place are those of the failed check (`checks.CheckFailure`). versions: of what
     ran it, by name. seed: of the campaign. found: the date, in ISO form. unshrunk: the case on which the
     failure was first seen, if it was larger. trace: where a serving loop failed, what it did; case is then
-    its last call."""
+    its last call. shrink: one of SHRINKS; None where nobody knows, as in older files. prelude: calls of the
+    same target that have to run before it in the same process for it to fail; none for most. reproduced:
+    False where it failed once and never again, alone or after the calls that had run before it, which are
+    then its prelude."""
 
     case: Case
     target: str
@@ -65,6 +74,19 @@ class Finding:
     found: str = ""
     unshrunk: Case | None = None
     trace: Trace | None = None
+    shrink: str | None = None
+    prelude: tuple[Call, ...] = ()
+    reproduced: bool = True
+
+    @property
+    def format_version(self) -> int:
+        """The oldest version that holds this finding."""
+        return 2 if self.prelude or not self.reproduced else 1
+
+    @property
+    def call(self) -> Call:
+        """What fails: the case or the trace, and the relation that it is asked."""
+        return Call(self.trace or self.case, relation_of(self.kind))
 
     @property
     def operation(self) -> str:
@@ -72,14 +94,19 @@ class Finding:
 
     @property
     def id(self) -> str:
-        """Target, operation, kind and case id, in letters that are safe in a file name."""
+        """Target, operation, kind, what it comes after, and case id, in letters that are safe in a file
+        name."""
         subject = self.trace or self.case
-        return "-".join((_safe(self.target)[-MOST_OF_TARGET:], subject.op, _safe(self.kind), subject.id))
+        parts = [_safe(self.target)[-MOST_OF_TARGET:], subject.op, _safe(self.kind), subject.id]
+        if self.format_version > 1:
+            word = "after" if self.reproduced else "once"
+            parts.insert(3, f"{word}_{preludes.digest(self.prelude)}")
+        return "-".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict with `format_version`."""
         plain = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
-        cases = {
+        cases: dict[str, Any] = {
             "case": self.case.to_json(),
             "unshrunk": None if self.unshrunk is None else self.unshrunk.to_json(),
         }
@@ -87,8 +114,14 @@ class Finding:
             del plain["trace"]  # only findings of a serving loop have the field
         else:
             cases["trace"] = self.trace.to_json()
+        if self.format_version == 1:
+            del plain["prelude"], plain["reproduced"]
+        else:
+            cases["prelude"] = [call.to_json() for call in self.prelude]
+        if self.shrink is None:
+            del plain["shrink"]  # older findings have no such field
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": self.format_version,
             "operation": self.operation,
             **plain,
             "versions": dict(self.versions),
@@ -134,9 +167,12 @@ class Corpus:
             write(target, content(finding))
         return target
 
-    def keep(self, finding: Finding) -> tuple[Path, str | None]:
-        """Save a finding if that can be done: where it lies, or would, and in one line why it does not."""
+    def keep(self, finding: Finding, anew: bool = False) -> tuple[Path, str | None]:
+        """Save a finding if that can be done (anew: also over one that is already there): where it lies, or
+        would, and in one line why it does not."""
         try:
+            if anew:
+                write(self.path / f"{finding.id}.json", content(finding))
             return self.save(finding), None
         except OSError as error:
             reason = f"{self.path}: {error.strerror or error}: {finding.id} is not saved"
@@ -308,8 +344,12 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "found": (str,),
     "unshrunk": (dict, type(None)),
     "trace": (dict,),
+    "shrink": (str,),
+    "prelude": (list,),
+    "reproduced": (bool,),
 }
-OPTIONAL = {"trace"}
+OPTIONAL = {"trace", "shrink"}
+LATER = {"prelude", "reproduced"}  # fields of version 2
 Subject = TypeVar("Subject", Case, Trace)
 KIND = re.compile(r"[a-z][a-z_]{0,39}(\.[a-z_]{1,40})?")
 
@@ -318,15 +358,16 @@ def _parse(data: Any) -> Finding:
     if not isinstance(data, dict):
         raise CorpusError(f"a finding is a JSON object, got {type(data).__name__}")
     version = data.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
-        raise CorpusError(f"format_version: this diffgdn reads {FORMAT_VERSION}, got {version!r:.40}")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise CorpusError(f"format_version: this diffgdn reads 1 to {FORMAT_VERSION}, got {version!r:.40}")
     body = {name: value for name, value in data.items() if name != "format_version"}
-    missing = set(_FIELDS) - set(body) - OPTIONAL
-    for names, word in ((set(body) - set(_FIELDS), "unknown"), (missing, "missing")):
+    fields = set(_FIELDS) - (LATER if version == 1 else set())
+    missing = fields - set(body) - OPTIONAL
+    for names, word in ((set(body) - fields, "unknown"), (missing, "missing")):
         if names:
             raise CorpusError(f"{word} field {', '.join(map(repr, sorted(names)))}")
     for name, kinds in _FIELDS.items():
-        if name in OPTIONAL and name not in body:
+        if name not in body:
             continue
         if type(body[name]) not in kinds:
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
@@ -341,6 +382,8 @@ def _parse(data: Any) -> Finding:
         raise CorpusError(f"kind: expected a word such as beyond_bound, got {body['kind']!r:.40}")
     if body["lane"] not in LANES:
         raise CorpusError(f"lane: expected {' or '.join(LANES)}, got {body['lane']!r:.40}")
+    if body.get("shrink", COMPLETE) not in SHRINKS:
+        raise CorpusError(f"shrink: expected {', '.join(SHRINKS)}, got {body['shrink']!r:.40}")
     if body["found"]:
         _date(body["found"])
     for name in ("case", "unshrunk"):
@@ -348,6 +391,8 @@ def _parse(data: Any) -> Finding:
             body[name] = _case(name, body[name])
     if "trace" in body:
         body["trace"] = _trace(body["trace"])
+    if "prelude" in body:
+        body["prelude"] = _prelude(body["prelude"])
     operation, subject = body.pop("operation"), body.get("trace") or body["case"]
     if operation != subject.op:
         raise CorpusError(f"operation: {operation!r:.40}, but the case is of {subject.op}")
@@ -370,6 +415,13 @@ def _date(text: str) -> None:
 
 def _trace(data: dict[str, Any]) -> Trace:
     return _sized("trace", lambda: Trace.from_json(data))
+
+
+def _prelude(data: Any) -> tuple[Call, ...]:
+    try:
+        return preludes.parsed(data)
+    except ValueError as error:
+        raise CorpusError(str(error)) from None
 
 
 def _case(name: str, data: dict[str, Any]) -> Case:

@@ -22,6 +22,7 @@ PHASES = {
     "geometries": "published model geometries run once each",
     "explore": "cases are generated",
 }
+COUNTED = ("geometries", "explore")  # whose cases count: a replay or a compilation explores nothing
 
 
 @dataclass(frozen=True)
@@ -155,13 +156,24 @@ class OperationSkipped(Event):
 
 
 @dataclass(frozen=True)
+class CaseAwaited(Event):
+    """The time is up, and a case is still running. seconds: so far; most: after which it counts as hung."""
+
+    operation: str
+    seconds: float
+    most: float
+
+
+@dataclass(frozen=True)
 class CampaignEnded(Event):
     """seconds: all phases.
 
-    findings: as they stand in the corpus, shrunk where there was time. stopped: why it ended early.
+    findings: as they stand in the corpus, shrunk where there was time. stopped: why it ended early, or did
+    not do what it was asked. unreached: operations that were not run as asked, with the reason for each.
     """
 
     seconds: float
     findings: tuple[Finding, ...]
     interrupted: bool = False
     stopped: str | None = None
+    unreached: Mapping[str, str] = field(default_factory=dict)

@@ -15,6 +15,9 @@ from pathlib import Path
 
 LANES = ("gpu", "interpret")
 ENVIRONMENT = "DIFFGDN_LANE"
+# Seconds after which a case counts as hung, unless the user says otherwise. On a GPU its first compilation is
+# included; the interpreter takes a few seconds for the slowest case, and some times that under load.
+HANG_SECONDS = {"interpret": 60.0, "gpu": 120.0}
 
 
 def detect() -> str:

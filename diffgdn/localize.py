@@ -68,14 +68,27 @@ def _tokens(case: Case, hit: list[int]) -> list[str]:
     if case.operation.is_chunked:
         size = case.chunk_size
         if all(place >= size for place in places):
-            lines.append(
-                f"no token of a first chunk ({size} tokens): the state carried between chunks is suspect"
-            )
+            lines.append(f"no token of a first chunk ({size} tokens){_where_from(case, hit)}")
         elif len(places) > 1 and longest > size:
             within = sorted({place % size for place in places})
             if within != list(range(min(longest, size))):
                 lines.append(f"tokens within their chunk of {size}: {_which(within, min(size, longest))}")
     return lines
+
+
+def _where_from(case: Case, hit: list[int]) -> str:
+    """What is suspect where no first chunk is wrong. A wrong state that a chunk hands on reaches all the
+    chunks after it; where the last of several is wrong alone, what is special about it is as likely.
+    """
+    size, wrong = case.chunk_size, list[tuple[set[int], int]]()
+    for n, length in enumerate(case.lens):
+        chunks = {(i - case.starts[n]) // size for i in hit if case.starts[n] <= i < case.starts[n] + length}
+        wrong += [(chunks, (length - 1) // size)] if chunks else []
+    if all(chunks == {last} and last > 1 for chunks, last in wrong):
+        return ", and only of a last one: that chunk is suspect, or the state that reaches it"
+    if all(chunks == set(range(min(chunks), last + 1)) for chunks, last in wrong):
+        return ": the state carried between chunks is suspect"
+    return ", but of single later ones: those are suspect, not the state carried between them"
 
 
 def _which(indices: list[int], size: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from diffgdn import duration, isolate
+from diffgdn.lane import HANG_SECONDS
 
 PROFILE = "dev"
 EXAMPLES = {"dev": 50, "ci": 25, "fuzz": 1000, "replay": 1}
@@ -31,6 +32,13 @@ def add(parser: pytest.Parser) -> None:
         choices=isolate.WAYS,
         help="run kernels in a child process that may die, or in the test process (default: child on a GPU "
         "and for targets that are not built in)",
+    )
+    group.addoption(
+        "--diffgdn-hang-after",
+        type=_time,
+        metavar="TIME",
+        help="after how long a case in a child process counts as hung (default: "
+        f"{HANG_SECONDS['interpret']:g}s in the interpreter, {HANG_SECONDS['gpu']:g}s on a GPU)",
     )
     group.addoption(
         "--diffgdn-seed",

@@ -26,9 +26,13 @@ import pytest
 
 from diffgdn import lane as lanes
 from diffgdn import pytest_options as options
+from diffgdn.corpus import OUT_OF_TIME
 from diffgdn.examples import remember
 from diffgdn.isolate import RunnerError
-from diffgdn.testing import FAULT_KINDS, Answers, Harness, TimeUp, left_behind
+from diffgdn.isolate.confirm import Confirmed
+from diffgdn.prelude import Call
+from diffgdn.report.finding import company
+from diffgdn.testing import Answers, Harness, TimeUp, leaves, unfinished
 
 if TYPE_CHECKING:
     from diffgdn.case import Case
@@ -47,15 +51,19 @@ EXPLORES = "explores"
 class _Active:
     """What `activate` decided for this process, and what belongs to the test that runs.
 
-    first: the finding of each class of failure of a test, saved before it was shrunk.
+    first: the finding of each class of failure of a test, as it was before it was shrunk, where it does not
+    come alone by the id of its case; saved: those of
+    them that were not there before.
     """
 
     lane: str | None = None
     corpus: Path | None = None
     harness: Harness | None = None
     answers = Answers()
-    first: ClassVar[dict[type, Finding]] = {}
+    first: ClassVar[dict[type | str, Finding]] = {}
+    saved: ClassVar[set[str]] = set()
     left_behind: str | None = None
+    interrupted: ClassVar[list[str]] = []  # lines about what was being shrunk
     repeats: bool = False  # a seed was given
 
 
@@ -119,6 +127,7 @@ def _make_harness(config: pytest.Config) -> None:
         Path(config.getoption("--diffgdn-corpus")),
         name,
         None if folder is None else Path(folder),
+        config.getoption("--diffgdn-hang-after"),
     )
 
 
@@ -144,7 +153,7 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     """A worker that was killed leaves the case behind that it was running."""
     if error is None or _Active.harness is None:
         return
-    finding = left_behind(_Active.harness.folder, node.gateway.id)
+    finding = _Active.harness.left_behind(node.gateway.id)
     if finding is not None:
         path, problem = _Active.harness.findings.keep(finding)
         _Active.left_behind = problem or f"saved as {path}\nReproduce with:\n    diffgdn replay {path}"
@@ -183,11 +192,26 @@ def _draw_from_its_own_stream(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
-    """Time that is up ends a test that has found nothing."""
+    """Time that is up ends a test that found nothing. One in which no case ended fails with the reason."""
+    from hypothesis.errors import Unsatisfiable, UnsatisfiedAssumption
+
     try:
         return (yield)
-    except TimeUp:
-        return True
+    except (TimeUp, Unsatisfiable, UnsatisfiedAssumption) as error:
+        nothing = _Active.answers.nothing
+        if nothing is not None and "diffgdn_check" in pyfuncitem.fixturenames:
+            raise pytest.fail.Exception(nothing, pytrace=False) from None
+        if isinstance(error, TimeUp):
+            return True
+        raise
+
+
+def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """What was found last is left whole, and told of."""
+    for finding in _Active.first.values():
+        harness = _harness()
+        path = harness.findings.path / f"{finding.id}.json"
+        _Active.interrupted += [f"saved as {path}", *harness.documented(finding), *unfinished(finding, path)]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -224,8 +248,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if _Active.harness is None and _Active.lane is not None:
         _make_harness(item.config)  # activated by a conftest.py further down
     _Active.first.clear()
+    _Active.saved.clear()
     most = item.config.getoption("--diffgdn-max-time")
-    _Active.answers = Answers(_save_first, math.inf if most is None else most)
+    _Active.answers = Answers(
+        _save_first,
+        math.inf if most is None else most,
+        confirm=lambda call, verdict, target: _harness().confirm(call, verdict, target),
+        shorter=lambda sure, target, expired: _harness().shorter(sure, target, expired),
+    )
     _draw_from_its_own_stream(item)
     test = getattr(item, "function", None)
     if hasattr(test, "hypothesis"):
@@ -235,6 +265,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for line in _Active.interrupted:
+        terminalreporter.write_line(line)
     skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
     reasons = [text[2] for text in skipped if isinstance(text, tuple) and NEEDS_GPU in text[2]]
     if reasons:
@@ -263,7 +295,7 @@ class CorpusItem(pytest.Item):
         finding = corpus.read(self.path)
         if (reason := targets.missing(finding.target, _Active.lane)) is not None:
             pytest.skip(f"target {finding.target}: {reason}")
-        verdict = _harness().run(finding.trace or finding.case, finding.target, finding.kind)
+        verdict = _harness().replay(finding)
         if verdict.refused is not None:
             pytest.skip(f"{finding.target} does not take this case: {verdict.refused}")
         if verdict.failure is not None:
@@ -316,24 +348,27 @@ def diffgdn_check(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
     """check(case, target, relation) -> Verdict, for the body of a property test.
 
     target: a name (default: --diffgdn-target). relation: the one to ask instead of the oracle. A failed check
-    is raised; the case that Hypothesis ends with becomes a finding. A case that the target refuses is
-    rejected.
+    is raised; the case that Hypothesis ends with becomes a finding. What the target refuses is rejected.
     """
-    from hypothesis import reject
+    from hypothesis import currently_in_test_context, reject
 
     chosen: str = request.config.getoption("--diffgdn-target")
 
     def check(case: Case, target: str = chosen, relation: str | None = None) -> Verdict:
         __tracebackhide__ = True
         kind = None if relation is None else f"relation_broken.{relation}"
-        verdict = _Active.answers.verdict(case, target, lambda case: _harness().run(case, target, kind))
+        verdict = _Active.answers.verdict(
+            case, target, lambda case: _harness().run(case, target, kind), relation
+        )
+        drawn = currently_in_test_context()
+        if verdict is not None and verdict.refused is not None and not drawn:
+            pytest.skip(f"{target} does not take this case: {verdict.refused}")
         if verdict is None or verdict.refused is not None:
             reject()
         if verdict.failure is not None:
-            verdict.failure.__dict__["diffgdn"] = verdict, target
-            raise verdict.failure.with_traceback(
-                None
-            )  # where diffgdn noticed says nothing; a cause keeps its own
+            verdict.failure.__dict__["diffgdn"] = Call(case, relation), verdict, target, drawn
+            # Where diffgdn noticed says nothing; a cause keeps its own.
+            raise verdict.failure.with_traceback(None)
         return verdict
 
     return check
@@ -344,50 +379,50 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Save what a failing test ended with, and say under its traceback how to run it again."""
     report = yield
     if call.when == "call" and call.excinfo is not None and report.failed:
-        text = "\n\n".join(_saved(failure) for failure in _leaves(call.excinfo.value))
+        text = "\n\n".join(_saved(failure) for failure in leaves(call.excinfo.value))
         if text:
             report.sections.append(("diffgdn", text))
     return report
 
 
-def _save_first(verdict: Verdict, target: str) -> None:
+def _save_first(verdict: Verdict, sure: Confirmed, target: str) -> None:
     """The failure as it was seen, before it is shrunk: a shrink may be interrupted."""
     harness = _harness()
-    finding = harness.finding(verdict, target)
-    if verdict.failure is not None and not (harness.findings.path / f"{finding.id}.json").exists():
+    finding = harness.finding(sure, target)
+    _Active.first[type(sure.failure) if sure.alone else verdict.case.id] = finding
+    if not (harness.findings.path / f"{finding.id}.json").exists():
         harness.findings.keep(finding)
-        _Active.first[type(verdict.failure)] = finding
-
-
-def _leaves(error: BaseException) -> Iterator[CheckFailure]:
-    """The checked failures in an exception, which Hypothesis groups where there are several."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    elif "diffgdn" in error.__dict__:
-        yield error  # type: ignore[misc]
+        _Active.saved.add(finding.id)
 
 
 def _saved(failure: CheckFailure) -> str:
     """Save the finding that a test ended with, and say how to see it again."""
-    verdict: Verdict
-    verdict, target = failure.__dict__["diffgdn"]
+    call, verdict, target, drawn = failure.__dict__["diffgdn"]
     harness, first = _harness(), _Active.first.pop(type(failure), None)
-    failure = harness.explained(verdict, target)
-    verdict = replace(verdict, failure=failure)
-    finding = harness.finding(verdict, target, None if first is None else first.case)
-    path, problem = harness.findings.keep(finding)
-    example = f"    @example(case={verdict.case!r})"
+    first = _Active.first.pop(verdict.case.id, first)
+    sure = _Active.answers.company.get((verdict.case.id, target))
+    if sure is None and first is not None and first.case == verdict.case:
+        sure = Confirmed(call, verdict)  # it has been asked when it was first seen
+    sure = sure or harness.confirm(call, verdict, target)
+    astray = not sure.alone and first is not None and first.reproduced and not first.prelude
+    if sure.alone:
+        sure = replace(sure, verdict=replace(sure.verdict, failure=harness.explained(sure.verdict, target)))
+    finding = harness.finding(sure, target, None if first is None else first.case)
+    shrink = OUT_OF_TIME if astray else _Active.answers.shrunk(sure.verdict, drawn)
+    finding = replace(finding, shrink=shrink)
+    path, problem = harness.findings.keep(finding, anew=first is not None and first.id == finding.id)
+    example = [f"    @example(case={verdict.case!r})"] if sure.alone else []
+    said = [f"{type(sure.failure).__name__}: {sure.failure}"]
     if problem is not None:
-        return "\n".join([f"{type(failure).__name__}: {failure}", problem, "Reproduce with:", example])
-    if first is not None and first.id != finding.id:
+        return "\n".join([*said, problem, "Reproduce with:", *example])
+    if astray:
+        assert first is not None
+        said += [f"its shrink went astray: {line.strip()}" for line in company(finding)[:1]]
+        said.append(f"as it was first seen: {harness.findings.path / first.id}.json")
+    elif first is not None and first.id != finding.id and first.id in _Active.saved:
         harness.findings.remove(first)
-    lines = [f"{type(failure).__name__}: {failure}", f"saved as {path}"]
-    try:
-        runner = harness.runner(target, finding.kind)
-        script, *pictures = runner.document(finding, path.parent, finding.kind not in FAULT_KINDS)
-        lines += [f"script {script}", *(f"picture {picture}" for picture in pictures)]
-    except Exception as error:
-        # The finding is on disk and must be told; what else is made of it may fail, and says so.
-        lines.append(f"no script or picture: {type(error).__name__}: {error}")
-    return "\n".join([*lines, "Reproduce with:", f"    diffgdn replay {path}", example])
+    depends = company(finding)
+    depends += [f"  {finding.case!r}"] if depends else []
+    lines = [*said, *depends, f"saved as {path}", *harness.documented(finding)]
+    lines += ["Reproduce with:", f"    diffgdn replay {path}", *example, *unfinished(finding, path)]
+    return "\n".join(lines)

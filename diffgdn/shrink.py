@@ -35,12 +35,13 @@ CONTENT_SHARE = 1 / 3  # of that time, kept for the second stage
 
 class Found(NamedTuple):
     """One kind of failure: its smallest known case, that case's failure, and the case it was first seen
-    on.
+    on. complete: False where there was no time to try all that might have been smaller.
     """
 
     case: Case
     failure: CheckFailure
     unshrunk: Case
+    complete: bool = False
 
 
 class _Fails(Exception):
@@ -106,6 +107,7 @@ class Search:
     _shrinking: str | None = None
     _shrink_until: float = 0.0
     _structure_until: float = 0.0
+    _ran_out: bool = False  # of time, in the shrink that is under way
 
     def __call__(self, case: Case) -> None:
         """Answer Hypothesis: return for a case that passes, reject one that is refused, raise for one that
@@ -115,7 +117,7 @@ class Search:
         if not shrinking:
             if self.deadline is not None and self.clock() >= self.deadline:
                 raise _Stop
-        elif case.id not in self._answers and self.clock() >= self._structure_until:
+        elif case.id not in self._answers and self._late(self._structure_until):
             return
         answer = self._answer(case)
         if answer is True:
@@ -147,26 +149,35 @@ class Search:
         return simplify.simplest(
             case,
             lambda candidate: self._fails(candidate, failures),
-            lambda: self.clock() >= self._structure_until,
+            lambda: self._late(self._structure_until),
         )
 
     def _content(self, case: Case, failures: dict[str, CheckFailure]) -> Case:
         return content.simplest(
             case,
             lambda candidate: self._fails(candidate, failures),
-            lambda: self.clock() >= self._shrink_until,
+            lambda: self._late(self._shrink_until),
             lambda candidate: bucket.numbers(failures[candidate.id].place),
         )
+
+    def _late(self, until: float) -> bool:
+        """Whether the time for a stage is up; asked where there is something left to try."""
+        late = self.clock() >= until
+        self._ran_out |= late
+        return late
 
     def _wanted(self, kind: str) -> bool:
         """Whether a failure of this kind is the one this round shrinks; the first one seen becomes it."""
         if self._shrinking is None:
-            self._shrinking = kind
-            now = self.clock()
-            limit = self.max_shrink_seconds * (FAULT_FACTOR if kind in FAULT_KINDS else 1)
-            self._shrink_until = now + limit
-            self._structure_until = now + (limit * (1 - CONTENT_SHARE) if kind in content.FAULTS else limit)
+            self.begin(kind, self.max_shrink_seconds * (FAULT_FACTOR if kind in FAULT_KINDS else 1))
         return self._shrinking is kind
+
+    def begin(self, kind: str, limit: float) -> None:
+        """Shrink this kind of failure from now on, for `limit` seconds."""
+        now = self.clock()
+        self._shrinking, self._ran_out = kind, False
+        self._shrink_until = now + limit
+        self._structure_until = now + (limit * (1 - CONTENT_SHARE) if kind in content.FAULTS else limit)
 
     def _answer(self, case: Case) -> CheckFailure | bool:
         """The case's failure; True if the target refuses it; False if all is well."""
@@ -186,6 +197,23 @@ class Search:
             # A fault of the machinery, not of a kernel: nothing to shrink.
             raise _Stop(error) from error
         return answer
+
+    def _finish(self, case: Case, failure: CheckFailure) -> Found:
+        """The second stage of a shrink, and what came of both."""
+        if _kind(failure) in content.FAULTS:
+            case, failure = self._simpler(case, failure, self._content)
+        return Found(case, failure, self.found[_kind(failure)].unshrunk, not self._ran_out)
+
+    def resume(self, case: Case, kind: str, limit: float) -> Found | None:
+        """See `again`."""
+        try:
+            answer = self._answer(case)
+            if isinstance(answer, bool) or _kind(answer) != kind:
+                return None
+            self.begin(kind, limit)
+            return self._finish(*self._simpler(case, answer, self._by_field))
+        except _Stop as stop:
+            raise stop.cause or stop from None
 
     def round(self, strategy: SearchStrategy[Case], max_examples: int, number: str) -> bool:
         """Generate until a kind of failure is met that no earlier round has shrunk, then shrink it. Whether
@@ -218,14 +246,10 @@ class Search:
             test()
         except (_Fails, _Simplified) as fails:
             kind = _kind(fails.failure)
-            case, failure = fails.case, fails.failure
-            if kind in content.FAULTS:
-                try:
-                    case, failure = self._simpler(case, failure, self._content)
-                except _Stop as stop:
-                    if stop.cause is not None:
-                        raise stop.cause from None
-            self.found[kind] = Found(case, failure, self.found[kind].unshrunk)
+            try:
+                self.found[kind] = self._finish(fails.case, fails.failure)
+            except _Stop as stop:
+                raise stop.cause or stop from None
             self._finished.add(kind)
             self.on_shrunk(self.found[kind])
             return True
@@ -274,3 +298,17 @@ def find(
     ):
         number += 1
     return list(search.found.values())
+
+
+def again(
+    case: Case,
+    kind: str,
+    run: Callable[[Case], Verdict],
+    max_seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> Found | None:
+    """A failing case made as small as the time allows, field by field; None if it does not fail in that way.
+
+    kind: of failure, as `CheckFailure.kind` has it. run: as for `find`.
+    """
+    return Search(run, clock=clock).resume(case, bucket.fault(kind), max_seconds)

@@ -17,6 +17,7 @@ from diffgdn.case import Case, Gates, Pool, Values
 SIMPLEST_DIM = 16
 DIMS = (16, 1, 2, 4, 8, 17, 32, 33, 64, 65, 128)
 SHORTEST_CHUNK = 16
+FEW = 6  # sequences, each of which is tried alone
 # Fields that are at their default or not, and nothing else of the case goes by them.
 FLAGS: dict[str, Any] = {
     spec.name: spec.default
@@ -28,13 +29,11 @@ FLAGS: dict[str, Any] = {
 
 
 def simplest(case: Case, fails: Callable[[Case], bool], expired: Callable[[], bool] = lambda: False) -> Case:
-    """The simplest case that still fails, as far as single steps lead, or as far as they led when time
-    expired.
+    """The simplest case that still fails, as far as single steps lead, or led when time expired.
 
     fails: whether a case fails as `case` does; it may forget that it was asked before.
     """
-    seen = {case.id}
-    best = case
+    seen, best = {case.id}, case
     while True:
         before = best
         for move in MOVES:
@@ -120,10 +119,10 @@ def _leap(case: Case) -> Iterator[Case | None]:
         longest[min(slot, 0)] = max(longest.get(min(slot, 0), 0), length)
     alone = [(1, slot) for slot in longest] + [(length, slot) for slot, length in longest.items()]
     for length, slot in [*alone, (case.total, 0)]:
-        yield _alone(case, length, slot)
+        yield bare(case, length, slot)
 
 
-def _alone(case: Case, length: int, slot: int) -> Case | None:
+def bare(case: Case, length: int, slot: int) -> Case | None:
     """The simplest case of one sequence, in slot 0 or -1."""
     pool = Pool(indices=(slot,)) if case.operation.has_pool else Pool(indices=())
     if case.operation.keeps_steps:
@@ -140,35 +139,54 @@ def _alone(case: Case, length: int, slot: int) -> Case | None:
 
 
 def _sequences(case: Case) -> Iterator[Case | None]:
+    """One of few, half of many, then all but a part: of many each alone would take as many runs."""
     count = len(case.lens)
-    everyone = range(count)
-    kept: list[tuple[int, ...]] = [(n,) for n in everyone]
+    everyone = tuple(range(count))
+    kept: list[tuple[int, ...]] = [(n,) for n in everyone] if 1 < count <= FEW else []
     if count > 3:
-        kept += [tuple(everyone[: count // 2]), tuple(everyone[count // 2 :])]
-    if count > 2:
-        kept += [tuple(m for m in everyone if m != n) for n in everyone]
-    for keep in kept if count > 1 else ():
+        kept += [everyone[: count // 2], everyone[count // 2 :]]
+    size = count // 4 if count > FEW else 1
+    while size and count > 2:
+        kept += [everyone[:n] + everyone[n + size :] for n in range(0, count, size)]
+        size //= 2
+    for keep in kept:
         yield _with_lengths(case, tuple(case.lens[n] for n in keep), keep)
 
 
 def _heads(case: Case) -> Iterator[Case | None]:
     ratio = case.HV // case.H
-    pairs = [(1, 1), (1, 2), (1, ratio), (case.H, case.H), *((h, h) for h in _smaller(case.H))]
+    pairs = [(1, 1), (1, 2), (1, ratio), (1, case.HV), (case.H, case.H), *((h, h) for h in _smaller(case.H))]
     for H, HV in pairs:
         if (H, HV) != (case.H, case.HV) and H <= case.H and HV <= case.HV:
             yield _changed(case, H=H, HV=HV)
 
 
-def _plainer_dims(dim: int) -> list[int]:
+def _plainer_dims(dim: int) -> Iterator[int]:
+    """Plainer values of a dimension. To ask for another one says that the last has passed: so what fails from
+    some value on is found by bisection; what fails for multiples alone, by the smallest of the same power.
+    """
     if dim == SIMPLEST_DIM:
-        return []
-    return list(dict.fromkeys(d for d in (*DIMS, dim // 2, dim - 1) if d == SIMPLEST_DIM or 1 <= d < dim))
+        return
+    step, power = dim & -dim, 1 << (dim.bit_length() - 1)
+    marks = [d for d in (*DIMS, dim // 2, 3 * step, power + step) if d == SIMPLEST_DIM or 1 <= d < dim]
+    yield from dict.fromkeys(marks)
+    low = max((d for d in marks if d < dim), default=0)
+    if dim in DIMS or dim % SIMPLEST_DIM == 0:
+        yield dim - 1  # where that passes, such a value is an edge by itself
+        yield (low + dim) // 2
+        return
+    while dim - low > 1:
+        low = (low + dim) // 2
+        yield low
 
 
 def _dims(case: Case) -> Iterator[Case | None]:
     if case.K == case.V:
         for dim in _plainer_dims(case.K):
             yield _changed(case, K=dim, V=dim)
+        if case.K != SIMPLEST_DIM:  # before all values of one are tried beside the other at its largest
+            yield _changed(case, K=SIMPLEST_DIM)
+            yield _changed(case, V=SIMPLEST_DIM)
     for K in _plainer_dims(case.K):
         yield _changed(case, K=K)
     for V in _plainer_dims(case.V):
@@ -203,17 +221,24 @@ def _tail(case: Case) -> Iterator[Case | None]:
         yield _changed(case, tail=tail)
 
 
-def _whole(case: Case) -> Iterator[Case | None]:
-    """All flags at their defaults, the pool without gaps and in fp32."""
-    yield _changed(case, pool=replace(case.pool, pitch=0, dtype=Pool.dtype), **FLAGS)
+def _plainest(case: Case) -> Iterator[Case | None]:
+    """All flags at their defaults, the pool compact and in fp32, with plain laws and without: so a case that
+    stays large, and has no time for one flag after the other, is at least plain."""
+    changes: dict[str, Any] = {**FLAGS, "pool": replace(case.pool, pitch=0, dtype=Pool.dtype)}
+    kept, state = _laws(case)
+    yield _changed(case, **changes, gates=kept, values=state, edits=())
+    yield _changed(case, **changes)
 
 
 def _plain_laws(case: Case) -> Iterator[Case | None]:
-    kept = Gates(lower_bound=case.gates.lower_bound, raw=case.gates.raw)
-    state = Values(state=case.values.state)
+    kept, state = _laws(case)
     yield _changed(case, gates=kept, values=state, scale=None, edits=())
     yield _changed(case, gates=kept)
     yield _changed(case, values=state)
+
+
+def _laws(case: Case) -> tuple[Gates, Values]:
+    return Gates(lower_bound=case.gates.lower_bound, raw=case.gates.raw), Values(state=case.values.state)
 
 
 def _edits(case: Case) -> Iterator[Case | None]:
@@ -229,9 +254,13 @@ def _edits(case: Case) -> Iterator[Case | None]:
 
 
 def _flags(case: Case) -> Iterator[Case | None]:
-    for name, default in FLAGS.items():
-        if getattr(case, name) != default:
-            yield _changed(case, **{name: default})
+    """Flags at their defaults: all, a half, a quarter, ... at a time."""
+    names = [name for name, default in FLAGS.items() if getattr(case, name) != default]
+    size = len(names)
+    while size:
+        for n in range(0, len(names), size):
+            yield _changed(case, **{name: FLAGS[name] for name in names[n : n + size]})
+        size //= 2
 
 
 def gates(case: Case) -> Iterator[Case | None]:
@@ -354,6 +383,7 @@ def _parents(case: Case) -> Iterator[Case | None]:
 # What makes a case slow comes first.
 MOVES = (
     _leap,
+    _plainest,
     _edits,
     _sequences,
     _heads,
@@ -361,7 +391,7 @@ MOVES = (
     _chunks,
     _lengths,
     _tail,
-    _whole,
+    _plainest,
     _plain_laws,
     _pool,
     _parents,

@@ -14,6 +14,7 @@ from diffgdn.histogram import Histogram
 
 if TYPE_CHECKING:
     from diffgdn.checks import Comparison
+    from diffgdn.prelude import Call
 
 
 # Noises that an error may come to; docs/calibration.md has the distributions that it rests on.
@@ -193,7 +194,8 @@ class Verdict:
     did not come again when the case was run alone in a fresh process. step: of a trace, the one that
     failed; case is then the trace's last call. rejected: of each wrong result that could apply, whether the
     checks reject it; errors: of each result that has a bound; both only where they were asked for
-    (`diffgdn.vacuity`, `diffgdn.calibration`).
+    (`diffgdn.vacuity`, `diffgdn.calibration`). before: of a failure, the calls of the same target that its
+    process had run, as far as it remembers.
     """
 
     case: Case
@@ -210,6 +212,7 @@ class Verdict:
     step: int | None = None
     rejected: dict[str, bool] = field(default_factory=dict)
     errors: tuple[Errors, ...] = ()
+    before: tuple[Call, ...] = ()
 
     @property
     def ok(self) -> bool:

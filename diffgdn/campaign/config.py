@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffgdn.corpus import Finding
@@ -28,7 +29,8 @@ class Config:
     not exist. hang_seconds: after which a case counts as hung; memory_bytes: of host memory, that a child may
     occupy; None for the usual. isolation: one of isolate.WAYS; None for what suits the target and the lane.
     relations: ask the relations of each case, one a batch, instead of the oracle. purpose: what each case is
-    run for otherwise, one of isolate.PURPOSES.
+    run for otherwise, one of isolate.PURPOSES. allow_unreached: operations that no case reached, or that were
+    given up, are no problem.
     """
 
     target: str
@@ -44,12 +46,14 @@ class Config:
     isolation: str | None = None
     relations: bool = False
     purpose: str = "verdict"
+    allow_unreached: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (
             ("workers", self.workers),
             ("max_cases", self.max_cases),
             ("max_time", self.max_time),
+            ("hang_seconds", self.hang_seconds),
         ):
             if value is not None and not value > 0:
                 raise ValueError(f"{name}: expected more than 0, got {value}")
@@ -63,16 +67,20 @@ class Config:
 class Outcome:
     """findings: as they stand in the corpus.
 
-    problem: why the campaign could not be run, or not as asked, in one line.
+    problem: why the campaign could not be run, or not as asked, in one line. unreached: operations that were
+    asked for and not run as asked, with the reason for each; a problem unless it was allowed.
     """
 
     findings: tuple[Finding, ...] = ()
     interrupted: bool = False
     problem: str | None = None
+    unreached: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
-        """1 with findings, else 2 with a problem, else 130 after Ctrl-C, else 0."""
+        """1 with findings, else 2 with a problem, else 130 after Ctrl-C, else 0: it ran what it was asked to
+        and found nothing.
+        """
         if self.findings:
             return 1
         if self.problem is not None:

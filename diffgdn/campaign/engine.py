@@ -11,18 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffgdn import events, relations, strategies
+from diffgdn import events, relations, shrink, strategies
 from diffgdn.campaign import tasks
 from diffgdn.campaign.config import GRACE_SECONDS, Config, Outcome, shrink_seconds
 from diffgdn.campaign.ledger import Ledger
-from diffgdn.campaign.pool import Died, Pool
+from diffgdn.campaign.overtime import LEEWAY_SECONDS, Awaited, Scripts
+from diffgdn.campaign.pool import Died, Pool, undisturbed
+from diffgdn.campaign.reach import Reach, problem
 from diffgdn.campaign.rotation import Rotation
 from diffgdn.case import Case
-from diffgdn.corpus import Corpus, Finding, today
+from diffgdn.corpus import UNSHRUNK, Corpus, Finding, today
 from diffgdn.events import Listener
+from diffgdn.prelude import fitting
 
 POLL_SECONDS = 0.2
-LEEWAY_SECONDS = 3.0  # beyond all limits, for a worker to answer before it is ended
+CLOSING_SECONDS = 60.0  # for scripts that are missing when all else has ended
 MOST_DEATHS = 3  # workers that an operation may cost before it is left out
 MOST_HANGS = 5  # cases of an operation that may hang before it is left out
 MOST_FAILED_STARTS = 3
@@ -51,42 +54,44 @@ class _Campaign:
         self.ledger = Ledger(corpus)
         self.ready: tasks.Ready | None = None
         self.rotation: Rotation | None = None
-        self.undocumented: list[Finding] = []
+        self.scripts = Scripts(self.ledger, str(corpus.path))
+        self.unconfirmed: list[Finding] = []
         self.deaths: Counter[str] = Counter()
         self.hangs: Counter[str] = Counter()
         self.failed_starts = 0
-        self.left_out: set[str] = set()
-        self.fault: str | None = (
-            None  # of the framework, not of a kernel: the campaign did not do what it was asked
-        )
+        self.reach = Reach()
+        self.asked: tuple[str, ...] = ()  # operations, of those that the target has
+        # Of the framework, not of a kernel: the campaign did not do what it was asked.
+        self.fault: str | None = None
         self.phase = "start"
 
     def run(self, old: list[Finding]) -> Outcome:
         config, begin = self.config, time.monotonic()
-        interrupted, problem = False, None
+        interrupted, unable = False, None
         with tempfile.TemporaryDirectory(prefix="diffgdn-") as name:
             try:
                 self._announce()
-                with Pool(
-                    config.workers,
-                    config.lane,
-                    Path(name),
-                    config.target,
-                    config.seed,
-                    config.hang_seconds,
-                    config.isolation,
-                    config.memory_bytes,
-                    config.purpose,
-                ) as self.pool:
-                    self._phases(old)
+                limits = config.hang_seconds, config.isolation, config.memory_bytes
+                place = config.workers, config.lane, Path(name)
+                with Pool(*place, config.target, config.seed, *limits, config.purpose) as self.pool:
+                    self.awaited = Awaited(self.pool, self.emit)
+                    try:
+                        self._phases(old)
+                    except KeyboardInterrupt:
+                        interrupted = True
+                    self._close()
             except KeyboardInterrupt:
                 interrupted = True
             except _Unable as error:
-                problem = str(error)
-        problem = problem or self.fault or self.ledger.problem
+                unable = str(error)
         findings = self.ledger.findings
-        self.emit(events.CampaignEnded(time.monotonic() - begin, findings, interrupted, problem))
-        return Outcome(findings, interrupted, problem)
+        unreached = self.reach.unreached(self.asked, config.max_time, config.max_cases)
+        trouble = unable or self.fault or self.ledger.problem
+        if trouble is None and not interrupted and not config.allow_unreached:
+            trouble = problem(unreached, len(self.asked), "case" if not self.reach.ended else None)
+        seconds = time.monotonic() - begin
+        self.emit(events.CampaignEnded(seconds, findings, interrupted, trouble, unreached))
+        return Outcome(findings, interrupted, trouble, unreached)
 
     def _announce(self) -> None:
         config = self.config
@@ -110,7 +115,7 @@ class _Campaign:
         with self._phase("start"):
             while self.ready is None:
                 self._receive()
-        operations = self._operations()
+        self.asked = operations = self._operations()
         if old and config.purpose != "vacuity":
             with self._phase("replay", len(old)):
                 self._each([tasks.RunCase(f.case, config.target, "replay", f) for f in old])
@@ -128,13 +133,11 @@ class _Campaign:
             menu,
             relations=self._relations(operations),
         )
-        for operation in self.left_out:
+        for operation in self.reach.left_out:
             rotation.drop(operation)
         with self._phase("explore"):
             rotation.start(config.max_time, GRACE_SECONDS)
             self._drive(lambda: rotation.next(self.ledger.known))
-            self.undocumented += self.ledger.unfinished
-            self._drive(lambda: None)
 
     def _relations(self, operations: tuple[str, ...]) -> dict[str, tuple[str, ...]] | None:
         """By operation, those that can apply to it on this target."""
@@ -200,14 +203,14 @@ class _Campaign:
             self.emit(events.PhaseEnded(name, time.monotonic() - begin))
 
     def _each(self, work: list[tasks.RunCase]) -> None:
-        queue = [task for task in work if task.case.op not in self.left_out]
+        queue = [task for task in work if task.case.op not in self.reach.left_out]
         self._drive(lambda: queue.pop(0) if queue else None)
 
     def _drive(self, source: Callable[[], tasks.Task | None]) -> None:
         """Give tasks to idle workers until there are none left and all are done."""
         while True:
             for index in self.pool.idle():
-                task = self._document() or source()
+                task = self._confirm(index) or self.scripts.next() or source()
                 if task is None:
                     break
                 self.pool.give(index, task)
@@ -215,24 +218,67 @@ class _Campaign:
             if not self.pool.busy() and (over or self.pool.idle()):
                 return
             self._receive()
-            give_up = None if self.rotation is None else self.rotation.give_up
-            if give_up is not None and self.pool.busy() and time.monotonic() > give_up + LEEWAY_SECONDS:
-                return  # what is still running is ended with the pool; its failures are saved, unshrunk
+            if over and self._given_up():
+                return  # what is still being shrunk stays as it was found
 
-    def _document(self) -> tasks.Document | None:
-        """What is to be laid beside a finding that will not change any more."""
-        if not self.undocumented:
+    def _confirm(self, worker: int) -> tasks.Confirm | None:
+        """What is to be asked again in fresh processes; once the time is up, it stays as it is."""
+        give_up = None if self.rotation is None else self.rotation.give_up
+        now = time.monotonic()
+        until = now + shrink.FAULT_FACTOR * shrink_seconds(self.config.max_time)
+        if give_up is not None and now >= give_up:
+            self.unconfirmed.clear()  # their scripts are among those that are missing
+        if not self.unconfirmed:
             return None
-        return tasks.Document(self.undocumented.pop(0), str(self.corpus.path))
+        finding = self.unconfirmed.pop(0)
+        self.ledger.take(finding, worker)
+        return tasks.Confirm(finding, until if give_up is None else min(until, give_up))
+
+    def _given_up(self) -> bool:
+        """Whether the time is up for all that still runs: for shrinks after a while."""
+        assert self.rotation is not None
+        awaited, give_up = self.awaited.any(), self.rotation.give_up
+        return not awaited and give_up is not None and time.monotonic() > give_up + LEEWAY_SECONDS
+
+    def _close(self) -> None:
+        """Lay a script beside every finding that has none. Workers let go of what they are doing; where none
+        does within a while, one is replaced.
+        """
+        if not self.scripts.want_missing():
+            return
+        for index in self.pool.busy():
+            self.pool.tell(index, tasks.Stop())
+        begin, replaced = time.monotonic(), False
+        while self.scripts.want_missing() or self._documenting():
+            for index in self.pool.idle():
+                if (task := self.scripts.next()) is not None:
+                    self.pool.give(index, task)
+            seconds, busy = time.monotonic() - begin, self.pool.busy()
+            if seconds > LEEWAY_SECONDS and not replaced and busy and not self._documenting():
+                self.pool.replace(busy[0])
+                replaced = True
+            if seconds > CLOSING_SECONDS:
+                self.fault = self.fault or "there was no time for the script of each finding"
+                return
+            self._receive()
+
+    def _documenting(self) -> bool:
+        return any(isinstance(self.pool.task(index), tasks.Document) for index in self.pool.busy())
 
     def _receive(self) -> None:
-        for worker, message in self.pool.receive(POLL_SECONDS):
-            self._handle(worker, message)
+        """Handle what workers send. Ctrl-C waits until that is done: else a message could be lost, or a
+        finding half replaced.
+        """
+        self.pool.wait(POLL_SECONDS)
+        with undisturbed():
+            for worker, message in self.pool.receive():
+                self._handle(worker, message)
 
     def _handle(self, worker: int, message: Any) -> None:
         match message:
             case events.CaseRun():
                 self.emit(message)
+                self.reach.ran(message)
                 self._ran(message)
             case tasks.Ready():
                 self.ready = self.ready or message
@@ -256,9 +302,20 @@ class _Campaign:
                 self._leave_out(message.operation, f"it hung in {MOST_HANGS} cases")
 
     def _failed(self, worker: int, message: tasks.Failed) -> None:
-        record = self.ledger.found(message.finding, worker if message.shrinks else None)
+        if message.shrinks:
+            self.awaited.shrinks(worker, True)
+        once = not message.finding.reproduced
+        record = self.ledger.found(
+            message.finding, worker if message.shrinks else None, final=message.again or once
+        )
         if record is not None:
             self.emit(events.FindingFound(record.finding, str(record.path)))
+            self.unconfirmed += [record.finding] if message.again else []
+            if once:
+                self.scripts.want(record.finding)
+            if message.again or once:
+                for index in self.pool.busy():
+                    self.pool.tell(index, tasks.Known(tasks.key(message.finding)))
         if message.shrinks:
             if self.ledger.owner(message.finding) == worker:
                 others = [index for index in self.pool.busy() if index != worker]
@@ -268,13 +325,15 @@ class _Campaign:
                 self.pool.tell(index, tasks.Known(tasks.key(message.finding)))
 
     def _shrunk(self, worker: int, message: tasks.Shrunk) -> None:
+        self.awaited.shrinks(worker, False)
         for record, before in self.ledger.shrunk(message.first, message.finding, worker):
-            if record.finding == message.finding and record.finding not in self.undocumented:
-                self.undocumented.append(record.finding)
+            if record.finding == message.finding:
+                self.scripts.want(record.finding)
             self.emit(events.FindingShrunk(record.finding, str(record.path), before.id, message.seconds))
 
     def _done(self, worker: int, done: tasks.Done) -> None:
         task = self.pool.finished(worker)
+        self.awaited.shrinks(worker, False)
         if isinstance(task, tasks.Explore):
             self.ledger.release(worker)
             assert self.rotation is not None
@@ -288,8 +347,14 @@ class _Campaign:
                 self.emit(events.CompileProgress(task.case.op, done.seconds))
             elif task.finding is not None:
                 self._replayed(task.finding, done)
-        elif isinstance(task, tasks.Document) and done.error is not None:
-            self.fault = self.fault or f"{task.finding.id}: no script or picture: {done.error}"
+        elif isinstance(task, tasks.Confirm):
+            self.ledger.release(worker)
+            if done.error is not None:
+                self._error(task.finding.operation, done.error)
+        elif isinstance(task, tasks.Document):
+            self.scripts.written(task.finding)
+            if done.error is not None:
+                self.fault = self.fault or f"{task.finding.id}: no script or picture: {done.error}"
 
     def _replayed(self, finding: Finding, done: tasks.Done) -> None:
         path = self.corpus.path / f"{finding.id}.json"
@@ -297,13 +362,14 @@ class _Campaign:
             self.ledger.replayed(finding, path)
             self.emit(events.FindingReplayed(finding, str(path), "FAILED", done.failure["message"]))
         elif done.error is None and done.refused is None:
-            self.emit(events.FindingReplayed(finding, str(path), "FIXED"))
+            self.emit(events.FindingReplayed(finding, str(path), "FIXED" if finding.reproduced else "FLAKY"))
         else:
             self.emit(events.FindingReplayed(finding, str(path), "REFUSED", done.error or done.refused))
 
     def _died(self, worker: int, died: Died) -> None:
         """Report it, keep the case it died of as a finding, and put a new worker in its place."""
         task, case = died.task, died.case
+        self.awaited.shrinks(worker, False)
         operation = case.op if case is not None else None
         if isinstance(task, tasks.Explore):
             operation = task.operation
@@ -327,7 +393,7 @@ class _Campaign:
         if isinstance(task, tasks.RunCase) and task.finding is not None:
             self._replayed(task.finding, tasks.Done(failure={"message": died.reason}))
             return
-        if isinstance(task, tasks.Document):
+        if isinstance(task, tasks.Document | tasks.Confirm):
             return  # it is about a finding already
         finding = Finding(
             case=case,
@@ -338,16 +404,20 @@ class _Campaign:
             versions={} if self.ready is None else self.ready.versions,
             seed=self.config.seed,
             found=today(),
+            prelude=fitting(died.calls[:-1]),
+            reproduced=False,  # so far
+            shrink=UNSHRUNK,
         )
+        self.reach.ended[case.op] += 1
         record = self.ledger.found(finding, None, final=True)
         if record is not None:
-            self.undocumented.append(finding)
+            self.unconfirmed.append(finding)
             self.emit(events.FindingFound(record.finding, str(record.path)))
 
     def _leave_out(self, operation: str, reason: str) -> None:
         """No more of this operation."""
-        if operation not in self.left_out:
-            self.left_out.add(operation)
+        if operation not in self.reach.left_out:
+            self.reach.left_out[operation] = reason
             self.emit(events.OperationSkipped(operation, reason))
             if self.rotation is not None:
                 self.rotation.drop(operation)

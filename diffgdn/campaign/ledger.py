@@ -7,11 +7,11 @@ stays, and so does one that another campaign left in another bucket.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffgdn.campaign.tasks import Key, key
-from diffgdn.corpus import Corpus, Finding
+from diffgdn.corpus import SHRINKS, UNSHRUNK, Corpus, CorpusError, Finding
 
 
 @dataclass
@@ -52,13 +52,14 @@ class Ledger:
         )
 
     @property
-    def unfinished(self) -> list[Finding]:
-        """Findings that have not been shrunk."""
-        return [record.finding for record in self._records.values() if not record.final]
+    def bare(self) -> list[Finding]:
+        """Findings that this campaign has saved, and beside which no script lies yet."""
+        saved = [finding for finding in self.findings if finding.id in self._saved]
+        return [finding for finding in saved if not (self._corpus.path / f"{finding.id}.py").exists()]
 
     def replayed(self, finding: Finding, path: Path) -> None:
         """A finding of the corpus still fails. One that had no time to be shrunk may yet be."""
-        final = finding.unshrunk is not None
+        final = finding.shrink != UNSHRUNK if finding.shrink else finding.unshrunk is not None
         record = Record(finding, path, final=final)
         if self._records.setdefault(key(finding), record) is not record:
             self._alike.append(finding)
@@ -76,6 +77,10 @@ class Ledger:
         record = Record(finding, self._save(finding), owner, final)
         self._records[key(finding)] = record
         return record
+
+    def take(self, finding: Finding, owner: int) -> None:
+        """A worker is about to make a finding smaller."""
+        self._records[key(finding)].owner = owner
 
     def owner(self, finding: Finding) -> int | None:
         record = self._records.get(key(finding))
@@ -110,10 +115,23 @@ class Ledger:
         """Where a finding lies, or would."""
         new = not (self._corpus.path / f"{finding.id}.json").exists()
         path, problem = self._corpus.keep(finding)
-        if new and problem is None:
-            self._saved.add(finding.id)
+        if problem is None:
+            if new:
+                self._saved.add(finding.id)
+            else:
+                problem = self._bring_up_to_date(finding)
         self.problem = self.problem or problem
         return path
+
+    def _bring_up_to_date(self, finding: Finding) -> str | None:
+        """Note in the file of a finding how far it has been shrunk by now; why that failed, or None."""
+        try:
+            old = self._corpus.get(finding.id)
+        except CorpusError as error:
+            return str(error)
+        if finding.shrink is None or not _further(finding.shrink, old.shrink):
+            return None
+        return self._corpus.keep(replace(old, shrink=finding.shrink), anew=True)[1]
 
     def _remove(self, finding: Finding, instead: Finding) -> None:
         """Delete a finding, unless the one that stands for it could not be saved."""
@@ -129,3 +147,8 @@ class Ledger:
         for record in self._records.values():
             if record.owner == owner:
                 record.owner = None
+
+
+def _further(new: str, old: str | None) -> bool:
+    """Whether a shrink went further than the one before. SHRINKS begins with the furthest."""
+    return old is None or SHRINKS.index(new) < SHRINKS.index(old)

@@ -21,12 +21,14 @@ from typing import Any
 from diffgdn import lane as lanes
 from diffgdn.campaign import tasks, worker
 from diffgdn.case import Case
-from diffgdn.isolate.isolated import HANG_SECONDS
-from diffgdn.isolate.process import ending, parent_to_end_with
+from diffgdn.isolate.process import START_SECONDS, ending, parent_to_end_with
+from diffgdn.prelude import Call
 
 GPU_WORKERS = (
     16  # per GPU: what a fuzz loop needs of the GPU is small, each context holds about half a gigabyte of it
 )
+
+MOST_RUNS = 3  # of a case that may hang: the first, and those that confirm it
 
 
 def automatic_workers(lane: str) -> int:
@@ -40,12 +42,14 @@ class Died:
     """A worker is gone.
 
     task: the one it was given; case: the one it was running itself. hung: it took too long over that case.
+    calls: on the target of the pool that it had run itself, that case the last.
     """
 
     reason: str
     task: tasks.Task | None
     case: Case | None
     hung: bool = False
+    calls: tuple[Call, ...] = ()
 
 
 @dataclass
@@ -74,7 +78,7 @@ class Pool:
         self._setup = worker.Setup(
             lane, target, seed, str(folder), isolation, hang_seconds, memory_bytes, purpose
         )
-        self._hang_seconds = HANG_SECONDS if hang_seconds is None else hang_seconds
+        self.hang_seconds = lanes.HANG_SECONDS[lane] if hang_seconds is None else hang_seconds
         self._folder = folder
         self._count = count
         self._workers: dict[int, _Worker] = {}
@@ -97,7 +101,7 @@ class Pool:
             name=f"worker {index}",
             daemon=True,
         )
-        with _undisturbed():
+        with undisturbed():
             process.start()
         theirs.close()
         self._workers[index] = _Worker(process, ours)
@@ -116,6 +120,10 @@ class Pool:
         task, self._workers[index].task = self._workers[index].task, None
         return task
 
+    def task(self, index: int) -> tasks.Task | None:
+        """What a worker is doing."""
+        return self._workers[index].task
+
     def idle(self) -> list[int]:
         return [index for index, entry in self._workers.items() if entry.ready and entry.task is None]
 
@@ -125,16 +133,39 @@ class Pool:
     def alive(self) -> list[int]:
         return list(self._workers)
 
-    def receive(self, timeout: float) -> Iterator[tuple[int, Any]]:
+    def wait(self, timeout: float) -> None:
+        """Wait until a worker has sent something, or has died."""
+        wait(list(self._connections()), timeout)
+
+    def receive(self, timeout: float = 0.0) -> Iterator[tuple[int, Any]]:
         """What workers sent, waiting for the first to send: messages and, the last of a worker, `Died`."""
-        waiting: dict[Any, int] = {}
-        for index, entry in self._workers.items():
-            waiting[entry.pipe] = waiting[entry.process.sentinel] = index
-        if not waiting:
-            return
+        waiting = self._connections()
         for index in sorted({waiting[one] for one in wait(list(waiting), timeout)}):
             yield from self._drain(index)
         yield from self._hung()
+
+    def _connections(self) -> dict[Any, int]:
+        """What tells of a worker, with its number."""
+        waiting: dict[Any, int] = {}
+        for index, entry in self._workers.items():
+            waiting[entry.pipe] = waiting[entry.process.sentinel] = index
+        return waiting
+
+    def running(self, index: int) -> float | None:
+        """For how many seconds a worker's case has been running; None between cases, and where it is past all
+        that a worker needs to find out that it hangs.
+        """
+        since = worker.running_since(self._folder, index)
+        seconds = 0.0 if since is None else max(0.0, time.time() - since)
+        return None if since is None or seconds > MOST_RUNS * self.hang_seconds + START_SECONDS else seconds
+
+    def replace(self, index: int) -> None:
+        """End a worker, whatever it is doing, and start one in its place."""
+        entry = self._workers.pop(index)
+        entry.pipe.close()
+        entry.process.kill()
+        entry.process.join()
+        self.start(index)
 
     def _drain(self, index: int) -> Iterator[tuple[int, Any]]:
         entry = self._workers[index]
@@ -155,10 +186,11 @@ class Pool:
     def _hung(self) -> Iterator[tuple[int, Any]]:
         for index in self.busy():
             since = worker.running_since(self._folder, index)
-            if since is not None and time.time() - since > self._hang_seconds:
+            late = since is not None and time.time() - since > self.hang_seconds
+            if late and not worker.in_child(self._folder, index):  # which the worker itself watches
                 self._workers[index].process.kill()
                 self._workers[index].process.join()
-                reason = f"no answer within {self._hang_seconds:g} s"
+                reason = f"no answer within {self.hang_seconds:g} s"
                 yield index, self._bury(index, reason, hung=True)
 
     def _bury(self, index: int, reason: str, hung: bool = False) -> Died:
@@ -167,7 +199,9 @@ class Pool:
         # A kernel in a child cannot have ended the worker.
         running = entry.task is not None and not worker.in_child(self._folder, index)
         case = worker.current_case(self._folder, index) if running else None
-        return Died(reason, entry.task, case, hung)
+        target = self._setup.target
+        calls = () if case is None or target is None else worker.calls(self._folder, index, target)
+        return Died(reason, entry.task, case, hung, calls)
 
     def _reason(self, index: int, status: int | None) -> str:
         """How a process ended, and the last line it printed."""
@@ -187,8 +221,8 @@ class Pool:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """While a process is started: signals to this one wait, and the new one is born deaf to Ctrl-C."""
+def undisturbed() -> Iterator[None]:
+    """Let signals to this process wait. One that is started meanwhile is born deaf to Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

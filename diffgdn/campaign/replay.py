@@ -35,13 +35,15 @@ class Result:
 
     @property
     def status(self) -> str:
-        """FIXED (or PASSED, where it never failed), FAILED, FLAKY with how many runs failed, or ERROR."""
+        """FIXED (or PASSED, where it never failed), FAILED, FLAKY with how many runs failed, or ERROR. What
+        was seen once is not fixed because it does not come.
+        """
         failed = sum(failure is not None for failure in self.failures)
         if self.error is not None:
             return "ERROR"
-        if failed == 0:
+        if failed == 0 and self.finding.reproduced:
             return "PASSED" if self.finding.kind == EXAMPLE else "FIXED"
-        return "FAILED" if failed == len(self.failures) else f"FLAKY {failed}/{len(self.failures)}"
+        return "FAILED" if 0 < failed == len(self.failures) else f"FLAKY {failed}/{len(self.failures)}"
 
     @property
     def detail(self) -> str | None:
@@ -54,7 +56,7 @@ class Result:
                 place = " ".join(filter(None, (failure.get("tensor"), failure.get("place"))))
                 line = f"{failure['kind']} {place}".strip() + f": {failure['message'].splitlines()[0]}"
                 return line if same else f"{line} (it was {self.finding.kind})"
-        return None
+        return None if self.finding.reproduced else "it was seen once, and does not come now either"
 
 
 def run(
@@ -66,12 +68,14 @@ def run(
     done: Callable[[Result], None] = lambda result: None,
     isolation: str | None = None,
     trusted: bool = False,
+    hang_seconds: float | None = None,
 ) -> list[Result]:
     """Run each finding `repeat` times, on the lane it was found on unless another is given.
 
     done: called as each is settled. isolation: one of isolate.WAYS; None for what suits the target, and a
     child for what has crashed or hung. trusted: the user vouches for the targets that the findings name;
-    else code from elsewhere is not loaded, see `trust`.
+    else code from elsewhere is not loaded, see `trust`. hang_seconds: after which a run counts as hung; None
+    for what suits the lane.
     """
     results = [Result(finding, lane or finding.lane) for finding in found]
     for result in results if not trusted else ():
@@ -86,7 +90,8 @@ def run(
                 result.error = f"it was found on lane gpu, and {missing}; --lane interpret runs it on the CPU"
                 done(result)
         elif group:
-            _Replay(group, name, repeat, picture, done, isolation).run(min(workers, len(group) * repeat))
+            one = _Replay(group, name, repeat, picture, done, isolation, hang_seconds)
+            one.run(min(workers, len(group) * repeat))
     return results
 
 
@@ -99,30 +104,36 @@ class _Replay:
         picture: bool,
         done: Callable[[Result], None],
         isolation: str | None,
+        hang_seconds: float | None,
     ) -> None:
-        self.isolation = isolation
+        self.isolation, self.hang_seconds = isolation, hang_seconds
         self.lane, self.repeat, self.picture, self.done = lane, repeat, picture, done
-        self.queue = [result for result in group for _ in range(repeat)]
+        self.queue = [(result, n == 0) for result in group for n in range(repeat)]  # and whether the first
         self.running: dict[int, Result] = {}
         self.failed_starts = 0
 
     def run(self, workers: int) -> None:
         with (
             tempfile.TemporaryDirectory(prefix="diffgdn-") as folder,
-            Pool(workers, self.lane, Path(folder), target=None, isolation=self.isolation) as self.pool,
+            Pool(
+                workers, self.lane, Path(folder), None, None, self.hang_seconds, self.isolation
+            ) as self.pool,
         ):
             while self.queue or self.running:
                 for index in self.pool.idle():
                     if self.queue:
-                        self._give(index, self.queue.pop(0))
+                        self._give(index, *self.queue.pop(0))
                 for index, message in self.pool.receive(POLL_SECONDS):
                     self._handle(index, message)
 
-    def _give(self, index: int, result: Result) -> None:
+    def _give(self, index: int, result: Result, first: bool) -> None:
+        """The first run of a finding has a process of its own: what passes there is fixed, what fails there
+        fails by itself."""
         finding = result.finding
+        fresh = first and finding.kind != EXAMPLE
         self.running[index] = result
         picture = self.picture and result.text is None
-        self.pool.give(index, tasks.RunCase(finding.case, finding.target, "replay", finding, picture))
+        self.pool.give(index, tasks.RunCase(finding.case, finding.target, "replay", finding, picture, fresh))
 
     def _handle(self, index: int, message: Any) -> None:
         if isinstance(message, tasks.Done):
@@ -154,7 +165,7 @@ class _Replay:
 
     def _abandon(self, reason: str) -> None:
         """No worker can work: everything left is an error."""
-        left = {result.finding.id: result for result in self.queue}
+        left = {result.finding.id: result for result, _ in self.queue}
         self.queue.clear()
         for result in left.values():
             result.error = reason

@@ -64,7 +64,7 @@ class RunCase(Task):
     """Run one case.
 
     phase: as in the events. finding: what is being replayed. picture: answer with where the error is, in
-    text.
+    text. fresh: in a process that has run nothing else, which some findings need in any case.
     """
 
     case: Case
@@ -72,6 +72,25 @@ class RunCase(Task):
     phase: str
     finding: Finding | None = None
     picture: bool = False
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Confirm(Task):
+    """Run a finding again in fresh processes: whether it comes alone or after its prelude, of how few calls,
+    and which of them is to blame. until: when to stop, on time.monotonic. The answer is a Shrunk.
+    """
+
+    finding: Finding
+    until: float
+
+
+@dataclass(frozen=True)
+class Shrink(Task):
+    """Take up the shrink of a finding: answer with Shrunk, unless it does not fail any more, and Done."""
+
+    finding: Finding
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,13 @@ class Known:
     """Sent to a worker in the middle of a task: another worker has this failure in hand."""
 
     key: Key
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Sent to a worker in the middle of a task: answer with what there is, as soon as the case that runs has
+    ended.
+    """
 
 
 @dataclass(frozen=True)
@@ -112,10 +138,13 @@ class SetupFailed:
 
 @dataclass(frozen=True)
 class Failed:
-    """A case failed. unshrunk, as far as this worker knows; `shrinks`: it will now try."""
+    """A case failed. unshrunk, as far as this worker knows; `shrinks`: it will now try. again: it takes a
+    process of its own to show, so that it is for a Confirm to make it smaller.
+    """
 
     finding: Finding
     shrinks: bool
+    again: bool = False
 
 
 @dataclass(frozen=True)

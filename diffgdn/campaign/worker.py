@@ -19,6 +19,8 @@ from diffgdn.campaign import tasks
 from diffgdn.case import Case
 from diffgdn.isolate import process
 from diffgdn.isolate.current import CurrentCase, current
+from diffgdn.isolate.current import calls as current_calls
+from diffgdn.prelude import Call
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def main(index: int, setup: Setup, pipe: Connection, parent: int = 0) -> None:
         pipe.send(ready)
         while True:
             task = pipe.recv()
-            if not isinstance(task, tasks.Known):  # one that came too late: the task it was for is done
+            if not isinstance(task, tasks.Known | tasks.Stop):  # too late: the task it was for is done
                 pipe.send(session.do(task))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the campaign is over
@@ -84,13 +86,20 @@ def current_case(folder: Path, index: int) -> Case | None:
     return None if found is None else found[0]
 
 
+def calls(folder: Path, index: int, target: str) -> tuple[Call, ...]:
+    """What a worker has run itself on a target, the call that it was running last."""
+    return current_calls(_case(folder, index), target)
+
+
 def running_since(folder: Path, index: int) -> float | None:
-    """When (time.time()) a worker began the case that it runs itself; None between cases."""
+    """When (time.time()) a worker began the case that is running, here or in its child; None between
+    cases.
+    """
     try:
         status = _case(folder, index).stat()
     except OSError:
         return None
-    return status.st_mtime if status.st_size and not in_child(folder, index) else None
+    return status.st_mtime if status.st_size else None
 
 
 def in_child(folder: Path, index: int) -> bool:

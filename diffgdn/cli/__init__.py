@@ -21,6 +21,7 @@ from diffgdn.cli.options import CONTEXT
 from diffgdn.cli.replay import replay, show
 from diffgdn.cli.resolution import resolution
 from diffgdn.cli.serving import serving
+from diffgdn.cli.shrink import shrink
 
 
 @click.group(context_settings=CONTEXT)
@@ -28,11 +29,12 @@ from diffgdn.cli.serving import serving
 def cli() -> None:
     """Property-based differential testing for gated delta-rule attention kernels.
 
-    Exit status: 0 nothing found, 1 findings, 2 usage or set-up problem, 130 interrupted with nothing found.
+    Exit status: 0 did what was asked and found nothing, 1 findings, 2 could not do what was asked, 130
+    interrupted with nothing found.
     """
 
 
-for command in (fuzz, calibrate, serving, replay, show, corpus, resolution, doctor):
+for command in (fuzz, calibrate, serving, replay, show, shrink, corpus, resolution, doctor):
     cli.add_command(command)
 
 

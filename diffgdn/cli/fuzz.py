@@ -16,8 +16,10 @@ from diffgdn.cli.options import (
     Problem,
     Workers,
     chosen_lane,
+    hang_option,
     isolation_option,
     lane_option,
+    unreached_option,
     writable_file,
     writable_folder,
 )
@@ -67,6 +69,8 @@ CAMPAIGN_OPTIONS = (
         type=click.Path(path_type=Path),
         help="Write the result of the campaign to this file.",
     ),
+    hang_option,
+    unreached_option,
     isolation_option,
     lane_option,
 )
@@ -96,7 +100,10 @@ def fuzz(relations: bool, vacuity: bool, **asked: Any) -> int:
     """Generate cases, run them on a target, check them against the oracle, shrink and save what fails.
 
     Start-up, replay and compilation do not count toward the limits. Ctrl-C ends early and keeps what was
-    found.
+    found. A case that runs when the time is up is waited for, until it answers or counts as hung.
+
+    Exit status: 0 all that was asked for was run and nothing found, 1 findings, 2 usage or set-up problem, or
+    operations of the target that were asked for and not reached, 130 interrupted with nothing found.
     """
     if relations and vacuity:
         raise Problem("--vacuity: it asks no relation; leave out --relations")
@@ -112,6 +119,8 @@ def explore(
     seed: int | None,
     corpus: Path,
     json_file: Path | None,
+    hang_seconds: float | None,
+    allow_unreached: bool,
     isolation: str | None,
     lane: str | None,
     relations: bool = False,
@@ -146,6 +155,8 @@ def explore(
         corpus=corpus,
         max_time=max_time,
         max_cases=max_cases,
+        hang_seconds=hang_seconds,
+        allow_unreached=allow_unreached,
         isolation=isolation,
         relations=relations,
         purpose=purpose,

@@ -87,6 +87,21 @@ isolation_option = click.option(
     "[default: child on a GPU and for targets that are not built in]",
 )
 
+_SECONDS = lanes.HANG_SECONDS
+hang_option = click.option(
+    "--hang-after",
+    "hang_seconds",
+    type=Duration(),
+    help="After how long a case counts as hung.  "
+    f"[default: {_SECONDS['interpret']:g}s in the interpreter, {_SECONDS['gpu']:g}s on a GPU]",
+)
+
+unreached_option = click.option(
+    "--allow-unreached",
+    is_flag=True,
+    help="Exit 0 also where no case ended, or operations were left unreached.",
+)
+
 trust_option = click.option(
     "--trust-targets",
     "trusted",

@@ -16,6 +16,7 @@ from diffgdn.cli.options import (
     CONTEXT,
     Problem,
     chosen_lane,
+    hang_option,
     isolation_option,
     lane_option,
     trust_option,
@@ -76,6 +77,7 @@ def asked_lane(lane: str | None) -> str | None:
     help="Run each finding once on a GPU under this tool of compute-sanitizer, and tell what it says.",
 )
 @trust_option
+@hang_option
 @isolation_option
 @lane_option
 def replay(
@@ -84,6 +86,7 @@ def replay(
     repeat: int,
     sanitizer: str | None,
     trusted: bool,
+    hang_seconds: float | None,
     isolation: str | None,
     lane: str | None,
 ) -> int:
@@ -109,7 +112,16 @@ def replay(
     if sanitizer is not None:
         return _watched(found, sanitizer, trusted, lane)
     workers = min(MOST_WORKERS, automatic_workers("interpret"))
-    results = replays.run(found, lane, repeat, workers, done=_say, isolation=isolation, trusted=trusted)
+    results = replays.run(
+        found,
+        lane,
+        repeat,
+        workers,
+        done=_say,
+        isolation=isolation,
+        trusted=trusted,
+        hang_seconds=hang_seconds,
+    )
     return _counted(result.status for result in results)
 
 

@@ -24,10 +24,9 @@ DEFAULT_CASES = 30
 @click.option(
     "--cases",
     type=click.IntRange(min=1),
-    default=DEFAULT_CASES,
-    show_default=True,
-    help="How many cases of each operation.",
+    help=f"How many cases of each operation.  [default: {DEFAULT_CASES}, unless --max-cases says]",
 )
+@click.option("--max-cases", type=click.IntRange(min=1), help="How many cases in all, as for fuzz.")
 @click.option(
     "--dtype",
     type=click.Choice(DTYPES),
@@ -41,7 +40,13 @@ DEFAULT_CASES = 30
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
 def resolution(
-    pattern: str, cases: int, dtype: str, seed: int | None, workers: int, json_file: Path | None
+    pattern: str,
+    cases: int | None,
+    max_cases: int | None,
+    dtype: str,
+    seed: int | None,
+    workers: int,
+    json_file: Path | None,
 ) -> int:
     """Measure how small an error in correct results is still found, by our verdict and by other tolerances.
 
@@ -52,6 +57,10 @@ def resolution(
         selected = operations.matching(pattern)
     except ValueError as error:
         raise Problem(f"--op: {error}") from None
+    if cases is not None and max_cases is not None:
+        raise Problem("--max-cases: of all operations together; leave out --cases, which is of each")
+    if cases is None:
+        cases = DEFAULT_CASES if max_cases is None else _of_each(max_cases, len(selected))
     if json_file is not None:
         writable_file(json_file, "--json")
 
@@ -86,6 +95,13 @@ def resolution(
         text = json.dumps(summary.summary(asked, measured, seconds), indent=1, allow_nan=False)
         corpus.write(json_file, text.encode() + b"\n")
     return 0
+
+
+def _of_each(max_cases: int, operations: int) -> int:
+    """Cases of each operation. Raises Problem where there is not one for each."""
+    if max_cases < operations:
+        raise Problem(f"--max-cases {max_cases}: fewer than {operations} operations; choose some with --op")
+    return max_cases // operations
 
 
 def _many(count: int, what: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,17 @@ from diffgdn.cli.options import (
     Duration,
     Problem,
     chosen_lane,
+    hang_option,
     isolation_option,
     lane_option,
+    unreached_option,
     writable_folder,
 )
 from diffgdn.operations import FAMILIES
 from diffgdn.report import finding as findings
 
 if TYPE_CHECKING:
-    from diffgdn.corpus import Corpus
+    from diffgdn.corpus import Corpus, Finding
     from diffgdn.serving.session import Session
 
 DEFAULT_SECONDS = 60.0
@@ -53,6 +56,8 @@ MOST_SEED = 2**32 - 1
     show_default=True,
     help="Folder that findings are saved to.",
 )
+@hang_option
+@unreached_option
 @isolation_option
 @lane_option
 def serving(
@@ -62,6 +67,8 @@ def serving(
     max_traces: int | None,
     seed: int | None,
     corpus: Path,
+    hang_seconds: float | None,
+    allow_unreached: bool,
     isolation: str | None,
     lane: str | None,
 ) -> int:
@@ -71,7 +78,9 @@ def serving(
     accepted, finish and leave their slot to others. What fails is made smaller and saved; `diffgdn replay`
     runs it again.
 
-    Exit status: 0 nothing found, 1 findings, 2 usage or set-up problem.
+    Exit status: 0 every operation was called and nothing found, 1 findings, 2 usage or set-up problem, or no
+    trace that called an operation which was asked for, 130 interrupted with nothing found. Of `both` families
+    those are asked for that the target has.
     """
     lane = chosen_lane(lane)
     writable_folder(corpus, "--corpus")
@@ -83,32 +92,56 @@ def serving(
     from diffgdn import lane as lanes
 
     lanes.enter(lane)
+    from diffgdn.campaign import reach
     from diffgdn.corpus import Corpus
     from diffgdn.isolate import RunnerError
     from diffgdn.serving.session import Session
 
     click.echo(f"serving {target} on lane {lane}, seed {seed}")
-    found = 0
+    found, asked, unreached, ended = 0, 0, dict[str, str](), 0
     with tempfile.TemporaryDirectory(prefix="diffgdn-") as folder:
         try:
-            session = Session(target, lane, isolation, Path(folder) / "child.log", seed)
+            log = Path(folder) / "child.log"
+            session = Session(target, lane, isolation, log, seed, hang_seconds)
             with session:
-                for number, name in enumerate(families):
-                    left = None if max_time is None else max_time / len(families)
-                    found += _family(session, name, number, left, max_traces, Corpus(corpus))
+                served = _served(session, families)
+                for number, name in served:
+                    left = None if max_time is None else max_time / len(served)
+                    finding = _family(session, name, number, left, max_traces, Corpus(corpus))
+                    found, ended = found + finding, ended + session.traces
+                    if session.interrupted:
+                        raise KeyboardInterrupt
+                    asked += len(session.operations(name))
+                    unreached |= {} if finding else session.unreached(name, left)
         except RunnerError as error:
             raise Problem(str(error)) from None
-    return 1 if found else 0
+        except KeyboardInterrupt:
+            if not found:
+                raise
+            click.echo("diffgdn: interrupted", err=True)
+            return 1
+    problem = reach.problem(unreached, asked, None if ended else "trace")
+    if problem is None or allow_unreached:
+        return 1 if found else 0
+    click.echo(f"diffgdn: {problem}", err=True)
+    return 1 if found else 2
+
+
+def _served(session: Session, families: Sequence[str]) -> list[tuple[int, str]]:
+    """The families that the target has something of, with their numbers. Raises Problem if it has nothing."""
+    missing = {name: session.missing(name) for name in families}
+    if all(missing.values()):
+        raise Problem("; ".join(filter(None, missing.values())))
+    for name, reason in missing.items():
+        if reason is not None:
+            click.echo(f"{name}: skipped, {reason}")
+    return [(number, name) for number, name in enumerate(families) if missing[name] is None]
 
 
 def _family(
     session: Session, family: str, number: int, seconds: float | None, traces: int | None, corpus: Corpus
 ) -> bool:
     """Look for a trace of one family that fails; whether there is one."""
-    missing = session.missing(family)
-    if missing is not None:
-        click.echo(f"{family}: skipped, {missing}")
-        return False
     began = time.monotonic()
     finding = session.search(
         family,
@@ -120,11 +153,19 @@ def _family(
     )
     taken = time.monotonic() - began
     click.echo(
-        f"{family}: {session.traces} traces, {session.steps} steps, {taken:.0f} s; "
-        + ("all right" if finding is None else "one finding")
+        f"{family}: {session.traces} traces, {session.steps} steps, "
+        + (f"{session.refused} traces refused, " if session.refused else "")
+        + f"{taken:.0f} s; {_word(session, finding)}"
     )
     if finding is not None:
         click.echo()
         for line in findings.lines(finding, corpus.path / f"{finding.id}.json"):
             click.echo(line)
     return finding is not None
+
+
+def _word(session: Session, finding: Finding | None) -> str:
+    """What came of a search."""
+    if finding is not None:
+        return "one finding"
+    return "all right" if session.traces else "no trace ended"

@@ -53,9 +53,9 @@ def main(lane: str, descriptor: int, parent: int) -> None:
 
 
 def _portable(answer: Answer) -> Answer:
-    """Without tensors, which stay here."""
+    """Without tensors, which stay here, and without what the parent knows itself."""
     if isinstance(answer.value, Verdict):
-        return replace(answer, value=replace(answer.value, comparison=None))
+        return replace(answer, value=replace(answer.value, comparison=None, before=()))
     return answer
 
 

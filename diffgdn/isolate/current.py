@@ -1,5 +1,5 @@
 """The case that is being run, on disk before its launch: whoever finds the process dead knows what it died
-of.
+of, and what the process had run before.
 """
 
 from __future__ import annotations
@@ -10,20 +10,39 @@ from pathlib import Path
 from typing import Any
 
 from diffgdn.case import Case
+from diffgdn.prelude import Call, History
+from diffgdn.trace import call_of
+
+MOST_BYTES = 1 << 20  # of a file of calls; then another is begun, and the one before is kept
+CALLS, OLDER_CALLS = ".calls", ".older"  # suffixes
 
 
 class CurrentCase:
-    """A file that names the case being run; empty while none is."""
+    """A file that names the case being run, empty while none is; beside it the calls that this process has
+    run, one a line.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        self._calls = self._begun()
+        path.with_suffix(OLDER_CALLS).unlink(missing_ok=True)
 
-    def write(self, case: Case, **about: Any) -> None:
-        """about: what else a reader should know, of JSON's types."""
-        os.pwrite(self._file, json.dumps({"case": case.to_json(), **about}).encode(), 0)
+    def write(self, call: Call, target: str, **about: Any) -> None:
+        """About to run a call on a target. about: what else a reader should know, of JSON's types."""
+        told = {"target": target, **about}
+        os.pwrite(self._file, json.dumps({"case": call_of(call.subject).to_json(), **told}).encode(), 0)
+        os.write(self._calls, json.dumps({"call": call.to_json(), **told}).encode() + b"\n")
+        if os.lseek(self._calls, 0, os.SEEK_CUR) > MOST_BYTES:
+            os.close(self._calls)
+            os.replace(self._path.with_suffix(CALLS), self._path.with_suffix(OLDER_CALLS))
+            self._calls = self._begun()
 
     def clear(self) -> None:
         os.ftruncate(self._file, 0)
+
+    def _begun(self) -> int:
+        return os.open(self._path.with_suffix(CALLS), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
 
 def current(path: Path) -> tuple[Case, dict[str, Any]] | None:
@@ -33,3 +52,22 @@ def current(path: Path) -> tuple[Case, dict[str, Any]] | None:
         return Case.from_json(about.pop("case")), about
     except (OSError, ValueError, KeyError, AttributeError):
         return None
+
+
+def calls(path: Path, target: str) -> tuple[Call, ...]:
+    """The calls that the file's writer itself has run on a target, the one that was running the last of
+    them."""
+    history = History()
+    for suffix in (OLDER_CALLS, CALLS):
+        try:
+            lines = path.with_suffix(suffix).read_bytes().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            try:
+                told = json.loads(line)
+                if not told.get("in_child"):
+                    history.add(told["target"], Call.from_json(told["call"]))
+            except (ValueError, KeyError, AttributeError):
+                continue  # half a line
+    return history.of(target)

@@ -16,7 +16,9 @@ import torch
 from diffgdn import execute, localize, relations, repro, targets, vacuity
 from diffgdn.case import Case
 from diffgdn.corpus import Finding
+from diffgdn.isolate import heap
 from diffgdn.isolate.messages import About, Familiar, RunnerError, SetupError, unfamiliar
+from diffgdn.prelude import Call, History
 from diffgdn.serving.play import play
 from diffgdn.targets import Target
 from diffgdn.trace import Trace, call_of
@@ -38,6 +40,7 @@ class Here:
         self._lane = lane
         self._targets: dict[str, Target] = {}
         self._broken: str | None = None
+        self._history = History()
 
     @property
     def broken(self) -> str | None:
@@ -69,17 +72,25 @@ class Here:
         purpose: str = "verdict",
     ) -> Verdict:
         loaded = self._target(target)
+        self._history.add(target, Call(case, relation))
         with _errors_in_one_line():
             verdict = self._judged(case, target, loaded, picture, relation, purpose)
             if picture and verdict.comparison is not None:
                 verdict = replace(verdict, picture=localize.text(verdict.comparison))
-        return verdict
+        return verdict if verdict.ok else replace(verdict, before=self._history.of(target)[:-1])
+
+    def damage(self) -> str | None:
+        """What is wrong with the heap of this process, or None."""
+        return heap.damage()
 
     def document(self, finding: Finding, folder: Path, picture: bool) -> list[Path]:
         loaded = self._target(finding.target)
+        self._history.add(finding.target, finding.call)
         with _errors_in_one_line():
             files = [repro.write(finding, folder)]
             if picture:
+                for call in finding.prelude:
+                    self._judged(call.subject, finding.target, loaded, False, call.relation)
                 relation = relation_of(finding.kind)
                 case = finding.trace or finding.case
                 comparison = self._judged(case, finding.target, loaded, False, relation).comparison

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffgdn.case import Case
-from diffgdn.isolate.messages import About, Answer, Familiar, Request, RunnerError, SetupError, unfamiliar
+from diffgdn.isolate.messages import (
+    DAMAGED,
+    About,
+    Answer,
+    Familiar,
+    Request,
+    RunnerError,
+    SetupError,
+    unfamiliar,
+)
 from diffgdn.isolate.process import START_SECONDS, Ended, Process, TimedOut, host_memory
+from diffgdn.lane import HANG_SECONDS
+from diffgdn.prelude import Call
 from diffgdn.trace import Trace, call_of
 from diffgdn.verdict import FAULTS, KernelCrashed, KernelHung, Verdict
 
 if TYPE_CHECKING:
     from diffgdn.corpus import Finding
 
-HANG_SECONDS = 120.0  # for one case, a first compilation included
 # Once an operation has hung: for a case of it, so many times the slowest that has passed, but at least this,
 # by lane. On a GPU a variant may have to be compiled.
 PATIENCE = 20
@@ -39,7 +50,7 @@ class Isolated:
         self, lane: str, log: Path, hang_seconds: float | None = None, memory_bytes: int | None = None
     ) -> None:
         self._lane, self._log = lane, log
-        self._hang_seconds = HANG_SECONDS if hang_seconds is None else hang_seconds
+        self._hang_seconds = HANG_SECONDS[lane] if hang_seconds is None else hang_seconds
         self._memory = int(MEMORY_SHARE * host_memory()) if memory_bytes is None else memory_bytes
         self._child: Process | None = Process(lane, log)
         self._spares: list[Process] = []
@@ -66,6 +77,8 @@ class Isolated:
         return self._served(Request("about", (target,)), target)
 
     def document(self, finding: Finding, folder: Path, picture: bool) -> list[Path]:
+        if finding.prelude:
+            self._unused(finding.target)
         return self._served(Request("document", (finding, folder, picture)), finding.target)
 
     def run(
@@ -78,9 +91,10 @@ class Isolated:
         purpose: str = "verdict",
     ) -> Verdict:
         request = Request("run", (case, target, picture, unfamiliar, relation, purpose))
-        verdict, alone = self._once(case, target, request)
+        call = Call(case, relation)
+        verdict, alone = self._once(call, target, request)
         if isinstance(verdict.failure, FAULTS) and not alone and not familiar(verdict.failure):
-            again, _ = self._once(case, target, request)
+            again, _ = self._once(call, target, request)
             if isinstance(again.failure, FAULTS):
                 return again
             message = f"{verdict.failure.message}; not again in a fresh process"
@@ -88,14 +102,56 @@ class Isolated:
             return replace(verdict, failure=failure, confirmed=False)
         return verdict
 
-    def _once(self, case: Case | Trace, target: str, request: Request) -> tuple[Verdict, bool]:
+    def afresh(
+        self, calls: Sequence[Call], target: str, picture: bool = False, looks: Collection[int] = ()
+    ) -> tuple[int, Verdict]:
+        """Run calls one after another in a child that has run nothing else: the number of the one that it
+        ended with, and that one's verdict. It ends with the last, or with a crash or a hang before.
+
+        picture: of the last. looks: numbers of the calls after which the child's heap is looked at. Damage is
+        a crash of the call after which it is seen.
+        """
+        self._unused(target)
+        looks = looks if looks and self._damage() is None else ()  # not every heap can be looked at
+        for number, call in enumerate(calls):
+            last = number == len(calls) - 1
+            arguments = (call.subject, target, picture and last, unfamiliar, call.relation, "verdict")
+            verdict, _ = self._once(call, target, Request("run", arguments))
+            if isinstance(verdict.failure, FAULTS):
+                break
+            damage = self._damage() if number in looks else None
+            if damage is not None:
+                self._replace()
+                failure = KernelCrashed(call.subject.op, None, None, f"{DAMAGED}: {damage}")
+                verdict = replace(verdict, failure=failure, picture=None)
+                break
+        return number, verdict
+
+    def _unused(self, target: str) -> None:
+        """Have a child that has run nothing yet."""
+        if self._ready(target).cases:
+            self._replace()
+            self._ready(target)
+
+    def _damage(self) -> str | None:
+        """What is wrong with the child's heap, or how it ended over the question."""
+        assert self._child is not None
+        try:
+            damage: str | None = _value(self._child.ask(Request("damage", ()), START_SECONDS, self._memory))
+        except (Ended, TimedOut) as end:
+            return str(end)
+        return damage
+
+    def _once(self, call: Call, target: str, request: Request) -> tuple[Verdict, bool]:
         """A verdict, and whether a fault in it speaks for the case alone: nothing ran before it in the child,
         and nobody else can have ended it.
         """
+        case = call.subject
         child, limit = self._ready(target), self._limit(case.op)
         failure: KernelCrashed | KernelHung | None = None
         alone = child.cases == 0
         child.cases += 1
+        child.history.add(target, call)
         began = time.monotonic()
         try:
             answer = child.ask(request, limit, self._memory)
@@ -113,9 +169,10 @@ class Isolated:
         else:
             self._replace()
         if failure is not None:
-            return Verdict(call_of(case), target, self._lane, failure, seconds={"kernel": seconds}), alone
-        verdict: Verdict = _value(answer)
-        return verdict, alone
+            verdict = Verdict(call_of(case), target, self._lane, failure, seconds={"kernel": seconds})
+        else:
+            verdict = _value(answer)
+        return verdict if verdict.ok else replace(verdict, before=child.history.of(target)[:-1]), alone
 
     def _limit(self, operation: str) -> float:
         """Seconds for a case. Once an operation has hung, waiting the full time again would leave no time for

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from diffgdn.isolate.messages import Answer, Request
+from diffgdn.prelude import History
 
 POLL_SECONDS = 0.25  # between looks at a silent child; an answer wakes its parent at once
 LAST_WORDS = 200  # characters of a dead process's last line that are kept
@@ -48,6 +49,7 @@ class Process:
 
     def __init__(self, lane: str, log: Path) -> None:
         self.cases = 0  # asked for so far
+        self.history = History()
         self.loaded: set[str] = set()  # targets
         self._log, self._pending = log, 0
         ours, theirs = Pipe()

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffgdn import events
+from diffgdn.corpus import OUT_OF_TIME
 from diffgdn.events import Event
 from diffgdn.report import finding as findings
 from diffgdn.report.tables import empty_table, percent
@@ -70,9 +71,7 @@ class ConsoleReport:
             case events.FindingFound():
                 self._found(event)
             case events.FindingShrunk():
-                self._print(
-                    f"shrunk in {_duration(event.seconds)}: {findings.headline(event.finding)}", style="red"
-                )
+                self._print(f"{_shrunk(event)}: {findings.headline(event.finding)}", style="red")
             case events.FindingReplayed():
                 self._replayed(event)
             case events.OperationSkipped():
@@ -81,6 +80,12 @@ class ConsoleReport:
             case events.WorkerDied():
                 case = f" in {event.operation}, case {event.case_id}" if event.case_id else ""
                 self._print(f"worker {event.worker} died{case}: {event.reason}", style="red")
+            case events.CaseAwaited():
+                self._print(
+                    f"the time is up: waiting for a case of {event.operation} that has run for "
+                    f"{_duration(event.seconds)}; after {_duration(event.most)} it counts as hung",
+                    style="yellow",
+                )
             case events.CampaignEnded():
                 self._end(event)
                 return
@@ -159,9 +164,10 @@ class ConsoleReport:
             for line in rest:
                 self._print(line)
         self._console.print()
-        self._print(
-            _conclusion(self._tally, event), style="bold red" if self._tally.findings else "bold green"
-        )
+        for line in _unreached(event):
+            self._print(line, style="yellow")
+        style = "yellow" if event.stopped is not None or not self._tally.cases else "bold green"
+        self._print(_conclusion(self._tally, event), style="bold red" if self._tally.findings else style)
 
     def _print(self, text: str, style: str = "") -> None:
         """Text as it is: no markup, no colours by content, no line breaks in a command to be copied."""
@@ -208,7 +214,7 @@ def _words(tally: Tally) -> str:
     """What is being done."""
     limit = None if tally.started is None else tally.started.max_time
     if tally.phase == "explore" and limit is not None and tally.phase_seconds > limit:
-        return "finishing shrinks"
+        return "finishing what was begun"
     return PHASE_WORDS.get(tally.phase, "")
 
 
@@ -291,14 +297,26 @@ def _table(tally: Tally) -> Table:
     return table
 
 
-def _note(operation: str, one: OperationTally) -> str | None:
-    if one.cases == 0 and one.refused:
-        return f"{operation}: all {one.refused} cases refused: {one.refusal}"
-    return None
+def _shrunk(event: events.FindingShrunk) -> str:
+    """How a shrink ended."""
+    if event.finding.shrink != OUT_OF_TIME:
+        return f"shrunk in {_duration(event.seconds)}"
+    if event.finding.id == event.before:
+        return "not shrunk, the time was up"
+    return f"shrunk for {_duration(event.seconds)}, then out of time"
+
+
+def _unreached(event: events.CampaignEnded) -> list[str]:
+    """One line a reason why operations were not reached; Ctrl-C is reason enough by itself."""
+    if event.interrupted:
+        return []
+    operations: dict[str, list[str]] = {}
+    for operation, reason in event.unreached.items():
+        operations.setdefault(reason, []).append(operation)
+    return [f"not reached: {', '.join(names)}: {reason}" for reason, names in operations.items()]
 
 
 def _conclusion(tally: Tally, event: events.CampaignEnded) -> str:
-    notes = [note for name, one in tally.operations.items() if (note := _note(name, one))]
     exact = sum(one.exact for one in tally.operations.values())
     shrinking = sum(one.shrinking for one in tally.operations.values())
     parts = [
@@ -312,10 +330,11 @@ def _conclusion(tally: Tally, event: events.CampaignEnded) -> str:
         parts.append(f"{shrinking} more cases run while shrinking")
     if tally.deaths:
         parts.append(_count(len(tally.deaths), "worker death"))
-    found = _count(len(tally.findings), "finding") if tally.findings else "nothing found"
-    if tally.purpose == "vacuity":
+    nothing = "nothing found" if tally.cases else "no case ended, so nothing is known"
+    found = _count(len(tally.findings), "finding") if tally.findings else nothing
+    if tally.purpose == "vacuity" and tally.cases:
         vacuous = tally.vacuity.vacuous
         share = f" ({percent(vacuous / tally.cases, 2)})" if vacuous else ""
         found = f"{vacuous or 'none'} of them{share} {'let' if vacuous > 1 else 'lets'} a wrong result pass"
     head = "Interrupted: " if event.interrupted else ""
-    return "\n".join([*notes, f"{head}{', '.join(parts)}: {found}."])
+    return f"{head}{', '.join(parts)}: {found}."

@@ -7,9 +7,10 @@ import shlex
 from pathlib import Path
 
 from diffgdn import trust
-from diffgdn.corpus import Finding, printable
+from diffgdn.corpus import UNFINISHED, Finding, printable
 
 DEFAULT_CORPUS = "findings"
+MOST_SHOWN = 5  # calls of a prelude
 
 
 def headline(finding: Finding) -> str:
@@ -20,19 +21,37 @@ def headline(finding: Finding) -> str:
 
 def lines(finding: Finding, path: str | os.PathLike[str]) -> list[str]:
     """A finding for a person, in plain text. path: of its JSON file."""
-    place = f" {finding.place}" if finding.place else ""
     message = [printable(part) for part in finding.message.splitlines() if part.strip()] or ["no message"]
     out = [headline(finding), *(f"  {part}" for part in message)]
-    if place:
-        out.append(f"  at{place}")
+    if finding.place:
+        out.append(f"  at {finding.place.removeprefix('at ')}")
     if finding.trace is not None:
         out += [f"  {line}" for line in finding.trace.words()]
+    out += company(finding)
     out.append(f"  {(finding.trace or finding.case)!r}")
     if finding.unshrunk is not None:
         out.append(f"  shrunk from {size(finding)}")
     out.append("  Reproduce with:")
     out += [f"    {command}" for command in commands(finding, Path(path))]
+    if finding.shrink in UNFINISHED:
+        out.append(f"  {UNFINISHED[finding.shrink]}; to take it up again:")
+        out.append(f"    {_command('shrink', finding, Path(path))}")
     return out
+
+
+def company(finding: Finding) -> list[str]:
+    """What a finding depends on, if it does, in lines."""
+    calls = [f"    {printable(call.words())}" for call in finding.prelude]
+    count = "1 call" if len(calls) == 1 else f"{len(calls)} calls"
+    if not finding.reproduced:
+        ran = f", nor after the {count} that had run before it" if calls else ""
+        return [f"  seen once: it did not come again alone{ran}"]
+    if not calls:
+        return []
+    shown = calls[-MOST_SHOWN:]
+    more = [f"    {len(calls) - len(shown)} others, then"] if len(shown) < len(calls) else []
+    head = f"  depends on what ran before: alone it passes, after {count} in the same process it fails:"
+    return [head, *more, *shown, "  and then"]
 
 
 def origin(finding: Finding) -> str:
@@ -53,10 +72,15 @@ def size(finding: Finding) -> str:
 
 def commands(finding: Finding, path: Path) -> list[str]:
     """Command lines that show the failure again."""
-    default = path.parent == Path(DEFAULT_CORPUS)
-    vouched = "" if trust.refusal(finding.target) is None else "--trust-targets "
-    out = [f"diffgdn replay {vouched}{shlex.quote(finding.id if default else str(path))}"]
+    out = [_command("replay", finding, path)]
     script = path.with_suffix(".py")
     if script.exists():
         out.append(f"python {shlex.quote(str(script))}")
     return out
+
+
+def _command(name: str, finding: Finding, path: Path) -> str:
+    """A command line about a finding."""
+    default = path.parent == Path(DEFAULT_CORPUS)
+    vouched = "" if trust.refusal(finding.target) is None else "--trust-targets "
+    return f"diffgdn {name} {vouched}{shlex.quote(finding.id if default else str(path))}"

@@ -53,6 +53,7 @@ def summary(tally: Tally) -> dict[str, Any]:
         "versions": tally.versions,
         "interrupted": ended.interrupted,
         "problem": ended.stopped,
+        "unreached": dict(ended.unreached),
         "totals": {
             "cases": tally.cases,
             "cases_per_second": round(tally.rate, 3),

@@ -13,8 +13,6 @@ from diffgdn.report.calibration import CalibrationTally
 from diffgdn.report.vacuity import VacuityTally
 from diffgdn.verdict import relation_of
 
-COUNTED = ("geometries", "explore")  # phases whose cases count; a compilation or a replay explores nothing
-
 
 @dataclass
 class OperationTally:
@@ -116,7 +114,7 @@ class Tally:
     def _case(self, event: events.CaseRun) -> None:
         self.steps_done += 1
         tally = self.operations[event.operation]
-        if event.phase not in COUNTED:
+        if event.phase not in events.COUNTED:
             return
         if event.relation is not None and not event.shrinking:
             self._asked(self.relations[event.relation], event)

@@ -26,7 +26,7 @@ from diffgdn.arena import Arguments
 from diffgdn.case import Case
 from diffgdn.corpus import Finding
 from diffgdn.inputs import Data
-from diffgdn.repro import inline, literals, standalone, texts
+from diffgdn.repro import company, inline, literals, standalone, texts
 from diffgdn.results import results_of, returned_names
 from diffgdn.targets import FunctionTarget, calls
 from diffgdn.verdict import relation_of
@@ -49,6 +49,8 @@ def script(finding: Finding) -> str:
     """The source of a script that shows a finding. Raises TargetError if its target cannot be had here."""
     target, case = targets.get(finding.target), finding.case
     relation = relation_of(finding.kind)
+    if company.needed(finding):
+        return _fill(company.TEXT, finding, **company.parts(finding))
     if finding.trace is not None:
         return _fill(
             texts.TRACE,

@@ -21,7 +21,7 @@ MAX_SHRINK_SECONDS = 60.0
 @dataclass(frozen=True)
 class Found:
     """A trace that fails, shrunk. unshrunk: as it was first seen. traces and seconds: until it was; played:
-    by the shrink."""
+    by the shrink. complete: False where the shrink ran out of time."""
 
     trace: Trace
     failure: CheckFailure
@@ -29,6 +29,7 @@ class Found:
     traces: int
     seconds: float
     played: int
+    complete: bool = True
 
 
 class _Stop(BaseException):
@@ -114,6 +115,24 @@ def find(
     if search.found is None:
         return None
     first, failure = search.found
-    until = time.monotonic() + max_shrink_seconds
-    trace, failure, played = simplest(first, failure, play, lambda: time.monotonic() >= until)
-    return Found(trace, failure, first, search.traces, search.seconds, played)
+    trace, failure, played, complete = shrunk(first, failure, play, max_shrink_seconds)
+    return Found(trace, failure, first, search.traces, search.seconds, played, complete)
+
+
+def shrunk(
+    trace: Trace,
+    failure: CheckFailure,
+    play: Play,
+    max_seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[Trace, CheckFailure, int, bool]:
+    """The smallest trace known to fail as the given one does, its failure, how many were played for it, and
+    whether there was time to try all.
+    """
+    until, late = clock() + max_seconds, list[bool]()
+
+    def expired() -> bool:
+        late.append(clock() >= until)
+        return late[-1]
+
+    return (*simplest(trace, failure, play, expired), not any(late))

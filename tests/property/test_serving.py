@@ -28,7 +28,8 @@ def test_requests_keep_what_is_theirs(
     seed = zlib.crc32(str(config.getoption("--hypothesis-seed", None)).encode())
     target = config.getoption("--diffgdn-target")
     corpus = Corpus(Path(config.getoption("--diffgdn-corpus")))
-    with Session(target, diffgdn_lane, None, tmp_path / "child.log", seed) as session:
+    hang_seconds = config.getoption("--diffgdn-hang-after")
+    with Session(target, diffgdn_lane, None, tmp_path / "child.log", seed, hang_seconds) as session:
         missing = session.missing(family)
         if missing is not None:
             pytest.skip(missing)
@@ -40,6 +41,9 @@ def test_requests_keep_what_is_theirs(
             save=corpus,
             say=print,
         )
+        ended, missed = session.traces, session.unreached(family, MOST_SECONDS)
+    if not ended and finding is None:
+        pytest.fail(f"no trace ended: {next(iter(missed.values()))}", pytrace=False)
     if finding is not None:
         path = corpus.path / f"{finding.id}.json"
         pytest.fail("\n".join(findings.lines(finding, path)), pytrace=False)

@@ -8,6 +8,7 @@ DIFFGDN_STRIKES names, which all processes of a test share.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import signal
 import sys
@@ -24,6 +25,8 @@ from diffgdn.bench.plants import FAR, store_far
 from diffgdn.case import Case
 
 STRIKES = "DIFFGDN_STRIKES"
+MENDED = "DIFFGDN_MENDED"  # in the environment once the bugs that depend on other calls have been mended
+BLOCK_BYTES_OF_HEAP = 5000
 BLOCK_BYTES = 2 << 30  # of a GPU's memory, at a time
 HUNGRY_BYTES = 2 << 30  # more than the tests let a child have
 
@@ -151,6 +154,46 @@ def spoil(case: Case, results: dict[str, torch.Tensor]) -> None:
     results["o"].view(-1)[0] += 1
 
 
+def keep_under_too_short_a_key(case: Case, results: dict[str, torch.Tensor]) -> None:
+    """What is compiled for the dtype of one call serves those of another."""
+    key = (case.op, case.K) if MENDED not in os.environ else (case.op, case.K, case.dtype)
+    if _compiled.setdefault(key, case.dtype) != case.dtype and results["o"].numel():
+        spoil(case, results)
+
+
+_compiled: dict[tuple[object, ...], str] = {}
+
+
+def write_over_the_heap(case: Case, results: dict[str, torch.Tensor]) -> None:
+    """Three tokens are too many for a workspace, and run over what the heap keeps before the next block. That
+    block is freed in a call of six tokens or more, which ends the process.
+    """
+    if case.total == 3 and not _workspace and MENDED not in os.environ:
+        blocks = sorted(LIBC.malloc(BLOCK_BYTES_OF_HEAP) for _ in range(64))
+        neighbours = (n for m, n in itertools.pairwise(blocks) if n - m < BLOCK_BYTES_OF_HEAP + 64)
+        _workspace.append(next(neighbours))
+        ctypes.memset(_workspace[0] - 8, 0x41, 8)
+    elif case.total >= 6 and _workspace:
+        LIBC.free(_workspace.pop())
+
+
+_workspace: list[int] = []
+LIBC = ctypes.CDLL(None)
+LIBC.malloc.restype, LIBC.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+LIBC.free.argtypes = [ctypes.c_void_p]
+
+
+def spoil_once(case: Case, results: dict[str, torch.Tensor]) -> None:
+    """Of all processes, in one call."""
+    if strike() == 1:
+        spoil(case, results)
+
+
+def strike_and_spoil(case: Case, results: dict[str, torch.Tensor]) -> None:
+    strike()
+    spoil_slowly(case, results)
+
+
 def spoil_slowly(case: Case, results: dict[str, torch.Tensor]) -> None:
     """So that a shrink takes a while."""
     time.sleep(0.5)
@@ -222,6 +265,10 @@ raising = Planted("raising", fail, always)
 waiting = Planted("waiting", wait_to_be_killed, always)
 dirty = Planted("dirty", second_case_crashes, from_three_tokens)
 
+endless_decode = Planted("endless_decode", hang, always, operations=("gdn.decode", "kda.decode"))
+never_gdn = Planted(
+    "never_gdn", hang, lambda case: case.op == "gdn.decode", operations=("gdn.decode", "kda.decode")
+)
 stuck = Planted("stuck", strike_and_hang, always, operations=("gdn.decode",))
 counting = Planted("counting", count, always, operations=("gdn.decode",))
 
@@ -239,10 +286,14 @@ def by_operation(case: Case, results: dict[str, torch.Tensor]) -> None:
 
 many = Planted("many", by_operation, on_padding, operations=tuple(BY_OPERATION))
 sticky_crash = Planted("sticky_crash", crash, sticky, operations=("gdn.extend",))
+cached = Planted("cached", keep_under_too_short_a_key, always, operations=("gdn.decode",))
+heap = Planted("heap", write_over_the_heap, always, operations=("gdn.decode",))
+wrong_once = Planted("wrong_once", spoil_once, from_three_tokens, operations=("gdn.decode",))
 killed_once = Planted("killed_once", die_once, from_three_tokens, operations=("gdn.update",))
 flaky = Planted("flaky", fail_every_third_time, always, operations=("gdn.packed_decode",))
 wrong = Planted("wrong", spoil, from_three_tokens, operations=("gdn.decode",))
 slowly_wrong = Planted("slowly_wrong", spoil_slowly, from_three_tokens, operations=("gdn.decode",))
+telling_wrong = Planted("telling_wrong", strike_and_spoil, from_three_tokens, operations=("gdn.decode",))
 crashing = Planted("crashing", crash, from_three_tokens, operations=("gdn.decode",))
 deadly = Planted("deadly", die, from_three_tokens, operations=("gdn.decode",))
 

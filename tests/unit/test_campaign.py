@@ -254,7 +254,34 @@ class TestLedger:
         )
         ledger.replayed(small, tmp_path / "x.json")
         assert ledger.known == {tasks.key(small)}
-        assert ledger.unfinished == []
+        assert ledger.bare == []
+
+    @pytest.mark.parametrize(
+        ("shrink", "larger", "known"),
+        [("complete", False, True), ("out of time", True, True), ("none", False, False), (None, True, True)],
+    )
+    def test_a_replayed_finding_is_shrunk_again_if_it_was_not_at_all(
+        self, tmp_path: Path, shrink: str | None, larger: bool, known: bool
+    ) -> None:
+        """One that ran out of time goes on from where it is (`diffgdn shrink`), not from another case."""
+        old = dataclasses.replace(
+            finding(), shrink=shrink, unshrunk=finding(lens=(5,)).case if larger else None
+        )
+        ledger = Ledger(Corpus(tmp_path))
+        ledger.replayed(old, tmp_path / "x.json")
+        assert ledger.known == ({tasks.key(old)} if known else set())
+
+    def test_the_file_of_a_finding_that_got_no_smaller_says_how_far_it_was_shrunk(
+        self, tmp_path: Path
+    ) -> None:
+        ledger, found = Ledger(Corpus(tmp_path)), dataclasses.replace(finding(), shrink="none")
+        ledger.found(found, owner=0)
+        for shrink in ("out of time", "complete"):
+            again = dataclasses.replace(found, shrink=shrink, message="told anew")
+            Ledger(Corpus(tmp_path)).found(again, owner=0)
+            assert Corpus(tmp_path).findings() == [dataclasses.replace(found, shrink=shrink)]
+        Ledger(Corpus(tmp_path)).found(dataclasses.replace(found, shrink="out of time"), owner=0)
+        assert Corpus(tmp_path).findings()[0].shrink == "complete"
 
     def test_a_replayed_finding_that_was_never_shrunk_may_yet_be(self, tmp_path: Path) -> None:
         ledger, large, small = Ledger(Corpus(tmp_path)), finding(lens=(5,)), finding(lens=(3,))
@@ -400,8 +427,10 @@ def test_configurations_of_a_foreign_kernel_are_compiled_as_far_as_there_is_room
 
 def test_an_operation_whose_cases_are_all_refused(tmp_path: Path) -> None:
     outcome, told = run("refusing", tmp_path)
-    assert outcome.exit_code == 0
     assert {case.refused for case in of(events.CaseRun, told)} == {"not today"}
+    assert outcome.unreached == {"gdn.decode": "all 30 cases refused: not today"}
+    assert outcome.exit_code == 2
+    assert run("refusing", tmp_path, allow_unreached=True)[0].exit_code == 0
 
 
 def test_ctrl_c_keeps_what_was_found(tmp_path: Path) -> None:
@@ -416,7 +445,8 @@ def test_ctrl_c_keeps_what_was_found(tmp_path: Path) -> None:
     outcome = campaign.run(config, impatient)
     assert outcome.interrupted
     assert outcome.exit_code == 1
-    assert len(Corpus(tmp_path).findings()) == 1
+    (found,) = Corpus(tmp_path).findings()
+    assert (tmp_path / f"{found.id}.py").exists()
     assert isinstance(told[-1], events.CampaignEnded)
     assert multiprocessing.active_children() == []
 

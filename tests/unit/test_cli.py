@@ -57,7 +57,7 @@ WRONG = [
     ("fuzz --lane gpu", "lane gpu: no NVIDIA GPU is visible; --lane interpret runs kernels on the CPU"),
     ("fuzz --corpus a-file", "--corpus a-file: a-file is not a folder"),
     ("fuzz --corpus a-file/findings", "--corpus a-file/findings: a-file is not a folder"),
-    ("fuzz --corpus broken", "--corpus: broken/bad.json: format_version: this diffgdn reads 1, got 99"),
+    ("fuzz --corpus broken", "--corpus: broken/bad.json: format_version: this diffgdn reads 1 to 2, got 99"),
     ("fuzz --json .", "--json .: it is a folder"),
     ("fuzz --json nowhere/report.json", "--json nowhere/report.json: folder nowhere does not exist"),
     (
@@ -78,7 +78,7 @@ WRONG = [
     ("replay", "--corpus findings: no such folder"),
     ("replay no-such-id", "no-such-id: no such finding in findings"),
     ("replay nowhere/finding.json", "nowhere/finding.json: no"),
-    ("replay broken", "broken/bad.json: format_version: this diffgdn reads 1, got 99"),
+    ("replay broken", "broken/bad.json: format_version: this diffgdn reads 1 to 2, got 99"),
     ("replay a-file.json", "a-file.json: not JSON"),
     ("replay --repeat 0 broken", "Invalid value for '--repeat': 0 is not in the range"),
     ("replay --lane gpu good", "lane gpu: no NVIDIA GPU is visible"),
@@ -128,7 +128,7 @@ def test_an_error_of_our_own_is_not_taken_for_findings(
 def steady(text: str) -> str:
     """What was printed, without what differs from run to run."""
     text = text.replace(str(TOYS), "TOYS")
-    text = re.sub(r"(exploring|finishing shrinks), .*\n", "", text)
+    text = re.sub(r"(exploring|finishing what was begun), .*\n", "", text)
     text = re.sub(r"\d+(\.\d+)? s\b", "N s", text)
     text = re.sub(r"\d+\.\d/s", "N/s", text)
     text = re.sub(r"noise \d+ %", "noise N %", text)
@@ -210,6 +210,16 @@ def test_replay_says_what_it_could_not_run(folder: Path, capsys: pytest.CaptureF
     assert "    not today\n" in out
     assert "PASSED  " in out
     assert out.endswith("\n2 ERROR, 1 PASSED\n")
+
+
+@pytest.mark.parametrize("place", ["at element 16", "slot 3", "(sequence 0, token 1)"])
+def test_where_a_finding_is_wrong_reads_as_one_phrase(
+    folder: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    found = Finding(FOUND.case, "vk", "interpret", "input_changed", "it was written", "q", place)
+    Corpus(folder / "findings").save(found)
+    assert run(["corpus", "show", found.id]) == 0
+    assert f"\n  at {place.removeprefix('at ')}\n" in capsys.readouterr().out
 
 
 def test_replay_of_an_empty_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

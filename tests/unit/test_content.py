@@ -114,9 +114,7 @@ def test_only_the_elements_that_the_failure_needs_are_left(name: str) -> None:
     condition, values, gates, only = CASES[name]
     runs = Runs(condition)
     seeded = next(
-        case
-        for seed in range(99)
-        if runs(case := replace(FIRST, values=Values("normal", seed=seed)))
+        case for seed in range(99) if runs(case := replace(FIRST, values=Values("normal", seed=seed)))
     )
     runs.asked.clear()
     found = content.simplest(seeded, runs)

@@ -8,6 +8,7 @@ import pytest
 from diffgdn import case, corpus, trace
 from diffgdn.case import Case, Edit, Gates, Only, Pool, Values
 from diffgdn.corpus import CorpusError, Finding
+from diffgdn.prelude import Call
 from diffgdn.trace import Step, Trace
 
 FORMATS = Path(__file__).parents[1] / "corpus" / "formats"
@@ -82,6 +83,26 @@ EXAMPLES = {
         found="2026-11-25",
         trace=TRACE,
     ),
+    "finding-2-case-1": Finding(
+        case=Case("gdn.decode", dtype="bfloat16"),
+        target="vk",
+        lane="interpret",
+        kind="beyond_bound",
+        message="got 1.25, expected 0.25: error 1 is 5.47 times the bound 0.183",
+        tensor="o",
+        place="(sequence 0, token 0, head 0, V 0)",
+        found="2026-11-27",
+        prelude=(Call(Case("gdn.decode")), Call(Case("gdn.update", lens=(2,)), "split"), Call(TRACE)),
+    ),
+    "finding-2-case-2": Finding(
+        case=Case("gdn.update"),
+        target="my_kernel.py:update",
+        lane="gpu",
+        kind="crashed",
+        message="the process that ran the kernel ended: killed by SIGKILL; not again in a fresh process",
+        found="2026-11-27",
+        reproduced=False,
+    ),
 }
 
 
@@ -112,7 +133,7 @@ def test_what_is_written_in_a_version_stays_as_it_was(name: str) -> None:
 @pytest.mark.parametrize(
     ("inside", "name", "reads"),
     [
-        ((), "finding-1-case-1", "1"),
+        ((), "finding-1-case-1", "1 to 2"),
         (("case",), "finding-1-case-1", "1 to 2"),
         (("unshrunk",), "finding-1-case-1", "1 to 2"),
         (("trace",), "finding-1-trace-1", "1"),

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from diffgdn.campaign.batch import Batch, Passed
 from diffgdn.case import Case, Pool
 from diffgdn.corpus import Corpus, Finding
 from diffgdn.isolate import Familiar
+from diffgdn.isolate.confirm import Confirmed
 from diffgdn.verdict import KernelCrashed, Verdict
 
 FAULTS = Path(__file__).with_name("faults.py")
@@ -138,8 +140,12 @@ def test_a_crash_is_confirmed_once_a_batch() -> None:
         run=crashes,
         send=lambda message: None,
         listen=set,
-        finding=lambda case, failure, _: Finding(case, "vk", "interpret", failure.kind, failure.message),
+        finding=lambda sure, _: Finding(
+            sure.verdict.case, "vk", "interpret", sure.failure.kind, sure.failure.message
+        ),
         passed=Passed(),
+        confirm=Confirmed,
+        doubts=Counter(),
     ).search(strategies.cases("gdn.decode"))
     assert asked == [False, True, True, True]
 
@@ -160,11 +166,13 @@ def test_a_child_that_is_killed_once_is_told_of_as_such(tmp_path: Path, strikes:
     ran = run("killed_once", ("gdn.update",), tmp_path / "corpus", max_cases=12)
     (found,) = ran.outcome.findings
     assert (found.kind, found.unshrunk) == ("crashed", None)
-    assert found.message == f"{ENDED}killed by SIGKILL; not again in a fresh process"
+    again = "not again in a fresh process, nor after the calls before it"
+    assert found.message == f"{ENDED}killed by SIGKILL; {again}"
     assert len(ran.explored) == 12
     assert sum(event.failure is not None for event in ran.explored) == 1
     assert ran.outcome.exit_code == 1
-    assert replayed([found]) == ["FIXED"]
+    assert not found.reproduced
+    assert replayed([found]) == ["FLAKY 0/1"]
 
 
 def test_a_kernel_that_fails_one_time_in_three_is_flaky_in_replay(tmp_path: Path, strikes: Path) -> None:
@@ -248,6 +256,7 @@ def test_ctrl_c_keeps_what_was_found_and_leaves_nobody_behind(
     _, error = process.communicate(timeout=120)
     assert (process.returncode, error) == (status, "")
     assert len(corpus.findings()) == found
+    assert len(list(corpus.path.glob("*.py"))) == found
     assert [path.name for path in corpus.path.glob(".*")] == []
     until(lambda: members(process.pid) == set())
 

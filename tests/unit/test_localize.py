@@ -53,6 +53,35 @@ def test_tokens_past_the_first_chunk() -> None:
     assert lines[-2:] == ["heads: every one", "V: every one"]
 
 
+@pytest.mark.parametrize(
+    ("lens", "wrong", "suspect"),
+    [
+        ((200,), slice(64, None), ": the state carried between chunks is suspect"),
+        ((200,), slice(192, None), ", and only of a last one: that chunk is suspect"),
+        ((200,), slice(128, 192), ", but of single later ones: those are suspect, not the state carried"),
+        ((200,), slice(128, None), ": the state carried between chunks is suspect"),
+        ((128,), slice(64, None), ": the state carried between chunks is suspect"),
+        ((200, 200), [*range(192, 200), 399], ", and only of a last one: that chunk is suspect"),
+    ],
+    ids=[
+        "all but the first",
+        "the last of four",
+        "the third of four",
+        "from the third on",
+        "the second of two",
+        "two sequences",
+    ],
+)
+def test_the_last_chunk_alone_speaks_for_itself(
+    lens: tuple[int, ...], wrong: slice | list[int], suspect: str
+) -> None:
+    case = Case(op="gdn.extend", lens=lens, K=1, V=2, pool=Pool(slots=2, indices=(0, 1)[: len(lens)]))
+    error = output(case)
+    error[wrong] = 3.0
+    (line,) = [one for one in localize.summary(comparison("o", error, case)) if "first chunk" in one]
+    assert line.startswith(f"no token of a first chunk (64 tokens){suspect}")
+
+
 def test_tokens_at_one_place_of_every_chunk() -> None:
     case = Case(op="gdn.extend", lens=(64,), K=1, V=2, chunk_size=16)
     error = output(case)

@@ -38,6 +38,19 @@ def test_test_runs_the_ci_profile_on_all_cores() -> None:
     assert test.split()[1:] == ["-m", "pytest", "-n", "auto", "--hypothesis-profile=ci"]
 
 
+def test_docs_are_built_with_every_warning_an_error() -> None:
+    setup, build = dry_run("docs").splitlines()
+    assert setup.split()[-1] == "docs"
+    assert {"-n", "-W", "docs"} <= set(build.split())
+
+
+def test_coverage_is_that_of_all_tests() -> None:
+    setup, test, *_ = dry_run("coverage", "ARGS=-k verify").splitlines()
+    assert setup.split()[-1] == "test,coverage"
+    assert "--cov" in test.split()
+    assert test.endswith("-k verify")
+
+
 def test_lane_is_exported_only_where_asked_for() -> None:
     assert "DIFFGDN_LANE := interpret" in dry_run("fuzz", "LANE=interpret")
     assert "DIFFGDN_LANE" not in dry_run("fuzz")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import diffgdn
+
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"diffgdn": "diffgdn", "strategies": "diffgdn.strategies", "kernels": "diffgdn.kernels"}
 BUILD_WHEEL = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
@@ -61,5 +63,5 @@ def test_wheel_holds_every_module_and_no_other_top_level_name(tmp_path: Path) ->
         if name.endswith(".py") and not name.endswith("__main__.py")
     }
     assert modules == set(modules_on_disk())
-    assert {name.split("/")[0] for name in files} == {"diffgdn", "diffgdn-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in files} == {"diffgdn", f"diffgdn-{diffgdn.__version__}.dist-info"}
     assert "diffgdn/py.typed" in files

@@ -163,13 +163,118 @@ def test_time_that_is_up_ends_exploration_but_no_shrink(monkeypatch: pytest.Monk
         failure = NotFinite("gdn.decode", "o", None, "nan") if wrong else None
         return answers.verdict(case, "vk", lambda case: Verdict(case, "vk", "interpret", failure))
 
+    def fail(case: Case) -> Verdict:
+        raise RuntimeError("no target")
+
     explores = testing.Answers(most_seconds=10.0)
     assert ask(explores, cases[0]) is not None
     now[0] += 10.0
     assert ask(explores, cases[0]) is not None  # it is known
     with pytest.raises(testing.TimeUp):
         ask(explores, cases[1])
+    broken = testing.Answers(most_seconds=10.0)
+    for _ in range(2):  # as Hypothesis does with what raised
+        with pytest.raises(BaseException, match="no target") as raised:  # not a TimeUp
+            broken.verdict(cases[0], "vk", fail)
+        assert raised.type is RuntimeError
+        now[0] += 10.0
     shrinks = testing.Answers(most_seconds=10.0)
     ask(shrinks, cases[0], wrong=True)
     now[0] += 10.0
     assert ask(shrinks, cases[1]) is not None
+
+
+REFUSED = """
+from hypothesis import given
+from diffgdn import strategies
+from diffgdn.case import Case
+
+@given(case=strategies.cases("gdn.decode"))
+def test_property(diffgdn_check, case):
+    diffgdn_check(case)
+
+def test_one_case(diffgdn_check):
+    diffgdn_check(Case("gdn.decode"))
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--diffgdn-max-time=0.1s"]], ids=["by count", "by time"])
+def test_a_property_of_which_no_case_ended_fails_with_the_reason(
+    project: pytest.Pytester, options: list[str]
+) -> None:
+    """A single case that is refused is skipped, as a finding of the corpus is."""
+    project.makepyfile(REFUSED)
+    result = run(project, "-rs", "--diffgdn-isolation=none", f"--diffgdn-target={TOYS}:refusing", *options)
+    result.assert_outcomes(failed=1, skipped=1)
+    assert re.search(r"no case ended: all \d+ were refused, the last: not today", result.stdout.str())
+    assert f"{TOYS}:refusing does not take this case: not today" in result.stdout.str()
+
+
+def test_a_hang_is_a_failed_test_after_the_time_that_was_asked_for(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        from diffgdn.case import Case
+
+        def test_one_case(diffgdn_check):
+            diffgdn_check(Case("gdn.decode"))
+        """
+    )
+    result = run(project, f"--diffgdn-target={FAULTS}:endless_decode", "--diffgdn-hang-after=3s")
+    result.assert_outcomes(failed=1)
+    assert (only_finding(project).kind, only_finding(project).message) == ("hung", "no answer within 3 s")
+
+
+INTERRUPTED = """
+from hypothesis import given
+from diffgdn import strategies
+
+@given(case=strategies.cases("gdn.decode"))
+def test_decode(diffgdn_check, case):
+    try:
+        diffgdn_check(case)
+    except AssertionError:
+        raise KeyboardInterrupt from None
+"""
+
+
+def test_ctrl_c_during_a_shrink_leaves_the_finding_whole(project: pytest.Pytester) -> None:
+    project.makepyfile(INTERRUPTED)
+    result = run(project, "--diffgdn-isolation=none", f"--diffgdn-target={TOYS}:wrong", "--diffgdn-seed=1")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    found = only_finding(project)
+    assert found.shrink == "none"
+    assert (project.path / "findings" / f"{found.id}.py").exists()
+    told = f"not shrunk; to take it up again:\n    diffgdn shrink findings/{found.id}.json\n"
+    assert told in result.stdout.str()
+
+
+def test_a_shrink_that_runs_out_of_time_says_so(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.makeconftest(f"from diffgdn import testing\ntesting.SHRINK_SECONDS = 0.0\n{ACTIVATE}")
+    project.makepyfile(REFUSED)
+    options = ["--diffgdn-isolation=none", f"--diffgdn-target={TOYS}:wrong", "--diffgdn-seed=1"]
+    run(project, *options).assert_outcomes(failed=1, passed=1)
+    assert {found.shrink for found in Corpus(project.path / "findings").findings()} == {"out of time"}
+    project.makeconftest(ACTIVATE)
+    shutil.rmtree(project.path / "findings")
+    result = run(project, *options)
+    assert {found.shrink for found in Corpus(project.path / "findings").findings()} == {"complete"}
+    assert "take it up again" not in result.stdout.str()
+
+
+def test_a_failure_that_nothing_shrinks_says_so(project: pytest.Pytester) -> None:
+    """A test of one case."""
+    project.makepyfile(
+        """
+        from diffgdn.case import Case
+
+        def test_one_case(diffgdn_check):
+            diffgdn_check(Case("gdn.decode", lens=(4,)))
+        """
+    )
+    result = run(project, "--diffgdn-isolation=none", f"--diffgdn-target={TOYS}:wrong")
+    result.assert_outcomes(failed=1)
+    assert only_finding(project).shrink == "none"
+    told = f"not shrunk; to take it up again:\n    diffgdn shrink findings/{only_finding(project).id}.json\n"
+    assert told in result.stdout.str()

@@ -156,7 +156,7 @@ def test_the_corpus_is_replayed_first_one_test_a_finding(project: pytest.Pyteste
     result.stdout.re_match_lines(
         [r"corpus/broken\.json::replay FAILED.*", rf"corpus/{path.name}::replay PASSED.*", "test_a.py::.*"]
     )
-    assert "broken.json: format_version: this diffgdn reads 1, got None" in result.stdout.str()
+    assert "broken.json: format_version: this diffgdn reads 1 to 2, got None" in result.stdout.str()
     assert f"diffgdn replay {corpus.path / 'broken.json'}" in result.stdout.str()
     assert f"{elsewhere.parent.name}/" not in result.stdout.str()
     (corpus.path / "broken.json").unlink()

@@ -268,7 +268,7 @@ def test_the_command_shows_a_table_and_writes_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    line = "resolution --op gdn.recurrent --cases 3 --seed 1 --workers 1 --json out.json"
+    line = "resolution --op gdn.recurrent --max-cases 3 --seed 1 --workers 1 --json out.json"
     assert run(line.split()) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("resolution: 1 operation, bfloat16, 1 worker, seed 1\n")
@@ -290,6 +290,11 @@ WRONG = [
     ("--op gdn.encode", "--op: no operation matches 'gdn.encode'; known: gdn.extend, "),
     ("--cases 0", "Invalid value for '--cases': 0 is not in the range x>=1."),
     ("--cases many", "Invalid value for '--cases': 'many' is not a valid integer"),
+    (
+        "--cases 3 --max-cases 36",
+        "--max-cases: of all operations together; leave out --cases, which is of each",
+    ),
+    ("--max-cases 11", "--max-cases 11: fewer than 12 operations; choose some with --op"),
     ("--dtype float8", "Invalid value for '--dtype': 'float8' is not one of "),
     ("--seed -1", "Invalid value for '--seed': -1 is not in the range"),
     ("--workers 0", "Invalid value for '--workers': expected auto or a number from 1 to 1024, got '0'"),

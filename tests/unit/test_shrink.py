@@ -86,6 +86,25 @@ def test_a_failure_shrinks_to_the_smallest_case_and_keeps_the_first() -> None:
     assert max(found[0].unshrunk.lens) >= 17
 
 
+@pytest.mark.parametrize("by_field", [False, True])
+@pytest.mark.parametrize(("seconds", "complete"), [(2.0, False), (1e9, True)])
+def test_a_shrink_says_whether_it_had_time_to_try_all(by_field: bool, seconds: float, complete: bool) -> None:
+    """A look at the clock takes a second."""
+    (found,), _ = find(long, by_field=by_field, max_shrink_seconds=seconds, clock=Clock(1.0))
+    assert found.complete is complete
+
+
+@pytest.mark.parametrize(("seconds", "complete"), [(2.0, False), (1e9, True)])
+def test_a_shrink_is_taken_up_again(seconds: float, complete: bool) -> None:
+    large = Case(op="gdn.decode", lens=(3, 40), K=60, pool=Pool(slots=9, indices=(5, 2)))
+    found = shrink.again(large, "one", Runner(long), seconds, Clock(1.0))
+    assert found is not None
+    assert found.complete is complete
+    assert (found.case == Case(op="gdn.decode", lens=(17,))) is complete
+    assert shrink.again(large, "another", Runner(long), seconds) is None
+    assert shrink.again(Case(op="gdn.decode"), "one", Runner(long), seconds) is None
+
+
 def test_nothing_is_found_where_nothing_fails() -> None:
     found, runner = find(lambda case: None)
     assert found == []

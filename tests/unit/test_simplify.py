@@ -62,10 +62,11 @@ class Runs:
     """A condition that counts how often it is asked, and about which cases."""
 
     def __init__(self, condition: Callable[[Case], bool]) -> None:
-        self.condition, self.asked = condition, list[str]()
+        self.condition, self.asked, self.met = condition, list[str](), list[str]()
 
     def __call__(self, case: Case) -> bool:
         self.asked.append(case.id)
+        self.met += [case.id] if self.condition(case) else []
         return self.condition(case)
 
 
@@ -145,9 +146,64 @@ def test_what_cannot_be_simpler_is_kept() -> None:
 
 def test_no_case_is_asked_for_once_the_time_is_up() -> None:
     runs = Runs(lambda case: case.l2norm)
-    found = simplify.simplest(EXTEND, runs, lambda: len(runs.asked) >= 6)
-    assert len(runs.asked) == 6
-    assert found.id == runs.asked[-1]
+    found = simplify.simplest(EXTEND, runs, lambda: len(runs.asked) >= 9)
+    assert len(runs.asked) == 9
+    assert found.id == runs.met[-1]
+
+
+EIGHTY = replace(EXTEND, K=80, V=80)
+
+
+@pytest.mark.parametrize(
+    ("condition", "K", "most"),
+    [
+        (lambda c: c.K >= 48, 48, 55),
+        (lambda c: c.K >= 53, 53, 70),
+        (lambda c: c.K % 16 == 0 and c.K & (c.K - 1) != 0, 48, 55),
+        (lambda c: c.K % 4 == 0 and c.K > 64, 68, 65),
+    ],
+    ids=["from 48 on", "from 53 on", "multiples of 16 that are no power of two", "multiples of 4 beyond 64"],
+)
+def test_a_dimension_ends_at_the_smallest_that_fails(
+    condition: Callable[[Case], bool], K: int, most: int
+) -> None:
+    """Not at the last half that does, and not one by one."""
+    runs = Runs(condition)
+    assert simplify.simplest(EIGHTY, runs) == Case("kda.extend", K=K, **SLOT)
+    assert len(runs.asked) <= most
+
+
+GRID = Case(
+    "gdn.decode",
+    lens=(1,) * 20,
+    H=2,
+    HV=4,
+    K=64,
+    V=64,
+    dtype="bfloat16",
+    pool=Pool(slots=40, indices=tuple(range(39, 19, -1)), pitch=5, dtype="bfloat16"),
+    gates=Gates(law="model", beta="uniform"),
+    values=Values(law="normal", seed=5),
+    tail=3,
+    cu_dtype="int64",
+    index_dtype="int64",
+    view="gapped",
+    l2norm=True,
+    scale=0.5,
+)
+
+
+def test_a_case_that_stays_large_is_plain_after_a_few_runs() -> None:
+    """A failure of grids of 32 programs and more, whose every run is slow: no dozen of flags is left."""
+    runs = Runs(lambda case: len(case.lens) * case.HV >= 32)
+    found = simplify.simplest(GRID, runs, lambda: len(runs.asked) >= 10)
+    assert [name for name, default in simplify.FLAGS.items() if getattr(found, name) != default] == []
+    assert (found.pool.pitch, found.pool.dtype) == (0, "float32")
+    assert (found.gates, found.values) == (Gates(), Values())
+    runs = Runs(runs.condition)
+    found = simplify.simplest(GRID, runs)
+    assert found == Case("gdn.decode", lens=(1,) * 8, HV=4, pool=Pool(slots=8, indices=tuple(range(8))))
+    assert len(runs.asked) <= MOST_RUNS
 
 
 def test_few_runs_fail_on_the_way() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from diffgdn.serving.loop import Loop
 from diffgdn.serving.play import play
 from diffgdn.trace import Step, Trace, path
 
+TOYS = "tests/unit/toys.py"
 ARRIVE = Step("arrive", (0,))
 VERIFY = Step("verify", (-1, 0), (1, 3), ((-1,), (-1, 0, 0)))
 TRACE = Trace(
@@ -129,10 +131,43 @@ def test_a_finding_with_a_wrong_trace_is_refused(change: Any, message: str) -> N
 
 def test_the_command_says_what_it_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--target", "eager", "--max-traces", "3", "--seed", "1", "--lane", "interpret"]
-    assert run(["serving", *arguments, "--corpus", str(tmp_path)]) == 0
+    assert run(["serving", *arguments, "--corpus", str(tmp_path), "--allow-unreached"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "serving eager on lane interpret, seed 1"
     assert [line.split(" traces")[0] for line in lines[1:]] == ["gdn: 3", "kda: 3"]
+
+
+def test_operations_that_no_trace_called_are_named_and_are_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three traces are too few to call each."""
+    arguments = ["--target", "eager", "--max-traces", "3", "--seed", "1", "--lane", "interpret"]
+    assert run(["serving", *arguments, "--family", "gdn", "--corpus", str(tmp_path)]) == 2
+    assert re.fullmatch(
+        r"diffgdn: \d of 5 operations not reached: gdn\..*: none of 3 traces called it "
+        r"\(--allow-unreached lets this pass\)\n",
+        capsys.readouterr().err,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("--target TOYS:refusing --max-traces 2", "no trace ended: gdn.decode: all 2 traces refused: not"),
+        ("--target eager --max-time 0.001s", "no trace ended: .*: none within 0.001 s"),
+        ("--target TOYS:right --family kda --max-traces 1", "TOYS:right has none of kda.extend, .*"),
+    ],
+    ids=["refused", "no time", "not there"],
+)
+def test_serving_in_which_no_trace_ended_is_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, problem: str
+) -> None:
+    given = options.replace("TOYS", TOYS).split()
+    arguments = ["--seed", "1", "--lane", "interpret", "--isolation", "none", "--family", "gdn", *given]
+    assert run(["serving", *arguments, "--corpus", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert re.match(f"diffgdn: {problem.replace('TOYS', TOYS)}", error)
+    assert error.count("\n") == 1
 
 
 def test_a_target_without_a_familys_operations_is_skipped_with_the_reason(

@@ -1,0 +1,95 @@
+"""The part of a worker that takes up the shrink of a finding, of a case or of a trace."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+from diffgdn import bucket, corpus, shrink
+from diffgdn.campaign import tasks
+from diffgdn.case import Case
+from diffgdn.corpus import COMPLETE, OUT_OF_TIME, Finding
+from diffgdn.trace import Trace
+from diffgdn.verdict import CheckFailure, PoisonLeaked, Verdict, relation_of
+
+Run = Callable[..., Verdict]  # as Session._run
+
+
+class _Resumed:
+    """A shrink of one finding. It ends early, with what it has, when it is told to stop."""
+
+    def __init__(self, finding: Finding, run: Run, pipe: Connection) -> None:
+        self.finding, self._run, self._pipe = finding, run, pipe
+        self._stopped = False
+        self.last: Verdict | None = None  # of the case that was run last
+
+    def clock(self) -> float:
+        """The time; past all limits once the worker has been told to stop."""
+        while self._pipe.poll():
+            self._stopped |= isinstance(self._pipe.recv(), tasks.Stop)
+        return math.inf if self._stopped else time.monotonic()
+
+    def run(self, case: Case | Trace, **options: Any) -> Verdict:
+        """The verdict on a case. What does not come again in a fresh process counts as passing."""
+        kind = self.finding.kind
+        verdict = self._run(case, self.finding.target, kind, relation=relation_of(kind), **options)
+        self.last = verdict
+        return verdict if verdict.confirmed else replace(verdict, failure=None)
+
+    def of_case(self, seconds: float) -> Finding | None:
+        finding = self.finding
+        found = shrink.again(finding.case, finding.kind, self.run, seconds, self.clock)
+        if found is None:
+            return None
+        failure = found.failure
+        if isinstance(failure, PoisonLeaked):  # traced to the memory that it comes from
+            again = self.run(found.case, picture=True).failure
+            failure = again if isinstance(again, PoisonLeaked) else failure
+        before = finding.unshrunk or (None if found.case == finding.case else finding.case)
+        changed = replace(finding, case=found.case, unshrunk=before)
+        return _described(changed, failure, found.complete)
+
+    def of_trace(self, trace: Trace, seconds: float) -> Finding | None:
+        from diffgdn.serving.search import shrunk
+
+        failure = self.run(trace).failure
+        if failure is None or bucket.fault(failure.kind) != bucket.fault(self.finding.kind):
+            return None
+        smaller, failure, _, complete = shrunk(trace, failure, self._play, seconds, self.clock)
+        changed = replace(self.finding, case=smaller.last_call(), trace=smaller)
+        return _described(changed, failure, complete)
+
+    def _play(self, trace: Trace) -> tuple[CheckFailure, int] | None:
+        verdict = self.run(trace)
+        if verdict.failure is None:
+            return None
+        return verdict.failure, len(trace.steps) - 1 if verdict.step is None else verdict.step
+
+
+def shrink_finding(task: tasks.Shrink, run: Run, pipe: Connection, lane: str, device: str) -> tasks.Done:
+    """Do the task: send the smaller finding, or answer with what the finding does now. Raises RunnerError."""
+    began, resumed = time.monotonic(), _Resumed(task.finding, run, pipe)
+    trace = task.finding.trace
+    smaller = resumed.of_case(task.seconds) if trace is None else resumed.of_trace(trace, task.seconds)
+    if smaller is not None:
+        smaller = replace(smaller, lane=lane, versions=corpus.versions(device))
+        pipe.send(tasks.Shrunk(task.finding, smaller, time.monotonic() - began))
+        return tasks.Done()
+    assert resumed.last is not None
+    failure = resumed.last.failure
+    return tasks.Done(failure=None if failure is None else failure.to_json(), refused=resumed.last.refused)
+
+
+def _described(finding: Finding, failure: CheckFailure, complete: bool) -> Finding:
+    return replace(
+        finding,
+        kind=failure.kind,
+        message=failure.message,
+        tensor=failure.tensor,
+        place=failure.place,
+        shrink=COMPLETE if complete else OUT_OF_TIME,
+    )

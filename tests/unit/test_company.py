@@ -1,0 +1,431 @@
+"""Failures that depend on what ran before in the same process: told as such, laid to the call that did the
+damage, and replayed as they came. Told of nowhere else: FIXED for what is not, and an innocent case.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffgdn import bucket, campaign, cli, corpus, events, strategies
+from diffgdn.campaign import engine, replay, tasks
+from diffgdn.campaign.batch import Batch, Passed
+from diffgdn.case import Case, Pool
+from diffgdn.corpus import Corpus, Finding
+from diffgdn.isolate import Isolated
+from diffgdn.isolate.company import with_less
+from diffgdn.isolate.confirm import Confirm, Confirmed, again
+from diffgdn.prelude import FIRST_CALLS, MOST_CALLS, Call, History, digest, fitting
+from diffgdn.report import finding as report
+from diffgdn.serving import session as serving
+from diffgdn.trace import Trace
+from diffgdn.verdict import BeyondBound, CheckFailure, KernelCrashed, Verdict
+
+pytest_plugins = ["pytester"]
+
+FAULTS = Path(__file__).with_name("faults.py")
+HALF, FULL = Case("gdn.decode", dtype="bfloat16"), Case("gdn.decode")
+CULPRIT, VICTIM = Case("gdn.decode", lens=(3,)), Case("gdn.decode", lens=(6,))
+DAMAGES = "it damages the heap of the process: the block 0x[0-9a-f]+ bytes into the heap has a size of 0x4141"
+
+
+@pytest.fixture
+def runner(tmp_path: Path, strikes: Path) -> Iterator[Isolated]:
+    runner = Isolated("interpret", tmp_path / "log")
+    yield runner
+    runner.close()
+
+
+def played(runner: Isolated, target: str, *cases: Case) -> Verdict:
+    """The verdict on the last of some cases, run one after another."""
+    verdicts = [runner.run(case, f"{FAULTS}:{target}") for case in cases]
+    assert all(verdict.ok for verdict in verdicts[:-1])
+    return verdicts[-1]
+
+
+def asked_again(runner: Isolated, target: str, *cases: Case) -> Confirmed:
+    """What the failure of the last of some cases is confirmed to be, made as small as it gets."""
+    verdict = played(runner, target, *cases)
+    confirm = Confirm(runner, f"{FAULTS}:{target}")
+    return confirm.shorter(confirm(Call(cases[-1]), verdict))
+
+
+def assert_of_two_dtypes(found: Finding) -> None:
+    """Two of the simplest cases, with nothing but their dtypes to tell them apart."""
+    (before,) = found.prelude
+    assert isinstance(before.subject, Case)
+    assert found.case.dtype != before.subject.dtype
+    assert dataclasses.replace(found.case, dtype="float32") == FULL
+    assert dataclasses.replace(before.subject, dtype="float32") == FULL
+
+
+# --- one failure, asked again ---
+
+
+def test_a_wrong_number_that_takes_another_call_before_it_has_that_one_as_its_prelude(
+    runner: Isolated,
+) -> None:
+    others = [Case("gdn.decode", K=K, dtype="bfloat16") for K in (2, 4, 8)]
+    wide = dataclasses.replace(HALF, lens=(1, 2), H=2, HV=4, pool=Pool(slots=2, indices=(0, 1)))
+    sure = asked_again(runner, "cached", *others, Case("gdn.decode", lens=(2,)), wide)
+    assert (sure.call, sure.prelude) == (Call(HALF), (Call(FULL),))
+    assert (sure.reproduced, sure.alone, sure.failure.kind) == (True, False, "beyond_bound")
+
+
+def test_heap_damage_is_laid_to_the_call_that_did_it(runner: Isolated) -> None:
+    """Not to the one in which the process ended."""
+    innocent = [Case("gdn.decode", lens=(length,)) for length in (1, 2, 4, 5)]
+    sure = asked_again(runner, "heap", *innocent, CULPRIT, *innocent[:2], VICTIM)
+    assert (sure.call, sure.prelude, sure.heap) == (Call(CULPRIT), (), True)
+    assert re.match(DAMAGES, sure.failure.message)
+
+
+def test_a_crash_that_takes_two_calls_names_both(runner: Isolated) -> None:
+    cases = [Case("gdn.decode", lens=(length,)) for length in (1, 2, 3, 4)]
+    sure = asked_again(runner, "dirty", *cases)
+    assert sure.failure.kind == "crashed"
+    assert (len(sure.prelude), sure.heap) == (1, False)
+    assert min(one.subject.total for one in (*sure.prelude, sure.call)) == 3
+
+
+def test_what_fails_alone_is_a_plain_failure(runner: Isolated) -> None:
+    sure = asked_again(runner, "wrong", FULL, CULPRIT)
+    assert (sure.call, sure.alone) == (Call(CULPRIT), True)
+
+
+def test_what_does_not_come_again_keeps_what_had_run_before(runner: Isolated) -> None:
+    sure = asked_again(runner, "wrong_once", FULL, HALF, CULPRIT)
+    assert (sure.call, sure.reproduced) == (Call(CULPRIT), False)
+    assert sure.prelude == (Call(FULL), Call(HALF))
+    assert sure.failure.message.endswith("; not again in a fresh process, nor after the calls before it")
+
+
+def test_the_heap_of_a_process_is_walked_to_its_end() -> None:
+    script = """if True:
+        import ctypes, os
+        from diffgdn.isolate import heap
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+        blocks = [libc.malloc(5000) for _ in range(9)]
+        print(heap.damage(), flush=True)
+        ctypes.memset(blocks[4] - 8, 0x41, 8)
+        print(heap.damage(), flush=True)
+        os._exit(0)
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    before, after = done.stdout.splitlines()
+    assert before == "None"
+    assert re.fullmatch(r"the block 0x\w+ bytes into the heap has a size of 0x4141414141414140", after)
+
+
+def test_a_prelude_is_bisected_to_the_calls_that_matter() -> None:
+    calls = tuple(Call(Case("gdn.update", lens=(length,))) for length in range(1, 41))
+    needed, runs = {calls[7], calls[29]}, []
+
+    def fails(part: tuple[Call, ...]) -> bool:
+        runs.append(part)
+        return needed <= set(part)
+
+    assert with_less(calls, fails, Call(FULL), lambda: False) == (calls[7], calls[29])
+    assert len(runs) < 20
+    assert with_less(calls, fails, Call(FULL), lambda: True) == calls
+
+
+# --- a campaign ---
+
+
+def run(target: str, folder: Path, **options: Any) -> tuple[campaign.Outcome, list[events.Event]]:
+    """A campaign in which shrinking has all the time it needs."""
+    given: dict[str, Any] = {"workers": 1, "seed": 7, "max_cases": 40, **options}
+    config = campaign.Config(f"{FAULTS}:{target}", ("gdn.decode",), "interpret", corpus=folder, **given)
+    told: list[events.Event] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "shrink_seconds", lambda max_time: 30.0)
+        return campaign.run(config, told.append), told
+
+
+def statuses(findings: Sequence[Finding], repeat: int = 2) -> list[str]:
+    return [result.status for result in replay.run(list(findings), repeat=repeat, trusted=True)]
+
+
+@pytest.mark.parametrize("isolation", ["child", "none"])
+def test_a_campaign_saves_what_depends_on_history_with_it(
+    tmp_path: Path, isolation: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Shown, replayed and written as such; FIXED once it is, and not before."""
+    outcome, _ = run("cached", tmp_path, isolation=isolation)
+    (found,) = outcome.findings
+    assert (found.kind, found.reproduced) == ("beyond_bound", True)
+    assert_of_two_dtypes(found)
+    assert Corpus(tmp_path).findings() == [found]
+    assert bucket.of(found).fault == "wrong, after other calls"
+    path = tmp_path / f"{found.id}.json"
+    arguments = [str(path), "--trust-targets", "--lane", "interpret"]
+    assert cli.run(["show", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "depends on what ran before: alone it passes, after 1 call in the same process it fails" in shown
+    assert f"    {found.prelude[0].subject!r}\n  and then\n  {found.case!r}\n" in shown
+    assert "Run again: FAILED" in shown
+    assert statuses([found]) == ["FAILED"]
+    script = [sys.executable, str(path.with_suffix(".py"))]
+    assert subprocess.run(script, capture_output=True).returncode == 1
+    monkeypatch.setenv("DIFFGDN_MENDED", "1")
+    assert statuses([found]) == ["FIXED"]
+    assert subprocess.run(script, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("isolation", ["child", "none"])
+def test_a_campaign_names_the_case_that_damaged_the_heap(
+    tmp_path: Path, isolation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is the worker that dies."""
+    outcome, told = run("heap", tmp_path, isolation=isolation)
+    (found,) = outcome.findings
+    assert (found.kind, found.case, found.prelude) == ("crashed", CULPRIT, ())
+    assert re.match(DAMAGES, found.message)
+    assert any(isinstance(event, events.WorkerDied) for event in told) == (isolation == "none")
+    assert statuses([found]) == ["FAILED"]
+    script = [sys.executable, str(tmp_path / f"{found.id}.py")]
+    assert subprocess.run(script, capture_output=True).returncode == 1
+    monkeypatch.setenv("DIFFGDN_MENDED", "1")
+    assert statuses([found]) == ["FIXED"]
+    assert subprocess.run(script, capture_output=True).returncode == 0
+
+
+def test_a_one_off_is_told_as_seen_once_and_never_as_fixed(tmp_path: Path, strikes: Path) -> None:
+    outcome, _ = run("wrong_once", tmp_path / "corpus", max_cases=12)
+    (found,) = outcome.findings
+    assert (found.kind, found.reproduced) == ("beyond_bound", False)
+    assert statuses([found]) == ["FLAKY 0/2"]
+    assert report.company(found)[0].startswith("  seen once: it did not come again alone")
+    _, told = run("wrong_once", tmp_path / "corpus", max_cases=3)
+    assert [event.status for event in told if isinstance(event, events.FindingReplayed)] == ["FLAKY"]
+
+
+# --- pytest and serving ---
+
+PROPERTY = """
+from hypothesis import given
+from diffgdn import strategies
+
+@given(case=strategies.cases("gdn.decode"))
+def test_decode(diffgdn_check, case):
+    diffgdn_check(case)
+"""
+
+
+def test_a_property_test_ends_with_what_its_failure_depends_on(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CI", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS", "TRITON_INTERPRET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DIFFGDN_LANE", "interpret")
+    pytester.makeconftest("from diffgdn import pytest_plugin\npytest_plugin.activate('saved')\n")
+    pytester.makepyfile(PROPERTY)
+    target = f"--diffgdn-target={FAULTS}:cached"
+    given = "-p", "no:cacheprovider", target, "--diffgdn-corpus=saved"
+    result = pytester.runpytest_subprocess(*given, "--diffgdn-seed=1")
+    result.assert_outcomes(failed=1)
+    (found,) = Corpus(pytester.path / "saved").findings()
+    assert_of_two_dtypes(found)
+    said = "alone it passes, after 1 call in the same process it fails"
+    assert said in result.stdout.str()
+    result = pytester.runpytest_subprocess(*given, "--hypothesis-profile=replay")
+    result.assert_outcomes(failed=1)
+    monkeypatch.setenv("DIFFGDN_MENDED", "1")
+    result = pytester.runpytest_subprocess(*given, "--hypothesis-profile=replay")
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("isolation", ["child", "none"])
+def test_serving_saves_the_traces_that_have_to_be_played_before(
+    tmp_path: Path, isolation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "MAX_SHRINK_SECONDS", 20.0)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    folder, said = Corpus(tmp_path / "corpus"), list[str]()
+    with serving.Session(f"{FAULTS}:cached", "interpret", isolation, tmp_path / "log", 1) as session:
+        found = session.search("gdn", 1, max_seconds=None, max_traces=500, save=folder, say=said.append)
+    assert found is not None
+    assert folder.findings() == [found]
+    (before,) = found.prelude
+    assert isinstance(before.subject, Trace)
+    assert found.trace is not None
+    assert before.subject.dtype != found.trace.dtype
+    assert statuses([found], repeat=1) == ["FAILED"]
+    monkeypatch.setenv("DIFFGDN_MENDED", "1")
+    assert statuses([found], repeat=1) == ["FIXED"]
+
+
+# --- a batch ---
+
+Answer = Callable[[Call, Verdict], Confirmed]
+
+
+class Asked:
+    """Confirms failures as it is told to, and takes down which."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.calls: list[Case] = []
+        self._answer = answer
+
+    def __call__(self, call: Call, verdict: Verdict) -> Confirmed:
+        assert isinstance(call.subject, Case)
+        self.calls.append(call.subject)
+        return self._answer(call, verdict)
+
+
+def batch(
+    fails: Callable[[Case], bool], confirm: Asked, doubts: Counter[tasks.Key] | None = None, **options: Any
+) -> list[Any]:
+    """What a batch of cases sends."""
+    sent: list[Any] = []
+
+    def verdict(case: Case, familiar: object) -> Verdict:
+        failure = BeyondBound(case.op, "o", None, "it is wrong") if fails(case) else None
+        return Verdict(case, "vk", "interpret", failure)
+
+    def finding(sure: Confirmed, unshrunk: Case | None) -> Finding:
+        failure, kept = sure.failure, {"prelude": sure.prelude, "reproduced": sure.reproduced}
+        place = failure.kind, failure.message, failure.tensor
+        return Finding(sure.verdict.case, "vk", "interpret", *place, unshrunk=unshrunk, **kept)
+
+    given: dict[str, Any] = {"cases": 30, "seed": 1, "shrink_seconds": 60.0, **options}
+    Batch(
+        task=tasks.Explore("gdn.decode", **given),
+        run=verdict,
+        send=sent.append,
+        listen=set,
+        finding=finding,
+        passed=Passed(),
+        confirm=confirm,
+        doubts=Counter() if doubts is None else doubts,
+    ).search(strategies.cases("gdn.decode"))
+    return [message for message in sent if not isinstance(message, events.CaseRun)]
+
+
+def depends(call: Call, verdict: Verdict) -> Confirmed:
+    return Confirmed(call, verdict, prelude=(Call(FULL),))
+
+
+def test_what_passes_is_not_asked_again() -> None:
+    asked = Asked(Confirmed)
+    assert batch(lambda case: False, asked) == []
+    assert asked.calls == []
+
+
+def test_a_failure_that_comes_alone_is_asked_at_first_and_when_it_has_been_shrunk() -> None:
+    asked = Asked(Confirmed)
+    failed, shrunk = batch(lambda case: case.total >= 3, asked)
+    assert isinstance(shrunk, tasks.Shrunk)
+    assert (failed.shrinks, shrunk.finding.case.lens) == (True, (3,))
+    assert asked.calls == [failed.finding.case, shrunk.finding.case]
+
+
+def test_a_shrink_that_goes_astray_ends_with_the_smallest_case_that_fails_alone() -> None:
+    """What other calls have left makes ever smaller cases fail, here those of fewer than five tokens too."""
+    asked = Asked(lambda call, verdict: (Confirmed if call.subject.total >= 5 else depends)(call, verdict))  # type: ignore[union-attr]
+    messages = batch(lambda case: case.total >= (2 if asked.calls else 5), asked)
+    first, last = messages[0], messages[-1]
+    assert (first.shrinks, first.finding.prelude, last.first) == (True, (), first.finding)
+    assert (last.finding.prelude, last.finding.case.total >= 5) == ((), True)
+    assert last.finding.case.total <= first.finding.case.total
+    (company,) = [message for message in messages[1:-1] if message.finding.prelude]
+    assert (company.finding.case.total, company.again, company.shrinks) == (2, True, False)
+
+
+def test_what_depends_on_others_is_told_of_once_and_asked_ever_more_rarely() -> None:
+    """Each time takes a process; but another failure in the same place comes to light."""
+    asked, doubts = Asked(depends), Counter[tasks.Key]()
+    (failed,) = batch(lambda case: True, asked, doubts)
+    assert (failed.again, failed.shrinks) == (True, False)
+    assert len(asked.calls) == 1 + sum(count.bit_length() for count in doubts.values())
+    assert doubts.total() > 2 * len(asked.calls)
+    asked = Asked(Confirmed)
+    known = frozenset({tasks.key(failed.finding)})
+    (found, *_) = batch(lambda case: True, asked, Counter(), known=known, shrink=False)
+    assert (found.finding.prelude, asked.calls) == ((), [found.finding.case])
+
+
+# --- what is written ---
+
+PRELUDE = (Call(FULL), Call(HALF, relation="split"))
+FOUND = Finding(HALF, "vk", "interpret", "beyond_bound", "it is wrong", "o", "(token 0)", prelude=PRELUDE)
+
+
+def test_a_prelude_is_part_of_a_finding_and_of_its_id(tmp_path: Path) -> None:
+    alone = dataclasses.replace(FOUND, prelude=())
+    others = [dataclasses.replace(FOUND, prelude=PRELUDE[:1]), dataclasses.replace(FOUND, reproduced=False)]
+    folder = Corpus(tmp_path)
+    for finding in (FOUND, alone, *others):
+        assert corpus.read(folder.save(finding)) == finding
+    assert len(folder.files()) == 4
+    assert FOUND.id == f"vk-gdn.decode-beyond_bound-after_{digest(PRELUDE)}-{HALF.id}"
+    assert alone.to_json().keys() & {"prelude", "reproduced"} == set()
+    assert (alone.format_version, FOUND.format_version) == (1, 2)
+    assert eval(repr(FOUND.prelude[1])) == PRELUDE[1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"prelude": {}}, "prelude: expected list, got {}"),
+        ({"prelude": [1]}, "prelude: call 0: expected an object, got 1"),
+        ({"prelude": [{}]}, "prelude: call 0: expected a case or a trace, got []"),
+        ({"prelude": [{"case": {}}]}, "prelude: call 0: format_version: this diffgdn reads"),
+        (
+            {"prelude": [{"case": FULL.to_json(), "relation": 3}]},
+            "prelude: call 0: relation: expected a word",
+        ),
+        ({"prelude": [{"case": FULL.to_json(), "trace": {}}]}, "prelude: call 0: expected a case or a trace"),
+        ({"prelude": [{"case": {**FULL.to_json(), "lens": [1 << 40]}}]}, "prelude: call 0: "),
+        ({"prelude": [{"case": FULL.to_json()}] * (MOST_CALLS + 1)}, f"{MOST_CALLS} are the most"),
+        ({"reproduced": 1}, "reproduced: expected bool, got 1"),
+        ({"format_version": 1}, "unknown field 'prelude', 'reproduced'"),
+    ],
+)
+def test_a_prelude_from_a_stranger_is_checked(changed: dict[str, Any], reason: str) -> None:
+    with pytest.raises(corpus.CorpusError, match=re.escape(reason)):
+        Finding.from_json(json.loads(json.dumps({**FOUND.to_json(), **changed})))
+
+
+def test_a_history_keeps_the_first_calls_and_the_latest_and_a_file_has_room_for_them() -> None:
+    history = History()
+    calls = [Call(Case("gdn.decode", lens=(length,))) for length in range(1, 1001)]
+    for call in calls:
+        history.add("vk", call)
+        history.add("kv", Call(FULL))
+    kept = history.of("vk")
+    assert kept[: FIRST_CALLS // 2] == tuple(calls[: FIRST_CALLS // 2])
+    assert kept[-1] == calls[-1]
+    assert len(kept) == MOST_CALLS // 2
+    finding = dataclasses.replace(FOUND, prelude=fitting(calls))
+    assert finding.prelude[-1] == calls[-1]
+    assert len(corpus.content(finding)) < corpus.MAX_BYTES
+    assert Finding.from_json(json.loads(corpus.content(finding))) == finding
+
+
+def test_what_takes_company_has_a_bucket_of_its_own() -> None:
+    assert bucket.of(FOUND).fault == "wrong, after other calls"
+    assert bucket.of(dataclasses.replace(FOUND, reproduced=False)).fault == "wrong, seen once"
+    assert bucket.of(dataclasses.replace(FOUND, prelude=())).fault == "wrong"
+
+
+def test_a_crash_in_the_prelude_is_a_failure_that_says_so() -> None:
+    class Crashing:
+        def afresh(self, calls: Sequence[Call], *_: Any) -> tuple[int, Verdict]:
+            failure: CheckFailure = KernelCrashed(FULL.op, None, None, "killed by SIGSEGV")
+            return 1, Verdict(FULL, "vk", "interpret", failure)
+
+    failure = again(FOUND, Crashing()).failure
+    assert failure is not None
+    assert failure.message == "killed by SIGSEGV; in call 1 of its prelude"
