@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from diffgdn import interpreter, lane, pytest_plugin
+from diffgdn import pytest_plugin
+from diffgdn.backend import interpreter, selection
 
 pytest_plugin.activate(corpus=Path(__file__).parent / "tests" / "corpus")
 
@@ -14,5 +15,5 @@ pytest_plugin.activate(corpus=Path(__file__).parent / "tests" / "corpus")
 @pytest.fixture(scope="session", autouse=True)
 def interpreter_repaired() -> None:
     """Tests that call kernels without the executor need what it does first."""
-    if lane.detect() == "interpret":
+    if selection.detect() == "interpret":
         interpreter.repair()

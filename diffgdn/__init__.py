@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from diffgdn import old_names
+
 if TYPE_CHECKING:
-    from diffgdn.case import Case as Case
+    from diffgdn.cases.case import Case as Case
     from diffgdn.targets import FunctionTarget as FunctionTarget
     from diffgdn.targets import target as target
 
@@ -13,10 +15,13 @@ __version__ = "0.1.0"
 __all__ = ["Case", "FunctionTarget", "__version__", "target"]
 
 
+old_names.install()
+
+
 def __getattr__(name: str) -> Any:
     """Public names, imported when first asked for: a lane is chosen before torch and triton are imported."""
     if name == "Case":
-        from diffgdn.case import Case
+        from diffgdn.cases.case import Case
 
         return Case
     if name in ("FunctionTarget", "target"):

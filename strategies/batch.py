@@ -12,8 +12,8 @@ from typing import NamedTuple, TypeVar
 
 from hypothesis import strategies as st
 
-from diffgdn.case import Pool
-from diffgdn.operations import Operation
+from diffgdn.cases.case import Pool
+from diffgdn.cases.operations import Operation
 from diffgdn.strategies.menu import Build
 from diffgdn.strategies.sizes import STEPS_MORE, Room
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
-from diffgdn.case import Case, Gates, Pool, Values
-from diffgdn.operations import OPERATIONS, Operation
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.strategies import geometries, laws, sizes
 from diffgdn.strategies.batch import Batch, among, draw_batch, rarely, whole
 from diffgdn.strategies.menu import LANES, STATES, Build, Menu, builds, exactable

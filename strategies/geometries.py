@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from diffgdn.case import Case, Gates, Pool, Values
-from diffgdn.operations import FAMILIES, OPERATIONS
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.operations import FAMILIES, OPERATIONS
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""Laws of the values and gates of a case, and edits of single elements. Numbers only: `diffgdn.inputs` makes
-the tensors."""
+"""Laws of the values and gates of a case, and edits of single elements. Numbers only:
+`diffgdn.tensors.inputs` makes the tensors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 
 from hypothesis import strategies as st
 
-from diffgdn.case import Edit, Gates, Values
-from diffgdn.operations import Operation
+from diffgdn.cases.case import Edit, Gates, Values
+from diffgdn.cases.operations import Operation
 from diffgdn.strategies.batch import Batch, among, rarely, whole
 from diffgdn.strategies.menu import Build
 

@@ -16,7 +16,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
-from diffgdn.operations import OPERATIONS
+from diffgdn.cases.operations import OPERATIONS
 
 LANES = ("interpret", "gpu")
 PER_OPERATION = 6  # entries a menu: all twelve operations together stay under 160 compiled kernels

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diffgdn.case import MAX_TREE_STEPS
-from diffgdn.operations import OPERATIONS
+from diffgdn.cases.case import MAX_TREE_STEPS
+from diffgdn.cases.operations import OPERATIONS
 from diffgdn.strategies.menu import STATES, Build
 
 # Interpreter: programs of a chunk kernel (chunks * value heads), or tokens walked by programs of the

@@ -1,13 +1,13 @@
 """Keeps cases from proving nothing: combinations of laws under which wrong results would equal right ones.
 
-`diffgdn.vacuity` measures which those are. Each rule below names the wrong results that it is about.
+`diffgdn.verdict.vacuity` measures which those are. Each rule below names the wrong results that it is about.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from diffgdn.case import Case, Gates, Values
+from diffgdn.cases.case import Case, Gates, Values
 
 # One case in so many is left as it was drawn: the plainest combinations stay in reach, and shrinking, for
 # which this is the simplest choice, always finds the way to them.

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import click
 
-from diffgdn import lane
-from diffgdn.operations import matching
+from diffgdn.backend import selection
+from diffgdn.cases.operations import matching
 
 COPIES_BYTES = 256 << 20  # of state and inputs, several times an L2 cache
 MAX_COPIES = 16
@@ -37,8 +37,9 @@ def _prepare(target_name: str, shape: object) -> Callable[[int], object]:
     """A function that makes the i-th call of a shape on a target."""
     import torch
 
-    from diffgdn import arena, inputs, targets
+    from diffgdn import targets
     from diffgdn.bench.shapes import Shape
+    from diffgdn.tensors import arena, inputs
 
     assert isinstance(shape, Shape)
     target = targets.get(target_name)
@@ -64,9 +65,9 @@ def _prepare(target_name: str, shape: object) -> Callable[[int], object]:
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here.")
 def main(pattern: str, targets_: tuple[str, ...], wanted: tuple[str, ...], json_path: Path | None) -> None:
     """Time targets on the GPU; ratios are to the last target named."""
-    if lane.detect() != "gpu":
+    if selection.detect() != "gpu":
         raise click.UsageError("timing kernels needs a GPU")
-    lane.enter("gpu")
+    selection.enter("gpu")
     import torch
 
     from diffgdn.bench.shapes import shapes

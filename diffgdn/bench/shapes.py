@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diffgdn.case import Case, Gates, Pool, Values
+from diffgdn.cases.case import Case, Gates, Pool, Values
 
 PREFILL = ((1, 2048), (1, 8192), (1, 32768), (8, 1024), (64, 128))
 BATCHES = (1, 8, 64, 256)

@@ -6,6 +6,6 @@ worker.
 
 from diffgdn.campaign.config import Config, Outcome, shrink_seconds
 from diffgdn.campaign.engine import run
-from diffgdn.campaign.pool import automatic_workers
+from diffgdn.campaign.worker_pool import automatic_workers
 
 __all__ = ["Config", "Outcome", "automatic_workers", "run", "shrink_seconds"]

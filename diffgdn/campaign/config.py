@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffgdn.corpus import Finding
-from diffgdn.isolate import PURPOSES
+from diffgdn.findings.corpus import Finding
+from diffgdn.runner.ways import PURPOSES
 
 SHRINK_SHARE = 6  # a shrink takes at most this part of the campaign's time, ...
 SHRINK_SECONDS = (3.0, 30.0)  # ... but within these limits

@@ -11,18 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffgdn import events, relations, shrink, strategies
-from diffgdn.campaign import tasks
+from diffgdn import strategies
+from diffgdn.campaign import events, tasks
 from diffgdn.campaign.config import GRACE_SECONDS, Config, Outcome, shrink_seconds
+from diffgdn.campaign.events import Listener
 from diffgdn.campaign.ledger import Ledger
 from diffgdn.campaign.overtime import LEEWAY_SECONDS, Awaited, Scripts
-from diffgdn.campaign.pool import Died, Pool, undisturbed
 from diffgdn.campaign.reach import Reach, problem
 from diffgdn.campaign.rotation import Rotation
-from diffgdn.case import Case
-from diffgdn.corpus import UNSHRUNK, Corpus, Finding, today
-from diffgdn.events import Listener
-from diffgdn.prelude import fitting
+from diffgdn.campaign.worker_pool import Died, Pool, undisturbed
+from diffgdn.cases.case import Case
+from diffgdn.cases.prelude import fitting
+from diffgdn.findings.corpus import UNSHRUNK, Corpus, Finding, today
+from diffgdn.search import hypothesis_search
+from diffgdn.verdict import relations
 
 POLL_SECONDS = 0.2
 CLOSING_SECONDS = 60.0  # for scripts that are missing when all else has ended
@@ -225,7 +227,7 @@ class _Campaign:
         """What is to be asked again in fresh processes; once the time is up, it stays as it is."""
         give_up = None if self.rotation is None else self.rotation.give_up
         now = time.monotonic()
-        until = now + shrink.FAULT_FACTOR * shrink_seconds(self.config.max_time)
+        until = now + hypothesis_search.FAULT_FACTOR * shrink_seconds(self.config.max_time)
         if give_up is not None and now >= give_up:
             self.unconfirmed.clear()  # their scripts are among those that are missing
         if not self.unconfirmed:

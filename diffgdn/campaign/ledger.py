@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffgdn.campaign.tasks import Key, key
-from diffgdn.corpus import SHRINKS, UNSHRUNK, Corpus, CorpusError, Finding
+from diffgdn.findings.corpus import SHRINKS, UNSHRUNK, Corpus, CorpusError, Finding
 
 
 @dataclass

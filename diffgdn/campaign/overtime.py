@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from diffgdn import events
-from diffgdn.campaign import tasks
+from diffgdn.campaign import events, tasks
+from diffgdn.campaign.events import Listener
 from diffgdn.campaign.ledger import Ledger
-from diffgdn.campaign.pool import Pool
-from diffgdn.corpus import Finding, delete
-from diffgdn.events import Listener
+from diffgdn.campaign.worker_pool import Pool
+from diffgdn.findings.corpus import Finding, delete
 
 LEEWAY_SECONDS = 3.0  # beyond all limits, for a worker to answer before it is ended
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from diffgdn.events import COUNTED, CaseRun
+from diffgdn.campaign.events import COUNTED, CaseRun
 
 
 class Reach:

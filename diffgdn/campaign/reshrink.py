@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffgdn import corpus, trust
-from diffgdn import lane as lanes
+from diffgdn.backend import selection as lanes
 from diffgdn.campaign import tasks
-from diffgdn.campaign.pool import Died, Pool, undisturbed
-from diffgdn.corpus import COMPLETE, EXAMPLE, Finding
-from diffgdn.verdict import FAULTS
+from diffgdn.campaign.worker_pool import Died, Pool, undisturbed
+from diffgdn.findings import corpus
+from diffgdn.findings.corpus import COMPLETE, EXAMPLE, Finding
+from diffgdn.targets import trust
+from diffgdn.verdict.failures import FAULTS
 
 POLL_SECONDS = 0.2
 CLOSING_SECONDS = 60.0  # after Ctrl-C, for what runs to end

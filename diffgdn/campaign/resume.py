@@ -9,12 +9,13 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
-from diffgdn import bucket, corpus, shrink
 from diffgdn.campaign import tasks
-from diffgdn.case import Case
-from diffgdn.corpus import COMPLETE, OUT_OF_TIME, Finding
-from diffgdn.trace import Trace
-from diffgdn.verdict import CheckFailure, PoisonLeaked, Verdict, relation_of
+from diffgdn.cases.case import Case
+from diffgdn.cases.trace import Trace
+from diffgdn.findings import bucket, corpus
+from diffgdn.findings.corpus import COMPLETE, OUT_OF_TIME, Finding
+from diffgdn.search import hypothesis_search
+from diffgdn.verdict.failures import CheckFailure, PoisonLeaked, Verdict, relation_of
 
 Run = Callable[..., Verdict]  # as Session._run
 
@@ -42,7 +43,7 @@ class _Resumed:
 
     def of_case(self, seconds: float) -> Finding | None:
         finding = self.finding
-        found = shrink.again(finding.case, finding.kind, self.run, seconds, self.clock)
+        found = hypothesis_search.again(finding.case, finding.kind, self.run, seconds, self.clock)
         if found is None:
             return None
         failure = found.failure
@@ -54,7 +55,7 @@ class _Resumed:
         return _described(changed, failure, found.complete)
 
     def of_trace(self, trace: Trace, seconds: float) -> Finding | None:
-        from diffgdn.serving.search import shrunk
+        from diffgdn.search.traces.find import shrunk
 
         failure = self.run(trace).failure
         if failure is None or bucket.fault(failure.kind) != bucket.fault(self.finding.kind):

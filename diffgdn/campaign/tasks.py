@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffgdn import bucket
-from diffgdn.case import Case
-from diffgdn.corpus import Finding
+from diffgdn.cases.case import Case
+from diffgdn.findings import bucket
+from diffgdn.findings.corpus import Finding
 
 # Two failures with the same key are the same finding.
 Key = bucket.Bucket

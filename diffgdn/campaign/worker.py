@@ -14,13 +14,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from diffgdn import lane as lanes
+from diffgdn.backend import selection as lanes
 from diffgdn.campaign import tasks
-from diffgdn.case import Case
-from diffgdn.isolate import process
-from diffgdn.isolate.current import CurrentCase, current
-from diffgdn.isolate.current import calls as current_calls
-from diffgdn.prelude import Call
+from diffgdn.cases.case import Case
+from diffgdn.cases.prelude import Call
+from diffgdn.runner import child_process
+from diffgdn.runner.running_case import CurrentCase, current
+from diffgdn.runner.running_case import calls as current_calls
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Setup:
 
 def main(index: int, setup: Setup, pipe: Connection, parent: int = 0) -> None:
     """Serve tasks until the pipe closes, or the parent ends: a kernel that never returns closes no pipe."""
-    process.end_with(parent)
-    process.keep_memory()
+    child_process.end_with(parent)
+    child_process.keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the campaign, which then ends its workers
     folder = Path(setup.folder)
     log = os.open(_log(folder, index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -58,7 +58,7 @@ def main(index: int, setup: Setup, pipe: Connection, parent: int = 0) -> None:
     try:
         lanes.bind(index)
         lanes.enter(setup.lane)
-        from diffgdn.campaign.session import Session, SetupError
+        from diffgdn.campaign.worker_session import Session, SetupError
 
         try:
             session = Session(setup, pipe, CurrentCase(_case(folder, index)), index)
@@ -110,7 +110,7 @@ def in_child(folder: Path, index: int) -> bool:
 
 def last_words(folder: Path, index: int) -> str:
     """The last line that a worker printed."""
-    return process.last_words(_log(folder, index))
+    return child_process.last_words(_log(folder, index))
 
 
 def child_log(folder: Path, index: int) -> Path:

@@ -13,15 +13,15 @@ from types import FrameType
 import click
 
 from diffgdn import __version__
-from diffgdn.cli.calibrate import calibrate
-from diffgdn.cli.corpus import commands as corpus
-from diffgdn.cli.doctor import doctor
-from diffgdn.cli.fuzz import fuzz
+from diffgdn.cli.calibrate_command import calibrate
+from diffgdn.cli.corpus_command import commands as corpus
+from diffgdn.cli.doctor_command import doctor
+from diffgdn.cli.fuzz_command import fuzz
 from diffgdn.cli.options import CONTEXT
-from diffgdn.cli.replay import replay, show
-from diffgdn.cli.resolution import resolution
-from diffgdn.cli.serving import serving
-from diffgdn.cli.shrink import shrink
+from diffgdn.cli.replay_command import replay, show
+from diffgdn.cli.resolution_command import resolution
+from diffgdn.cli.serving_command import serving
+from diffgdn.cli.shrink_command import shrink
 
 
 @click.group(context_settings=CONTEXT)

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from diffgdn import duration, isolate
-from diffgdn import lane as lanes
+from diffgdn.backend import selection as lanes
+from diffgdn.runner import duration, ways
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -82,7 +82,7 @@ def writable_file(path: Path, option: str) -> None:
 
 isolation_option = click.option(
     "--isolation",
-    type=click.Choice(isolate.WAYS),
+    type=click.Choice(ways.WAYS),
     help="Run kernels in a child process that may die, or in the worker itself.  "
     "[default: child on a GPU and for targets that are not built in]",
 )

@@ -14,11 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from diffgdn import events
-from diffgdn.corpus import OUT_OF_TIME
-from diffgdn.events import Event
-from diffgdn.report import finding as findings
-from diffgdn.report.tables import empty_table, percent
+from diffgdn.campaign import events
+from diffgdn.campaign.events import Event
+from diffgdn.findings.corpus import OUT_OF_TIME
+from diffgdn.report import finding_lines as findings
+from diffgdn.report.table_style import empty_table, percent
 from diffgdn.report.tally import OperationTally, Tally
 
 LINE_SECONDS = 5.0

@@ -7,8 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from diffgdn import corpus, events
-from diffgdn.events import Event
+from diffgdn.campaign import events
+from diffgdn.campaign.events import Event
+from diffgdn.findings import corpus
 from diffgdn.report.tally import Tally
 
 FORMAT_VERSION = 1

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffgdn import events
-from diffgdn.events import Event
-from diffgdn.histogram import Histogram
-from diffgdn.report.calibration import LEVELS
+from diffgdn.campaign import events
+from diffgdn.campaign.events import Event
+from diffgdn.report.calibration_table import LEVELS
 from diffgdn.report.tally import Tally
-from diffgdn.verdict import LIMIT
+from diffgdn.verdict.failures import LIMIT
+from diffgdn.verdict.histogram import Histogram
 
 INCHES = (7.0, 4.5)
 LEAST = 0.01  # noises: where the axis begins

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from diffgdn import events
-from diffgdn.corpus import Finding
-from diffgdn.events import Event
-from diffgdn.report.calibration import CalibrationTally
-from diffgdn.report.vacuity import VacuityTally
-from diffgdn.verdict import relation_of
+from diffgdn.campaign import events
+from diffgdn.campaign.events import Event
+from diffgdn.findings.corpus import Finding
+from diffgdn.report.calibration_table import CalibrationTally
+from diffgdn.report.vacuity_table import VacuityTally
+from diffgdn.verdict.failures import relation_of
 
 
 @dataclass

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffgdn.targets.base import FunctionTarget, Target, TargetError, default_contract, target
-from diffgdn.trust import BUILT_IN
+from diffgdn.targets.trust import BUILT_IN
 
 __all__ = ["FunctionTarget", "Target", "TargetError", "default_contract", "get", "missing", "names", "target"]
 

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from diffgdn.arena import Arguments
-from diffgdn.case import Case
-from diffgdn.noise import CHUNKED, RECURRENT, Contract
-from diffgdn.operations import OPERATIONS
+from diffgdn.cases.case import Case
+from diffgdn.cases.operations import OPERATIONS
+from diffgdn.reference.noise import CHUNKED, RECURRENT, Contract
 from diffgdn.targets import calls
+from diffgdn.tensors.arena import Arguments
 
 
 class TargetError(ValueError):

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from diffgdn.arena import Arguments
-from diffgdn.case import Case
-from diffgdn.results import by_name, returned_names
+from diffgdn.cases.case import Case
+from diffgdn.reference.results import by_name, returned_names
+from diffgdn.tensors.arena import Arguments
 
 FUNCTIONS = {
     "gdn.extend": "chunk_gated_delta_rule",

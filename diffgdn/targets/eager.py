@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffgdn.arena import Arguments
-from diffgdn.case import Case
-from diffgdn.inputs import DTYPE
-from diffgdn.noise import Contract
-from diffgdn.operations import OPERATIONS
-from diffgdn.results import results_of
+from diffgdn.cases.case import Case
+from diffgdn.cases.operations import OPERATIONS
+from diffgdn.reference.noise import Contract
+from diffgdn.reference.results import results_of
+from diffgdn.tensors.arena import Arguments
+from diffgdn.tensors.inputs import DTYPE
 
 L2NORM_EPS = 1e-6
 

@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffgdn.arena import Arguments
-from diffgdn.case import Case
-from diffgdn.noise import Contract
-from diffgdn.operations import OPERATIONS
+from diffgdn.cases.case import Case
+from diffgdn.cases.operations import OPERATIONS
+from diffgdn.reference.noise import Contract
 from diffgdn.targets import pinning
 from diffgdn.targets.base import TargetError
+from diffgdn.tensors.arena import Arguments
 
 PACKAGE = "fla"
 FUNCTIONS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffgdn import kernels
-from diffgdn.operations import OPERATIONS
+from diffgdn.cases.operations import OPERATIONS
 from diffgdn.targets import calls
 from diffgdn.targets.base import FunctionTarget
 

@@ -16,6 +16,7 @@ LOG2E = tl.constexpr(1.4426950408889634)
 # only cost the running sum its digits (or, at -inf, turn differences of sums into NaN).
 STRONGEST = tl.constexpr(-150.0)
 
+
 @triton.jit
 def log2_cumsum(b_g):
     """The running sum over axis 0 of natural log decays b_g (fp32; 0 past the chunk's end), in log2 units."""

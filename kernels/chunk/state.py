@@ -98,8 +98,21 @@ def state_kernel(
 
 
 def state_pass(
-    k, w, u, gc, pool, indices, final, cu_seqlens, first, chunks, *,
-    write_pool, layout, chunk_size, batch_invariant,
+    k,
+    w,
+    u,
+    gc,
+    pool,
+    indices,
+    final,
+    cu_seqlens,
+    first,
+    chunks,
+    *,
+    write_pool,
+    layout,
+    chunk_size,
+    batch_invariant,
 ):
     """Runs every sequence from its state in the pool (or zero). Returns h [chunks, HV, V, K] and v_new.
 

@@ -142,9 +142,7 @@ def wy_kda_kernel(
         b_e = tl.exp2(b_g)
         at = row_k + i_k + o_g
         tl.store(p_qg + at, (b_q * b_e).to(dtype), mask=m_tk)
-        tl.store(
-            p_kg + at, (b_k * tl.exp2(tl.where(m_tk, b_end[None, :] - b_g, 0.0))).to(dtype), mask=m_tk
-        )
+        tl.store(p_kg + at, (b_k * tl.exp2(tl.where(m_tk, b_end[None, :] - b_g, 0.0))).to(dtype), mask=m_tk)
         b_w = dot(b_X, (b_k * (b_beta[:, None] * b_e)).to(dtype))
         tl.store(p_w + at, b_w.to(dtype), mask=m_tk)
     p_v += (i_b * v_b + (i_t + o_t) * v_t + i_hv * v_h)[:, None] * UNIT + o_v[None, :]  # [BT, BV]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from diffgdn.case import Case, Gates, Pool, Values
-from diffgdn.execute import Verdict
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.verdict.execute import Verdict
 
 pytestmark = pytest.mark.gpu
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from diffgdn import campaign, events
-from diffgdn.campaign import engine
-from diffgdn.case import Case, Pool
-from diffgdn.corpus import Corpus
-from diffgdn.isolate import Isolated
-from diffgdn.verdict import CheckFailure
+from diffgdn import campaign
+from diffgdn.campaign import engine, events
+from diffgdn.cases.case import Case, Pool
+from diffgdn.findings.corpus import Corpus
+from diffgdn.runner.ways import Isolated
+from diffgdn.verdict.failures import CheckFailure
 
 pytestmark = pytest.mark.gpu
 

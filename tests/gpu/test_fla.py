@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 
 from diffgdn import strategies, targets
-from diffgdn.case import Case
-from diffgdn.execute import assert_correct
+from diffgdn.cases.case import Case
 from diffgdn.strategies import Menu
 from diffgdn.targets import Target
+from diffgdn.verdict.execute import assert_correct
 
 pytestmark = pytest.mark.gpu
 

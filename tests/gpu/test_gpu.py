@@ -10,13 +10,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from diffgdn import arena, emulate, inputs, noise
-from diffgdn.case import Case, Gates, Pool, Values
-from diffgdn.execute import Verdict
-from diffgdn.operations import OPERATIONS
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.operations import OPERATIONS
+from diffgdn.reference import noise, reference_kernel
 from diffgdn.strategies import geometries
 from diffgdn.targets.base import default_contract
-from diffgdn.transfer import moved
+from diffgdn.tensors import arena, inputs
+from diffgdn.tensors.transfer import moved
+from diffgdn.verdict.execute import Verdict
 
 pytestmark = pytest.mark.gpu
 
@@ -67,7 +68,7 @@ def test_a_case_has_the_same_bits_on_both_devices(op: str) -> None:
 @pytest.mark.parametrize("op", OPERATIONS)
 def test_the_oracle_says_the_same_on_both_devices_and_seldom_waits(op: str) -> None:
     case = geometries.cases(op)[0]
-    data, contract, stored = inputs.draw(case), default_contract(case.op), emulate.truth_dtypes(case)
+    data, contract, stored = inputs.draw(case), default_contract(case.op), reference_kernel.truth_dtypes(case)
     there = noise.reference(case, data, contract, stored, "cuda")  # once for what is made once
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -42,7 +42,7 @@ def main() -> int:
     import triton
 
     if wish.repaired:
-        from diffgdn import interpreter
+        from diffgdn.backend import interpreter
 
         interpreter.repair()
     for theme in THEMES:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from diffgdn import interpreter, lane
+from diffgdn.backend import interpreter, selection
 from idioms import judge, record
 from idioms.registry import IDIOMS, VERSION, Idiom
 
@@ -17,7 +17,7 @@ for theme in record.THEMES:
     importlib.import_module(f"idioms.{theme}")
 
 RECORD: dict[str, Any] = json.loads(record.RECORD.read_text())
-DEVICE = "cuda" if lane.detect() == "gpu" else "cpu"
+DEVICE = "cuda" if selection.detect() == "gpu" else "cpu"
 
 
 def refusal(idiom: Idiom) -> str:

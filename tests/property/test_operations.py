@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 
 from diffgdn import strategies, targets
-from diffgdn.case import Case
-from diffgdn.examples import remember
-from diffgdn.execute import Verdict
-from diffgdn.operations import OPERATIONS
+from diffgdn.cases.case import Case
+from diffgdn.cases.operations import OPERATIONS
+from diffgdn.pytest_plugin.hypothesis_database import remember
 from diffgdn.strategies import Menu
 from diffgdn.targets import Target
+from diffgdn.verdict.execute import Verdict
 
 pytestmark = pytest.mark.explores
 

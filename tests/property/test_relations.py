@@ -8,13 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diffgdn import relations, strategies
-from diffgdn.case import Case
-from diffgdn.examples import remember
-from diffgdn.execute import Verdict
-from diffgdn.relations import RELATIONS
+from diffgdn import strategies
+from diffgdn.cases.case import Case
+from diffgdn.pytest_plugin.hypothesis_database import remember
 from diffgdn.strategies import Menu
 from diffgdn.targets import Target
+from diffgdn.verdict import relations
+from diffgdn.verdict.execute import Verdict
+from diffgdn.verdict.relations import RELATIONS
 
 pytestmark = pytest.mark.explores
 

@@ -14,14 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffgdn import execute, inputs, noise, repro, targets
-from diffgdn.campaign import replay
-from diffgdn.case import Case, Gates, Pool, Values
-from diffgdn.checks import Comparison
-from diffgdn.corpus import Finding
-from diffgdn.operations import OPERATIONS
-from diffgdn.results import RETURNED, result_of, returned_names
-from diffgdn.verdict import Verdict
+from diffgdn import targets
+from diffgdn.campaign import replay_findings
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.operations import OPERATIONS
+from diffgdn.findings import repro
+from diffgdn.findings.corpus import Finding
+from diffgdn.reference import noise
+from diffgdn.reference.results import RETURNED, result_of, returned_names
+from diffgdn.tensors import inputs
+from diffgdn.verdict import execute
+from diffgdn.verdict.checks import Comparison
+from diffgdn.verdict.failures import Verdict
 
 TARGET = str(Path(__file__).parents[1] / "unit" / "planted_functions.py") + ":planted"
 DTYPES = ("bfloat16", "float16", "float32")
@@ -275,7 +279,7 @@ def test_a_process_of_its_own_says_the_same_as_diffgdn_replay(
         [sys.executable, str(path)], capture_output=True, text=True, check=False, env=dict(os.environ)
     )
     assert done.returncode == status, done.stdout + done.stderr
-    [result] = replay.run([finding], isolation="child", trusted=True)
+    [result] = replay_findings.run([finding], isolation="child", trusted=True)
     [failure] = result.failures
     assert (None if failure is None else failure["kind"]) == kind, result.detail
     assert re.search("^WRONG$|^right$", done.stdout, re.MULTILINE) or fault == "dies"

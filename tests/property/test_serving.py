@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from diffgdn.corpus import Corpus
-from diffgdn.operations import FAMILIES
-from diffgdn.report import finding as findings
-from diffgdn.serving.session import Session
+from diffgdn.campaign.serving_session import Session
+from diffgdn.cases.operations import FAMILIES
+from diffgdn.findings.corpus import Corpus
+from diffgdn.report import finding_lines as findings
 
 pytestmark = pytest.mark.explores
 

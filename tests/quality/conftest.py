@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, settings
 from hypothesis.strategies import SearchStrategy
 
-from diffgdn.case import Case
+from diffgdn.cases.case import Case
 
 Minimal = Callable[[SearchStrategy[Case], Callable[[Case], bool]], Case]
 

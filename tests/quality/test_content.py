@@ -9,11 +9,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from diffgdn import bucket, execute, shrink, targets
-from diffgdn.arena import Arguments
-from diffgdn.case import Case, Gates, Only, Values
-from diffgdn.noise import Contract
+from diffgdn import targets
+from diffgdn.cases.case import Case, Gates, Only, Values
+from diffgdn.findings import bucket
+from diffgdn.reference.noise import Contract
+from diffgdn.search import hypothesis_search
 from diffgdn.strategies import cases
+from diffgdn.tensors.arena import Arguments
+from diffgdn.verdict import execute
 
 TOKEN, HEAD, CHANNEL = 5, 1, 3  # of the whole batch; value head; of V
 Results = dict[str, torch.Tensor]
@@ -67,9 +70,11 @@ def a_state_is_scaled(case: Case, arguments: Arguments, results: Results) -> Non
         results["final"].view(-1, case.HV, case.V, case.K)[-1, HEAD, CHANNEL, 0] *= 1.5
 
 
-def shrunk(op: str, spoil: Callable[[Case, Arguments, Results], None], by_field: bool) -> shrink.Found:
+def shrunk(
+    op: str, spoil: Callable[[Case, Arguments, Results], None], by_field: bool
+) -> hypothesis_search.Found:
     target = Faulty(spoil)
-    (found,) = shrink.find(
+    (found,) = hypothesis_search.find(
         cases(op),
         lambda case: execute.run(case, target, "interpret"),
         max_examples=60,
@@ -135,7 +140,7 @@ def test_content_stays_out_of_failures_that_are_not_about_numbers() -> None:
             return super().run(case, arguments)
 
     target = Raising(one_too_much)
-    (found,) = shrink.find(
+    (found,) = hypothesis_search.find(
         cases("gdn.recurrent"),
         lambda case: execute.run(case, target, "interpret"),
         max_examples=60,

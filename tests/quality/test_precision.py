@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffgdn import emulate, vacuity
-from diffgdn.case import Case
-from diffgdn.noise import Contract, Rounded
-from diffgdn.oracle.lanes import L2NORM_EPS
-from diffgdn.resolution.study import BATCH, drawn
+from diffgdn.cases.case import Case
+from diffgdn.reference import reference_kernel
+from diffgdn.reference.noise import Contract, Rounded
+from diffgdn.reference.oracle.lanes import L2NORM_EPS
+from diffgdn.selftest.resolution.study import BATCH, drawn
 from diffgdn.targets.base import default_contract
+from diffgdn.verdict import vacuity
 
 CASES = 12  # of which one at least has to tell, ...
 RARE = 60  # ... and of so many, where a regression shows in rare cases alone
@@ -116,7 +117,7 @@ def tell(name: str, op: str) -> Iterator[bool]:
     regression, contract = REGRESSIONS[name], default_contract(op)
     for case in islice(touched(regression, op), regression.among):
         right = vacuity.prepare(case, contract)
-        results = emulate.computed(case, right.data, contract, regression.rounds(case, contract))
+        results = reference_kernel.computed(case, right.data, contract, regression.rounds(case, contract))
         yield vacuity.rejects(right, results)
 
 
@@ -131,4 +132,4 @@ def test_the_roundings_that_a_contract_allows_are_not_found(op: str) -> None:
     contract = default_contract(op)
     for case in drawn(op, "bfloat16", "precision", CASES):
         right = vacuity.prepare(case, contract)
-        assert not vacuity.rejects(right, emulate.computed(case, right.data, contract)), case
+        assert not vacuity.rejects(right, reference_kernel.computed(case, right.data, contract)), case

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from diffgdn import targets
-from diffgdn.serving.loop import Loop
-from diffgdn.serving.memory import Memory
-from diffgdn.serving.play import Player, play
-from diffgdn.serving.search import find
-from diffgdn.serving.smaller import Outcome
-from diffgdn.trace import PADDING, Step, Trace
-from diffgdn.verdict import BeyondBound
+from diffgdn.cases.trace import PADDING, Step, Trace
+from diffgdn.search.traces.find import find
+from diffgdn.search.traces.smaller import Outcome
+from diffgdn.verdict.failures import BeyondBound
+from diffgdn.verdict.serving.loop import Loop
+from diffgdn.verdict.serving.memory import Memory
+from diffgdn.verdict.serving.play import Player, play
 
 
 class StaleSlot(Loop):

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from diffgdn.case import Case, Edit, Gates, Pool, Values
-from diffgdn.operations import OPERATIONS
+from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
+from diffgdn.cases.operations import OPERATIONS
 from diffgdn.strategies import Menu, cases
 
 

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, seed, settings
 
-from diffgdn import execute, shrink, strategies, targets
-from diffgdn.case import Case
-from diffgdn.execute import Verdict
+from diffgdn import strategies, targets
+from diffgdn.cases.case import Case
+from diffgdn.search import hypothesis_search
 from diffgdn.strategies import Menu
+from diffgdn.verdict import execute
+from diffgdn.verdict.execute import Verdict
 
 pytestmark = pytest.mark.explores
 
@@ -140,8 +142,8 @@ def test_a_slip_is_found_and_shrinks_to_a_handful_of_tokens(
         pytest.skip("each step of a shrink would be compiled")
     monkeypatch.setattr(sys, "path", sys.path.copy())
     target = targets.get(slipped(slip, tmp_path))
-    found: list[shrink.Found] = []
-    shrink.find(
+    found: list[hypothesis_search.Found] = []
+    hypothesis_search.find(
         strategies.cases(slip.op),
         lambda case: execute.run(case, target, "interpret"),
         max_examples=MOST_CASES,

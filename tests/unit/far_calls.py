@@ -17,10 +17,10 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from diffgdn import interpreter, lane
+from diffgdn.backend import interpreter, selection
 
-LANE = lane.detect()
-lane.enter(LANE)
+LANE = selection.detect()
+selection.enter(LANE)
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402

@@ -21,9 +21,9 @@ import torch
 import triton
 import triton.language as tl
 
-from diffgdn.bench.planted import Planted
-from diffgdn.bench.plants import FAR, store_far
-from diffgdn.case import Case
+from diffgdn.cases.case import Case
+from diffgdn.selftest.faulty_target import Planted
+from diffgdn.selftest.plants import FAR, store_far
 
 STRIKES = "DIFFGDN_STRIKES"
 MENDED = "DIFFGDN_MENDED"  # in the environment once the bugs that depend on other calls have been mended

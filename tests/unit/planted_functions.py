@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from diffgdn.operations import OPERATIONS, Operation
-from diffgdn.repro import standalone
+from diffgdn.cases.operations import OPERATIONS, Operation
+from diffgdn.findings.repro import standalone
 from diffgdn.targets import FunctionTarget
 
 Given = dict[str, Any]

@@ -21,13 +21,14 @@ def imports_of(path: Path, package: str) -> set[str]:
             if node.level:
                 parents = package.split(".")
                 base = ".".join([*parents[: len(parents) - node.level + 1], *base.split(".")]).rstrip(".")
-            # `from diffgdn import cli` names a module, `from diffgdn.case import Case` does not: take both
+            # `from diffgdn import cli` names a module, `from diffgdn.cases.case import Case` does not: take
+            # both
             found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     return found
 
 
 def imports_under(room: str) -> dict[str, set[str]]:
-    """{file: what it imports} for a package or module such as `diffgdn.kernels` or `diffgdn.case`."""
+    """{file: what it imports} for a package or module such as `diffgdn.kernels` or `diffgdn.cases.case`."""
     found = {}
     for folder, package in FOLDERS.items():
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -56,13 +57,13 @@ def test_kernels_need_torch_and_triton_alone() -> None:
 @pytest.mark.parametrize(
     ("room", "forbidden"),
     [
-        ("diffgdn.oracle", "diffgdn.kernels"),
-        ("diffgdn.oracle", "diffgdn.targets"),
-        ("diffgdn.operations", "diffgdn.case"),
-        ("diffgdn.case", "diffgdn.inputs"),
-        ("diffgdn.inputs", "diffgdn.checks"),
-        ("diffgdn.checks", "diffgdn.execute"),
-        ("diffgdn.execute", "diffgdn.campaign"),
+        ("diffgdn.reference.oracle", "diffgdn.kernels"),
+        ("diffgdn.reference.oracle", "diffgdn.targets"),
+        ("diffgdn.cases.operations", "diffgdn.cases.case"),
+        ("diffgdn.cases.case", "diffgdn.tensors.inputs"),
+        ("diffgdn.tensors.inputs", "diffgdn.verdict.checks"),
+        ("diffgdn.verdict.checks", "diffgdn.verdict.execute"),
+        ("diffgdn.verdict.execute", "diffgdn.campaign"),
         ("diffgdn.campaign", "diffgdn.report"),
     ],
 )

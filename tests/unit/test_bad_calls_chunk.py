@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from diffgdn import lane
+from diffgdn.backend import selection
 
-lane.enter(lane.detect())
+selection.enter(selection.detect())
 
 import torch  # noqa: E402
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from diffgdn import lane
+from diffgdn.backend import selection
 
-lane.enter(lane.detect())
+selection.enter(selection.detect())
 
 import torch  # noqa: E402
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from diffgdn import bucket
-from diffgdn.case import Case, Pool
-from diffgdn.corpus import Corpus, Finding
+from diffgdn.cases.case import Case, Pool
+from diffgdn.findings import bucket
+from diffgdn.findings.corpus import Corpus, Finding
 
 EXTEND = Case("gdn.extend", lens=(40, 0, 3), pool=Pool(3, (0, 1, -1)), chunk_size=16)
 DECODE = Case("gdn.decode", lens=(3,))

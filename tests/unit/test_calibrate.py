@@ -16,20 +16,22 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from diffgdn import calibration, campaign, execute, histogram, noise, targets
-from diffgdn.arena import Arguments
-from diffgdn.calibration import counted
-from diffgdn.case import Case, Gates, Pool, Values
-from diffgdn.checks import Comparison
+from diffgdn import campaign, targets
+from diffgdn.campaign.events import CampaignStarted, CaseRun, Event
+from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cli import run
-from diffgdn.events import CampaignStarted, CaseRun, Event
-from diffgdn.histogram import BINS, Histogram, lower, upper
-from diffgdn.report.calibration import CalibrationTally
+from diffgdn.reference import noise
+from diffgdn.report.calibration_table import CalibrationTally
 from diffgdn.report.console import ConsoleReport
 from diffgdn.report.jsonfile import summary
 from diffgdn.report.tally import Tally
 from diffgdn.targets.eager import Eager
-from diffgdn.verdict import LIMIT, Errors
+from diffgdn.tensors.arena import Arguments
+from diffgdn.verdict import calibration, execute, histogram
+from diffgdn.verdict.calibration import counted
+from diffgdn.verdict.checks import Comparison
+from diffgdn.verdict.failures import LIMIT, Errors
+from diffgdn.verdict.histogram import BINS, Histogram, lower, upper
 
 CASE = Case(
     "gdn.update",
@@ -287,7 +289,7 @@ def test_a_plot_needs_matplotlib(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line before anything is run."""
-    monkeypatch.setattr(sys.modules["diffgdn.cli.calibrate"], "find_spec", lambda name: None)
+    monkeypatch.setattr(sys.modules["diffgdn.cli.calibrate_command"], "find_spec", lambda name: None)
     assert run(["calibrate", "--plot", str(tmp_path / "plots"), "--target", "eager"]) == 2
     error = capsys.readouterr().err
     assert error == "diffgdn: --plot: matplotlib is not installed: pip install 'diffgdn[bench]'\n"

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from diffgdn import campaign, events, strategies
-from diffgdn.campaign import engine, replay, tasks
+from diffgdn import campaign, strategies
+from diffgdn.campaign import engine, events, replay_findings, tasks
 from diffgdn.campaign.ledger import Ledger
 from diffgdn.campaign.rotation import BARREN_BATCHES, FIRST_CASES, MOST_CASES, Rotation
 from diffgdn.campaign.tasks import Explore
-from diffgdn.case import Case
-from diffgdn.corpus import Corpus, Finding
-from diffgdn.operations import OPERATIONS
+from diffgdn.cases.case import Case
+from diffgdn.cases.operations import OPERATIONS
+from diffgdn.findings.corpus import Corpus, Finding
 from diffgdn.report.tally import Tally
 
 TOYS = Path(__file__).with_name("toys.py")
@@ -368,7 +368,7 @@ def test_a_worker_that_dies(tmp_path: Path) -> None:
 
 def test_a_crash_is_replayed_with_the_last_words() -> None:
     found = Finding(Case("gdn.decode", lens=(3,)), f"{TOYS}:leaving", "interpret", "crashed", "it was gone")
-    (result,) = replay.run([found], repeat=2, trusted=True)
+    (result,) = replay_findings.run([found], repeat=2, trusted=True)
     assert (result.status, result.detail) == (
         "FAILED",
         "crashed: the process that ran the kernel ended: exit status 3: no more",

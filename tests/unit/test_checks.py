@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffgdn import checks, execute, inputs, noise, oracle
-from diffgdn.arena import Arguments
-from diffgdn.case import Case, Gates, Pool, Values
-from diffgdn.operations import OPERATIONS
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.operations import OPERATIONS
+from diffgdn.reference import noise, oracle
 from diffgdn.targets.base import default_contract
 from diffgdn.targets.eager import Eager
+from diffgdn.tensors import inputs
+from diffgdn.tensors.arena import Arguments
+from diffgdn.verdict import checks, execute
 
 Spoil = Callable[[Case, Arguments, dict[str, Tensor]], Any]
 

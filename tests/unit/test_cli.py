@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from diffgdn import lane as lanes
-from diffgdn.case import Case
+from diffgdn.backend import selection as lanes
+from diffgdn.cases.case import Case
 from diffgdn.cli import run
-from diffgdn.corpus import EXAMPLE, Corpus, Finding
+from diffgdn.findings.corpus import EXAMPLE, Corpus, Finding
 
 TOYS = Path(__file__).with_name("toys.py")
 FOUND = Finding(

@@ -16,19 +16,20 @@ from typing import Any
 
 import pytest
 
-from diffgdn import bucket, campaign, cli, corpus, events, strategies
-from diffgdn.campaign import engine, replay, tasks
-from diffgdn.campaign.batch import Batch, Passed
-from diffgdn.case import Case, Pool
-from diffgdn.corpus import Corpus, Finding
-from diffgdn.isolate import Isolated
-from diffgdn.isolate.company import with_less
-from diffgdn.isolate.confirm import Confirm, Confirmed, again
-from diffgdn.prelude import FIRST_CALLS, MOST_CALLS, Call, History, digest, fitting
-from diffgdn.report import finding as report
-from diffgdn.serving import session as serving
-from diffgdn.trace import Trace
-from diffgdn.verdict import BeyondBound, CheckFailure, KernelCrashed, Verdict
+from diffgdn import campaign, cli, strategies
+from diffgdn.campaign import engine, events, replay_findings, tasks
+from diffgdn.campaign import serving_session as serving
+from diffgdn.campaign.case_batch import Batch, Passed
+from diffgdn.cases.case import Case, Pool
+from diffgdn.cases.prelude import FIRST_CALLS, MOST_CALLS, Call, History, digest, fitting
+from diffgdn.cases.trace import Trace
+from diffgdn.findings import bucket, corpus
+from diffgdn.findings.corpus import Corpus, Finding
+from diffgdn.report import finding_lines as report
+from diffgdn.runner.confirm import Confirm, Confirmed, again
+from diffgdn.runner.ways import Isolated
+from diffgdn.search.preludes import with_less
+from diffgdn.verdict.failures import BeyondBound, CheckFailure, KernelCrashed, Verdict
 
 pytest_plugins = ["pytester"]
 
@@ -154,7 +155,7 @@ def run(target: str, folder: Path, **options: Any) -> tuple[campaign.Outcome, li
 
 
 def statuses(findings: Sequence[Finding], repeat: int = 2) -> list[str]:
-    return [result.status for result in replay.run(list(findings), repeat=repeat, trusted=True)]
+    return [result.status for result in replay_findings.run(list(findings), repeat=repeat, trusted=True)]
 
 
 @pytest.mark.parametrize("isolation", ["child", "none"])

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from diffgdn import content, inputs
-from diffgdn.case import Case, Gates, Only, Pool, Values
+from diffgdn.cases.case import Case, Gates, Only, Pool, Values
+from diffgdn.search import sparsify
+from diffgdn.tensors import inputs
 
 FIRST = Case(
     "gdn.recurrent",
@@ -117,7 +118,7 @@ def test_only_the_elements_that_the_failure_needs_are_left(name: str) -> None:
         case for seed in range(99) if runs(case := replace(FIRST, values=Values("normal", seed=seed)))
     )
     runs.asked.clear()
-    found = content.simplest(seeded, runs)
+    found = sparsify.simplest(seeded, runs)
     assert runs(found)
     assert (found.values.law, found.values.state, found.gates.law, found.only) == (
         values.law,
@@ -134,19 +135,19 @@ def test_a_hint_saves_runs() -> None:
     condition = some(("v", (25, 3, 6)))
     plain, helped = Runs(condition), Runs(condition)
     place = {"sequence": 1, "token": 5, "head": 3, "V": 6}
-    assert content.simplest(FIRST, plain) == content.simplest(FIRST, helped, hint=lambda case: place)
+    assert sparsify.simplest(FIRST, plain) == sparsify.simplest(FIRST, helped, hint=lambda case: place)
     assert len(helped.asked) <= len(plain.asked) - 10
 
 
 def test_no_case_is_asked_for_once_the_time_is_up() -> None:
     runs = Runs(some(("v", (25, 3, 6))))
-    found = content.simplest(FIRST, runs, lambda: len(runs.asked) >= 6)
+    found = sparsify.simplest(FIRST, runs, lambda: len(runs.asked) >= 6)
     assert len(runs.asked) == 6
     assert runs(found)
 
 
 def test_what_cannot_be_simpler_is_kept() -> None:
-    assert content.simplest(FIRST, lambda case: False) == FIRST
+    assert sparsify.simplest(FIRST, lambda case: False) == FIRST
 
 
 def test_a_key_is_not_made_longer_than_one() -> None:
@@ -156,5 +157,5 @@ def test_a_key_is_not_made_longer_than_one() -> None:
         key = data["k"][3, 0]
         return bool((key != 0).all()) and not bool((key == key[0]).all())
 
-    found = content.simplest(FIRST, Runs(fails))
+    found = sparsify.simplest(FIRST, Runs(fails))
     assert float(inputs.draw(found)["k"].square().sum(-1).max()) < 1.01

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from diffgdn import corpus
-from diffgdn.case import Case, Edit, Gates, Pool
-from diffgdn.corpus import Corpus, CorpusError, Finding
-from diffgdn.operations import OPERATIONS
+from diffgdn.cases.case import Case, Edit, Gates, Pool
+from diffgdn.cases.operations import OPERATIONS
+from diffgdn.findings import corpus
+from diffgdn.findings.corpus import Corpus, CorpusError, Finding
 
 FINDING = Finding(
     case=Case(

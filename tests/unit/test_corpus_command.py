@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from diffgdn import corpus, upkeep
-from diffgdn.case import Case, Pool
+from diffgdn.cases.case import Case, Pool
+from diffgdn.cases.trace import Step, Trace
 from diffgdn.cli import run
-from diffgdn.corpus import EXAMPLE, Corpus, Finding
-from diffgdn.trace import Step, Trace
-from diffgdn.upkeep import Entry, Replayed
+from diffgdn.findings import corpus, prune_export
+from diffgdn.findings.corpus import EXAMPLE, Corpus, Finding
+from diffgdn.findings.prune_export import Entry, Replayed
 
 TOYS = Path(__file__).with_name("toys.py")
 
@@ -76,7 +76,9 @@ def test_a_long_case_is_cut_in_a_list(folder: Path, capsys: pytest.CaptureFixtur
 def test_show_says_what_the_file_says_and_runs_nothing(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diffgdn.campaign.replay.run", lambda *given, **options: pytest.fail("it was run"))
+    monkeypatch.setattr(
+        "diffgdn.campaign.replay_findings.run", lambda *given, **options: pytest.fail("it was run")
+    )
     path = Corpus(folder / "findings").save(
         finding(2, target="mine.py:k", place="(sequence 0, token 1)", seed=7, versions={"torch": "2.13.0"})
     )
@@ -103,7 +105,7 @@ def replayed(name: str, status: str, length: int = 1, now: str | None = None, **
 
 
 def gone(*found: Replayed) -> dict[str, str]:
-    return {entry.path.stem: reason for entry, reason in upkeep.dispensable(found)}
+    return {entry.path.stem: reason for entry, reason in prune_export.dispensable(found)}
 
 
 def test_what_is_fixed_may_go() -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from diffgdn import case, corpus, trace
-from diffgdn.case import Case, Edit, Gates, Only, Pool, Values
-from diffgdn.corpus import CorpusError, Finding
-from diffgdn.prelude import Call
-from diffgdn.trace import Step, Trace
+from diffgdn.cases import case, trace
+from diffgdn.cases.case import Case, Edit, Gates, Only, Pool, Values
+from diffgdn.cases.prelude import Call
+from diffgdn.cases.trace import Step, Trace
+from diffgdn.findings import corpus
+from diffgdn.findings.corpus import CorpusError, Finding
 
 FORMATS = Path(__file__).parents[1] / "corpus" / "formats"
 TRACE = Trace(

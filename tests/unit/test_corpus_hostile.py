@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from diffgdn import corpus
-from diffgdn.case import Case, Edit, Pool
+from diffgdn.cases.case import Case, Edit, Pool
+from diffgdn.cases.trace import Step, Trace
 from diffgdn.cli import run
-from diffgdn.corpus import Corpus, CorpusError, Finding
-from diffgdn.trace import Step, Trace
+from diffgdn.findings import corpus
+from diffgdn.findings.corpus import Corpus, CorpusError, Finding
 
 FINDING = Finding(Case(op="gdn.decode", lens=(2,)), "eager", "interpret", "beyond_bound", "it is wrong", "o")
 TREE = Case(

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from diffgdn import corpus
 from diffgdn.campaign.ledger import Ledger
-from diffgdn.case import Case
+from diffgdn.campaign.serving_session import Session
+from diffgdn.cases.case import Case
 from diffgdn.cli import run
-from diffgdn.corpus import Corpus, CorpusError, Finding
-from diffgdn.serving.session import Session
+from diffgdn.findings import corpus
+from diffgdn.findings.corpus import Corpus, CorpusError, Finding
 
 TOYS = Path(__file__).with_name("toys.py")
 FINDING = Finding(

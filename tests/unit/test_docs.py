@@ -21,13 +21,14 @@ from typing import NamedTuple
 import click
 import pytest
 
-from diffgdn import case as cases
-from diffgdn import pytest_options, trace
 from diffgdn.bench import __main__ as bench
-from diffgdn.bench import faults
+from diffgdn.cases import case as cases
+from diffgdn.cases import trace
+from diffgdn.cases.operations import FAMILIES, KINDS
+from diffgdn.cases.sparsity import Only
 from diffgdn.cli import cli
-from diffgdn.only import Only
-from diffgdn.operations import FAMILIES, KINDS
+from diffgdn.pytest_plugin import plugin_options
+from diffgdn.selftest import planted_faults
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "tests" / "corpus" / "README.md"])
@@ -35,7 +36,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 STANDS_FOR = {"N": "2", "T": "vk", "P": "*", "D": "bfloat16", "TIME": "60s", "SEED": "1"}
 STARTS = ("diffgdn ", "make ", "python ", "pip install ")
-MODULES = {"diffgdn.bench": bench.main, "diffgdn.bench.faults": faults.main}
+MODULES = {"diffgdn.bench": bench.main, "diffgdn.selftest.planted_faults": planted_faults.main}
 
 
 class Block(NamedTuple):
@@ -122,11 +123,11 @@ def parse_make(given: list[str]) -> None:
 def plugin() -> argparse.ArgumentParser:
     """The options of pytest that the pages use, ours as the plugin adds them."""
     parser = argparse.ArgumentParser(exit_on_error=False)
-    pytest_options.add(SimpleNamespace(getgroup=lambda *_: SimpleNamespace(addoption=parser.add_argument)))  # type: ignore[arg-type]
+    plugin_options.add(SimpleNamespace(getgroup=lambda *_: SimpleNamespace(addoption=parser.add_argument)))  # type: ignore[arg-type]
     parser.add_argument("-n")
     parser.add_argument("-k")
     parser.add_argument("-q", action="store_true")
-    parser.add_argument("--hypothesis-profile", choices=pytest_options.EXAMPLES)
+    parser.add_argument("--hypothesis-profile", choices=plugin_options.EXAMPLES)
     parser.add_argument("paths", nargs="*")
     return parser
 

@@ -16,9 +16,9 @@ from types import ModuleType
 
 import pytest
 
-from diffgdn import lane
+from diffgdn.backend import selection
 
-lane.enter(lane.detect())
+selection.enter(selection.detect())
 
 import torch  # noqa: E402
 

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from diffgdn import campaign, events, strategies
-from diffgdn.campaign import engine, replay, tasks
-from diffgdn.campaign.batch import Batch, Passed
-from diffgdn.case import Case, Pool
-from diffgdn.corpus import Corpus, Finding
-from diffgdn.isolate import Familiar
-from diffgdn.isolate.confirm import Confirmed
-from diffgdn.verdict import KernelCrashed, Verdict
+from diffgdn import campaign, strategies
+from diffgdn.campaign import engine, events, replay_findings, tasks
+from diffgdn.campaign.case_batch import Batch, Passed
+from diffgdn.cases.case import Case, Pool
+from diffgdn.findings.corpus import Corpus, Finding
+from diffgdn.runner.confirm import Confirmed
+from diffgdn.runner.ways import Familiar
+from diffgdn.verdict.failures import KernelCrashed, Verdict
 
 FAULTS = Path(__file__).with_name("faults.py")
 ENDED = "the process that ran the kernel ended: "
@@ -86,7 +86,7 @@ def run(
 
 
 def replayed(findings: list[Finding], repeat: int = 1) -> list[str]:
-    return [result.status for result in replay.run(findings, repeat=repeat)]
+    return [result.status for result in replay_findings.run(findings, repeat=repeat)]
 
 
 # --- faults of the process that runs the kernel ---

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffgdn import execute, noise, targets
-from diffgdn.case import Case, Gates, Pool, Values
+from diffgdn import targets
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.reference import noise
 from diffgdn.targets import TargetError
 from diffgdn.targets.fla import Fla
+from diffgdn.verdict import execute
 
 CALLS: list[dict[str, Any]] = []
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffgdn import arena, checks, execute, inputs, poison
-from diffgdn.arena import Arguments
-from diffgdn.case import Case, Gates, Pool, Values
+from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.targets.eager import Eager
+from diffgdn.tensors import arena, inputs, poison
+from diffgdn.tensors.arena import Arguments
+from diffgdn.verdict import checks, execute
 
 PLAIN = Values(law="normal", seed=1)
 MODEL = Gates(law="model", beta="uniform")

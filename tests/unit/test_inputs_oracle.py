@@ -13,10 +13,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diffgdn import inputs, oracle
-from diffgdn.case import Case, Edit, Gates, Pool, Values
-from diffgdn.operations import OPERATIONS
+from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
+from diffgdn.cases.operations import OPERATIONS
+from diffgdn.reference import oracle
 from diffgdn.strategies import cases
+from diffgdn.tensors import inputs
 
 # of the largest element that a sequence and head have: what two derivations in float64 may differ by
 AGREEMENT = 1e-9

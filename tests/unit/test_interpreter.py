@@ -9,11 +9,11 @@ from fractions import Fraction
 
 import pytest
 
-from diffgdn import interpreter, lane
+from diffgdn.backend import interpreter, selection
 
-if lane.detect() != "interpret":
+if selection.detect() != "interpret":
     pytest.skip("the interpreter is not what runs kernels here", allow_module_level=True)
-lane.enter("interpret")
+selection.enter("interpret")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -22,8 +22,8 @@ import triton.language as tl  # noqa: E402
 from triton.language import exp as exp_by_name  # noqa: E402
 from triton.language.extra import libdevice  # noqa: E402
 
-from diffgdn.interpreter import casts  # noqa: E402
-from diffgdn.interpreter import libdevice as computed  # noqa: E402
+from diffgdn.backend.interpreter import casts  # noqa: E402
+from diffgdn.backend.interpreter import libdevice as computed  # noqa: E402
 
 exponential = tl.exp
 log1p_by_name = libdevice.log1p

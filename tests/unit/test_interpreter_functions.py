@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from diffgdn import lane
+from diffgdn.backend import selection
 
-if lane.detect() != "interpret":
+if selection.detect() != "interpret":
     pytest.skip("the interpreter is not what runs kernels here", allow_module_level=True)
-lane.enter("interpret")
+selection.enter("interpret")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 
-from diffgdn.interpreter import eight_bits  # noqa: E402
+from diffgdn.backend.interpreter import eight_bits  # noqa: E402
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp8e4nv", torch.float8_e4m3fn), ("fp8e5", torch.float8_e5m2)])

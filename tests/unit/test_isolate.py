@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffgdn.bench.planted import Planted
-from diffgdn.case import Case, Pool
-from diffgdn.isolate import Isolated, RunnerError, SetupError, here
-from diffgdn.isolate import isolated as isolated_module
-from diffgdn.verdict import Verdict
+from diffgdn.cases.case import Case, Pool
+from diffgdn.runner import in_child as isolated_module
+from diffgdn.runner import in_process
+from diffgdn.runner.ways import Isolated, RunnerError, SetupError
+from diffgdn.selftest.faulty_target import Planted
+from diffgdn.verdict.failures import Verdict
 
 FAULTS = Path(__file__).with_name("faults.py")
 CASE = Case("gdn.decode")
@@ -94,13 +95,14 @@ def test_a_child_lives_on_from_case_to_case(shared: Isolated) -> None:
 
 def test_a_verdict_from_a_child_is_that_of_this_process(shared: Isolated) -> None:
     """Tensors stay in the child."""
-    from diffgdn import execute, targets
+    from diffgdn import targets
+    from diffgdn.verdict import execute
 
     case = Case("gdn.decode", lens=(3,))
     target = f"{FAULTS}:wrong"
     there, here = shared.run(case, target), execute.run(case, targets.get(target), "interpret")
     assert failure(there) == failure(here)
-    assert here.comparison is not None
+    assert in_process.comparison is not None
     assert there.comparison is None
 
 
@@ -175,10 +177,10 @@ def test_a_call_that_ran_out_of_memory_lets_go_of_what_it_had(monkeypatch: pytes
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     exhausting = Planted("exhausting", exhaust, lambda case: True)
-    monkeypatch.setattr(here.targets, "get", lambda name: exhausting)
+    monkeypatch.setattr(in_process.targets, "get", lambda name: exhausting)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(held[-1]() is not None))
-    monkeypatch.setattr(here, "_others_hold_memory", lambda: False)
-    verdict = here.Here("interpret").run(CASE, "exhausting.py:exhausting")
+    monkeypatch.setattr(in_process, "_others_hold_memory", lambda: False)
+    verdict = in_process.Here("interpret").run(CASE, "exhausting.py:exhausting")
     assert failure(verdict) == ("raised", "OutOfMemoryError: CUDA out of memory")
     assert alive == [False]
 

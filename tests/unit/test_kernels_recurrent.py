@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from diffgdn import lane
+from diffgdn.backend import selection
 
-lane.enter(lane.detect())
+selection.enter(selection.detect())
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402

@@ -6,17 +6,17 @@ import sys
 
 import pytest
 
-from diffgdn import lane
+from diffgdn.backend import selection
 
 
 @pytest.fixture(autouse=True)
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with two GPUs, and a torch that can use them."""
-    monkeypatch.delenv(lane.ENVIRONMENT, raising=False)
+    monkeypatch.delenv(selection.ENVIRONMENT, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that what `bind` sets is undone after the test
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(lane, "devices_found", lambda: [("0", "a GPU"), ("1", "another")])
-    monkeypatch.setattr(lane, "torch_cuda", lambda: "13.0")
+    monkeypatch.setattr(selection, "devices_found", lambda: [("0", "a GPU"), ("1", "another")])
+    monkeypatch.setattr(selection, "torch_cuda", lambda: "13.0")
 
 
 @pytest.mark.parametrize(
@@ -39,59 +39,59 @@ def test_visible_gpus_are_those_that_cuda_would_see(
 ) -> None:
     if asked is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", asked)
-    assert lane.visible_gpus() == visible
+    assert selection.visible_gpus() == visible
 
 
 def test_each_worker_is_bound_to_one_gpu_in_turn() -> None:
     bound = []
     for index in range(3):
-        lane.bind(index)
+        selection.bind(index)
         bound.append(os.environ.pop("CUDA_VISIBLE_DEVICES"))
     assert bound == ["0", "1", "0"]
 
 
 def test_a_worker_keeps_to_what_its_caller_made_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    lane.bind(2)
+    selection.bind(2)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 def test_binding_without_a_gpu_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane, "devices_found", list)
-    lane.bind(1)
+    monkeypatch.setattr(selection, "devices_found", list)
+    selection.bind(1)
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 def test_the_lane_is_gpu_where_there_is_one() -> None:
-    assert (lane.detect(), lane.gpu_missing()) == ("gpu", None)
+    assert (selection.detect(), selection.gpu_missing()) == ("gpu", None)
 
 
 def test_the_environment_overrides_the_lane(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(lane.ENVIRONMENT, "interpret")
-    assert lane.detect() == "interpret"
+    monkeypatch.setenv(selection.ENVIRONMENT, "interpret")
+    assert selection.detect() == "interpret"
 
 
 def test_an_unknown_lane_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(lane.ENVIRONMENT, "tpu")
+    monkeypatch.setenv(selection.ENVIRONMENT, "tpu")
     with pytest.raises(ValueError, match="DIFFGDN_LANE: expected gpu or interpret, got 'tpu'"):
-        lane.detect()
+        selection.detect()
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU that CUDA_VISIBLE_DEVICES hides, a torch without CUDA, no GPU at all."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert lane.gpu_missing() == "CUDA_VISIBLE_DEVICES='' hides every GPU"
+    assert selection.gpu_missing() == "CUDA_VISIBLE_DEVICES='' hides every GPU"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(lane, "torch_cuda", lambda: None)
-    assert lane.gpu_missing() == "the installed torch is a CPU build"
-    assert lane.detect() == "interpret"
-    monkeypatch.setattr(lane, "devices_found", list)
-    assert lane.gpu_missing() == "no NVIDIA GPU is visible"
+    monkeypatch.setattr(selection, "torch_cuda", lambda: None)
+    assert selection.gpu_missing() == "the installed torch is a CPU build"
+    assert selection.detect() == "interpret"
+    monkeypatch.setattr(selection, "devices_found", list)
+    assert selection.gpu_missing() == "no NVIDIA GPU is visible"
 
 
 def test_an_unknown_lane() -> None:
     with pytest.raises(ValueError, match="lane: expected gpu or interpret, got 'cpu'"):
-        lane.enter("cpu")
+        selection.enter("cpu")
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_an_unknown_lane() -> None:
 def test_a_lane_is_for_the_life_of_a_process(entered: str, other: str, word: str) -> None:
     """Entering it again is harmless, entering the other after triton was imported is an error."""
     code = (
-        f"from diffgdn import lane; lane.enter({entered!r})\n"
-        f"import triton.language; lane.enter({entered!r})\n"
-        f"try: lane.enter({other!r})\n"
+        f"from diffgdn import lane; selection.enter({entered!r})\n"
+        f"import triton.language; selection.enter({entered!r})\n"
+        f"try: selection.enter({other!r})\n"
         "except RuntimeError as error: print(error)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -112,7 +112,7 @@ def test_a_lane_is_for_the_life_of_a_process(entered: str, other: str, word: str
 
 def test_choosing_a_lane_imports_neither_torch_nor_triton() -> None:
     code = (
-        "import sys; from diffgdn import lane; lane.detect(); lane.visible_gpus(); lane.enter('interpret');"
+        "import sys; from diffgdn import lane; selection.detect(); selection.visible_gpus(); selection.enter('interpret');"
         "lane.bind(0); sys.exit(bool({'torch', 'triton'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffgdn import localize, noise
-from diffgdn.case import Case, Pool
-from diffgdn.checks import Comparison
+from diffgdn.cases.case import Case, Pool
+from diffgdn.reference import noise
+from diffgdn.verdict import localize
+from diffgdn.verdict.checks import Comparison
 
 CASE = Case(op="gdn.extend", lens=(40, 0, 100), H=2, HV=4, K=8, V=6, pool=Pool(slots=3, indices=(0, 1, 2)))
 

@@ -6,14 +6,25 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffgdn import emulate, inputs, noise, oracle
-from diffgdn.case import Case, Edit, Gates, Pool, Values
-from diffgdn.noise import bound, chunked, denormals, draws, groups, perturbed, recurrence, sums, variances
-from diffgdn.noise.inputs import InputErrors
-from diffgdn.oracle import Exact, Expected, lanes
-from diffgdn.oracle import chunked as chunked_form
-from diffgdn.oracle import recurrence as form_by_step
+from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
+from diffgdn.reference import noise, oracle, reference_kernel
+from diffgdn.reference.noise import (
+    bound,
+    chunk_noise,
+    denormals,
+    draws,
+    groups,
+    perturbed,
+    step_noise,
+    sums,
+    variances,
+)
+from diffgdn.reference.noise.operands import InputErrors
+from diffgdn.reference.oracle import Exact, Expected, lanes
+from diffgdn.reference.oracle import chunked as chunked_form
+from diffgdn.reference.oracle import recurrence as form_by_step
 from diffgdn.targets.base import default_contract
+from diffgdn.tensors import inputs
 
 TWO = Pool(slots=2, indices=(0, 1))
 DENSE = Pool(indices=())
@@ -101,7 +112,7 @@ def test_a_decay_below_the_normal_numbers_may_be_taken_for_zero(op: str) -> None
 )
 def test_a_batch_without_tokens_has_the_noise_of_nothing(case: Case) -> None:
     data = inputs.draw(case)
-    reference = noise.reference(case, data, default_contract(case.op), emulate.truth_dtypes(case))
+    reference = noise.reference(case, data, default_contract(case.op), reference_kernel.truth_dtypes(case))
     shapes = {name: truth.shape for name, truth in reference.truth.items().items()}
     assert {name: tensor.shape for name, tensor in reference.noise.items()} == shapes
     assert not reference.noise["o"].numel()
@@ -221,7 +232,7 @@ def test_lanes_and_steps_a_few_at_a_time_change_nothing(monkeypatch: pytest.Monk
     data, contract = inputs.draw(case), default_contract(case.op)
     whole = noise.reference(case, data, contract, [])
     monkeypatch.setattr(groups, "CACHED", 1)
-    monkeypatch.setattr(recurrence, "BLOCK_STEPS", 3)
+    monkeypatch.setattr(step_noise, "BLOCK_STEPS", 3)
     parts = noise.reference(case, data, contract, [])
     for result, truth in whole.truth.items().items():
         assert torch.equal(parts.truth.items()[result], truth), result
@@ -294,7 +305,7 @@ def test_errors_of_inputs_go_through_chunks_as_differences_do(
     contract = noise.Contract(chunked=True, points=dict.fromkeys(noise.POINTS))
     errors, fresh = input_errors(batch), draws.Draws(8, 1, "cpu", torch.float64)
     monkeypatch.setattr(variances.Variances, "chunk", lambda *_: torch.zeros(()))
-    follower = chunked.Follower(case, batch, errors, contract, fresh, keep=True)
+    follower = chunk_noise.Follower(case, batch, errors, contract, fresh, keep=True)
     o, _, _ = chunked_form.run(batch, Exact(), 16, follower.chunk)
     wanted = by_differences(batch, errors, lambda moved: chunked_form.run(moved, Exact(), 16))
     for square, root in zip(follower.finish(o), wanted, strict=True):
@@ -307,7 +318,7 @@ def test_errors_of_inputs_go_through_steps_as_differences_do(
     op: str, parents: form_by_step.Parents | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same of a recurrence, over three blocks of steps."""
-    monkeypatch.setattr(recurrence, "BLOCK_STEPS", 3)
+    monkeypatch.setattr(step_noise, "BLOCK_STEPS", 3)
     case = Case(
         op,
         lens=(7,),
@@ -327,7 +338,7 @@ def test_errors_of_inputs_go_through_steps_as_differences_do(
         assert steps is not None
         return o, state, steps
 
-    follower = recurrence.Follower(case, batch, errors, contract, fresh, parents, keep=True)
+    follower = step_noise.Follower(case, batch, errors, contract, fresh, parents, keep=True)
     run(batch, follower.step)
     for square, root in zip(follower.finish()[:3], by_differences(batch, errors, run), strict=True):
         assert square is not None

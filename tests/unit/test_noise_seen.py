@@ -2,9 +2,10 @@
 
 import pytest
 
-from diffgdn import inputs, noise
-from diffgdn.case import Case, Gates, Only, Pool, Values
+from diffgdn.cases.case import Case, Gates, Only, Pool, Values
+from diffgdn.reference import noise
 from diffgdn.targets.base import default_contract
+from diffgdn.tensors import inputs
 
 SEEN = [
     (

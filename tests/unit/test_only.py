@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from diffgdn import inputs, only
-from diffgdn.case import Case, Edit, Gates, Only, Pool, Values
+from diffgdn.cases import sparsity
+from diffgdn.cases.case import Case, Edit, Gates, Only, Pool, Values
+from diffgdn.tensors import inputs
 
 PLAIN = Case(
     "kda.extend",
@@ -46,7 +47,7 @@ def nonzero(tensor: torch.Tensor) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("name", SHAPES)
 def test_one_place_on_every_axis_leaves_one_element(name: str) -> None:
     """It has the value of the case without `only`, and every other tensor is as it was."""
-    place = dict.fromkeys(only.AXES[name], 1)
+    place = dict.fromkeys(sparsity.AXES[name], 1)
     plain = inputs.draw(PLAIN)
     drawn = inputs.draw(case(Only(name, **{axis: (at,) for axis, at in place.items()})))
     index = tuple(place.values())
@@ -59,7 +60,7 @@ def test_one_place_on_every_axis_leaves_one_element(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_nothing_kept_is_zero_and_padding_tokens_stay_poisoned(name: str) -> None:
-    axis = only.AXES[name][0]
+    axis = sparsity.AXES[name][0]
     drawn = inputs.draw(case(Only(name, **{axis: ()})))
     assert nonzero(drawn[name]) == []
     assert name == "state" or bool(drawn[name][5:].isnan().all())
@@ -74,7 +75,7 @@ def test_runs_of_places_and_single_ones() -> None:
     ("name", "value"), [("k", 0.5), ("v", -8.0), ("g", -2.0), ("beta", 1.0), ("state", 4.0)]
 )
 def test_a_value_takes_the_place_of_the_law(name: str, value: float) -> None:
-    axis = only.AXES[name][0]
+    axis = sparsity.AXES[name][0]
     tensor = inputs.draw(case(Only(name, **{axis: (1,)}, value=value)))[name]
     assert bool((tensor[1] == value).all())
     assert not bool(tensor[0].any())
@@ -199,4 +200,4 @@ def test_in_words(entry: Only, words: str) -> None:
 
 @pytest.mark.parametrize("chosen", [[], [3], [1, 2], [5, 0, 2, 1, 9]])
 def test_places_and_their_short_form(chosen: list[int]) -> None:
-    assert list(only.places(only.kept(chosen))) == sorted(chosen)
+    assert list(sparsity.places(sparsity.kept(chosen))) == sorted(chosen)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from diffgdn import testing
-from diffgdn.case import Case
-from diffgdn.checks import NotFinite
-from diffgdn.corpus import Corpus, Finding
-from diffgdn.verdict import Verdict
+from diffgdn.cases.case import Case
+from diffgdn.findings.corpus import Corpus, Finding
+from diffgdn.pytest_plugin import testing
+from diffgdn.verdict.checks import NotFinite
+from diffgdn.verdict.failures import Verdict
 
 pytest_plugins = ["pytester"]
 

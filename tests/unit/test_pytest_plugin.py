@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from diffgdn import testing
-from diffgdn.case import Case, Gates, Pool, Values
-from diffgdn.checks import CheckFailure, NotFinite
-from diffgdn.corpus import Corpus, Finding
-from diffgdn.execute import Verdict
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.findings.corpus import Corpus, Finding
+from diffgdn.pytest_plugin import testing
+from diffgdn.verdict.checks import CheckFailure, NotFinite
+from diffgdn.verdict.execute import Verdict
 
 pytest_plugins = ["pytester"]
 

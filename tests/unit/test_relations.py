@@ -14,20 +14,23 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from diffgdn import campaign, checks, inputs, relations, repro, targets
-from diffgdn.arena import Arguments
-from diffgdn.campaign import replay
+from diffgdn import campaign, targets
+from diffgdn.campaign import replay_findings
+from diffgdn.campaign.events import Event
 from diffgdn.campaign.rotation import Rotation
-from diffgdn.case import Case, Gates, Pool, Values
-from diffgdn.corpus import Corpus, Finding
-from diffgdn.events import Event
-from diffgdn.relations import RELATIONS
-from diffgdn.relations.pick import pick
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.findings import repro
+from diffgdn.findings.corpus import Corpus, Finding
 from diffgdn.report.console import ConsoleReport
 from diffgdn.report.jsonfile import summary
 from diffgdn.report.tally import Tally
 from diffgdn.targets.eager import Eager
-from diffgdn.verdict import CheckFailure, RelationBroken, relation_of
+from diffgdn.tensors import inputs
+from diffgdn.tensors.arena import Arguments
+from diffgdn.verdict import checks, relations
+from diffgdn.verdict.failures import CheckFailure, RelationBroken, relation_of
+from diffgdn.verdict.relations import RELATIONS
+from diffgdn.verdict.relations.subsets import pick
 
 TOYS = Path(__file__).with_name("toys.py")
 SLIGHT = 1 + 2.0**-20  # changes bits, and stays within any bound
@@ -261,7 +264,7 @@ def test_a_campaign_finds_shrinks_saves_and_replays(tmp_path: Path) -> None:
     finding = found["additive"]
     assert finding.case.total == 3  # the toy is wrong from three tokens on
     assert Corpus(tmp_path).get(finding.id) == finding
-    (result,) = replay.run([finding], isolation="none", trusted=True)
+    (result,) = replay_findings.run([finding], isolation="none", trusted=True)
     assert result.status == "FAILED"
     script = subprocess.run([sys.executable, tmp_path / f"{finding.id}.py"], capture_output=True, text=True)
     assert script.returncode == 1

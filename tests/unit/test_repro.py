@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffgdn import repro
-from diffgdn.case import Case, Gates, Pool, Values
-from diffgdn.corpus import Finding
-from diffgdn.repro import inline, literals, standalone
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.findings import repro
+from diffgdn.findings.corpus import Finding
+from diffgdn.findings.repro import inline, literals, standalone
 
 # A user's kernel: plain PyTorch behind SGLang's keyword arguments, right or wrong by an environment variable.
 KERNEL = """

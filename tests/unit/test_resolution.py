@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffgdn.case import Case, Gates, Pool, Values
-from diffgdn.checks import Comparison
+from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cli import run
-from diffgdn.resolution import criteria, injections, search, study, summary
-from diffgdn.resolution.criteria import CRITERIA, OURS
-from diffgdn.resolution.injections import INJECTIONS, Coarse
-from diffgdn.resolution.search import Measured, Smallest
-from diffgdn.resolution.subject import Subject
+from diffgdn.selftest.resolution import criteria, injections, smallest_error, study, summary
+from diffgdn.selftest.resolution.criteria import CRITERIA, OURS
+from diffgdn.selftest.resolution.injections import INJECTIONS, Coarse
+from diffgdn.selftest.resolution.smallest_error import Measured, Smallest
+from diffgdn.selftest.resolution.subject import Subject
 from diffgdn.targets.base import default_contract
+from diffgdn.verdict.checks import Comparison
 
 CASE = Case(
     "gdn.update",
@@ -178,10 +178,10 @@ def test_results_that_are_not_finite_are_rejected(name: str) -> None:
 
 def test_the_smallest_size_that_is_found() -> None:
     sizes = [1.0, 2.0, 4.0, 8.0, 16.0]
-    assert search.least(sizes, lambda size: size >= 0.5) == 1.0
-    assert search.least(sizes, lambda size: size >= 3.0) == 4.0
-    assert search.least(sizes, lambda size: size >= 16.0) == 16.0
-    assert search.least(sizes, lambda size: False) is None
+    assert smallest_error.least(sizes, lambda size: size >= 0.5) == 1.0
+    assert smallest_error.least(sizes, lambda size: size >= 3.0) == 4.0
+    assert smallest_error.least(sizes, lambda size: size >= 16.0) == 16.0
+    assert smallest_error.least(sizes, lambda size: False) is None
 
 
 @pytest.mark.parametrize("name", [name for name in CRITERIA if name != OURS])
@@ -191,9 +191,9 @@ def test_every_size_is_the_smallest_its_criterion_finds(name: str) -> None:
     assert strike is not None
 
     def found(size: float) -> bool:
-        return search.rejects(name, subject().judged(strike.at(size)), exact=False)
+        return smallest_error.rejects(name, subject().judged(strike.at(size)), exact=False)
 
-    size = search.least(INJECTIONS["element"].sizes, found)
+    size = smallest_error.least(INJECTIONS["element"].sizes, found)
     assert size is not None
     assert found(size)
     assert not found(size / 2.0 ** (1 / injections.STEPS))
@@ -214,7 +214,7 @@ def test_one_wrong_element_is_found_at_16_noises_or_less(op: str) -> None:
 
 
 def test_in_an_exact_case_any_error_is_found_and_told_apart() -> None:
-    one = search.measure(EXACT, random.Random(0))
+    one = smallest_error.measure(EXACT, random.Random(0))
     assert one.exact
     assert summary.rounding([one]) == []
     (size,) = (found.sizes[OURS] for found in one.found if found.injection == "gain")

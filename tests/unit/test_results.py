@@ -7,11 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffgdn import arena, emulate, execute, inputs, oracle, targets
-from diffgdn.case import Case, Gates, Pool, Values
-from diffgdn.inputs import DTYPE
-from diffgdn.operations import OPERATIONS
-from diffgdn.results import RETURNED, by_name, result_of, results_of, returned_names
+from diffgdn import targets
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.operations import OPERATIONS
+from diffgdn.reference import oracle, reference_kernel
+from diffgdn.reference.results import RETURNED, by_name, result_of, results_of, returned_names
+from diffgdn.tensors import arena, inputs
+from diffgdn.tensors.inputs import DTYPE
+from diffgdn.verdict import execute
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -67,7 +70,7 @@ def test_our_kernels_leave_it_all_behind(case: Case) -> None:
 def test_without_a_kernel_it_is_the_same_but_for_a_state_returned_again(case: Case) -> None:
     sure = {one.name: (one.shape, DTYPE[one.dtype]) for one in results_of(case) if one.sure}
     assert {name: (tuple(x.shape), x.dtype) for name, x in left_by("eager", case).items()} == sure
-    emulated = emulate.stored(case, oracle.expected(case, inputs.draw(case)))
+    emulated = reference_kernel.stored(case, oracle.expected(case, inputs.draw(case)))
     assert {name: (tuple(x.shape), x.dtype) for name, x in emulated.items()} == sure
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from diffgdn import corpus, sanitize
-from diffgdn import lane as lanes
-from diffgdn.case import Case
+from diffgdn.backend import selection as lanes
+from diffgdn.cases.case import Case
 from diffgdn.cli import run
-from diffgdn.corpus import Corpus, Finding
+from diffgdn.findings import corpus
+from diffgdn.findings.corpus import Corpus, Finding
+from diffgdn.runner import sanitize
 
 FINDING = Finding(
     Case("gdn.decode", lens=(3,)), "eager", "gpu", "poison_leaked", "it is wrong", "o", found="2026-11-25"
@@ -75,7 +76,7 @@ def test_a_finding_is_run_under_the_tool_once_and_alone(
     options, command = json.loads((folder / "bin" / "called.json").read_text())
     assert options["--tool"] == "racecheck"
     assert options["--error-exitcode"] == str(sanitize.FOUND)
-    assert command[:3] == [sys.executable, "-m", "diffgdn.sanitize"]
+    assert command[:3] == [sys.executable, "-m", "diffgdn.runner.sanitize"]
     assert corpus.read(folder / "bin" / "finding.json") == FINDING
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 
-from diffgdn import shrink
-from diffgdn.case import Case, Pool
+from diffgdn.cases.case import Case, Pool
+from diffgdn.search import hypothesis_search
 
 HEADS = st.integers(1, 6)
 CASES = st.builds(
@@ -67,9 +67,9 @@ class Clock:
 
 def find(
     rule: Callable[[Case], AssertionError | str | None], **options: Any
-) -> tuple[list[shrink.Found], Runner]:
+) -> tuple[list[hypothesis_search.Found], Runner]:
     runner = Runner(rule)
-    return shrink.find(CASES, runner, **{"max_examples": 200, "seed": 7, **options}), runner
+    return hypothesis_search.find(CASES, runner, **{"max_examples": 200, "seed": 7, **options}), runner
 
 
 def long(case: Case) -> AssertionError | None:
@@ -97,12 +97,12 @@ def test_a_shrink_says_whether_it_had_time_to_try_all(by_field: bool, seconds: f
 @pytest.mark.parametrize(("seconds", "complete"), [(2.0, False), (1e9, True)])
 def test_a_shrink_is_taken_up_again(seconds: float, complete: bool) -> None:
     large = Case(op="gdn.decode", lens=(3, 40), K=60, pool=Pool(slots=9, indices=(5, 2)))
-    found = shrink.again(large, "one", Runner(long), seconds, Clock(1.0))
+    found = hypothesis_search.again(large, "one", Runner(long), seconds, Clock(1.0))
     assert found is not None
     assert found.complete is complete
     assert (found.case == Case(op="gdn.decode", lens=(17,))) is complete
-    assert shrink.again(large, "another", Runner(long), seconds) is None
-    assert shrink.again(Case(op="gdn.decode"), "one", Runner(long), seconds) is None
+    assert hypothesis_search.again(large, "another", Runner(long), seconds) is None
+    assert hypothesis_search.again(Case(op="gdn.decode"), "one", Runner(long), seconds) is None
 
 
 def test_nothing_is_found_where_nothing_fails() -> None:
@@ -130,8 +130,8 @@ def test_a_class_that_always_fails_does_not_hide_another() -> None:
 def test_a_class_first_seen_during_a_shrink_is_kept_and_does_not_mislead_the_shrink() -> None:
     seen: list[Any] = []
     rule = Runner(lambda case: Worse("narrow") if case.K == 1 else Wrong("any other"))
-    search = shrink.Search(rule, on_failure=seen.append)
-    with pytest.raises(shrink._Fails):
+    search = hypothesis_search.Search(rule, on_failure=seen.append)
+    with pytest.raises(hypothesis_search._Fails):
         search(Case(op="gdn.decode", K=2))
     search(Case(op="gdn.decode", K=1))
     assert [type(verdict.failure) for verdict in seen] == [Wrong, Worse]
@@ -207,7 +207,7 @@ def test_a_fault_of_the_machinery_comes_out_unchanged() -> None:
 
 def test_a_strategy_without_cases_is_an_error() -> None:
     with pytest.raises(Unsatisfiable):
-        shrink.find(CASES.filter(lambda case: False), Runner(long), max_examples=5, seed=0)
+        hypothesis_search.find(CASES.filter(lambda case: False), Runner(long), max_examples=5, seed=0)
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:

@@ -21,11 +21,11 @@ from diffgdn import campaign
 from diffgdn.campaign import engine
 from diffgdn.campaign.ledger import Ledger
 from diffgdn.campaign.overtime import Scripts
-from diffgdn.case import Case, Gates, Pool, Values
+from diffgdn.campaign.serving_session import Session
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.trace import Step, Trace
 from diffgdn.cli import run
-from diffgdn.corpus import EXAMPLE, Corpus, CorpusError, Finding
-from diffgdn.serving.session import Session
-from diffgdn.trace import Step, Trace
+from diffgdn.findings.corpus import EXAMPLE, Corpus, CorpusError, Finding
 
 FAULTS = Path(__file__).with_name("faults.py")
 TOYS = Path(__file__).with_name("toys.py")

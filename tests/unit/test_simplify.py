@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from diffgdn import simplify
-from diffgdn.case import Case, Edit, Gates, Pool, Values
+from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
+from diffgdn.search import by_field
 
 # An unlucky case of each kind: many sequences, heads and flags.
 EXTEND = Case(
@@ -135,18 +135,18 @@ def test_only_what_the_failure_needs_is_left(
 ) -> None:
     runs = Runs(condition)
     assert condition(first)
-    assert simplify.simplest(first, runs) == expected
+    assert by_field.simplest(first, runs) == expected
     assert len(runs.asked) <= MOST_RUNS
     assert len(set(runs.asked)) == len(runs.asked)
 
 
 def test_what_cannot_be_simpler_is_kept() -> None:
-    assert simplify.simplest(EXTEND, lambda case: False) == EXTEND
+    assert by_field.simplest(EXTEND, lambda case: False) == EXTEND
 
 
 def test_no_case_is_asked_for_once_the_time_is_up() -> None:
     runs = Runs(lambda case: case.l2norm)
-    found = simplify.simplest(EXTEND, runs, lambda: len(runs.asked) >= 9)
+    found = by_field.simplest(EXTEND, runs, lambda: len(runs.asked) >= 9)
     assert len(runs.asked) == 9
     assert found.id == runs.met[-1]
 
@@ -169,7 +169,7 @@ def test_a_dimension_ends_at_the_smallest_that_fails(
 ) -> None:
     """Not at the last half that does, and not one by one."""
     runs = Runs(condition)
-    assert simplify.simplest(EIGHTY, runs) == Case("kda.extend", K=K, **SLOT)
+    assert by_field.simplest(EIGHTY, runs) == Case("kda.extend", K=K, **SLOT)
     assert len(runs.asked) <= most
 
 
@@ -196,12 +196,12 @@ GRID = Case(
 def test_a_case_that_stays_large_is_plain_after_a_few_runs() -> None:
     """A failure of grids of 32 programs and more, whose every run is slow: no dozen of flags is left."""
     runs = Runs(lambda case: len(case.lens) * case.HV >= 32)
-    found = simplify.simplest(GRID, runs, lambda: len(runs.asked) >= 10)
-    assert [name for name, default in simplify.FLAGS.items() if getattr(found, name) != default] == []
+    found = by_field.simplest(GRID, runs, lambda: len(runs.asked) >= 10)
+    assert [name for name, default in by_field.FLAGS.items() if getattr(found, name) != default] == []
     assert (found.pool.pitch, found.pool.dtype) == (0, "float32")
     assert (found.gates, found.values) == (Gates(), Values())
     runs = Runs(runs.condition)
-    found = simplify.simplest(GRID, runs)
+    found = by_field.simplest(GRID, runs)
     assert found == Case("gdn.decode", lens=(1,) * 8, HV=4, pool=Pool(slots=8, indices=tuple(range(8))))
     assert len(runs.asked) <= MOST_RUNS
 
@@ -216,7 +216,7 @@ def test_few_runs_fail_on_the_way() -> None:
         return case in failed
 
     first = replace(EXTEND, lens=(8, 0, 70, 1, 130), pool=replace(EXTEND.pool, indices=(3, 2, -1, 11, -1)))
-    assert simplify.simplest(first, crashes) == Case(
+    assert by_field.simplest(first, crashes) == Case(
         "kda.extend", lens=(41,), pool=Pool(indices=(-1,)), chunk_size=16
     )
     assert len(failed) <= 8
@@ -225,5 +225,5 @@ def test_few_runs_fail_on_the_way() -> None:
 def test_the_slow_goes_first() -> None:
     """After a dozen runs the case is small, whatever else is left of it."""
     runs = Runs(lambda case: case.l2norm)
-    found = simplify.simplest(EXTEND, runs, lambda: len(runs.asked) >= 12)
+    found = by_field.simplest(EXTEND, runs, lambda: len(runs.asked) >= 12)
     assert (len(found.lens), found.H, found.HV, found.K, found.V) == (1, 1, 1, 16, 16)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import InvalidArgument
 
-from diffgdn.case import GATE_LAWS, VALUE_LAWS, Case
-from diffgdn.operations import OPERATIONS
+from diffgdn.cases.case import GATE_LAWS, VALUE_LAWS, Case
+from diffgdn.cases.operations import OPERATIONS
 from diffgdn.strategies import Build, Menu, cases, geometries, representative, representatives
 
 SAMPLE = 400
@@ -250,7 +250,7 @@ def test_the_same_seed_gives_the_same_cases(op):
 @pytest.mark.parametrize("op", ["gdn.extend", "kda.verify"])
 def test_generated_cases_print_and_store(op):
     """A generated case evaluates back from its repr and from its JSON form."""
-    from diffgdn.case import Edit, Gates, Pool, Values
+    from diffgdn.cases.case import Edit, Gates, Pool, Values
 
     names = {record.__name__: record for record in (Case, Edit, Gates, Pool, Values)}
     for case in sample(op)[:100]:

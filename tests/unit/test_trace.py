@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from diffgdn import targets
+from diffgdn.cases.trace import Step, Trace, path
 from diffgdn.cli import run
-from diffgdn.corpus import Corpus, CorpusError, Finding
-from diffgdn.serving.loop import Loop
-from diffgdn.serving.play import play
-from diffgdn.trace import Step, Trace, path
+from diffgdn.findings.corpus import Corpus, CorpusError, Finding
+from diffgdn.verdict.serving.loop import Loop
+from diffgdn.verdict.serving.play import play
 
 TOYS = "tests/unit/toys.py"
 ARRIVE = Step("arrive", (0,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diffgdn.transfer import moved
+from diffgdn.tensors.transfer import moved
 
 TENSORS = {
     "half": torch.arange(3, dtype=torch.float16),

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from diffgdn import trust
-from diffgdn.case import Case
+from diffgdn.cases.case import Case
 from diffgdn.cli import run
-from diffgdn.corpus import Corpus, Finding
+from diffgdn.findings.corpus import Corpus, Finding
+from diffgdn.targets import trust
 
 MARK = "Path(__file__).with_name('ran').touch()"
 EVIL = f"from pathlib import Path\n{MARK}\nkernel = 1\n"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from diffgdn import campaign, events
-from diffgdn.campaign import engine
+from diffgdn import campaign
+from diffgdn.campaign import engine, events
 from diffgdn.campaign.reach import Reach, problem
 from diffgdn.cli import run
-from diffgdn.corpus import Corpus
+from diffgdn.findings.corpus import Corpus
 
 FAULTS = Path(__file__).with_name("faults.py")
 TOYS = Path(__file__).with_name("toys.py")

@@ -8,11 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffgdn import emulate, targets, vacuity
-from diffgdn.case import Case, Gates, Pool, Values
-from diffgdn.operations import OPERATIONS
+from diffgdn import targets
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.operations import OPERATIONS
+from diffgdn.reference import reference_kernel
 from diffgdn.strategies import telling
-from diffgdn.vacuity import WRONG
+from diffgdn.verdict import vacuity
+from diffgdn.verdict.vacuity import WRONG
 
 EAGER = targets.get("eager")
 GATES, VALUES = Gates(law="uniform", beta="uniform"), Values(law="normal", seed=3)
@@ -131,8 +133,8 @@ def test_exact_cases_are_told_apart():
 @pytest.mark.parametrize("op", OPERATIONS)
 def test_emulated_results_are_those_of_a_run(op):
     """Names, shapes and dtypes of the results that wrong ones are made of: what the eager target leaves."""
-    from diffgdn import arena, inputs
-    from diffgdn.execute import Run
+    from diffgdn.tensors import arena, inputs
+    from diffgdn.verdict.execute import Run
 
     length = 1 if OPERATIONS[op].single_token else 2
     keeps = {"steps": length, "buffer": 2, "rows": (1, -1)} if OPERATIONS[op].keeps_steps else {}
@@ -161,7 +163,7 @@ def test_emulated_results_are_those_of_a_run(op):
 def test_every_rounding_of_a_contract_can_be_made():
     """Results of a kernel that rounds wherever it may differ from the truth, and pass."""
     right = vacuity.prepare(RAW, EAGER.contract(RAW.op))
-    rounded = emulate.computed(RAW, right.data, EAGER.contract(RAW.op))
+    rounded = reference_kernel.computed(RAW, right.data, EAGER.contract(RAW.op))
     assert not torch.equal(rounded["state"], right.results["state"])
     assert not vacuity.rejects(right, rounded)
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import torch
 
-from diffgdn.arena import Arguments
-from diffgdn.case import Case
-from diffgdn.noise import Contract
+from diffgdn.cases.case import Case
+from diffgdn.reference.noise import Contract
 from diffgdn.targets import get
+from diffgdn.tensors.arena import Arguments
 
 OPERATIONS = ("gdn.decode", "kda.recurrent")
 SMALLEST_WRONG = 3

@@ -30,6 +30,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -612,23 +613,82 @@ def bits(x: Tensor) -> Tensor:
 
 # The case.
 nan, inf = float("nan"), float("inf")
-DEVICE = 'cpu'
+DEVICE = "cpu"
 H, HV, K, V = 1, 1, 2, 2
 TOKENS, SCALE = 1, 0.7071067811865476
 SPANS = [(0, 1)]  # first and last token of each sequence
 
 # The arguments, as they lie in memory: values, first byte, strides.
-memory = Memory(13824, DEVICE, 'vk')
-q = memory.place('q', torch.full((1, 1, 1, 2), 0.5, dtype=torch.float32), 1024, (2, 2, 2, 1,))
-k = memory.place('k', torch.full((1, 1, 1, 2), 0.5, dtype=torch.float32), 2304, (2, 2, 2, 1,))
-v = memory.place('v', torch.full((1, 1, 1, 2), 1.0, dtype=torch.float32), 3584, (2, 2, 2, 1,))
-a = memory.place('a', torch.tensor([[[-16384.0]]], dtype=torch.float32), 4864, (1, 1, 1,))
-b = memory.place('b', torch.tensor([[[16384.0]]], dtype=torch.float32), 6144, (1, 1, 1,))
-A_log = memory.place('A_log', torch.tensor([0.0], dtype=torch.float32), 7424, (1,))
-dt_bias = memory.place('dt_bias', torch.tensor([0.0], dtype=torch.float32), 8704, (1,))
-cu_seqlens = memory.place('cu_seqlens', torch.tensor([0, 1], dtype=torch.int32), 9984, (1,))
-indices = memory.place('indices', torch.tensor([0], dtype=torch.int32), 11264, (1,))
-state = memory.room('state', (1, 1, 2, 2), torch.float32, 12544, (4, 4, 2, 1,))
+memory = Memory(13824, DEVICE, "vk")
+q = memory.place(
+    "q",
+    torch.full((1, 1, 1, 2), 0.5, dtype=torch.float32),
+    1024,
+    (
+        2,
+        2,
+        2,
+        1,
+    ),
+)
+k = memory.place(
+    "k",
+    torch.full((1, 1, 1, 2), 0.5, dtype=torch.float32),
+    2304,
+    (
+        2,
+        2,
+        2,
+        1,
+    ),
+)
+v = memory.place(
+    "v",
+    torch.full((1, 1, 1, 2), 1.0, dtype=torch.float32),
+    3584,
+    (
+        2,
+        2,
+        2,
+        1,
+    ),
+)
+a = memory.place(
+    "a",
+    torch.tensor([[[-16384.0]]], dtype=torch.float32),
+    4864,
+    (
+        1,
+        1,
+        1,
+    ),
+)
+b = memory.place(
+    "b",
+    torch.tensor([[[16384.0]]], dtype=torch.float32),
+    6144,
+    (
+        1,
+        1,
+        1,
+    ),
+)
+A_log = memory.place("A_log", torch.tensor([0.0], dtype=torch.float32), 7424, (1,))
+dt_bias = memory.place("dt_bias", torch.tensor([0.0], dtype=torch.float32), 8704, (1,))
+cu_seqlens = memory.place("cu_seqlens", torch.tensor([0, 1], dtype=torch.int32), 9984, (1,))
+indices = memory.place("indices", torch.tensor([0], dtype=torch.int32), 11264, (1,))
+state = memory.room(
+    "state",
+    (1, 1, 2, 2),
+    torch.float32,
+    12544,
+    (
+        4,
+        4,
+        2,
+        1,
+    ),
+)
 state[0] = torch.full((1, 2, 2), 1.0, dtype=torch.float32)
 
 # What should come out: the recurrence in float64, a sequence at a time.
@@ -643,13 +703,35 @@ truth = truths(o, paths, 1, 64)
 
 # What the call leaves behind: where it lies, and with which rows of which truth it is compared.
 results = (
-    Result(name='o', truth='o', shape=(1, 1, 2), dtype='float32', lies='returned', at=(), rows=None, zero=(), held=1, sure=True),
-    Result(name='state', truth='state', shape=(1, 1, 2, 2), dtype='float32', lies='state', at=((0,),), rows=(0,), zero=(), held=1, sure=True),
+    Result(
+        name="o",
+        truth="o",
+        shape=(1, 1, 2),
+        dtype="float32",
+        lies="returned",
+        at=(),
+        rows=None,
+        zero=(),
+        held=1,
+        sure=True,
+    ),
+    Result(
+        name="state",
+        truth="state",
+        shape=(1, 1, 2, 2),
+        dtype="float32",
+        lies="state",
+        at=((0,),),
+        rows=(0,),
+        zero=(),
+        held=1,
+        sure=True,
+    ),
 )
 # What the roundings that the kernel may make do to each, root mean square; 10 times that passes.
 noise = {
-    'o': torch.tensor([[[5.041568359812053e-08, 5.905977369731579e-08]]], dtype=torch.float64),
-    'state': torch.full((1, 1, 2, 2), 5.960464477539063e-08, dtype=torch.float64),
+    "o": torch.tensor([[[5.041568359812053e-08, 5.905977369731579e-08]]], dtype=torch.float64),
+    "state": torch.full((1, 1, 2, 2), 5.960464477539063e-08, dtype=torch.float64),
 }
 
 
@@ -664,7 +746,7 @@ def call():
         b=b,
         initial_state_source=state,
         initial_state_indices=indices,
-        layout='vk',
+        layout="vk",
         scale=None,
         cu_seqlens=cu_seqlens,
         softplus_beta=1.0,
@@ -676,6 +758,6 @@ def call():
     )
 
 
-right = judge(memory, call, ('o',), results, truth, noise, (), twice=True)
+right = judge(memory, call, ("o",), results, truth, noise, (), twice=True)
 print("right" if right else "WRONG")
 sys.exit(0 if right else 1)

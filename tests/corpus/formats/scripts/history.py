@@ -25,12 +25,12 @@ untouched = runner.damage() is None  # whether the heap of this process is one t
 
 # What has to run before it, in this process.
 before = [
-    Call(subject=Case(op='gdn.decode', K=2, V=2)),
+    Call(subject=Case(op="gdn.decode", K=2, V=2)),
 ]
 for call in before:
     runner.run(call.subject, "eager", relation=call.relation)
 
-call = Call(subject=Case(op='gdn.decode', K=2, V=2))
+call = Call(subject=Case(op="gdn.decode", K=2, V=2))
 verdict = runner.run(call.subject, "eager", relation=call.relation)
 print(verdict.refused or verdict.failure or "right")
 if verdict.comparison is not None:

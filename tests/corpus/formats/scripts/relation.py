@@ -15,7 +15,7 @@ from diffgdn import lane, relations, targets
 from diffgdn.case import Case, Edit, Gates, Only, Pool, Values  # noqa: F401 (the case's repr may need each)
 
 lane.enter("interpret")
-case = Case(op='gdn.extend', lens=(3,), K=2, V=2)
+case = Case(op="gdn.extend", lens=(3,), K=2, V=2)
 verdict = relations.run(case, targets.get("eager"), "interpret", "split")
 print(verdict.refused or verdict.failure or "right")
 if verdict.comparison is not None:

@@ -20,7 +20,13 @@ from diffgdn.serving.play import play  # noqa: E402 (imports torch)
 
 # 0: arrive 0
 # 1: decode 0
-trace = Trace(family='gdn', steps=(Step(act='arrive', requests=(0,)), Step(act='decode', requests=(0,))), slots=2, law='uniform', seed=5)
+trace = Trace(
+    family="gdn",
+    steps=(Step(act="arrive", requests=(0,)), Step(act="decode", requests=(0,))),
+    slots=2,
+    law="uniform",
+    seed=5,
+)
 played = play(trace, targets.get("eager"), "interpret")
 print(played.refused or played.failure or "right")
 sys.exit(0 if played.failure is None else 1)

@@ -1,0 +1,249 @@
+"""One batch of cases of one operation: generated, run, told of, and shrunk where one fails in a new way."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis.strategies import SearchStrategy
+
+from diffgdn.campaign import tasks
+from diffgdn.campaign.events import CaseRun
+from diffgdn.cases.case import Case
+from diffgdn.cases.prelude import Call
+from diffgdn.findings import bucket
+from diffgdn.findings.corpus import COMPLETE, OUT_OF_TIME, Finding
+from diffgdn.runner.confirm import Confirmed
+from diffgdn.runner.ways import Familiar
+from diffgdn.search import hypothesis_search
+from diffgdn.verdict.failures import CheckFailure, Verdict
+
+FAMILIAR = 5  # examples of a batch that may have been run before: the simplest ones come first in each
+REMEMBERED = 5000
+
+
+class Passed:
+    """Verdicts on the latest cases that passed: every batch begins with the simplest cases again."""
+
+    def __init__(self) -> None:
+        self._verdicts: OrderedDict[tuple[str, str | None], Verdict] = OrderedDict()
+
+    def get(self, case: Case, relation: str | None) -> Verdict | None:
+        return self._verdicts.get((case.id, relation))
+
+    def add(self, verdict: Verdict, relation: str | None) -> None:
+        self._verdicts[verdict.case.id, relation] = verdict
+        if len(self._verdicts) > REMEMBERED:
+            self._verdicts.popitem(last=False)
+
+
+class Batch:
+    """A search that lets a known failure pass, so that exploration goes past it.
+
+    run: gives the verdict on a case, as `Runner.run`. confirm: asks a failing one again in a fresh process.
+    doubts: how often failures were met that may be those of a finding that takes other calls before it.
+    send: takes events and answers for the campaign. listen: gives what other workers have found since it was
+    last asked. finding: makes one of what was confirmed and the case it was first seen on. explain: gives a
+    failure in more words.
+    """
+
+    def __init__(
+        self,
+        task: tasks.Explore,
+        run: Callable[[Case, Familiar], Verdict],
+        send: Callable[[Any], None],
+        listen: Callable[[], set[tasks.Key]],
+        finding: Callable[[Confirmed, Case | None], Finding],
+        passed: Passed,
+        confirm: Callable[[Call, Verdict], Confirmed],
+        doubts: Counter[tasks.Key],
+        explain: Callable[[Case, CheckFailure], CheckFailure] = lambda case, failure: failure,
+    ) -> None:
+        self._task, self._run, self._send, self._listen = task, run, send, listen
+        self._finding, self._passed, self._explain = finding, passed, explain
+        self._confirm, self._doubts = confirm, doubts
+        self._known = set(task.known)
+        self._announced: dict[str, tuple[Finding, float]] = {}  # by kind of failure, with the time
+        self._finished: set[str] = set()  # kinds of failure
+        self._explored = 0
+        self._shrinking = task.again
+        self._kind: str | None = None  # of failure, that is being shrunk
+        self._failed: dict[str, Verdict] = {}  # by id of the case, while it is being shrunk
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End the search before its next case; what is being shrunk stays as small as it has become."""
+        self._stopped = True
+
+    def search(self, strategy: SearchStrategy[Case]) -> tasks.Done:
+        task = self._task
+        hypothesis_search.find(
+            strategy,
+            self._answer,
+            max_examples=task.cases + FAMILIAR,
+            seed=task.seed,
+            max_shrink_seconds=task.shrink_seconds,
+            deadline=math.inf if task.deadline is None else task.deadline,
+            clock=self._clock,
+            on_shrunk=self._shrunk,
+            by_field=task.menu is None,  # a case off the menu would have to be compiled for
+        )
+        return tasks.Done(cases=self._explored, findings=len(self._announced))
+
+    def _answer(self, case: Case) -> Verdict:
+        self._known |= self._listen()
+        before = self._passed.get(case, self._task.relation)
+        if before is not None:
+            return before
+        verdict = self._run(case, lambda fault: self._is_familiar(case, fault))
+        failure = verdict.failure
+        known = failure is not None and self._is_known(case, failure)
+        self._explored += not self._shrinking
+        self._send(case_run(verdict, "explore", self._shrinking, known, self._task.relation))
+        if failure is None:
+            self._passed.add(verdict, self._task.relation)
+        elif bucket.fault(failure.kind) == self._kind:
+            # Also into a known bucket: a bug that shows in many places ends in one of them, as one finding.
+            # Also one that takes other calls before it: what comes out of the shrink is asked again.
+            if verdict.confirmed:
+                self._failed[case.id] = verdict
+                return verdict
+        elif not known and bucket.fault(failure.kind) not in self._finished and self._is_to_be_asked(verdict):
+            sure = self._confirm(Call(case, self._task.relation), verdict)
+            if not sure.alone:
+                self._tell(sure)
+            elif not self._is_known(case, sure.failure):
+                kind = bucket.fault(sure.failure.kind)
+                self._announce(case, sure)
+                if self._task.shrink:
+                    self._shrinking = True
+                    if self._kind is None:
+                        self._kind, self._failed = kind, {case.id: sure.verdict}
+                    return sure.verdict
+        return dataclasses.replace(verdict, failure=None, comparison=None)
+
+    def _is_known(self, case: Case, failure: CheckFailure) -> bool:
+        return self._key(case, failure) in self._known
+
+    def _key(self, case: Case, failure: CheckFailure) -> tasks.Key:
+        """Of a failure that comes alone."""
+        seen = Verdict(case, "", "", failure)
+        return tasks.key(self._finding(Confirmed(Call(case, self._task.relation), seen), None))
+
+    def _is_to_be_asked(self, verdict: Verdict) -> bool:
+        """Whether to ask a failure again that no finding stands for. Where one of its kind takes other calls
+        before it, was seen once, or damages the heap for others, it will mostly be that: it is asked the
+        first time, the second, the fourth and so on, as each time takes a process.
+        """
+        assert verdict.failure is not None
+        told = bucket.fault(verdict.failure.kind) in self._announced
+        if told and (self._kind is not None or not self._task.shrink):
+            return False  # it is for a later round, or batch, to shrink that one
+        key = self._key(verdict.case, verdict.failure)
+        doubtful = {f"{key.fault}, {word}" for word in bucket.COMPANY}
+        damage = [one for one in self._known if one.region == bucket.HEAP and one.fault == key.fault]
+        if not damage and not any(one.fault in doubtful and one[:2] == key[:2] for one in self._known):
+            return True
+        self._doubts[key] += 1
+        return self._doubts[key].bit_count() == 1
+
+    def _tell(self, sure: Confirmed) -> None:
+        """Of what cannot be shrunk in this process: it takes others before it, or did not come again."""
+        finding = self._finding(sure, None)
+        if tasks.key(finding) not in self._known:
+            self._known.add(tasks.key(finding))
+            self._send(tasks.Failed(finding, shrinks=False, again=sure.reproduced))
+
+    def _is_familiar(self, case: Case, fault: CheckFailure) -> bool:
+        """Whether a fault needs no confirmation: here or elsewhere it has been confirmed on another case."""
+        if self._shrinking:
+            return False
+        mine = {tasks.key(finding) for finding, _ in self._announced.values()}
+        return self._key(case, fault) in self._known | mine
+
+    def _announce(self, case: Case, sure: Confirmed) -> None:
+        kind = bucket.fault(sure.failure.kind)
+        if kind not in self._announced:
+            finding = self._finding(self._explained(case, sure), None)
+            self._announced[kind] = finding, time.monotonic()
+            self._send(tasks.Failed(finding, self._task.shrink))
+
+    def _shrunk(self, found: hypothesis_search.Found) -> None:
+        kind = bucket.fault(found.failure.kind)
+        self._finished.add(kind)
+        self._shrinking, self._kind = self._task.again, None
+        first, since = self._announced[kind]
+        sure = self._smallest_alone(found)
+        smaller = self._finding(self._explained(sure.verdict.case, sure), found.unshrunk)
+        astray = sure.verdict.case != found.case
+        done = found.complete and not astray
+        smaller = dataclasses.replace(smaller, shrink=COMPLETE if done else OUT_OF_TIME)
+        self._send(tasks.Shrunk(first, smaller, time.monotonic() - since))
+
+    def _smallest_alone(self, found: hypothesis_search.Found) -> Confirmed:
+        """The smallest case of a shrink that fails alone. The first one does; where the last does not, it was
+        led astray by what other cases had left in the process, which is a failure of its own.
+        """
+        steps = list(self._failed.values())
+        first = Confirmed(Call(steps[0].case, self._task.relation), steps[0])
+        if found.case == steps[0].case:
+            return first
+        last = next((n for n, step in enumerate(steps) if step.case == found.case), len(steps) - 1)
+        sure = self._confirm(Call(found.case, self._task.relation), steps[last])
+        if sure.alone:
+            return sure
+        self._tell(sure)
+        least, best = 0, first
+        while last - least > 1:
+            middle = (least + last) // 2
+            sure = self._confirm(Call(steps[middle].case, self._task.relation), steps[middle])
+            if sure.alone:
+                least, best = middle, sure
+            else:
+                last = middle
+        return best
+
+    def _explained(self, case: Case, sure: Confirmed) -> Confirmed:
+        """With the failure in more words."""
+        failure = self._explain(case, sure.failure)
+        return dataclasses.replace(sure, verdict=dataclasses.replace(sure.verdict, failure=failure))
+
+    def _clock(self) -> float:
+        """Ends the search, by being late, when the cases are used up; a shrink, when all shrinks must end."""
+        if self._stopped:
+            return math.inf
+        now, until = time.monotonic(), self._task.shrink_until
+        if self._shrinking:
+            return math.inf if until is not None and now >= until else now
+        return math.inf if self._explored >= self._task.cases else now
+
+
+def case_run(
+    verdict: Verdict,
+    phase: str,
+    shrinking: bool = False,
+    repeated: bool = False,
+    relation: str | None = None,
+) -> CaseRun:
+    """The event that tells of a verdict."""
+    failure = verdict.failure
+    return CaseRun(
+        operation=verdict.case.op,
+        phase=phase,
+        seconds=sum(verdict.seconds.values()),
+        share=max(verdict.shares.values(), default=None),
+        exact=verdict.exact,
+        failure=None if failure is None else failure.kind,
+        refused=verdict.refused,
+        shrinking=shrinking,
+        repeated=repeated,
+        relation=relation,
+        parts=verdict.seconds,
+        case=verdict.case,
+        rejected=verdict.rejected,
+        errors=verdict.errors,
+    )

@@ -1,0 +1,179 @@
+"""What happens in a campaign, as small immutable values. Who listens, the campaign does not know.
+
+Events hold numbers, text and findings, never tensors, and travel between processes. In order: one
+CampaignStarted; for each phase a PhaseStarted, whatever happens in it, a PhaseEnded; one CampaignEnded, also
+after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from diffgdn.cases.case import Case
+from diffgdn.findings.corpus import Finding
+from diffgdn.verdict.failures import Errors
+
+# Phases in their order; a campaign leaves out those that have nothing to do.
+PHASES = {
+    "start": "workers start",
+    "replay": "findings of the corpus run again",
+    "compile": "kernel variants compile",
+    "geometries": "published model geometries run once each",
+    "explore": "cases are generated",
+}
+COUNTED = ("geometries", "explore")  # whose cases count: a replay or a compilation explores nothing
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a campaign."""
+
+
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class CampaignStarted(Event):
+    """max_time: seconds of exploration; max_cases: cases explored; None for no limit. relations: what
+    is asked instead of the oracle. purpose: one of isolate.PURPOSES.
+    """
+
+    target: str
+    operations: tuple[str, ...]
+    lane: str
+    seed: int
+    workers: int
+    max_time: float | None
+    max_cases: int | None
+    corpus: str
+    relations: tuple[str, ...] = ()
+    purpose: str = "verdict"
+
+
+@dataclass(frozen=True)
+class PhaseStarted(Event):
+    """steps: how many tasks the phase has, 0 where it ends by a limit."""
+
+    phase: str
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class PhaseEnded(Event):
+    phase: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class WorkerStarted(Event):
+    """A worker is ready for cases. device: what its kernels run on."""
+
+    worker: int
+    device: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WorkerDied(Event):
+    """A worker process ended, or was ended, though it should not have. case_id: what it was running."""
+
+    worker: int
+    reason: str
+    operation: str | None = None
+    case_id: str | None = None
+
+
+@dataclass(frozen=True)
+class CompileProgress(Event):
+    """One variant of a kernel was compiled, or found in Triton's cache, by running a case that needs it."""
+
+    operation: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CaseRun(Event):
+    """A case was run and checked.
+
+    seconds: inputs, kernel, oracle and checks together; parts: each of them. share: the worst error as a
+    share of its bound. exact: nothing to round, so the answer must match bit for bit. failure: the kind, if
+    it failed. shrinking: run to make a finding smaller, not to explore. repeated: it fails as a known finding
+    does. relation: the one asked; share is then of its worst disagreement, None where bits must agree.
+    rejected, errors: as in the verdict.
+    """
+
+    operation: str
+    phase: str
+    seconds: float
+    share: float | None = None
+    exact: bool = False
+    failure: str | None = None
+    refused: str | None = None
+    shrinking: bool = False
+    repeated: bool = False
+    relation: str | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    case: Case | None = None
+    rejected: Mapping[str, bool] = field(default_factory=dict)
+    errors: tuple[Errors, ...] = ()
+
+
+@dataclass(frozen=True)
+class FindingFound(Event):
+    """A check failed in a new way. The finding is saved, not yet shrunk; path: its file."""
+
+    finding: Finding
+    path: str
+
+
+@dataclass(frozen=True)
+class FindingShrunk(Event):
+    """A finding became smaller. The new file takes the place of the one named by `before`, an id."""
+
+    finding: Finding
+    path: str
+    before: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FindingReplayed(Event):
+    """A finding of the corpus was run again. status: FAILED, FIXED, or REFUSED with a reason."""
+
+    finding: Finding
+    path: str
+    status: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class OperationSkipped(Event):
+    """An operation takes no (further) part in the campaign."""
+
+    operation: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CaseAwaited(Event):
+    """The time is up, and a case is still running. seconds: so far; most: after which it counts as hung."""
+
+    operation: str
+    seconds: float
+    most: float
+
+
+@dataclass(frozen=True)
+class CampaignEnded(Event):
+    """seconds: all phases.
+
+    findings: as they stand in the corpus, shrunk where there was time. stopped: why it ended early, or did
+    not do what it was asked. unreached: operations that were not run as asked, with the reason for each.
+    """
+
+    seconds: float
+    findings: tuple[Finding, ...]
+    interrupted: bool = False
+    stopped: str | None = None
+    unreached: Mapping[str, str] = field(default_factory=dict)

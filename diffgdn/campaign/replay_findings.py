@@ -1,0 +1,172 @@
+"""Runs findings again, in worker processes as a campaign does: a crash ends one of them, or its child, no
+more.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffgdn.backend import selection as lanes
+from diffgdn.campaign import tasks
+from diffgdn.campaign.worker_pool import Died, Pool
+from diffgdn.findings.corpus import EXAMPLE, Finding
+from diffgdn.targets import trust
+
+POLL_SECONDS = 0.2
+MOST_FAILED_STARTS = 3
+
+
+@dataclass
+class Result:
+    """What became of a finding.
+
+    failures: what its runs said, None for one that passed. text: a picture, if asked for.
+    """
+
+    finding: Finding
+    lane: str
+    failures: list[dict[str, Any] | None] = field(default_factory=list)
+    error: str | None = None
+    text: str | None = None
+
+    @property
+    def status(self) -> str:
+        """FIXED (or PASSED, where it never failed), FAILED, FLAKY with how many runs failed, or ERROR. What
+        was seen once is not fixed because it does not come.
+        """
+        failed = sum(failure is not None for failure in self.failures)
+        if self.error is not None:
+            return "ERROR"
+        if failed == 0 and self.finding.reproduced:
+            return "PASSED" if self.finding.kind == EXAMPLE else "FIXED"
+        return "FAILED" if 0 < failed == len(self.failures) else f"FLAKY {failed}/{len(self.failures)}"
+
+    @property
+    def detail(self) -> str | None:
+        """Why, in one line."""
+        if self.error is not None:
+            return self.error
+        for failure in self.failures:
+            if failure is not None:
+                same = failure["kind"] == self.finding.kind
+                place = " ".join(filter(None, (failure.get("tensor"), failure.get("place"))))
+                line = f"{failure['kind']} {place}".strip() + f": {failure['message'].splitlines()[0]}"
+                return line if same else f"{line} (it was {self.finding.kind})"
+        return None if self.finding.reproduced else "it was seen once, and does not come now either"
+
+
+def run(
+    found: list[Finding],
+    lane: str | None = None,
+    repeat: int = 1,
+    workers: int = 1,
+    picture: bool = False,
+    done: Callable[[Result], None] = lambda result: None,
+    isolation: str | None = None,
+    trusted: bool = False,
+    hang_seconds: float | None = None,
+) -> list[Result]:
+    """Run each finding `repeat` times, on the lane it was found on unless another is given.
+
+    done: called as each is settled. isolation: one of isolate.WAYS; None for what suits the target, and a
+    child for what has crashed or hung. trusted: the user vouches for the targets that the findings name;
+    else code from elsewhere is not loaded, see `trust`. hang_seconds: after which a run counts as hung; None
+    for what suits the lane.
+    """
+    results = [Result(finding, lane or finding.lane) for finding in found]
+    for result in results if not trusted else ():
+        result.error = trust.refusal(result.finding.target)
+        if result.error is not None:
+            done(result)
+    for name in lanes.LANES:
+        group = [result for result in results if result.lane == name and result.error is None]
+        missing = lanes.gpu_missing() if name == "gpu" and group else None
+        if missing is not None:
+            for result in group:
+                result.error = f"it was found on lane gpu, and {missing}; --lane interpret runs it on the CPU"
+                done(result)
+        elif group:
+            one = _Replay(group, name, repeat, picture, done, isolation, hang_seconds)
+            one.run(min(workers, len(group) * repeat))
+    return results
+
+
+class _Replay:
+    def __init__(
+        self,
+        group: list[Result],
+        lane: str,
+        repeat: int,
+        picture: bool,
+        done: Callable[[Result], None],
+        isolation: str | None,
+        hang_seconds: float | None,
+    ) -> None:
+        self.isolation, self.hang_seconds = isolation, hang_seconds
+        self.lane, self.repeat, self.picture, self.done = lane, repeat, picture, done
+        self.queue = [(result, n == 0) for result in group for n in range(repeat)]  # and whether the first
+        self.running: dict[int, Result] = {}
+        self.failed_starts = 0
+
+    def run(self, workers: int) -> None:
+        with (
+            tempfile.TemporaryDirectory(prefix="diffgdn-") as folder,
+            Pool(
+                workers, self.lane, Path(folder), None, None, self.hang_seconds, self.isolation
+            ) as self.pool,
+        ):
+            while self.queue or self.running:
+                for index in self.pool.idle():
+                    if self.queue:
+                        self._give(index, *self.queue.pop(0))
+                for index, message in self.pool.receive(POLL_SECONDS):
+                    self._handle(index, message)
+
+    def _give(self, index: int, result: Result, first: bool) -> None:
+        """The first run of a finding has a process of its own: what passes there is fixed, what fails there
+        fails by itself."""
+        finding = result.finding
+        fresh = first and finding.kind != EXAMPLE
+        self.running[index] = result
+        picture = self.picture and result.text is None
+        self.pool.give(index, tasks.RunCase(finding.case, finding.target, "replay", finding, picture, fresh))
+
+    def _handle(self, index: int, message: Any) -> None:
+        if isinstance(message, tasks.Done):
+            self.pool.finished(index)
+            result = self.running.pop(index)
+            result.error = result.error or message.error or message.refused
+            result.text = result.text or message.text
+            self._settle(result, None if message.failure is None else dict(message.failure))
+        elif isinstance(message, Died):
+            self._died(index, message)
+        elif isinstance(message, tasks.SetupFailed):
+            self._abandon(message.message)
+
+    def _died(self, index: int, died: Died) -> None:
+        result = self.running.pop(index, None)
+        if result is not None:
+            self._settle(result, {"kind": "hung" if died.hung else "crashed", "message": died.reason})
+        else:
+            self.failed_starts += 1
+            if self.failed_starts >= MOST_FAILED_STARTS:
+                self._abandon(f"workers end before their first case: {died.reason}")
+        if self.queue:
+            self.pool.start(index)
+
+    def _settle(self, result: Result, failure: dict[str, Any] | None) -> None:
+        result.failures.append(failure)
+        if len(result.failures) == self.repeat:
+            self.done(result)
+
+    def _abandon(self, reason: str) -> None:
+        """No worker can work: everything left is an error."""
+        left = {result.finding.id: result for result, _ in self.queue}
+        self.queue.clear()
+        for result in left.values():
+            result.error = reason
+            self.done(result)

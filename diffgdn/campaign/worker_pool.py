@@ -1,0 +1,240 @@
+"""Worker processes: started, fed one task each, watched, replaced when they die.
+
+Each worker has a pipe of its own: a process that dies while it writes to a shared queue would leave the queue
+locked for all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from diffgdn.backend import selection as lanes
+from diffgdn.campaign import tasks, worker
+from diffgdn.cases.case import Case
+from diffgdn.cases.prelude import Call
+from diffgdn.runner.child_process import START_SECONDS, ending, parent_to_end_with
+
+GPU_WORKERS = (
+    16  # per GPU: what a fuzz loop needs of the GPU is small, each context holds about half a gigabyte of it
+)
+
+MOST_RUNS = 3  # of a case that may hang: the first, and those that confirm it
+
+
+def automatic_workers(lane: str) -> int:
+    """As many workers as CPU cores this process may use; on a GPU at most 16 for each GPU."""
+    cores = len(os.sched_getaffinity(0))
+    return cores if lane == "interpret" else min(cores, GPU_WORKERS * max(1, len(lanes.visible_gpus())))
+
+
+@dataclass(frozen=True)
+class Died:
+    """A worker is gone.
+
+    task: the one it was given; case: the one it was running itself. hung: it took too long over that case.
+    calls: on the target of the pool that it had run itself, that case the last.
+    """
+
+    reason: str
+    task: tasks.Task | None
+    case: Case | None
+    hung: bool = False
+    calls: tuple[Call, ...] = ()
+
+
+@dataclass
+class _Worker:
+    process: multiprocessing.process.BaseProcess
+    pipe: Connection
+    task: tasks.Task | None = None
+    ready: bool = False
+
+
+class Pool:
+    """Workers 0 to count - 1 on one lane. A context manager: leaving it ends all of them."""
+
+    def __init__(
+        self,
+        count: int,
+        lane: str,
+        folder: Path,
+        target: str | None,
+        seed: int | None = None,
+        hang_seconds: float | None = None,
+        isolation: str | None = None,
+        memory_bytes: int | None = None,
+        purpose: str = "verdict",
+    ) -> None:
+        self._setup = worker.Setup(
+            lane, target, seed, str(folder), isolation, hang_seconds, memory_bytes, purpose
+        )
+        self.hang_seconds = lanes.HANG_SECONDS[lane] if hang_seconds is None else hang_seconds
+        self._folder = folder
+        self._count = count
+        self._workers: dict[int, _Worker] = {}
+
+    def __enter__(self) -> Pool:
+        for index in range(self._count):
+            self.start(index)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, index: int) -> None:
+        """Start a worker, or one in the place of a dead one."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=worker.main,
+            args=(index, self._setup, theirs, parent_to_end_with()),
+            name=f"worker {index}",
+            daemon=True,
+        )
+        with undisturbed():
+            process.start()
+        theirs.close()
+        self._workers[index] = _Worker(process, ours)
+
+    def give(self, index: int, task: tasks.Task) -> None:
+        self._workers[index].task = task
+        self.tell(index, task)
+
+    def tell(self, index: int, message: Any) -> None:
+        """Send something; to a worker that has just died, nothing: `receive` will report its death."""
+        with contextlib.suppress(OSError):
+            self._workers[index].pipe.send(message)
+
+    def finished(self, index: int) -> tasks.Task | None:
+        """The task that a worker has answered with Done; from now on it is idle."""
+        task, self._workers[index].task = self._workers[index].task, None
+        return task
+
+    def task(self, index: int) -> tasks.Task | None:
+        """What a worker is doing."""
+        return self._workers[index].task
+
+    def idle(self) -> list[int]:
+        return [index for index, entry in self._workers.items() if entry.ready and entry.task is None]
+
+    def busy(self) -> list[int]:
+        return [index for index, entry in self._workers.items() if entry.task is not None]
+
+    def alive(self) -> list[int]:
+        return list(self._workers)
+
+    def wait(self, timeout: float) -> None:
+        """Wait until a worker has sent something, or has died."""
+        wait(list(self._connections()), timeout)
+
+    def receive(self, timeout: float = 0.0) -> Iterator[tuple[int, Any]]:
+        """What workers sent, waiting for the first to send: messages and, the last of a worker, `Died`."""
+        waiting = self._connections()
+        for index in sorted({waiting[one] for one in wait(list(waiting), timeout)}):
+            yield from self._drain(index)
+        yield from self._hung()
+
+    def _connections(self) -> dict[Any, int]:
+        """What tells of a worker, with its number."""
+        waiting: dict[Any, int] = {}
+        for index, entry in self._workers.items():
+            waiting[entry.pipe] = waiting[entry.process.sentinel] = index
+        return waiting
+
+    def running(self, index: int) -> float | None:
+        """For how many seconds a worker's case has been running; None between cases, and where it is past all
+        that a worker needs to find out that it hangs.
+        """
+        since = worker.running_since(self._folder, index)
+        seconds = 0.0 if since is None else max(0.0, time.time() - since)
+        return None if since is None or seconds > MOST_RUNS * self.hang_seconds + START_SECONDS else seconds
+
+    def replace(self, index: int) -> None:
+        """End a worker, whatever it is doing, and start one in its place."""
+        entry = self._workers.pop(index)
+        entry.pipe.close()
+        entry.process.kill()
+        entry.process.join()
+        self.start(index)
+
+    def _drain(self, index: int) -> Iterator[tuple[int, Any]]:
+        entry = self._workers[index]
+        dead = (
+            not entry.process.is_alive()
+        )  # asked first: what it sent before it died is then all in the pipe
+        try:
+            while entry.pipe.poll():
+                message = entry.pipe.recv()
+                entry.ready |= isinstance(message, tasks.Ready)
+                yield index, message
+        except (EOFError, OSError):
+            dead = True
+        if dead:
+            entry.process.join()
+            yield index, self._bury(index, self._reason(index, entry.process.exitcode))
+
+    def _hung(self) -> Iterator[tuple[int, Any]]:
+        for index in self.busy():
+            since = worker.running_since(self._folder, index)
+            late = since is not None and time.time() - since > self.hang_seconds
+            if late and not worker.in_child(self._folder, index):  # which the worker itself watches
+                self._workers[index].process.kill()
+                self._workers[index].process.join()
+                reason = f"no answer within {self.hang_seconds:g} s"
+                yield index, self._bury(index, reason, hung=True)
+
+    def _bury(self, index: int, reason: str, hung: bool = False) -> Died:
+        entry = self._workers.pop(index)
+        entry.pipe.close()
+        # A kernel in a child cannot have ended the worker.
+        running = entry.task is not None and not worker.in_child(self._folder, index)
+        case = worker.current_case(self._folder, index) if running else None
+        target = self._setup.target
+        calls = () if case is None or target is None else worker.calls(self._folder, index, target)
+        return Died(reason, entry.task, case, hung, calls)
+
+    def _reason(self, index: int, status: int | None) -> str:
+        """How a process ended, and the last line it printed."""
+        line = worker.last_words(self._folder, index)
+        if status == tasks.POISONED:
+            return f"the kernel broke its GPU context: {line}"
+        return ending(0 if status is None else status, line)
+
+    def stop(self) -> None:
+        """End all workers; those in the middle of a task have no time to finish it."""
+        for entry in self._workers.values():
+            entry.pipe.close()
+            entry.process.kill()
+        for entry in self._workers.values():
+            entry.process.join()
+        self._workers.clear()
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let signals to this process wait. One that is started meanwhile is born deaf to Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    late: list[int] = []
+    waiting = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: late.append(number)) for number in waiting]
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a mask is inherited, a handler is not
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        for number, handler in zip(waiting, before, strict=True):
+            signal.signal(number, handler)
+    for arrived in late:
+        os.kill(os.getpid(), arrived)

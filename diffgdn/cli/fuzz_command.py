@@ -1,0 +1,181 @@
+"""`diffgdn fuzz`: a campaign, watched. `diffgdn calibrate` is one too."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from diffgdn.campaign.events import Event, Listener
+from diffgdn.cases import operations
+from diffgdn.cli.options import (
+    CONTEXT,
+    Duration,
+    Problem,
+    Workers,
+    chosen_lane,
+    hang_option,
+    isolation_option,
+    lane_option,
+    unreached_option,
+    writable_file,
+    writable_folder,
+)
+from diffgdn.findings.corpus import CorpusError
+from diffgdn.report.finding_lines import DEFAULT_CORPUS
+
+DEFAULT_SECONDS = 60.0
+MOST_SEED = 2**64 - 1
+
+
+CAMPAIGN_OPTIONS = (
+    click.option(
+        "--target", default="vk", show_default=True, help="vk, kv, eager, fla, or your own: module:name."
+    ),
+    click.option(
+        "--op", "pattern", default="*", show_default=True, help="Operations, as a shell pattern: 'gdn.*'."
+    ),
+    click.option(
+        "--max-time",
+        type=Duration(),
+        help="How long to explore: 30s, 10m, 8h.  [default: 60s, or no limit with --max-cases]",
+    ),
+    click.option("--max-cases", type=click.IntRange(min=1), help="How many cases to explore."),
+    click.option(
+        "--workers",
+        type=Workers(),
+        default="auto",
+        show_default=True,
+        help="Processes; auto: one a core, at most 16 a GPU.",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, MOST_SEED),
+        help="Explore the same cases as the campaign with this seed.",
+    ),
+    click.option(
+        "--corpus",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_CORPUS,
+        show_default=True,
+        help="Folder of findings: replayed first, added to.",
+    ),
+    click.option(
+        "--json",
+        "json_file",
+        type=click.Path(path_type=Path),
+        help="Write the result of the campaign to this file.",
+    ),
+    hang_option,
+    unreached_option,
+    isolation_option,
+    lane_option,
+)
+Command = TypeVar("Command", bound=Callable[..., int])
+
+
+def campaign_options(command: Command) -> Command:
+    """Adds the options that every campaign has, which `explore` takes."""
+    for option in reversed(CAMPAIGN_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command(context_settings=CONTEXT)
+@campaign_options
+@click.option(
+    "--relations",
+    is_flag=True,
+    help="Ask what must hold between calls (split, permuted, ...) instead of the oracle.",
+)
+@click.option(
+    "--vacuity",
+    is_flag=True,
+    help="Run no kernel: ask which wrong results the checks would let pass on each case.",
+)
+def fuzz(relations: bool, vacuity: bool, **asked: Any) -> int:
+    """Generate cases, run them on a target, check them against the oracle, shrink and save what fails.
+
+    Start-up, replay and compilation do not count toward the limits. Ctrl-C ends early and keeps what was
+    found. A case that runs when the time is up is waited for, until it answers or counts as hung.
+
+    Exit status: 0 all that was asked for was run and nothing found, 1 findings, 2 usage or set-up problem, or
+    operations of the target that were asked for and not reached, 130 interrupted with nothing found.
+    """
+    if relations and vacuity:
+        raise Problem("--vacuity: it asks no relation; leave out --relations")
+    return explore(**asked, relations=relations, purpose="vacuity" if vacuity else "verdict")
+
+
+def explore(
+    target: str,
+    pattern: str,
+    max_time: float | None,
+    max_cases: int | None,
+    workers: int,
+    seed: int | None,
+    corpus: Path,
+    json_file: Path | None,
+    hang_seconds: float | None,
+    allow_unreached: bool,
+    isolation: str | None,
+    lane: str | None,
+    relations: bool = False,
+    purpose: str = "verdict",
+    also: tuple[Listener, ...] = (),
+) -> int:
+    """Run a campaign with these options; its exit status. purpose: one of isolate.PURPOSES. also: who else
+    listens. Raises Problem."""
+    try:
+        selected = operations.matching(pattern)
+    except ValueError as error:
+        raise Problem(f"--op: {error}") from None
+    lane = chosen_lane(lane)
+    writable_folder(corpus, "--corpus")
+    if json_file is not None:
+        writable_file(json_file, "--json")
+
+    from rich.console import Console
+
+    from diffgdn import campaign
+    from diffgdn.report.console import ConsoleReport
+    from diffgdn.report.jsonfile import JsonFile
+
+    if max_time is None and max_cases is None:
+        max_time = DEFAULT_SECONDS
+    config = campaign.Config(
+        target=target,
+        operations=selected,
+        lane=lane,
+        seed=secrets.randbelow(2**32) if seed is None else seed,
+        workers=workers or campaign.automatic_workers(lane),
+        corpus=corpus,
+        max_time=max_time,
+        max_cases=max_cases,
+        hang_seconds=hang_seconds,
+        allow_unreached=allow_unreached,
+        isolation=isolation,
+        relations=relations,
+        purpose=purpose,
+    )
+    with ConsoleReport(Console(highlight=False)) as console:
+        listeners: list[Listener] = [console, *also]
+        report = None if json_file is None else JsonFile(json_file)
+        if report is not None:
+            listeners.append(report)
+
+        def listen(event: Event) -> None:
+            for listener in listeners:
+                listener(event)
+
+        try:
+            outcome = campaign.run(config, listen)
+        except CorpusError as error:
+            raise Problem(f"--corpus: {error}") from None
+    problems = [problem for problem in (outcome.problem, report and report.problem) if problem]
+    for problem in problems:
+        click.echo(f"diffgdn: {problem}", err=True)
+    return outcome.exit_code or (2 if problems else 0)

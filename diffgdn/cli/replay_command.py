@@ -1,0 +1,197 @@
+"""`diffgdn replay` and `diffgdn show`: findings, seen again."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from diffgdn.backend import selection as lanes
+from diffgdn.cli.options import (
+    CONTEXT,
+    Problem,
+    chosen_lane,
+    hang_option,
+    isolation_option,
+    lane_option,
+    trust_option,
+)
+from diffgdn.findings.corpus import Corpus, CorpusError, Finding, read
+from diffgdn.report import finding_lines as findings
+from diffgdn.runner import sanitize
+
+if TYPE_CHECKING:
+    from diffgdn.campaign.replay_findings import Result
+
+DEFAULT_REPEAT = 3
+MOST_WORKERS = 8  # each takes seconds to start, a finding rarely takes one to run
+
+corpus_option = click.option(
+    "--corpus",
+    type=click.Path(path_type=Path),
+    default=findings.DEFAULT_CORPUS,
+    show_default=True,
+    help="The folder that IDs belong to.",
+)
+
+
+def located(name: str, corpus: Path) -> list[tuple[Finding, Path]]:
+    """The findings that an argument names: an id, a file, or a folder of findings. Raises Problem."""
+    path = Path(name)
+    try:
+        if path.is_dir():
+            folder = Corpus(path)
+            return [(folder.read(file), file) for file in folder.files()]
+        if path.suffix in (".json", ".py") and path.exists():
+            path = path.with_suffix(".json")
+            return [(read(path), path)]
+        folder = Corpus(corpus)
+        path = folder.locate(name)
+        return [(folder.read(path), path)]
+    except CorpusError as error:
+        raise Problem(str(error)) from None
+
+
+def asked_lane(lane: str | None) -> str | None:
+    """The lane of the command line or of the environment; None for the one of each finding."""
+    return chosen_lane(lane) if lane or os.environ.get(lanes.ENVIRONMENT) else None
+
+
+@click.command(context_settings=CONTEXT)
+@click.argument("names", nargs=-1, metavar="[PATH or ID]...")
+@corpus_option
+@click.option(
+    "--repeat",
+    type=click.IntRange(1, 1000),
+    default=DEFAULT_REPEAT,
+    show_default=True,
+    help="Runs of each finding.",
+)
+@click.option(
+    "--sanitizer",
+    type=click.Choice(sanitize.TOOLS),
+    help="Run each finding once on a GPU under this tool of compute-sanitizer, and tell what it says.",
+)
+@trust_option
+@hang_option
+@isolation_option
+@lane_option
+def replay(
+    names: tuple[str, ...],
+    corpus: Path,
+    repeat: int,
+    sanitizer: str | None,
+    trusted: bool,
+    hang_seconds: float | None,
+    isolation: str | None,
+    lane: str | None,
+) -> int:
+    """Run findings again: FIXED, FAILED, FLAKY n/m or ERROR for each.
+
+    PATH is a finding's file or a folder of findings; without arguments the whole corpus is replayed, each
+    finding on the lane it was found on. A target that is not built in is run if its code lies in this folder.
+
+    Exit status: 0 none fails any more, 1 at least one does, 2 one could not be run.
+    """
+    from diffgdn.campaign import automatic_workers
+    from diffgdn.campaign import replay_findings as replays
+
+    lane = asked_lane(lane)
+    given = names or (str(corpus),)
+    if not names and not corpus.is_dir():
+        raise Problem(f"--corpus {corpus}: no such folder")
+    entries = {finding.id: finding for name in given for finding, _ in located(name, corpus)}
+    if not entries:
+        click.echo("no findings to replay")
+        return 0
+    found = list(entries.values())
+    if sanitizer is not None:
+        return _watched(found, sanitizer, trusted, lane)
+    workers = min(MOST_WORKERS, automatic_workers("interpret"))
+    results = replays.run(
+        found,
+        lane,
+        repeat,
+        workers,
+        done=_say,
+        isolation=isolation,
+        trusted=trusted,
+        hang_seconds=hang_seconds,
+    )
+    return _counted(result.status for result in results)
+
+
+def _counted(statuses: Iterable[str]) -> int:
+    """Say how many there are of each; the exit status."""
+    counts = Counter(status.split()[0] for status in statuses)
+    click.echo(", ".join(f"{number} {status}" for status, number in counts.items()))
+    if counts["FAILED"] or counts["FLAKY"]:
+        return 1
+    return 2 if counts["ERROR"] else 0
+
+
+def _watched(found: list[Finding], tool: str, trusted: bool, lane: str | None) -> int:
+    """Each finding under a tool of compute-sanitizer. Raises Problem where there is no GPU or no tool."""
+    if lane == "interpret":
+        raise Problem(f"--sanitizer {tool}: it watches kernels on a GPU, and the lane is interpret")
+    missing = lanes.gpu_missing()
+    if missing is not None:
+        raise Problem(f"--sanitizer {tool}: {missing}")
+    if sanitize.executable() is None:
+        raise Problem(
+            f"--sanitizer {tool}: {sanitize.COMMAND} is not installed; it comes with the CUDA toolkit"
+        )
+    told = []
+    for finding in found:
+        watched = sanitize.watch(finding, tool, trusted)
+        _tell(
+            watched.status,
+            finding,
+            *watched.lines,
+            *([f"checks: {watched.verdict}"] if watched.verdict else ()),
+        )
+        told.append(watched.status)
+    return _counted(told)
+
+
+def _say(result: Result) -> None:
+    _tell(result.status, result.finding, *([] if result.detail is None else [result.detail]))
+
+
+def _tell(status: str, finding: Finding, *details: str) -> None:
+    color = {"FIXED": "green", "PASSED": "green", "ERROR": "yellow"}.get(status, "red")
+    click.echo(f"{click.style(status, fg=color)}  {finding.id}")
+    for detail in details:
+        click.echo(f"    {detail}")
+
+
+@click.command(context_settings=CONTEXT)
+@click.argument("name", metavar="PATH or ID")
+@corpus_option
+@trust_option
+@isolation_option
+@lane_option
+def show(name: str, corpus: Path, trusted: bool, isolation: str | None, lane: str | None) -> int:
+    """Show a finding: the case, what was wrong, and, after running it once more, where."""
+    from diffgdn.campaign import replay_findings as replays
+
+    lane = asked_lane(lane)
+    entries = located(name, corpus)
+    if len(entries) != 1:
+        raise Problem(f"{name}: expected one finding, this names {len(entries)}")
+    finding, path = entries[0]
+    for line in findings.lines(finding, path):
+        click.echo(line)
+    click.echo(f"  {findings.origin(finding)}")
+    (result,) = replays.run([finding], lane, picture=True, isolation=isolation, trusted=trusted)
+    click.echo(f"\nRun again: {result.status}")
+    if result.detail is not None:
+        click.echo(f"  {result.detail}")
+    if result.text is not None:
+        click.echo()
+        click.echo(result.text)
+    return 2 if result.error is not None else 0

@@ -1,0 +1,100 @@
+"""One bug, one finding: what two failures must share to count as the same.
+
+A bucket is the target, the operation, the kind of failure and the region: which tensor, and roughly where in
+it. It is coarse on purpose. A bug that sits everywhere fails here in one case and there in the next;
+shrinking leads all of them to the same simplest case, and with it to the same bucket.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from diffgdn.cases.case import Case
+
+if TYPE_CHECKING:
+    from diffgdn.findings.corpus import Finding
+
+# A wrong number is one failure: whether it is held to a bound or to the last bit is for the case to say.
+FAULTS = {"beyond_bound": "wrong", "not_exact": "wrong"}
+COMPANY = AFTER, ONCE = "after other calls", "seen once"
+HEAP = "damages the heap"  # the region of a crash that comes later, in whatever runs then
+STATES = ("state", "final")  # the same state, in the pool and as it is returned
+PLACE = re.compile(r"(sequence|token|chunk|head|V|K) (\d+)")
+
+
+class Bucket(NamedTuple):
+    """What a finding is about, in words."""
+
+    target: str
+    operation: str
+    fault: str
+    region: str
+
+    def __str__(self) -> str:
+        return " / ".join(part for part in self if part)
+
+
+def fault(kind: str) -> str:
+    """The kind of failure that kinds of checks stand for."""
+    return FAULTS.get(kind, kind)
+
+
+def of(finding: Finding) -> Bucket:
+    """The bucket of a finding, also of one from a file: it goes by what every format version holds, and by
+    whether it takes other calls before it, or was seen once. What other calls leave shows here and there.
+    """
+    if finding.prelude or not finding.reproduced:
+        word = AFTER if finding.reproduced else ONCE
+        return Bucket(finding.target, finding.operation, f"{fault(finding.kind)}, {word}", "")
+    where = region(finding.case, finding.kind, finding.tensor, finding.place, finding.message)
+    return Bucket(finding.target, finding.operation, fault(finding.kind), where)
+
+
+def numbers(place: str | None) -> dict[str, int]:
+    """The numbers in the words of a place: {"sequence": 0, "token": 3, "head": 1, "V": 7}."""
+    return {axis: int(number) for axis, number in PLACE.findall(place or "")}
+
+
+def region(case: Case, kind: str, tensor: str | None, place: str | None, message: str) -> str:
+    """Which tensor, and roughly where in it; for a process that ended and an exception, by what."""
+    if kind == "raised":
+        return tensor or _first_word(message)
+    if kind == "crashed":
+        return _end(message)
+    if kind in ("hung", "not_repeatable"):
+        return ""
+    if kind == "guard_written":
+        return f"{tensor}, {'before its start' if 'element -' in (place or '') else 'past its rows'}"
+    if kind == "slot_changed":
+        slot = re.fullmatch(r"slot (\d+)", place or "")
+        read = slot is not None and int(slot.group(1)) in case.pool.indices
+        return f"{tensor}, {'a slot that is only read' if read else 'a slot or step of nobody'}"
+    if kind == "input_changed" or tensor is None:
+        return tensor or ""
+    return _within(case, tensor, numbers(place))
+
+
+def _within(case: Case, tensor: str, at: dict[str, int]) -> str:
+    """The region of an element of a result."""
+    name, n = ("state" if tensor in STATES else tensor), at.get("sequence", 0)
+    if n < len(case.pool.indices) and case.pool.indices[n] < 0 and case.values.state != "none":
+        return f"{name} of padding"
+    if tensor in STATES:
+        return f"{name} of an empty sequence" if n < len(case.lens) and case.lens[n] == 0 else name
+    size = case.chunk_size if case.operation.is_chunked and tensor != "boundary" else 1
+    first = at.get("token", at.get("chunk", 0)) < size
+    word = "chunk" if case.operation.is_chunked else "token"
+    return f"{name}, {'first' if first else 'later'} {word}"
+
+
+def _first_word(message: str) -> str:
+    """The class of an exception, from its message."""
+    found = re.match(r"[A-Za-z_][\w.]*(?=:|$)", message)
+    return found.group() if found else ""
+
+
+def _end(message: str) -> str:
+    """How a process ended."""
+    found = re.search(rf"{HEAP}|SIG[A-Z]+|exit status -?\d+|GPU context", message)
+    return found.group() if found else ""

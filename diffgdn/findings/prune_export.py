@@ -1,0 +1,101 @@
+"""Looking after a corpus: findings by bucket, which of them may go, and copies to hand on."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from diffgdn.cases.size_limits import elements
+from diffgdn.findings import bucket, corpus
+from diffgdn.findings.bucket import Bucket
+from diffgdn.findings.corpus import EXAMPLE, Finding
+
+ARCHIVE = ".zip"
+NO_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP file holds: the same content, the same bits
+
+
+class Entry(NamedTuple):
+    """A finding and its file."""
+
+    finding: Finding
+    path: Path
+
+
+class Replayed(NamedTuple):
+    """An entry and what a replay made of it. status: as `campaign.replay` says it; kind: of the failure."""
+
+    entry: Entry
+    status: str
+    kind: str | None = None
+
+
+def grouped(entries: Iterable[Entry]) -> dict[Bucket, list[Entry]]:
+    """Entries by bucket, both in order, the smallest of each bucket first."""
+    groups: dict[Bucket, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(bucket.of(entry.finding), []).append(entry)
+    return {about: sorted(groups[about], key=_size) for about in sorted(groups)}
+
+
+def _size(entry: Entry) -> tuple[int, int, int, str]:
+    """A trace by its steps, then what the call asks for, then how long it is to read."""
+    finding = entry.finding
+    subject = finding.trace or finding.case
+    steps = 0 if finding.trace is None else len(finding.trace.steps)
+    return steps, elements(finding.case), len(repr(subject)), entry.path.name
+
+
+def dispensable(replayed: Sequence[Replayed]) -> list[tuple[Entry, str]]:
+    """What may go, and why: findings that are fixed, and larger ones of a bug that a smaller one still shows.
+
+    Examples stay, and so does what is flaky, could not be run, or fails in another way than it did.
+    """
+    found = [one for one in replayed if one.entry.finding.kind != EXAMPLE]
+    gone = [(one.entry, "FIXED") for one in found if one.status == "FIXED"]
+    still = [one.entry for one in found if one.status == "FAILED" and _as_it_did(one)]
+    for smallest, *larger in grouped(still).values():
+        gone += [(entry, f"the same bug as {smallest.path.stem}, which is smaller") for entry in larger]
+    return gone
+
+
+def _as_it_did(one: Replayed) -> bool:
+    return one.kind is not None and bucket.fault(one.kind) == bucket.fault(one.entry.finding.kind)
+
+
+def export(entries: Iterable[Entry], to: Path) -> list[str]:
+    """Copy findings, with the script and the picture beside each, into a folder or a new ZIP file.
+
+    The same findings give the same bits. Returns the names of the files, sorted. Raises OSError, also where
+    the ZIP file, or in the folder a file of other content, is there already.
+    """
+    files: dict[str, bytes] = {}
+    for finding, path in entries:
+        files[f"{finding.id}.json"] = corpus.content(finding)
+        files |= {f"{finding.id}{made.suffix}": made.read_bytes() for made in corpus.beside(path)}
+    if to.suffix == ARCHIVE:
+        _require_new(to)
+        corpus.write(to, _archive(files))
+    else:
+        for name, content in files.items():
+            _require_new(to / name, content)
+        for name, content in files.items():
+            corpus.write(to / name, content)
+    return sorted(files)
+
+
+def _require_new(path: Path, content: bytes | None = None) -> None:
+    if path.exists() and (content is None or path.read_bytes() != content):
+        raise FileExistsError(17, "it is there already", str(path))
+
+
+def _archive(files: dict[str, bytes]) -> bytes:
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as archive:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(name, NO_DATE)
+            entry.create_system, entry.external_attr = 3, 0o644 << 16  # as Unix writes it, on any system
+            archive.writestr(entry, files[name])
+    return memory.getvalue()

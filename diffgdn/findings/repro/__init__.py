@@ -1,0 +1,266 @@
+"""A finding as a script that stands alone: torch, and the kernel under test.
+
+The script holds the tensors of the call as they lie in memory, the keyword arguments, what the call leaves
+behind and its noise as data, and a copy of `standalone`, which has the recurrence in a few lines of float64
+and asks what `execute` asks; it prints expected and got, and exits 1 while the kernel fails. The bound is
+made in the script: it goes by the dtype that a result comes in, which is known only then.
+
+A target that is not made of plain functions (see `targets.FunctionTarget`) has no such call; its script runs
+the case through diffgdn, as does that of a broken relation, which is about several calls."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffgdn import targets
+from diffgdn.cases import size_limits
+from diffgdn.cases.case import Case
+from diffgdn.findings import corpus
+from diffgdn.findings.corpus import Finding
+from diffgdn.findings.repro import history_script, inline, literals, standalone, texts
+from diffgdn.reference import noise, oracle
+from diffgdn.reference.results import results_of, returned_names
+from diffgdn.targets import FunctionTarget, calls
+from diffgdn.tensors import arena, inputs, poison
+from diffgdn.tensors.arena import Arguments
+from diffgdn.tensors.inputs import Data
+from diffgdn.verdict import execute
+from diffgdn.verdict.failures import relation_of
+
+__all__ = ["script", "write"]
+
+# What a script uses of `standalone`; the rest comes along.
+SHARED = ("Memory", "unpack", "per_token", "l2norm", "log_decay", "recurrence", "truths", "Result", "judge")
+LARGEST = 1 << 20  # elements, some 4 MB of source; shrunk cases have a few hundred
+
+
+def write(finding: Finding, folder: Path) -> Path:
+    """Write a finding's script beside its JSON file. The path written."""
+    path = folder / f"{finding.id}.py"
+    corpus.write(path, script(finding).encode())
+    return path
+
+
+def script(finding: Finding) -> str:
+    """The source of a script that shows a finding. Raises TargetError if its target cannot be had here."""
+    target, case = targets.get(finding.target), finding.case
+    relation = relation_of(finding.kind)
+    if history_script.needed(finding):
+        return _fill(history_script.TEXT, finding, **history_script.parts(finding))
+    if finding.trace is not None:
+        return _fill(
+            texts.TRACE,
+            finding,
+            lane_name=finding.lane,
+            target=finding.target,
+            trace=repr(finding.trace),
+            steps=textwrap.indent("\n".join(finding.trace.words()), "# "),
+        )
+    if relation is not None:
+        return _fill(
+            texts.RELATION, finding, lane_name=finding.lane, target=finding.target, relation=relation
+        )
+    if not isinstance(target, FunctionTarget) or size_limits.elements(case) > LARGEST:
+        return _fill(texts.THROUGH, finding, lane_name=finding.lane, target=finding.target)
+    data = inputs.draw(case)
+    arguments = arena.arrange(case, data, "cpu", target.layout)
+    shared = inline.copied(standalone.__name__, SHARED)
+    noises, unrounded = _noise(finding, target, data)
+    return _fill(
+        texts.ALONE,
+        finding,
+        lane=_lane(finding),
+        imports=shared.imports,
+        kernel=_kernel(finding),
+        shared=shared.text,
+        constants=_constants(finding),
+        arguments="\n".join(_arguments(case, arguments)),
+        recurrence="\n".join(_recurrence(case, arguments)),
+        call=textwrap.indent("\n".join(_call(target, case, arguments)), " " * 8).strip(),
+        results=textwrap.indent("\n".join(f"{result!r}," for result in results_of(case)), " " * 4),
+        limit=f"{noise.LIMIT:g}",
+        noise=textwrap.indent(noises, " " * 4),
+        names=repr(returned_names(case)),
+        unrounded=repr(unrounded),
+        twice=repr(execute.is_repeated(case, finding.lane)),
+    )
+
+
+def _fill(template: str, finding: Finding, **parts: str) -> str:
+    head = {
+        "title": _prose(
+            f"{finding.operation} on {finding.target}: "
+            + " ".join(part for part in (finding.kind, finding.tensor, finding.place) if part)
+        ),
+        "message": _prose(finding.message),
+        "found": finding.found or "by hand",
+        "versions": _prose(", ".join(f"{name} {version}" for name, version in finding.versions.items()))
+        or "unknown",
+        "id": finding.id,
+        "case": repr(finding.case),
+    }
+    return Template(template).substitute({**head, **parts})
+
+
+def _prose(text: str) -> str:
+    """Text that cannot end a docstring."""
+    return text.replace("\\", "/").replace('"""', "'''")
+
+
+def _lane(finding: Finding) -> str:
+    return texts.INTERPRETED if finding.lane == "interpret" else texts.ON_GPU
+
+
+def _kernel(finding: Finding) -> str:
+    """Imports of the function under test as `kernel`."""
+    if finding.target in targets.names():
+        return f"from diffgdn.kernels import {calls.FUNCTIONS[finding.operation]} as kernel"
+    module, _, name = finding.target.rpartition(":")
+    pick = f"kernel = target.functions[{finding.operation!r}]"
+    if not module.endswith(".py"):
+        return f"sys.path.insert(0, os.getcwd())\nfrom {module} import {name} as target\n\n{pick}"
+    return (
+        "import importlib.util\n\n"
+        f"spec = importlib.util.spec_from_file_location({Path(module).stem!r}, {module!r})\n"
+        "module = importlib.util.module_from_spec(spec)\n"
+        "sys.modules[spec.name] = module\n"
+        "spec.loader.exec_module(module)\n"
+        f"target = module.{name}\n{pick}"
+    )
+
+
+def _constants(finding: Finding) -> str:
+    case = finding.case
+    spans = list(zip(case.starts, case.starts[1:], strict=False))
+    return (
+        f"DEVICE = {'cpu' if finding.lane == 'interpret' else 'cuda'!r}\n"
+        f"H, HV, K, V = {case.H}, {case.HV}, {case.K}, {case.V}\n"
+        f"TOKENS, SCALE = {case.tokens}, {case.effective_scale!r}\n"
+        f"SPANS = {spans}  # first and last token of each sequence"
+    )
+
+
+def _strides(tensor: Tensor) -> str:
+    return f"({', '.join(map(str, tensor.stride()))},)"
+
+
+def _arguments(case: Case, arguments: Arguments) -> Iterable[str]:
+    """Statements that make every tensor of the call, in variables named as in `arena.Arguments`."""
+    yield f"memory = Memory({arguments.arena.nbytes}, DEVICE, {arguments.layout!r})"
+    slots = sorted({slot for slot in case.pool.indices if slot >= 0})
+    for region in arguments.regions:
+        view = arguments.tensors[region.name]
+        assert view is not None
+        where, name = f"{region.start}, {_strides(view)}", region.name
+        pooled = name == "state" and case.operation.has_pool
+        if pooled or name in ("buffer", "out"):
+            pattern = "" if pooled else f", {poison.FRESH}"
+            room = f"{name!r}, {tuple(view.shape)}, {view.dtype}, {where}{pattern}"
+            yield f"{name} = memory.room({room})"
+        else:
+            yield f"{name} = memory.place({name!r}, {literals.source(view)}, {where})"
+        if pooled:
+            yield from (f"state[{slot}] = {literals.source(view[slot])}" for slot in slots)
+    if arguments.far is not None:
+        pool = arguments["state"]
+        yield "# Most pages of this pool are never touched, and take no memory on a CPU."
+        watched = arguments.far_watched()
+        where = f"{_strides(pool)}, {arguments.far.numel()}, {watched}"
+        yield f"state = memory.far_room('state', {tuple(pool.shape)}, {pool.dtype}, {where})"
+        yield from (f"state[{slot}] = {literals.source(pool[slot])}" for slot in slots)
+    planned = {region.name for region in arguments.regions} | {"state"}
+    for name, tensor in arguments.tensors.items():
+        if tensor is not None and name not in planned:
+            joint = _joint(arguments, tensor)
+            column = tensor.storage_offset() - arguments[joint].storage_offset()
+            where = f"{_strides(tensor)}, {joint}.storage_offset() + {column}"
+            yield f"{name} = {joint}.as_strided({tuple(tensor.shape)}, {where})"
+
+
+def _joint(arguments: Arguments, tensor: Tensor) -> str:
+    """The tensor of which this one is a view."""
+    byte = tensor.storage_offset() * tensor.element_size()
+    return max(
+        (region for region in arguments.regions if region.start <= byte), key=lambda region: region.start
+    ).name
+
+
+class _Recorded(Exception):
+    """Ends a recorded call."""
+
+
+def _keywords(target: FunctionTarget, case: Case, arguments: Arguments) -> dict[str, Any]:
+    """The keyword arguments that the target's function gets, taken down instead of called."""
+    given: dict[str, Any] = {}
+
+    @functools.wraps(target.functions[case.op])  # keeps the signature, which decides what is passed
+    def record(**keywords: Any) -> None:
+        given.update(keywords)
+        raise _Recorded
+
+    with contextlib.suppress(_Recorded):
+        FunctionTarget(target.name, {case.op: record}, target.layout).run(case, arguments)
+    return given
+
+
+def _call(target: FunctionTarget, case: Case, arguments: Arguments) -> Iterable[str]:
+    for keyword, value in _keywords(target, case, arguments).items():
+        if isinstance(value, Tensor):
+            value = next(name for name, tensor in arguments.tensors.items() if tensor is value)
+            yield f"{keyword}={value},"
+        else:
+            yield f"{keyword}={value!r},"
+
+
+def _recurrence(case: Case, arguments: Arguments) -> Iterable[str]:
+    """The recurrence in float64 over the script's own tensors."""
+    mT = ".mT" if arguments.layout == "kv" else ""
+    if case.operation.single_token:
+        yield "xq, xk, xv = mixed_qkv.split([H * K, H * K, HV * V], dim=-1)"
+    else:
+        yield "xq, xk, xv = q, k, v"
+    yield "rq, rk, rv = per_token(xq, H, K), per_token(xk, H, K), per_token(xv, HV, V)"
+    if case.l2norm:
+        yield "rq, rk = l2norm(rq), l2norm(rk)"
+    yield "rq, rk = (x.repeat_interleave(HV // H, 1) for x in (rq, rk))"
+    width = "K" if case.operation.is_kda else "1"
+    if case.raw_gates:
+        raw = f"per_token(a, HV, {width}), dt_bias, A_log, lower_bound={case.gates.lower_bound!r}"
+        yield f"rg, rbeta = log_decay({raw}), torch.sigmoid(per_token(b, HV))"
+    else:
+        yield f"rg, rbeta = per_token(g, HV, {width}), per_token(beta, HV)"
+    yield "zero = torch.zeros(HV, V, K, dtype=torch.float64)"
+    if case.values.state == "none":
+        yield "initial = [zero for _ in SPANS]"
+    elif case.operation.has_pool:
+        slots = list(case.pool.indices)
+        yield f"initial = [state[slot]{mT}.cpu().double() if slot >= 0 else zero for slot in {slots}]"
+    else:
+        yield f"initial = list(state{mT}.cpu().double().clone())"
+    trees = [list(tree) for tree in case.parents] if case.parents else None
+    yield f"o, paths = recurrence(rq, rk, rv, rg, rbeta, initial, SPANS, SCALE, trees={trees})"
+    yield f"truth = truths(o, paths, {case.total}, {case.chunk_size})"
+
+
+def _noise(finding: Finding, target: FunctionTarget, data: Data) -> tuple[str, tuple[str, ...]]:
+    """Entries of a dict with the noise of each truth, and the truths that nothing rounds but the last
+    rounding."""
+    case, contract = finding.case, target.contract(finding.operation)
+    device = execute.oracle_device(case, finding.lane) if torch.cuda.is_available() else "cpu"
+    unrounded: frozenset[str] = frozenset()
+    if case.values.law == "exact":
+        unrounded = noise.unrounded(case, data, oracle.expected(case, data), contract)
+    spread = {name: tensor.cpu() for name, tensor in noise.measure(case, data, contract, device).items()}
+    needed = dict.fromkeys(result.truth for result in results_of(case))
+    return "\n".join(f"{name!r}: {literals.noise(spread[name])}," for name in needed), tuple(
+        sorted(unrounded)
+    )

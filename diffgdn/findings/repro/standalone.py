@@ -1,0 +1,327 @@
+"""What is the same in every repro script; `repro.inline` copies it from here, and what it uses with it.
+
+It asks what `execute` asks of one call, by copies of the same functions, and needs torch and numpy alone.
+What differs from case to case (tensors, the call, its results, their noise) a script holds as data.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffgdn.reference.noise.tolerance import (
+    LIMIT,
+    bound_of,
+    in_noises,
+    last_rounding,
+    overflows,
+    representable,
+)
+from diffgdn.reference.results import Result, by_name, collected, of_truth
+from diffgdn.tensors.poison import POISON, PoisonedEmpty, fill, unwritten
+
+BESIDE = 3  # elements shown on either side of the worst
+
+
+def unpack(text: str, kind: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """A tensor from base64 of zlib of its bits."""
+    bits = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.dtype(kind).newbyteorder("<"))
+    return torch.from_numpy(bits.astype(kind)).view(dtype).view(shape)
+
+
+class Memory:
+    """The tensors that the kernel gets, in one allocation, poison (NaN) around and between them.
+
+    layout: of states, "vk" or "kv". views: the tensors by name.
+    """
+
+    def __init__(self, size: int, device: str, layout: str) -> None:
+        """size: of the allocation, in bytes."""
+        self.layout = layout
+        self._words = torch.full((size // 2,), POISON, dtype=torch.int16, device=device)
+        self.views: dict[str, Tensor] = {}
+        self._far: list[Tensor] = []  # what is watched of a pool that lies elsewhere
+        self._before: list[Tensor] = []
+        self._old: list[tuple[Tensor, Any, Tensor]] = []  # what the call may write: where, and what was there
+
+    def place(self, name: str, values: Tensor, start: int, strides: tuple[int, ...]) -> Tensor:
+        """A tensor of these values, from byte `start` on."""
+        return self.room(name, tuple(values.shape), values.dtype, start, strides).copy_(values)
+
+    def room(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        start: int,
+        strides: tuple[int, ...],
+        pattern: int = POISON,
+    ) -> Tensor:
+        """A tensor of poison, from byte `start` on."""
+        view = self._words.view(dtype).as_strided(shape, strides, start // dtype.itemsize)
+        self.views[name] = view if pattern == POISON else fill(view, pattern)
+        return view
+
+    def far_room(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        strides: tuple[int, ...],
+        numel: int,
+        watched: Sequence[tuple[int, int]],
+    ) -> Tensor:
+        """A tensor in an allocation of its own, whose pages are touched between some elements alone; the
+        others take no memory on a CPU."""
+        storage = torch.empty(numel, dtype=dtype, device=self._words.device)
+        self._far = [fill(storage[start:stop]).view(torch.int16) for start, stop in watched]
+        self.views[name] = storage.as_strided(shape, strides)
+        return self.views[name]
+
+    def _watched(self) -> list[Tensor]:
+        return [self._words, *self._far]
+
+    def bits(self) -> Tensor:
+        return torch.cat([part.cpu() for part in self._watched()])
+
+    def snapshot(self, results: Iterable[Result]) -> None:
+        """Remember everything, and what of it the call may write."""
+        self._before = [part.clone() for part in self._watched()]
+        for result in results:
+            if result.lies in self.views:
+                view = self.views[result.lies]
+                self._old.append((view, result.index, view[result.index].clone()))
+
+    def restore(self) -> None:
+        for part, before in zip(self._watched(), self._before, strict=True):
+            part.copy_(before)
+
+    def places(self) -> set[int]:
+        """Addresses of the allocations."""
+        return {part.untyped_storage().data_ptr() for part in self._watched()}
+
+    def changed(self) -> Iterator[str]:
+        """In words, where memory differs from the snapshot though the call must not write there."""
+        new = [view[index].clone() for view, index, _ in self._old]
+        for view, index, old in self._old:
+            view[index] = old
+        for part, before in zip(self._watched(), self._before, strict=True):
+            words = (part != before).nonzero().flatten()
+            if words.numel():
+                where = self._describe(int(words[0])) if part is self._words else "state: memory of the pool"
+                yield f"{where} was changed ({words.numel()} 16-bit words)"
+        for (view, index, _), values in zip(self._old, new, strict=True):
+            view[index] = values
+
+    def _describe(self, word: int) -> str:
+        """What lies at a word of the allocation: the nearest tensor."""
+        least, nearest = -1, ""
+        for name, view in self.views.items():
+            if view.untyped_storage().data_ptr() == self._words.untyped_storage().data_ptr():
+                size, steps = view.element_size(), zip(view.shape, view.stride(), strict=True)
+                start = view.storage_offset() * size
+                end = start + (1 + sum((n - 1) * stride for n, stride in steps)) * size
+                distance = int(max(start - 2 * word, 2 * word - end + 1, 0))
+                if least < 0 or distance < least:
+                    least, nearest = distance, f"{name}: memory at element {(2 * word - start) // size}"
+        return nearest
+
+
+def per_token(x: Tensor, *shape: int) -> Tensor:
+    """[tokens, *shape] in float64, however its leading axes are cut."""
+    return x.cpu().double().reshape(x.numel() // math.prod(shape), *shape)
+
+
+def l2norm(x: Tensor) -> Tensor:
+    return x / torch.sqrt((x * x).sum(-1, keepdim=True) + 1e-6)
+
+
+def log_decay(a: Tensor, dt_bias: Tensor, A_log: Tensor, lower_bound: float | None) -> Tensor:
+    """g [tokens, HV, 1 or K] from raw gates."""
+    HV, width = a.shape[1:]
+    rate = torch.exp(A_log.cpu().double()).view(HV, 1)
+    x = a + dt_bias.cpu().double().view(HV, width)
+    if lower_bound is None:
+        return -rate * torch.logaddexp(x, torch.zeros_like(x))  # softplus
+    return lower_bound * torch.sigmoid(rate * x)
+
+
+def recurrence(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    initial: Sequence[Tensor],
+    spans: Sequence[tuple[int, int]],
+    scale: float,
+    trees: Sequence[Sequence[int]] | None = None,
+) -> tuple[Tensor, list[list[Tensor]]]:
+    """o [tokens, HV, V], and of each sequence its initial state and the state after each token, [HV, V, K].
+
+    q, k [tokens, HV, K], v [tokens, HV, V], g [tokens, HV, 1 or K], beta [tokens, HV], in float64. spans:
+    first token of each sequence and one past its last. trees: of each sequence the token that each token
+    follows, -1 for none.
+    """
+    o, paths = torch.zeros_like(v), []
+    for n, (start, stop) in enumerate(spans):
+        path = [initial[n]]
+        for t in range(start, stop):
+            S = path[-1] if trees is None else path[trees[n][t - start] + 1]
+            S = S * torch.exp(g[t]).unsqueeze(-2)
+            d = beta[t].unsqueeze(-1) * (v[t] - (S * k[t].unsqueeze(-2)).sum(-1))
+            S = S + d.unsqueeze(-1) * k[t].unsqueeze(-2)
+            o[t] = scale * (S * q[t].unsqueeze(-2)).sum(-1)
+            path.append(S)
+        paths.append(path)
+    return o, paths
+
+
+def truths(
+    o: Tensor, paths: list[list[Tensor]], total: int, chunk_size: int
+) -> dict[str, Callable[[], Tensor]]:
+    """What results are compared with: outputs of the first `total` tokens, states after the last token, after
+    every token, and before every chunk."""
+
+    def stacked(states: list[Tensor]) -> Tensor:
+        return torch.stack(states) if states else paths[0][0].new_zeros(0, *paths[0][0].shape)
+
+    return {
+        "o": lambda: o[:total],
+        "state": lambda: stacked([path[-1] for path in paths]),
+        "steps": lambda: stacked([state for path in paths for state in path[1:]]),
+        "boundary": lambda: stacked([path[t] for path in paths for t in range(0, len(path) - 1, chunk_size)]),
+    }
+
+
+def compare(result: Result, got: Tensor, truth: Tensor, noise: Tensor, pattern: int, exact: bool) -> bool:
+    """Print the worst element and its neighbours. Whether none is wrong.
+
+    noise: root mean square of what allowed roundings do to each element. pattern: what the memory was filled
+    with. exact: nothing rounds.
+    """
+    expected, noise = of_truth(result, truth), of_truth(result, noise)
+    got = got.cpu().reshape(expected.shape)
+    hole, values = unwritten(got, pattern).view(got.shape), got.double()
+    last = last_rounding(expected, noise, got.dtype)
+    bound, error = bound_of(last, noise), (values - expected).abs()
+    over = overflows(expected, bound, got.dtype)
+    wrong = values != expected if exact else (in_noises(error, last, noise) > LIMIT) & ~over
+    wrong |= hole | (~values.isfinite() & ~over)
+    axes = {"o": "token, head, V", "steps": "token, head, V, K", "boundary": "chunk, head, V, K"}
+    name = f"{result.name} [{axes.get(result.name, 'sequence, head, V, K')}]"
+    print(f"{name}: {int(wrong.sum())} of {wrong.numel()} elements are wrong")
+    if not wrong.any():
+        return True
+    if hole.any():
+        print(f"  {int(hole.sum())} were never written")
+    ratio = torch.where(wrong, (error / bound).nan_to_num(nan=math.inf), -1.0)
+    at = tuple(int(i) for i in torch.unravel_index(ratio.argmax(), ratio.shape))
+    first = max(at[-1] - BESIDE, 0)
+    near = at[:-1] + (slice(first, first + 2 * BESIDE + 1),)
+    place = [at[0] if result.rows is None else result.rows[at[0]], *at[1:]]
+    most = 0.0 if exact else float(bound[at])
+    print(f"  worst at {place}: error {error[at]:.3g}, bound {most:.3g}; its row from {first} on:")
+    print("    got     ", *(f"{x:<12.6g}" for x in values[near].tolist()))
+    print("    expected", *(f"{x:<12.6g}" for x in expected[near].tolist()))
+    return False
+
+
+def judge(
+    memory: Memory,
+    call: Callable[[], Any],
+    names: Sequence[str],
+    results: Sequence[Result],
+    truth: dict[str, Callable[[], Tensor]],
+    noise: dict[str, Tensor],
+    unrounded: Sequence[str],
+    twice: bool,
+) -> bool:
+    """Make the call and say what is wrong. Whether nothing is.
+
+    names: of what the kernel returns. truth, noise: by `Result.truth`. unrounded: truths that no rounding
+    before the last changes. twice: make the call again, from the same memory.
+    """
+    memory.snapshot(results)
+    try:
+        fresh, returned, found = called(memory, call, names, results)
+    except (Exception, SystemExit) as error:
+        print(f"the kernel raised {type(error).__name__}: {error}")
+        return False
+    right = True
+    for line in memory.changed():
+        print(line)
+        right = False
+    stray = fresh.stray()
+    if stray is not None:
+        shape = list(stray.tensor.shape)
+        print(
+            f"memory beside a tensor {shape} that the kernel allocated was changed, at element {stray.offset}"
+        )
+        right = False
+    kept = [one for one in results if one.name in found]
+    wanted = {one.truth: truth[one.truth]() for one in kept}
+    exact = all(
+        one.truth in unrounded and representable(wanted[one.truth], found[one.name].dtype) for one in kept
+    )
+    for one in kept:
+        pattern = fresh.pattern(returned.get(one.name, found[one.name]))
+        right &= compare(one, found[one.name], wanted[one.truth], noise[one.truth], pattern, exact)
+    return (not twice or same_again(memory, call, names, results, returned, found)) and right
+
+
+def called(
+    memory: Memory, call: Callable[[], Any], names: Sequence[str], results: Sequence[Result]
+) -> tuple[PoisonedEmpty, dict[str, Tensor], dict[str, Tensor]]:
+    """Make the call. Memory that torch allocates inside it starts as NaN, so that an element left unwritten
+    shows. What was allocated, what was returned, and every result."""
+    fresh = PoisonedEmpty()
+    with fresh:
+        returned = by_name(names, call())
+    if "out" in memory.views:
+        returned = {"o": memory.views["out"]}
+    if any(view.is_cuda for view in memory.views.values()):
+        torch.cuda.synchronize()
+    return fresh, returned, collected(results, memory.views, returned, memory.layout)
+
+
+def same_again(
+    memory: Memory,
+    call: Callable[[], Any],
+    names: Sequence[str],
+    results: Sequence[Result],
+    returned: dict[str, Tensor],
+    first: dict[str, Tensor],
+) -> bool:
+    """Whether the same call from the same memory gives the same bits."""
+    first = {name: tensor.cpu().clone() for name, tensor in first.items()}
+    after = memory.bits()
+    memory.restore()
+    try:
+        _, again, second = called(memory, call, names, results)
+    except (Exception, SystemExit) as error:
+        print(f"the same call again raised {type(error).__name__}: {error}")
+        return False
+    right = True
+    for name, tensor in again.items():
+        place = tensor.untyped_storage().data_ptr()
+        shared = tensor.numel() and place == returned[name].untyped_storage().data_ptr()
+        if shared and place not in memory.places():
+            print("the same call again returned the memory of the first call's result")
+            right = False
+    pairs = [(first[name], second[name].cpu()) for name in first] + [(after, memory.bits())]
+    if not all(torch.equal(bits(one), bits(other)) for one, other in pairs):
+        print("the same call twice gave different bits")
+        right = False
+    return right
+
+
+def bits(x: Tensor) -> Tensor:
+    return x.reshape(-1).contiguous().view(torch.int16)

@@ -1,0 +1,1 @@
+"""What is right, and how far a right kernel may stray from it."""

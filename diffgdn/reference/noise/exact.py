@@ -1,0 +1,71 @@
+"""Cases that leave nothing to round: every rounding that the contract allows is made, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from diffgdn.cases.case import Case
+from diffgdn.reference import oracle
+from diffgdn.reference.noise.contract import Contract
+from diffgdn.reference.noise.tolerance import representable
+from diffgdn.reference.oracle import Exact, Expected
+from diffgdn.tensors.inputs import Data
+
+
+class Rounded(Exact):
+    """A Rounding that really rounds, to show whether a case is exact: nothing may change at any point."""
+
+    def __init__(self, case: Case, contract: Contract) -> None:
+        self.formats = {name: contract.dtype(case, name) for name in ("operand", "accumulator", "state")}
+        self.tf32 = contract.tf32
+
+    def operand(self, x: Tensor) -> Tensor:
+        rounded = x.to(self.formats["operand"])
+        if self.tf32 and rounded.dtype == torch.float32:
+            rounded = (rounded.view(torch.int32) & ~0x1FFF).view(torch.float32)
+        return rounded.double()
+
+    def accumulate(self, x: Tensor) -> Tensor:
+        return x.to(self.formats["accumulator"]).double()
+
+    def state(self, x: Tensor) -> Tensor:
+        return x.to(self.formats["state"]).double()
+
+    exponent = function = accumulate
+
+    def cumulative(self, x: Tensor) -> Tensor:
+        return self.accumulate(torch.cumsum(x, dim=-2))
+
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.accumulate(a @ b)
+
+
+def unrounded(case: Case, data: Data, expected: Expected, contract: Contract) -> frozenset[str]:
+    """Names of the truths that real roundings at every point that the contract allows do not change."""
+    if case.values.law != "exact":
+        return frozenset()
+    form = oracle.chunked_form if contract.chunked else oracle.expected
+    rounded = form(case, data, Rounded(case, contract), expected.o.device).items()
+    same = torch.stack([(rounded[name] == truth).all() for name, truth in expected.items().items()])
+    return frozenset(name for name, one in zip(expected.items(), same.tolist(), strict=True) if one)
+
+
+def is_exact(
+    case: Case,
+    data: Data,
+    expected: Expected,
+    contract: Contract,
+    stored: Collection[tuple[str, torch.dtype]],
+) -> bool:
+    """Whether a correct kernel has no rounding to make on this case: real roundings at every allowed point,
+    and to the dtype that each result is stored in, change nothing. stored: as for `noise.reference`."""
+    if case.values.law != "exact":
+        return False
+    names, truths = unrounded(case, data, expected, contract), expected.items()
+    if any(name not in names for name, _ in stored):
+        return False
+    same = [representable(truths[name], dtype) for name, dtype in stored]
+    return not same or bool(torch.stack(same).all())  # asked at once: each answer is waited for

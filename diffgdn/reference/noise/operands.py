@@ -1,0 +1,104 @@
+"""Errors that q, k, the log decays and beta bring into the first step: of the l2norm and of raw gates.
+
+To first order an error is carried by the derivative. Every error here is [samples, T, L, d], absolute for
+the log decay, relative for the others; None where nothing is rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffgdn.cases.case import Case
+from diffgdn.reference.noise.contract import Contract, Size
+from diffgdn.reference.noise.draws import Draws
+from diffgdn.reference.oracle.lanes import Lanes, Layout
+from diffgdn.tensors.transfer import moved
+
+DECAY_STEPS = 64.0  # to 1 in a log decay: exp2 is looked up by the leading bits of its argument
+# From here on a decay is below the normal numbers of fp32, give or take its own error, and may be taken for
+# zero: an error of its whole size, where LIMIT noises are to be more than that.
+VANISHED = -86.5
+OF_VANISHED = 0.2
+
+
+@dataclass(frozen=True)
+class InputErrors:
+    """q, k: relative, [samples, T, L, K]. g: absolute, [samples, T, L, 1 or K]. beta: relative, [samples, T,
+    L, 1]."""
+
+    q: Tensor | None
+    k: Tensor | None
+    g: Tensor | None
+    beta: Tensor | None
+
+
+def input_errors(
+    case: Case, data: Mapping[str, Tensor], lanes: Lanes, contract: Contract, draws: Draws
+) -> InputErrors:
+    """The errors of a case's inputs on their way to the first step."""
+    sizes = contract.sizes(case)
+
+    def normalised(x: Tensor) -> Tensor | None:
+        if not case.l2norm:
+            return None
+        key = x.sum(-1, keepdim=True)  # the norm itself is gone
+        of_norm = sizes["norm"].unit * draws.of_function(key, "norm", near=torch.zeros_like(key))
+        return relative(draws, x, sizes["qk"], "qk") + of_norm
+
+    g, beta = _gates(case, data, lanes, sizes["gate"].unit, draws) if case.raw_gates else (None, None)
+    return InputErrors(normalised(lanes.q), normalised(lanes.k), g, beta)
+
+
+def relative(draws: Draws, x: Tensor, size: Size, point: str) -> Tensor:
+    """Relative errors of rounding x, the same for equal values."""
+    error = size.unit * draws.by_value(x, point)
+    if size.floor and size.unit:
+        floor = torch.where(x == 0, 0.0, size.floor / x.abs().clamp(min=size.floor))
+        error = error * (1.0 + floor.to(error.dtype) / size.unit)
+    return error
+
+
+def _gates(
+    case: Case, data: Mapping[str, Tensor], lanes: Lanes, unit: float, draws: Draws
+) -> tuple[Tensor, Tensor]:
+    width = case.K if case.operation.is_kda else 1
+    data = moved({name: data[name] for name in ("a", "dt_bias", "A_log")}, lanes.v.device)
+    raw = data["a"].double().view(case.tokens, case.HV, width)
+    raw = raw + data["dt_bias"].double().view(case.HV, width)
+    rate = torch.exp(data["A_log"].double()).view(1, case.HV, 1).expand(case.tokens, case.HV, 1)
+    layout = Layout(case, lanes.v.device)
+    x, rate = layout.spread(raw), layout.spread(rate)
+
+    def once(value: Tensor, point: str) -> Tensor:
+        return unit * draws.of_function(value, point)
+
+    x32, rate32, g32 = (part.to(draws.dtype) for part in (x, rate, lanes.g))
+    of_rate, of_x = once(rate, "rate"), x32 * once(x, "x")
+    if case.gates.lower_bound is None:
+        slope = -rate32 * torch.sigmoid(x).to(draws.dtype)
+        error = slope * of_x + g32 * of_rate
+    else:
+        z = rate * x
+        level = torch.sigmoid(z)
+        slope = (case.gates.lower_bound * level * (1.0 - level)).to(draws.dtype)
+        error = slope * (z.to(draws.dtype) * (of_rate + once(z, "z")) + rate32 * of_x)
+    error = error + g32 * once(lanes.g, "gate")
+    live = lanes.live.unsqueeze(-1)
+    return torch.where(live, error, 0.0), once(lanes.beta.unsqueeze(-1), "beta")
+
+
+def decay_error(draws: Draws, x: Tensor, contract: Contract, size: Size) -> Tensor:
+    """Relative error of exp(x), [samples, *x.shape], for a log decay x."""
+    near = (x * DECAY_STEPS).round()
+    return decay_size(x, contract, size).to(draws.dtype) * draws.of_function(x, "decay", near)
+
+
+def decay_size(x: Tensor, contract: Contract, size: Size) -> Tensor:
+    """Root mean square of that error: the scaling of x to log2 rounds relative to x, and the exponential has
+    an error of its own. exp(0) is 1 in any implementation, and exp(x) below the normal numbers may be 0."""
+    units = torch.where(x == 0, 0.0, 2.0 * x.abs() / contract.functions + 1.0)
+    return torch.where(x < VANISHED, OF_VANISHED, size.unit * units)

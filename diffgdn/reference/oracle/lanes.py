@@ -1,0 +1,168 @@
+"""Inputs of a case as float64 lanes: one lane per (sequence, value head), time first, padded to the longest
+sequence.
+
+Recurrence and chunked form both read lanes. A `Rounding` may be passed through: the oracle's own is exact;
+`diffgdn.reference.noise` passes one that perturbs, at the points where a precision contract allows a
+rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diffgdn.cases.case import Case
+from diffgdn.tensors.transfer import moved
+
+L2NORM_EPS = 1e-6
+
+
+class Rounding(Protocol):
+    """What a computation does at the named points where it may round. Exact arithmetic returns values as
+    they are.
+
+    lead: leading dimensions that every lane gets, () or (samples,).
+    """
+
+    lead: tuple[int, ...]
+
+    def operand(self, x: Tensor) -> Tensor:
+        """x is written to memory, or handed to a matrix product, in the operand format."""
+
+    def accumulate(self, x: Tensor) -> Tensor:
+        """x comes out of one operation in the accumulator format."""
+
+    def function(self, x: Tensor) -> Tensor:
+        """x comes out of an elementary function (exp, log, sqrt, division) in the accumulator format."""
+
+    def state(self, x: Tensor) -> Tensor:
+        """x is the running state after a step, which scaled it and added to it."""
+
+    def exponent(self, x: Tensor) -> Tensor:
+        """x is a log decay, about to be exponentiated."""
+
+    def cumulative(self, x: Tensor) -> Tensor:
+        """The cumulative sum of log decays x [..., C, d] over C, each partial sum in the accumulator
+        format."""
+
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        """a [..., M, K] @ b [..., K, N], summed in the accumulator format in any order."""
+
+
+class Exact:
+    """Nothing is rounded."""
+
+    lead: tuple[int, ...] = ()
+
+    def operand(self, x: Tensor) -> Tensor:
+        return x
+
+    accumulate = function = state = exponent = operand
+
+    def cumulative(self, x: Tensor) -> Tensor:
+        return torch.cumsum(x, dim=-2)
+
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        return a @ b
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """q, k [T, ..., L, K]; v [T, ..., L, V]; g [T, ..., L, 1 or K] natural log decay; beta [T, ..., L];
+    state [..., L, V, K] at the start; `...` is () or (samples,); live [T, L]: whether the lane still has a
+    token at that time. All float64; L = N * HV, lane n * HV + hv. Where live is false, beta and g are zero,
+    so that a step leaves the state as it is."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    g: Tensor
+    beta: Tensor
+    state: Tensor
+    live: Tensor
+    scale: float
+
+    @property
+    def steps(self) -> int:
+        return self.live.shape[0]
+
+
+def _gates(case: Case, data: dict[str, Tensor], rounding: Rounding) -> tuple[Tensor, Tensor]:
+    """g [tokens, HV, 1 or K] and beta [tokens, HV] in float64, computed from raw gates where the operation
+    takes those.
+
+    g = -exp(A_log) * softplus(a + dt_bias), or lower_bound * sigmoid(exp(A_log) * (a + dt_bias)); beta =
+    sigmoid(b).
+    """
+    width = case.K if case.operation.is_kda else 1
+    shape = (*rounding.lead, case.tokens, case.HV)
+    if not case.raw_gates:
+        g = data["g"].double().view(case.tokens, case.HV, width)
+        return g.expand(*shape, width), data["beta"].double().expand(shape)
+    a = data["a"].double().view(case.tokens, case.HV, width).expand(*shape, width)
+    rate = rounding.function(
+        torch.exp(data["A_log"].double()).view(case.HV, 1).expand(*rounding.lead, 1, case.HV, 1)
+    )
+    x = rounding.function(a + data["dt_bias"].double().view(case.HV, width))
+    if case.gates.lower_bound is not None:
+        g = case.gates.lower_bound * torch.sigmoid(rounding.function(rate * x))
+    else:
+        g = -rate * torch.logaddexp(x, torch.zeros_like(x))
+    return rounding.function(g), rounding.function(torch.sigmoid(data["b"].double().expand(shape)))
+
+
+def _l2norm(x: Tensor, rounding: Rounding) -> Tensor:
+    factor = rounding.function(1.0 / torch.sqrt((x * x).sum(-1, keepdim=True) + L2NORM_EPS))
+    return rounding.operand(x * factor)
+
+
+class Layout:
+    """Where a case's tokens lie in its lanes. live [T, N]: whether a sequence still has a token at that
+    time."""
+
+    def __init__(self, case: Case, device: torch.device | str) -> None:
+        time = torch.arange(max(case.lens))[:, None]
+        token = (torch.tensor(case.starts[:-1]) + time).clamp(max=max(case.tokens - 1, 0))
+        parts = moved({"live": time < torch.tensor(case.lens), "token": token}, device)
+        self.live, self._token = parts["live"], parts["token"]
+
+    def spread(self, x: Tensor) -> Tensor:
+        """[..., tokens, heads, d] to [T, ..., N * heads, d], padding tokens replaced by zeros, which no
+        formula can turn into NaN."""
+        x = x.movedim(-3, 0)[self._token]  # [T, N, ..., heads, d]
+        keep = self.live.view(*self.live.shape, *([1] * (x.dim() - 2)))
+        return torch.where(keep, x, 0.0).movedim(1, -3).flatten(-3, -2)
+
+
+def make(
+    case: Case, data: dict[str, Tensor], rounding: Rounding, device: torch.device | str = "cpu"
+) -> Lanes:
+    """Lanes of a case from `inputs.draw`'s tensors."""
+    data = moved(data, device)
+    N, HV, group = len(case.lens), case.HV, case.HV // case.H
+    layout = Layout(case, device)
+    q, k = (data[name].double().expand(*rounding.lead, case.tokens, case.H, case.K) for name in "qk")
+    if case.l2norm:
+        q, k = _l2norm(q, rounding), _l2norm(k, rounding)
+    q, k = q.repeat_interleave(group, dim=-2), k.repeat_interleave(group, dim=-2)
+    g, beta = _gates(case, data, rounding)
+    shape = (N * HV, case.V, case.K)
+    state = (
+        data["state"].double().view(shape)
+        if "state" in data
+        else torch.zeros(shape, dtype=torch.float64, device=device)
+    )
+    v = data["v"].double().expand(*rounding.lead, case.tokens, HV, case.V)
+    return Lanes(
+        q=layout.spread(q),
+        k=layout.spread(k),
+        v=layout.spread(v),
+        g=layout.spread(g),
+        beta=layout.spread(beta.unsqueeze(-1)).squeeze(-1),
+        state=state.expand(*rounding.lead, *shape),
+        live=layout.live.repeat_interleave(HV, dim=1),
+        scale=case.effective_scale,
+    )

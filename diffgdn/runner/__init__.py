@@ -1,0 +1,1 @@
+"""Where an answer is computed: in this process, or in a child that is watched."""

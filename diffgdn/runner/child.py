@@ -1,0 +1,72 @@
+"""The child process: answers one request after another until its parent is gone.
+
+    python -m diffgdn.runner.child LANE DESCRIPTOR PARENT
+
+DESCRIPTOR: of the connection. PARENT: the process with which this one is to end, 0 for none. The GPU and the
+number of threads come with the environment. What a kernel prints goes where the parent has put stdout and
+stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from multiprocessing.connection import Connection
+
+from diffgdn.backend import selection as lanes
+from diffgdn.runner.child_process import end_with, keep_memory
+from diffgdn.runner.messages import Answer, RunnerError
+from diffgdn.verdict.failures import Verdict
+
+
+def main(lane: str, descriptor: int, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    end_with(parent)
+    keep_memory()
+    _first_to_go()
+    pipe = Connection(descriptor)
+    try:
+        sys.path += [entry for entry in pipe.recv() if entry not in sys.path]
+        lanes.enter(lane)
+        from diffgdn.runner.in_process import Here
+
+        try:
+            runner = Here(lane)
+        except RunnerError as error:
+            pipe.recv()
+            pipe.send(Answer(error=error, spent=True))
+            return
+        while True:
+            request = pipe.recv()
+            try:
+                answer = Answer(getattr(runner, request.method)(*request.arguments))
+            except RunnerError as error:
+                answer = Answer(error=error)
+            if runner.broken is not None:
+                pipe.send(replace(_portable(answer), spent=True))
+                os._exit(0)  # a broken context may hang in its own clean-up
+            pipe.send(_portable(answer))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the parent is gone
+
+
+def _portable(answer: Answer) -> Answer:
+    """Without tensors, which stay here, and without what the parent knows itself."""
+    if isinstance(answer.value, Verdict):
+        return replace(answer, value=replace(answer.value, comparison=None, before=()))
+    return answer
+
+
+def _first_to_go() -> None:
+    """Where the machine's memory runs out, the kernel under test is to be killed for it, not its parent."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    except OSError:
+        pass
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,238 @@
+"""Runs cases in a child process, which may die, hang or lose its GPU context over any of them."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffgdn.backend.selection import HANG_SECONDS
+from diffgdn.cases.case import Case
+from diffgdn.cases.prelude import Call
+from diffgdn.cases.trace import Trace, call_of
+from diffgdn.runner.child_process import START_SECONDS, Ended, Process, TimedOut, host_memory
+from diffgdn.runner.messages import (
+    DAMAGED,
+    About,
+    Answer,
+    Familiar,
+    Request,
+    RunnerError,
+    SetupError,
+    unfamiliar,
+)
+from diffgdn.verdict.failures import FAULTS, KernelCrashed, KernelHung, Verdict
+
+if TYPE_CHECKING:
+    from diffgdn.findings.corpus import Finding
+
+# Once an operation has hung: for a case of it, so many times the slowest that has passed, but at least this,
+# by lane. On a GPU a variant may have to be compiled.
+PATIENCE = 20
+LEAST_SECONDS = {"interpret": 10.0, "gpu": 30.0}
+SPARES = 1  # children kept ready from the first fault on: a start takes seconds, most children never fail
+MOST_FAILED_STARTS = 3
+MEMORY_SHARE = 0.5  # of the machine's, that a child may occupy
+
+
+class Isolated:
+    """A runner whose cases run in a child.
+
+    The child lives on from case to case. One that dies, does not answer in time, takes too much memory or
+    loses its GPU context gives its case the verdict `crashed` or `hung` and is replaced. Such a verdict from
+    a child that had run other cases before is confirmed by a second run in a fresh one.
+    """
+
+    def __init__(
+        self, lane: str, log: Path, hang_seconds: float | None = None, memory_bytes: int | None = None
+    ) -> None:
+        self._lane, self._log = lane, log
+        self._hang_seconds = HANG_SECONDS[lane] if hang_seconds is None else hang_seconds
+        self._memory = int(MEMORY_SHARE * host_memory()) if memory_bytes is None else memory_bytes
+        self._child: Process | None = Process(lane, log)
+        self._spares: list[Process] = []
+        self._target: str | None = None
+        self._hung: set[str] = set()  # operations
+        self._slowest: dict[str, float] = {}  # seconds, by operation
+
+    @property
+    def broken(self) -> str | None:
+        """Never: what breaks is a child."""
+        return None
+
+    @property
+    def child(self) -> int | None:
+        """The process id of the child that runs the next case, if it has been started."""
+        return None if self._child is None else self._child.pid
+
+    def close(self) -> None:
+        for child in filter(None, (self._child, *self._spares)):
+            child.end()
+        self._child, self._spares = None, []
+
+    def about(self, target: str | None) -> About:
+        return self._served(Request("about", (target,)), target)
+
+    def document(self, finding: Finding, folder: Path, picture: bool) -> list[Path]:
+        if finding.prelude:
+            self._unused(finding.target)
+        return self._served(Request("document", (finding, folder, picture)), finding.target)
+
+    def run(
+        self,
+        case: Case | Trace,
+        target: str,
+        picture: bool = False,
+        familiar: Familiar = unfamiliar,
+        relation: str | None = None,
+        purpose: str = "verdict",
+    ) -> Verdict:
+        request = Request("run", (case, target, picture, unfamiliar, relation, purpose))
+        call = Call(case, relation)
+        verdict, alone = self._once(call, target, request)
+        if isinstance(verdict.failure, FAULTS) and not alone and not familiar(verdict.failure):
+            again, _ = self._once(call, target, request)
+            if isinstance(again.failure, FAULTS):
+                return again
+            message = f"{verdict.failure.message}; not again in a fresh process"
+            failure = type(verdict.failure)(case.op, None, None, message)
+            return replace(verdict, failure=failure, confirmed=False)
+        return verdict
+
+    def afresh(
+        self, calls: Sequence[Call], target: str, picture: bool = False, looks: Collection[int] = ()
+    ) -> tuple[int, Verdict]:
+        """Run calls one after another in a child that has run nothing else: the number of the one that it
+        ended with, and that one's verdict. It ends with the last, or with a crash or a hang before.
+
+        picture: of the last. looks: numbers of the calls after which the child's heap is looked at. Damage is
+        a crash of the call after which it is seen.
+        """
+        self._unused(target)
+        looks = looks if looks and self._damage() is None else ()  # not every heap can be looked at
+        for number, call in enumerate(calls):
+            last = number == len(calls) - 1
+            arguments = (call.subject, target, picture and last, unfamiliar, call.relation, "verdict")
+            verdict, _ = self._once(call, target, Request("run", arguments))
+            if isinstance(verdict.failure, FAULTS):
+                break
+            damage = self._damage() if number in looks else None
+            if damage is not None:
+                self._replace()
+                failure = KernelCrashed(call.subject.op, None, None, f"{DAMAGED}: {damage}")
+                verdict = replace(verdict, failure=failure, picture=None)
+                break
+        return number, verdict
+
+    def _unused(self, target: str) -> None:
+        """Have a child that has run nothing yet."""
+        if self._ready(target).cases:
+            self._replace()
+            self._ready(target)
+
+    def _damage(self) -> str | None:
+        """What is wrong with the child's heap, or how it ended over the question."""
+        assert self._child is not None
+        try:
+            damage: str | None = _value(self._child.ask(Request("damage", ()), START_SECONDS, self._memory))
+        except (Ended, TimedOut) as end:
+            return str(end)
+        return damage
+
+    def _once(self, call: Call, target: str, request: Request) -> tuple[Verdict, bool]:
+        """A verdict, and whether a fault in it speaks for the case alone: nothing ran before it in the child,
+        and nobody else can have ended it.
+        """
+        case = call.subject
+        child, limit = self._ready(target), self._limit(case.op)
+        failure: KernelCrashed | KernelHung | None = None
+        alone = child.cases == 0
+        child.cases += 1
+        child.history.add(target, call)
+        began = time.monotonic()
+        try:
+            answer = child.ask(request, limit, self._memory)
+        except TimedOut:
+            self._hung.add(case.op)
+            failure = KernelHung(case.op, None, None, f"no answer within {limit:g} s")
+        except Ended as end:
+            # SIGKILL is what a person sends, or a machine whose memory has run out.
+            alone = alone and end.status != -signal.SIGKILL
+            reason = f"the process that ran the kernel ended: {end.reason}"
+            failure = KernelCrashed(case.op, None, None, reason)
+        seconds = time.monotonic() - began
+        if failure is None and not answer.spent:
+            self._slowest[case.op] = max(self._slowest.get(case.op, 0.0), seconds)
+        else:
+            self._replace()
+        if failure is not None:
+            verdict = Verdict(call_of(case), target, self._lane, failure, seconds={"kernel": seconds})
+        else:
+            verdict = _value(answer)
+        return verdict if verdict.ok else replace(verdict, before=child.history.of(target)[:-1]), alone
+
+    def _limit(self, operation: str) -> float:
+        """Seconds for a case. Once an operation has hung, waiting the full time again would leave no time for
+        anything else.
+        """
+        if operation not in self._hung:
+            return self._hang_seconds
+        patience = PATIENCE * self._slowest.get(operation, 0.0)
+        return min(self._hang_seconds, max(LEAST_SECONDS[self._lane], patience))
+
+    def _served(self, request: Request, target: str | None) -> Any:
+        """The answer to a request that is about no case. Raises RunnerError where the child ends over it."""
+        child = self._ready(target)
+        child.cases += 1  # it may have run one
+        try:
+            answer = child.ask(request, START_SECONDS, self._memory)
+        except (Ended, TimedOut) as end:
+            self._replace()
+            raise RunnerError(f"the child process ended: {end}") from None
+        if answer.spent:
+            self._replace()
+        return _value(answer)
+
+    def _ready(self, target: str | None) -> Process:
+        """A child that has imported the target. Raises SetupError where there is none to be had."""
+        self._target = target
+        for attempt in range(1, MOST_FAILED_STARTS + 1):
+            if self._child is None or not self._child.alive:
+                self._child = Process(self._lane, self._log)
+            child = self._child
+            try:
+                child.settle(START_SECONDS, self._memory)
+                if target is not None and target not in child.loaded:
+                    child.loaded.add(target)
+                    _value(child.ask(Request("load", (target,)), START_SECONDS, self._memory))
+            except (Ended, TimedOut) as end:
+                self._child = None
+                if attempt == MOST_FAILED_STARTS:
+                    raise SetupError(f"child processes end before their first case: {end}") from None
+            else:
+                return child
+        raise AssertionError("the last attempt returns or raises")
+
+    def _replace(self) -> None:
+        """After a fault: the next child comes from the spares, and another spare is started."""
+        if self._child is not None:
+            self._child.end()
+        ready = [spare for spare in self._spares if spare.alive]
+        self._child = ready.pop(0) if ready else Process(self._lane, self._log)
+        self._spares = ready
+        while len(self._spares) < SPARES:
+            spare = Process(self._lane, self._log)
+            if self._target is not None:
+                spare.loaded.add(self._target)
+                spare.prepare(Request("load", (self._target,)))
+            self._spares.append(spare)
+
+
+def _value(answer: Answer) -> Any:
+    """What a method returned; raises what it raised."""
+    if answer.error is not None:
+        raise answer.error
+    return answer.value

@@ -1,0 +1,200 @@
+"""Runs cases in this process: what a child does, and what is done without one."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from diffgdn import targets
+from diffgdn.cases.case import Case
+from diffgdn.cases.prelude import Call, History
+from diffgdn.cases.trace import Trace, call_of
+from diffgdn.findings import repro
+from diffgdn.findings.corpus import Finding
+from diffgdn.runner import heap
+from diffgdn.runner.messages import About, Familiar, RunnerError, SetupError, unfamiliar
+from diffgdn.targets import Target
+from diffgdn.verdict import execute, localize, relations, vacuity
+from diffgdn.verdict.failures import KernelCrashed, Verdict, relation_of
+from diffgdn.verdict.serving.play import play
+
+MEMORY_TRIES = 4
+
+
+class Here:
+    """A runner in this process, on one lane.
+
+    A kernel that breaks the GPU context leaves a process in which every later result is worthless. Its case
+    gets the verdict `crashed`, and `broken` says so from then on.
+    """
+
+    def __init__(self, lane: str) -> None:
+        if lane == "gpu" and not torch.cuda.is_available():
+            raise SetupError("lane gpu: torch finds no usable GPU")
+        self._lane = lane
+        self._targets: dict[str, Target] = {}
+        self._broken: str | None = None
+        self._history = History()
+
+    @property
+    def broken(self) -> str | None:
+        return self._broken
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+    def about(self, target: str | None) -> About:
+        device = torch.cuda.get_device_name() if self._lane == "gpu" else "cpu"
+        if target is None:
+            return About(device)
+        loaded = self._target(target)
+        with _errors_in_one_line():
+            configurations = {op: loaded.configurations(op) for op in loaded.operations}
+        return About(device, tuple(loaded.operations), loaded.layout, configurations)
+
+    def load(self, target: str) -> None:
+        """Import a target ahead of its first case."""
+        self._target(target)
+
+    def run(
+        self,
+        case: Case | Trace,
+        target: str,
+        picture: bool = False,
+        familiar: Familiar = unfamiliar,
+        relation: str | None = None,
+        purpose: str = "verdict",
+    ) -> Verdict:
+        loaded = self._target(target)
+        self._history.add(target, Call(case, relation))
+        with _errors_in_one_line():
+            verdict = self._judged(case, target, loaded, picture, relation, purpose)
+            if picture and verdict.comparison is not None:
+                verdict = replace(verdict, picture=localize.text(verdict.comparison))
+        return verdict if verdict.ok else replace(verdict, before=self._history.of(target)[:-1])
+
+    def damage(self) -> str | None:
+        """What is wrong with the heap of this process, or None."""
+        return heap.damage()
+
+    def document(self, finding: Finding, folder: Path, picture: bool) -> list[Path]:
+        loaded = self._target(finding.target)
+        self._history.add(finding.target, finding.call)
+        with _errors_in_one_line():
+            files = [repro.write(finding, folder)]
+            if picture:
+                for call in finding.prelude:
+                    self._judged(call.subject, finding.target, loaded, False, call.relation)
+                relation = relation_of(finding.kind)
+                case = finding.trace or finding.case
+                comparison = self._judged(case, finding.target, loaded, False, relation).comparison
+                if comparison is not None:
+                    files.append(localize.picture(comparison, folder / f"{finding.id}.png"))
+        return files
+
+    def _target(self, name: str) -> Target:
+        if name not in self._targets:
+            reason = targets.missing(name, self._lane)
+            if reason is not None:
+                raise SetupError(f"target {name}: {reason}")
+            try:
+                self._targets[name] = targets.get(name)
+            except targets.TargetError as error:
+                raise SetupError(str(error)) from None
+        return self._targets[name]
+
+    def _judged(
+        self,
+        case: Case | Trace,
+        name: str,
+        target: Target,
+        explain: bool = False,
+        relation: str | None = None,
+        purpose: str = "verdict",
+    ) -> Verdict:
+        """The verdict on a case, and whether the GPU context has survived it."""
+        try:
+            verdict = self._with_room(case, target, explain, relation, purpose)
+        except Exception:
+            # Past the call itself, a broken context shows wherever the GPU is used next.
+            if not self._context_broken():
+                raise
+            verdict = Verdict(call_of(case), name, self._lane)
+        if (verdict.failure is None and self._broken is None) or not self._context_broken():
+            return verdict
+        failure = KernelCrashed(case.op, None, None, f"the kernel broke its GPU context: {self._broken}")
+        return Verdict(call_of(case), name, self._lane, failure, seconds=verdict.seconds)
+
+    def _context_broken(self) -> bool:
+        if self._lane == "gpu" and self._broken is None:
+            try:
+                torch.cuda.synchronize()
+            except Exception as error:
+                self._broken = str(error).strip().splitlines()[0]
+        return self._broken is not None
+
+    def _with_room(
+        self, case: Case | Trace, target: Target, explain: bool, relation: str | None, purpose: str
+    ) -> Verdict:
+        """The verdict on a case. Processes share a GPU's memory; one that finds it full waits for others."""
+        verdict: Verdict | None = None
+        for attempt in range(MEMORY_TRIES):
+            if attempt:
+                _let_go(verdict)
+                torch.cuda.empty_cache()
+                if not _others_hold_memory():
+                    break
+                time.sleep(attempt)
+            try:
+                if isinstance(case, Trace):
+                    verdict = play(case, target, self._lane).verdict()
+                elif relation is not None:
+                    verdict = relations.run(case, target, self._lane, relation)
+                elif purpose == "vacuity":
+                    verdict = vacuity.run(case, target, self._lane)
+                else:
+                    verdict = execute.run(case, target, self._lane, explain, errors=purpose == "errors")
+            except torch.OutOfMemoryError:
+                continue
+            if verdict.failure is None or not verdict.failure.message.startswith("OutOfMemoryError"):
+                return verdict
+        return verdict or Verdict(
+            call_of(case), target.name, self._lane, refused="no room in the GPU's memory"
+        )
+
+
+def _let_go(verdict: Verdict | None) -> None:
+    """What a call had allocated before it failed lives on in the frames of its traceback."""
+    error: BaseException | None = None if verdict is None else verdict.failure
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__
+
+
+def _others_hold_memory() -> bool:
+    """Whether most of the GPU's memory is taken, this process's own cache being empty."""
+    free, total = torch.cuda.mem_get_info()
+    return free < total / 2
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    """Exceptions of the machinery as RunnerError; the traceback goes to the log."""
+    try:
+        yield
+    except RunnerError:
+        raise
+    except Exception as error:
+        print(traceback.format_exc(), file=sys.stderr, flush=True)
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        line = (str(error).strip() or "no message").splitlines()[0]
+        where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+        raise RunnerError(f"{type(error).__name__} at {where}: {line}") from error

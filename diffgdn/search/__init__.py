@@ -1,0 +1,1 @@
+"""Looking for a case that fails, and making it smaller."""

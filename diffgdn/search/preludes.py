@@ -1,0 +1,112 @@
+"""Makes calls that fail together fewer and simpler, in few runs: each takes a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+
+from diffgdn.cases.case import Case
+from diffgdn.cases.prelude import Call
+from diffgdn.search import by_field
+
+Expired = Callable[[], bool]
+SIZES = ("H", "HV", "K", "V", "chunk_size")
+LIKEST = 3  # single calls that are tried first
+
+
+def with_less(
+    prelude: tuple[Call, ...], fails: Callable[[tuple[Call, ...]], bool], call: Call, expired: Expired
+) -> tuple[Call, ...]:
+    """The shortest part of a prelude that still makes a call fail, as far as it was found in time.
+
+    First the calls that are most like the failing one, each alone: what is kept under too short a key is met
+    by a call that shares the key. Else one call that matters after the other, the latest first: it is the
+    last of the shortest beginning that fails, with those already known after it, which is found by bisection.
+    """
+    if len(prelude) < 2:
+        return prelude
+    for one in sorted(prelude, key=lambda one: -_likeness(one, call))[:LIKEST]:
+        if expired():
+            return prelude
+        if fails((one,)):
+            return (one,)
+    known: tuple[Call, ...] = ()
+    best, rest = prelude, prelude
+    while rest and not expired():
+        passes, enough = 0, len(rest)  # calls from the beginning
+        while enough - passes > 1 and not expired():
+            middle = (passes + enough) // 2
+            if fails((*rest[:middle], *known)):
+                enough, best = middle, (*rest[:middle], *known)
+            else:
+                passes = middle
+        known, rest = (rest[enough - 1], *known), rest[: enough - 1]
+        if not expired() and (not rest or fails(known)):
+            return known if rest or fails(known) else best
+    return best
+
+
+def _likeness(one: Call, other: Call) -> int:
+    """Fields that two calls share."""
+    a, b = one.subject, other.subject
+    if type(a) is not type(b) or a.op != b.op:
+        return -1
+    return sum(getattr(a, spec.name) == getattr(b, spec.name) for spec in fields(a))
+
+
+def simpler(
+    prelude: tuple[Call, ...],
+    call: Call,
+    fails: Callable[[tuple[Call, ...], Call], bool],
+    expired: Expired,
+) -> tuple[tuple[Call, ...], Call]:
+    """A prelude and a call that fail together and are simpler, where they are cases."""
+    for first, second, barest in _bare(prelude[0], call) if len(prelude) == 1 else ():
+        if not expired() and fails((first,), second):
+            prelude, call = (first,), second
+            if barest:
+                return prelude, call
+            break
+    if isinstance(call.subject, Case):
+        smallest = by_field.simplest(
+            call.subject, lambda case: fails(prelude, replace(call, subject=case)), expired
+        )
+        call = replace(call, subject=smallest)
+    for number, one in enumerate(prelude):
+        if isinstance(one.subject, Case):
+            smallest = by_field.simplest(
+                one.subject,
+                lambda case: fails(_put(prelude, number, case), call),  # noqa: B023 (called at once)
+                expired,
+            )
+            prelude = _put(prelude, number, smallest)
+    return prelude, call
+
+
+def _put(prelude: tuple[Call, ...], number: int, case: Case) -> tuple[Call, ...]:
+    return (*prelude[:number], replace(prelude[number], subject=case), *prelude[number + 1 :])
+
+
+def _bare(first: Call, second: Call) -> Iterator[tuple[Call, Call, bool]]:
+    """Two cases at their simplest but for what sets them apart, as what they share rarely matters: the dtype
+    alone, and whether nothing is left to leave out then; else all flags and sizes.
+    """
+    a, b = first.subject, second.subject
+    if not isinstance(a, Case) or not isinstance(b, Case):
+        return
+    apart = [name for name in (*SIZES, *by_field.FLAGS) if getattr(a, name) != getattr(b, name)]
+    for keep in dict.fromkeys((tuple({"dtype"} & set(apart)), tuple(apart))):
+        try:
+            one, other = (_simplest(a, keep), _simplest(b, keep))
+        except ValueError:
+            continue
+        yield replace(first, subject=one), replace(second, subject=other), set(keep) <= {"dtype"}
+
+
+def _simplest(case: Case, keep: tuple[str, ...]) -> Case:
+    """The simplest case of an operation with some fields of this one. Raises ValueError where they do not
+    fit."""
+    bare = by_field.bare(case, 1, 0)
+    if bare is None:
+        raise ValueError("no simplest case")
+    return replace(bare, **{name: getattr(case, name) for name in keep})

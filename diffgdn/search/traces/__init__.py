@@ -1,0 +1,1 @@
+"""Looking for a serving trace that fails, and making it smaller."""

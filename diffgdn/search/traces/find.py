@@ -1,0 +1,138 @@
+"""Looks for a trace that fails, with Hypothesis, and makes it smaller step by step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from diffgdn.cases.trace import Trace, replace_steps
+from diffgdn.search.traces.machine import machine
+from diffgdn.search.traces.smaller import Outcome, Play, simplest
+from diffgdn.verdict.failures import CheckFailure
+
+STEPS = 16  # of a trace at most
+MAX_SHRINK_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """A trace that fails, shrunk. unshrunk: as it was first seen. traces and seconds: until it was; played:
+    by the shrink. complete: False where the shrink ran out of time."""
+
+    trace: Trace
+    failure: CheckFailure
+    unshrunk: Trace
+    traces: int
+    seconds: float
+    played: int
+    complete: bool = True
+
+
+class _Stop(BaseException):
+    """Leaves Hypothesis at once."""
+
+    def __init__(self, cause: Exception | None = None) -> None:
+        super().__init__()
+        self.cause = cause
+
+
+@dataclass
+class Search:
+    """What Hypothesis calls with each trace, and what it remembers. The first that fails ends the
+    search; the steps after the one that failed are cut off."""
+
+    play: Play
+    deadline: float | None
+    on_trace: Callable[[Trace, Outcome], None]
+    on_failure: Callable[[Trace, CheckFailure], None]
+
+    began: float = field(default_factory=time.monotonic)
+    traces: int = 0
+    seconds: float = 0.0
+    found: tuple[Trace, CheckFailure] | None = None
+
+    def __call__(self, trace: Trace) -> None:
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise _Stop
+        self.traces += 1
+        try:
+            outcome = self.play(trace)
+        except Exception as error:
+            raise _Stop(error) from error  # a fault of the machinery
+        self.on_trace(trace, outcome)
+        if outcome is not None:
+            failure, at = outcome
+            self.found = replace_steps(trace, trace.steps[: at + 1]), failure
+            self.seconds = time.monotonic() - self.began
+            self.on_failure(*self.found)
+            raise _Stop
+
+
+def find(
+    family: str,
+    operations: Collection[str],
+    lane: str,
+    play: Play,
+    *,
+    max_traces: int,
+    number: int,
+    deadline: float | None = None,
+    max_shrink_seconds: float = MAX_SHRINK_SECONDS,
+    steps: int = STEPS,
+    on_trace: Callable[[Trace, Outcome], None] = lambda trace, outcome: None,
+    on_failure: Callable[[Trace, CheckFailure], None] = lambda trace, failure: None,
+) -> Found | None:
+    """The first failing trace of a stream of up to `max_traces`, shrunk within a time limit, or None.
+
+    number: the seed of the stream. deadline: when to stop looking, on time.monotonic. on_failure: called with
+    the first failure, before it is shrunk. What `play` raises comes out of here.
+    """
+    search = Search(play, deadline, on_trace, on_failure)
+    drawn = seed(number)(machine(family, operations, lane, search))
+    try:
+        run_state_machine_as_test(
+            drawn,
+            settings=settings(
+                max_examples=max_traces,
+                stateful_step_count=steps,
+                phases=(Phase.generate,),
+                database=None,
+                deadline=None,
+                derandomize=False,
+                print_blob=False,
+                verbosity=Verbosity.quiet,
+                report_multiple_bugs=False,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    except _Stop as stop:
+        if stop.cause is not None:
+            raise stop.cause from None
+    if search.found is None:
+        return None
+    first, failure = search.found
+    trace, failure, played, complete = shrunk(first, failure, play, max_shrink_seconds)
+    return Found(trace, failure, first, search.traces, search.seconds, played, complete)
+
+
+def shrunk(
+    trace: Trace,
+    failure: CheckFailure,
+    play: Play,
+    max_seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[Trace, CheckFailure, int, bool]:
+    """The smallest trace known to fail as the given one does, its failure, how many were played for it, and
+    whether there was time to try all.
+    """
+    until, late = clock() + max_seconds, list[bool]()
+
+    def expired() -> bool:
+        late.append(clock() >= until)
+        return late[-1]
+
+    return (*simplest(trace, failure, play, expired), not any(late))

@@ -1,0 +1,181 @@
+"""Makes a failing trace smaller: fewer requests, fewer steps, fewer rows, fewer tokens, simpler sizes.
+
+As with cases in the interpreter, this goes by what a trace is, in a few dozen runs, where Hypothesis would
+shrink the choices behind it in hundreds. The largest step first: a whole request with all that it did.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from diffgdn.cases.trace import PADDING, Step, Trace, plain, replace_steps
+from diffgdn.findings import bucket
+from diffgdn.verdict.failures import CheckFailure
+
+Outcome = tuple[CheckFailure, int] | None  # the failure and the number of its step; None if there is none
+Play = Callable[[Trace], Outcome]
+
+# The simplest value of each field, tried in this order; whole numbers also go down to half and by one.
+SIMPLEST: dict[str, Any] = {
+    "HV": 1,
+    "H": 1,
+    "K": 1,
+    "V": 1,
+    "slots": 1,
+    "rows": 1,
+    "draft": 1,
+    "pitch": 0,
+    "dtype": "float32",
+    "state": "float32",
+    "l2norm": False,
+    "gate": "zero",
+    "beta": "half",
+    "law": "ones",
+    "chunk_size": 64,
+    "seed": 0,
+}
+
+
+def simplest(
+    trace: Trace, failure: CheckFailure, play: Play, expired: Callable[[], bool]
+) -> tuple[Trace, CheckFailure, int]:
+    """The smallest trace known to fail in the same way, its failure, and how many traces were played for
+    it."""
+    seen, played = {trace.id}, 0
+    progress = True
+    while progress:
+        progress = False
+        for candidate in _smaller(trace):
+            if expired():
+                return trace, failure, played
+            if candidate.id in seen:
+                continue
+            seen.add(candidate.id)
+            outcome, played = play(candidate), played + 1
+            if outcome is not None and bucket.fault(outcome[0].kind) == bucket.fault(failure.kind):
+                failure, at = outcome
+                trace = replace_steps(candidate, candidate.steps[: at + 1])
+                seen.add(trace.id)
+                progress = True
+                break
+    return trace, failure, played
+
+
+def _smaller(trace: Trace) -> Iterator[Trace]:
+    """Traces a little smaller than this one, the largest steps down first."""
+    for make in (_without_requests, _without_steps, _without_rows, _with_less, _with_simpler_fields):
+        yield from make(trace)
+
+
+def _made(trace: Trace, steps: list[Step]) -> Iterator[Trace]:
+    """The trace with these steps, if they can follow each other."""
+    try:
+        yield replace_steps(trace, steps)
+    except ValueError:
+        return
+
+
+def _without_requests(trace: Trace) -> Iterator[Trace]:
+    for request in range(sum(step.act == "arrive" for step in trace.steps)):
+        kept = [_without(step, request) for step in trace.steps]
+        yield from _made(trace, [_renumbered(step, request) for step in kept if step is not None])
+
+
+def _without(step: Step, request: int) -> Step | None:
+    """A step without a request; None if nothing is left of it."""
+    places = [n for n, one in enumerate(step.requests) if one != request]
+    if len(places) == len(step.requests):
+        return step
+    return _picked(step, places)
+
+
+def _picked(step: Step, places: list[int]) -> Step | None:
+    """The rows of a step at these places."""
+    if not places:
+        return None
+    return Step(
+        step.act,
+        tuple(step.requests[n] for n in places),
+        tuple(step.lens[n] for n in places) if step.lens else (),
+        tuple(step.parents[n] for n in places) if step.parents else (),
+        tuple(step.accepted[n] for n in places) if step.accepted else (),
+    )
+
+
+def _renumbered(step: Step, gone: int) -> Step:
+    return dataclasses.replace(step, requests=tuple(one - (one > gone) for one in step.requests))
+
+
+def _without_steps(trace: Trace) -> Iterator[Trace]:
+    for number, step in enumerate(trace.steps):
+        if step.act == "arrive":
+            continue
+        rest = list(trace.steps[number + 1 :])
+        if step.act == "verify":
+            for request in step.requests:
+                rest = _without_commit(rest, request)
+        yield from _made(trace, [*trace.steps[:number], *rest])
+
+
+def _without_commit(steps: list[Step], request: int) -> list[Step]:
+    """Steps without the next commit of a request."""
+    for n, step in enumerate(steps):
+        if step.act == "commit" and request in step.requests:
+            left = _without(step, request)
+            return [*steps[:n], *([] if left is None else [left]), *steps[n + 1 :]]
+    return steps
+
+
+def _without_rows(trace: Trace) -> Iterator[Trace]:
+    for number, step in enumerate(trace.steps):
+        for row, request in enumerate(step.requests):
+            if len(step.requests) == 1:
+                break
+            rest = list(trace.steps[number + 1 :])
+            if step.act == "verify" and request != PADDING:
+                rest = _without_commit(rest, request)
+            left = _picked(step, [n for n in range(len(step.requests)) if n != row])
+            assert left is not None
+            yield from _made(trace, [*trace.steps[:number], left, *rest])
+
+
+def _with_less(trace: Trace) -> Iterator[Trace]:
+    """Fewer tokens in a row of a call, or accepted of a draft, chains for trees, decode for other calls."""
+    for number, step in enumerate(trace.steps):
+        for simpler in _less(step):
+            yield from _made(trace, [*trace.steps[:number], plain(simpler), *trace.steps[number + 1 :]])
+
+
+def _less(step: Step) -> Iterator[Step]:
+    if step.act in ("extend", "update", "packed_decode"):
+        yield dataclasses.replace(step, act="decode")
+    for row, accepted in enumerate(step.accepted):
+        for token in range(max(accepted, 0)):
+            yield dataclasses.replace(step, accepted=(*step.accepted[:row], token, *step.accepted[row + 1 :]))
+    if step.lens:
+        yield dataclasses.replace(step, lens=(), parents=())
+    if step.parents:
+        yield dataclasses.replace(step, parents=())
+    for row, length in enumerate(step.lens):
+        for shorter in sorted({1, length // 2, length - 1} - {0, length}):
+            if shorter < length:
+                lens = (*step.lens[:row], shorter, *step.lens[row + 1 :])
+                parents = tuple(tree[:size] for tree, size in zip(step.parents, lens, strict=False))
+                yield dataclasses.replace(step, lens=lens, parents=parents)
+
+
+def _with_simpler_fields(trace: Trace) -> Iterator[Trace]:
+    for name, simple in SIMPLEST.items():
+        value = getattr(trace, name)
+        if value == simple:
+            continue
+        tries = [simple]
+        if type(value) is int and type(simple) is int:
+            tries += [number for number in (value // 2, value - 1) if simple < number < value]
+        for candidate in tries:
+            try:
+                yield dataclasses.replace(trace, **{name: candidate})
+            except ValueError:
+                continue

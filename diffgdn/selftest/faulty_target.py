@@ -1,0 +1,47 @@
+"""A target with a fault planted in it: another target, and what happens after its call on some cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from diffgdn.cases.case import Case
+from diffgdn.reference.noise import Contract
+from diffgdn.targets import get
+from diffgdn.tensors.arena import Arguments
+
+
+class Planted:
+    """Another target, with a fault.
+
+    fault: called with a case and what the kernel returned, after each call of a case that is `planted`.
+    target: the name of the one that it is planted in. operations: some of that one's; None for all.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        fault: Callable[[Case, dict[str, Tensor]], None],
+        planted: Callable[[Case], bool],
+        target: str = "eager",
+        operations: tuple[str, ...] | None = None,
+    ) -> None:
+        self.name, self._fault, self._planted, self._right = name, fault, planted, get(target)
+        self.layout = self._right.layout
+        self.operations = self._right.operations if operations is None else operations
+
+    def contract(self, op: str) -> Contract:
+        return self._right.contract(op)
+
+    def configurations(self, op: str) -> int:
+        return self._right.configurations(op)
+
+    def refuses(self, case: Case, lane: str) -> str | None:
+        return self._right.refuses(case, lane)
+
+    def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
+        results = self._right.run(case, arguments)
+        if self._planted(case):
+            self._fault(case, results)
+        return results

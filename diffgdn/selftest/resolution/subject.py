@@ -1,0 +1,78 @@
+"""The correct results that errors are put into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from diffgdn.cases.case import Case
+from diffgdn.reference import noise, oracle, reference_kernel
+from diffgdn.reference.noise import Contract
+from diffgdn.reference.oracle import Rounding
+from diffgdn.tensors import inputs
+from diffgdn.tensors.inputs import Data
+from diffgdn.verdict import execute
+from diffgdn.verdict.checks import Comparison
+
+UNIFORM_RMS = 3.0**-0.5  # root mean square of a rounding error, as a share of half a unit in the last place
+
+
+def rms(x: Tensor) -> float:
+    """Root mean square; 0 where there is nothing."""
+    return float(x.square().mean().sqrt()) if x.numel() else 0.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A case and its correct results.
+
+    results: by name, in float64, before the rounding to the dtype that each is kept in. comparisons: the same
+    after that rounding, beside the truth. exact: nothing rounds.
+    """
+
+    case: Case
+    data: Data
+    contract: Contract
+    results: dict[str, Tensor]
+    comparisons: dict[str, Comparison]
+    exact: bool
+
+    @classmethod
+    def prepare(cls, case: Case, contract: Contract) -> Subject:
+        """The subject that a case makes, for implementations of a contract."""
+        data = inputs.draw(case)
+        reference = noise.reference(case, data, contract, reference_kernel.truth_dtypes(case))
+        results = reference_kernel.kept(case, reference_kernel.rounded(case, data, contract))
+        dtypes = reference_kernel.stored_dtypes(case)
+        stored = {name: tensor.to(dtypes[name]) for name, tensor in results.items() if tensor.numel()}
+        found = {one.name: one for one in execute.comparisons(case, stored, reference)}
+        return cls(case, data, contract, {name: results[name] for name in found}, found, reference.exact)
+
+    def judged(self, changed: dict[str, Tensor]) -> list[Comparison]:
+        """Other results, in float64, as a run would leave them, beside the truth."""
+        return [self._judged(self.comparisons[name], tensor) for name, tensor in changed.items()]
+
+    @staticmethod
+    def _judged(before: Comparison, tensor: Tensor) -> Comparison:
+        return replace(before, got=tensor.to(before.dtype).double())
+
+    def moved(self, data: Data) -> dict[str, Tensor]:
+        """What other tensors do to the true results, by name; only results that exist."""
+        wrong = reference_kernel.kept(self.case, oracle.expected(self.case, self.data | data))
+        return {name: wrong[name] - one.expected for name, one in self.comparisons.items()}
+
+    def again(self, rounding: Rounding) -> dict[str, Tensor]:
+        """Results under other roundings, in float64."""
+        wrong = reference_kernel.kept(
+            self.case, reference_kernel.rounded(self.case, self.data, self.contract, rounding)
+        )
+        return {name: wrong[name] for name in self.results}
+
+    def unit(self, name: str) -> Tensor:
+        """One noise of each element of a result: root mean square error of a correct kernel, the rounding to
+        the dtype that it is kept in included."""
+        one = self.comparisons[name]
+        least = noise.TINY / noise.LIMIT  # what the bound grants to any element
+        return torch.hypot(one.noise + least, UNIFORM_RMS * one.half_ulp)

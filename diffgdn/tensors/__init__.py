@@ -1,0 +1,1 @@
+"""From a case to memory: its tensors, poison around them, one watched allocation."""

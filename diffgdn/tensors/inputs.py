@@ -1,0 +1,300 @@
+"""Tensors from a case: the same bits on every machine and device.
+
+Elements come from a counter-based hash (splitmix64) and from nothing but exactly rounded IEEE operations (+,
+-, *, /, sqrt and powers of two); libm's exp and log differ between machines in the last bit and are not used.
+`draw` makes plain, contiguous CPU tensors, which the oracle reads; `diffgdn.tensors.arena` lays them out for
+a kernel.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffgdn.cases.case import Case
+from diffgdn.cases.sparsity import AXES, places
+
+DTYPE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+LN2 = 0.6931471805599453
+SATURATED = (
+    16384.0  # a raw gate at which softplus and sigmoid are exactly linear, 0 or 1; exact in fp16 and bf16
+)
+FORGET = -16384.0  # a log decay whose exponential underflows in every format; exact in fp16 and bf16
+NORMAL_STD = 65536.0 * 0.5773502691896258  # of the sum of four uniform 16-bit integers
+EXACT_HALVES = 2  # how often beta = 1/2 may occur in one sequence of an exact case: each adds a bit
+
+Data = dict[str, Tensor]
+
+
+def _bits(case: Case, name: str, count: int, stream: int = 0) -> np.ndarray:
+    """`count` 64-bit hashes of (seed, tensor name, stream, counter)."""
+    key = (
+        case.values.seed * 0x9E3779B97F4A7C15
+        + zlib.crc32(name.encode()) * 0xD1B54A32D192ED03
+        + stream * 0x8CB92BA72F3D8DD7
+    ) % 2**64
+    with np.errstate(over="ignore"):
+        z = (np.arange(1, count + 1, dtype=np.uint64) + np.uint64(key)) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def _uniform(bits: np.ndarray) -> np.ndarray:
+    """[0, 1), 53 bits."""
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _normal(bits: np.ndarray) -> np.ndarray:
+    """Nearly normal: the centred sum of four uniform 16-bit integers, as an integer (standard deviation
+    NORMAL_STD)."""
+    parts = bits.view(np.uint16).reshape(*bits.shape, 4)
+    return parts.sum(axis=-1, dtype=np.int64) - 131070
+
+
+def _choice(bits: np.ndarray, options: list[float]) -> np.ndarray:
+    return np.asarray(options, dtype=np.float64)[(bits % np.uint64(len(options))).astype(np.int64)]
+
+
+def _ilog2(values: np.ndarray) -> np.ndarray:
+    """log2 with a straight line between powers of two: exact operations only, close enough to shape a law."""
+    mantissa, exponent = np.frexp(values)
+    return exponent + (2.0 * mantissa - 2.0)
+
+
+def _unit_rows(integers: np.ndarray) -> np.ndarray:
+    """Rows scaled to length one. The sum of squares is taken in integers, so its order does not matter."""
+    squares = (integers * integers).sum(axis=-1, keepdims=True)
+    return integers / np.sqrt(np.maximum(squares, 1).astype(np.float64))
+
+
+def _vectors(case: Case, name: str, rows: int, heads: int, dim: int, unit: bool) -> np.ndarray:
+    """q or k or v or state rows, [rows, heads, dim], by the case's law; unit asks for rows of length at most
+    one."""
+    law, count = case.values.law, rows * heads * dim
+    bits = _bits(case, name, count).reshape(rows, heads, dim)
+    if law == "zero":
+        return np.zeros((rows, heads, dim))
+    if law == "ones":
+        length = 2.0 ** -math.ceil(math.log2(dim) / 2) if unit else 1.0
+        return np.full((rows, heads, dim), length)
+    if law == "exact":
+        return _exact_vectors(case, name, rows, heads, dim, bits)
+    if law == "uniform":
+        integers = (bits >> np.uint64(48)).astype(np.int64) - 32768
+    else:
+        integers = _normal(bits)
+    if law == "parallel" and name == "k":
+        base = _normal(_bits(case, "k.base", heads * dim).reshape(1, heads, dim))
+        integers = 32 * base + integers
+    if law == "spiky":
+        integers = np.where(bits % np.uint64(29) == 0, 24 * integers, integers)
+    if law == "zero_rows":
+        zero = _bits(case, name + ".zero", rows * heads).reshape(rows, heads, 1) % np.uint64(3) == 0
+        integers = np.where(zero, 0, integers)
+    return _unit_rows(integers) if unit else integers / NORMAL_STD
+
+
+def _exact_vectors(case: Case, name: str, rows: int, heads: int, dim: int, bits: np.ndarray) -> np.ndarray:
+    """One-hot keys, queries with at most two nonzero channels, small whole values and states: all exact in
+    bf16."""
+    if name == "k":
+        # A few channels only, so that later tokens overwrite what earlier ones wrote.
+        used = min(dim, 3)
+        hot = (_bits(case, "k.hot", rows * heads) % np.uint64(used)).astype(np.int64).reshape(rows, heads)
+        spread = (
+            (_bits(case, "k.spread", heads * used) % np.uint64(dim)).astype(np.int64).reshape(heads, used)
+        )
+        channel = np.take_along_axis(spread, hot.T, axis=1).T
+        return (np.arange(dim) == channel[..., None]).astype(np.float64)
+    if name == "q":
+        first, second = (
+            np.arange(dim)
+            == (_bits(case, f"q.{i}", rows * heads) % np.uint64(dim)).astype(np.int64).reshape(rows, heads, 1)
+            for i in (1, 2)
+        )
+        return first.astype(np.float64) - 2.0 * (second & ~first)
+    return _choice(bits, [1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 4.0])
+
+
+def _only(case: Case, name: str, values: np.ndarray, sign: float = 1.0) -> np.ndarray:
+    """Values of a tensor, zero where `case.only` does not keep them. sign: -1 for those of the negated
+    tensor."""
+    entry = next((one for one in case.only if one.tensor == name), None)
+    if entry is None:
+        return values
+    inside = np.ones(values.shape, dtype=bool)
+    for axis, (word, size) in enumerate(zip(AXES[name], values.shape, strict=False)):
+        chosen = getattr(entry, word)
+        if chosen is not None:
+            marks = np.zeros(size, dtype=bool)
+            marks[list(places(chosen))] = True
+            inside &= marks.reshape(-1, *([1] * (values.ndim - axis - 1)))
+    if name == "state" and case.operation.has_pool:
+        for slot in set(case.pool.indices):
+            same = [n for n, other in enumerate(case.pool.indices) if other == slot]
+            inside[same] = inside[same].any(axis=0)
+    return np.where(inside, values if entry.value is None else sign * entry.value, 0.0)
+
+
+def _positions(case: Case) -> np.ndarray:
+    """Position of each real token within its own sequence."""
+    return (
+        np.concatenate([np.arange(length) for length in case.lens])
+        if case.total
+        else np.zeros(0, dtype=np.int64)
+    )
+
+
+def _decay(case: Case, heads_shape: tuple[int, ...]) -> np.ndarray:
+    """Sizes |g| of the wanted natural log decay, [total, HV] or [total, HV, K], by the case's law."""
+    law, strength = case.gates.law, case.gates.strength
+    shape = (case.total, *heads_shape)
+    bits = _bits(case, "g", math.prod(shape)).reshape(shape)
+    u = _uniform(bits)
+    place = _positions(case).reshape(-1, *([1] * len(heads_shape)))
+    flat = np.ones(shape)
+    if law == "zero":
+        return np.zeros(shape)
+    if law == "exact":
+        # At most two in a chunk of 64: the sum of more multiples of log2(e) * FORGET depends on the order of
+        # summation.
+        return np.where((place % 32 == 2) & (bits % np.uint64(2) == 0), -FORGET, 0.0)
+    if law == "constant":
+        return strength * flat
+    if law == "uniform":
+        return strength * u
+    if law == "mixed":
+        return np.where(
+            bits % np.uint64(4) == 0, 8.0 * strength, np.where(bits % np.uint64(4) == 1, strength * u, 0.0)
+        )
+    if law == "alternating":
+        return np.where(place % 2 == 1, strength, 0.0) * flat
+    if law == "jump":
+        return np.where(place == case.gates.at, 32.0 * strength, 0.015625 * strength * u) * flat
+    if law == "underflow":
+        return 30.0 * strength * (0.5 + u)
+    if law == "huge":  # per-token |g| up to thousands, as kimi-type models reach
+        return strength * np.ldexp(1.0 + u, (bits % np.uint64(12)).astype(np.int32))
+    # "model": |g| = A * dt with A in [1, 16] per head, dt log-uniform in [2**-10, 2**-3), the initialisation
+    # that these models publish
+    rate = 1.0 + 15.0 * _uniform(_bits(case, "g.rate", case.HV)).reshape(
+        1, case.HV, *([1] * (len(heads_shape) - 1))
+    )
+    return strength * rate * np.ldexp(1.0 + u, -10 + (bits % np.uint64(7)).astype(np.int32))
+
+
+def _beta(case: Case) -> np.ndarray:
+    """Wanted beta, [total, HV], in [0, 2]."""
+    law, shape = case.gates.beta, (case.total, case.HV)
+    bits = _bits(case, "beta", math.prod(shape)).reshape(shape)
+    if law in ("one", "half", "zero", "two"):
+        return np.full(shape, {"one": 1.0, "half": 0.5, "zero": 0.0, "two": 2.0}[law])
+    if law == "exact":
+        wanted = np.where(bits % np.uint64(4) == 0, 0.0, 1.0)
+        return np.where(
+            (_positions(case) < EXACT_HALVES).reshape(-1, 1) & (bits % np.uint64(4) == 1), 0.5, wanted
+        )
+    return _uniform(bits) if law == "uniform" else 1.0 - 0.03125 * _uniform(bits)
+
+
+def _raw_decay(size: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """A raw gate x with softplus(x) near `size`: exactly 0 where size is 0, else within a third."""
+    small = LN2 * _ilog2(np.maximum(size, 2.0**-60))
+    raw = np.where(size > 1.0, size, small)
+    return np.where(size == 0.0, -SATURATED, np.minimum(raw, SATURATED))
+
+
+def _raw_beta(beta: np.ndarray) -> np.ndarray:
+    """A raw b with sigmoid(b) near beta; exact for 0, 1/2 and 1."""
+    inner = LN2 * (_ilog2(np.clip(beta, 2.0**-20, 1.0)) - _ilog2(np.clip(1.0 - beta, 2.0**-20, 1.0)))
+    return np.where(
+        beta <= 0.0, -SATURATED, np.where(beta >= 1.0, SATURATED, np.where(beta == 0.5, 0.0, inner))
+    )
+
+
+def _tokens(case: Case, values: np.ndarray, dtype: torch.dtype) -> Tensor:
+    """To the wanted dtype, through float32 as a caller would, with NaN for the padding tokens after the last
+    sequence."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values)).to(torch.float32).to(dtype)
+    tail = torch.full((case.tail, *tensor.shape[1:]), math.nan, dtype=dtype)
+    return torch.cat([tensor, tail]) if case.tail else tensor
+
+
+def _gate_data(case: Case) -> Data:
+    dtype = DTYPE[case.gates.dtype]
+    heads = (case.HV, case.K) if case.operation.is_kda else (case.HV,)
+    size = _only(case, "g", _decay(case, heads), sign=-1.0)
+    beta = _only(case, "beta", _beta(case))
+    if not case.raw_gates:
+        return {"g": _tokens(case, -size, dtype), "beta": _tokens(case, beta, dtype)}
+    exact = case.gates.law in ("zero", "exact")
+    # A_log in steps of ln 2 and a bias of a few eighths; none of either where the law wants gates that are
+    # exact.
+    steps = np.zeros(case.HV) if exact else (_bits(case, "A_log", case.HV) % np.uint64(3)).astype(np.float64)
+    bias = (
+        np.zeros(heads)
+        if exact
+        else _choice(_bits(case, "dt_bias", math.prod(heads)), [0.0, 0.25, -0.5, 0.125]).reshape(heads)
+    )
+    per_head = steps.reshape(1, case.HV, *([1] * (len(heads) - 1)))
+    raw = _raw_decay(
+        np.ldexp(size, -per_head.astype(np.int32)),
+        _bits(case, "a", math.prod(size.shape)).reshape(size.shape),
+    )
+    raw = np.where(np.abs(raw) == SATURATED, raw, raw - bias)
+    return {
+        "a": _tokens(case, raw, dtype),
+        "b": _tokens(case, _raw_beta(beta), dtype),
+        "A_log": torch.from_numpy(steps * LN2).to(torch.float32),
+        "dt_bias": torch.from_numpy(bias).to(dtype),
+    }
+
+
+def _state(case: Case) -> Tensor:
+    """Initial states [N, HV, V, K] in the pool's dtype: zero for padding, the same for sequences that share
+    a slot."""
+    operation, pool = case.operation, case.pool
+    slots = pool.indices if operation.has_pool else tuple(range(len(case.lens)))
+    out = np.zeros((len(case.lens), case.HV, case.V, case.K))
+    for n, slot in enumerate(slots):
+        if slot >= 0 and case.values.state == "law":
+            rows = _vectors(case, f"state.{slot}", case.HV, case.V, case.K, unit=False)
+            out[n] = np.ldexp(rows, case.values.v_exponent)
+    live = np.array([slot >= 0 for slot in slots]).reshape(-1, 1, 1, 1)
+    out = np.where(live, _only(case, "state", out), 0.0)
+    return torch.from_numpy(out).to(torch.float32).to(DTYPE[pool.dtype])
+
+
+def draw(case: Case) -> Data:
+    """Plain contiguous CPU tensors of a case, `only` and then edits applied.
+
+    q, k [tokens, H, K]; v [tokens, HV, V]; g [tokens, HV(, K)] and beta [tokens, HV], or a, b, A_log [HV]
+    and dt_bias [HV(, K)]; state [N, HV, V, K] (absent with `values.state == "none"`). Padding tokens are
+    NaN.
+    """
+    dtype, scale = DTYPE[case.dtype], case.values
+    # Without l2norm a key longer than one makes the recurrence itself explode: that would test nothing.
+    q = np.ldexp(_vectors(case, "q", case.total, case.H, case.K, unit=not case.l2norm), scale.q_exponent)
+    k = _vectors(case, "k", case.total, case.H, case.K, unit=not case.l2norm)
+    k = np.ldexp(k, scale.q_exponent) if case.l2norm else k
+    v = np.ldexp(_vectors(case, "v", case.total, case.HV, case.V, unit=False), scale.v_exponent)
+    drawn = {"q": q, "k": k, "v": v}
+    data: Data = {name: _tokens(case, _only(case, name, values), dtype) for name, values in drawn.items()}
+    data |= _gate_data(case)
+    if scale.state != "none":
+        data["state"] = _state(case)
+    for edit in case.edits:
+        if edit.tensor not in data:
+            raise ValueError(f"edits: {case.op} has no tensor {edit.tensor!r}; it has {', '.join(data)}")
+        flat = data[edit.tensor].view(-1)
+        if not 0 <= edit.position < flat.numel():
+            raise ValueError(
+                f"edits: position {edit.position} outside {edit.tensor} of {flat.numel()} elements"
+            )
+        flat[edit.position] = edit.value
+    return data

@@ -1,0 +1,53 @@
+"""Which memory leaked into a result: the call is made again and again with ever smaller parts of the poison,
+everything else being zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from diffgdn.tensors.arena import Arguments, Change
+from diffgdn.tensors.poison import Fresh
+from diffgdn.verdict.checks import side
+
+
+class Leaks(Protocol):
+    """Whether the result is not finite with poison in words of the arena, or in a part of fresh memory."""
+
+    def __call__(self, words: Tensor | None = None, only: tuple[int, str] | None = None) -> bool: ...
+
+
+def source(
+    poisoned: Arguments, calm: Arguments, leaks: Leaks, fresh: Callable[[], Sequence[Fresh]]
+) -> str | None:
+    """The memory that leaks, in words; None if no part of it does so alone.
+
+    fresh: what the latest call allocated.
+    """
+    words = poisoned.poisoned(calm)
+    if words.numel() and leaks(words):
+        while words.numel() > 1:
+            half = words.numel() // 2
+            words = words[:half] if leaks(words[:half]) else words[half:]
+        return _words(poisoned, poisoned.describe(int(words[0]))) if leaks(words) else None
+    leaks()
+    for number, one in enumerate(fresh()):
+        for part, where in (("inside", ""), ("before", " before its start"), ("after", " past its end")):
+            if leaks(only=(number, part)):
+                shape = f"{list(one.tensor.shape)} {str(one.tensor.dtype).removeprefix('torch.')}"
+                return f"a fresh tensor {shape}{where or ', before it was written'}"
+    return None
+
+
+def _words(arguments: Arguments, change: Change) -> str:
+    if change.where != "element":
+        return f"{change.tensor} {side(change)}, at element {change.offset}"
+    place = list(change.index)
+    if change.tensor == "state":
+        return f"state slot {place[0]}, which no sequence names, at {place}"
+    if change.tensor in ("out", "buffer"):
+        return f"{change.tensor} at {place}, before it was written"
+    return f"{change.tensor} of a padding token, at {place}"

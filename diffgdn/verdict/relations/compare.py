@@ -1,0 +1,217 @@
+"""Asks a relation of a case: the call, its other calls, and whether they agree."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from diffgdn.backend import interpreter
+from diffgdn.cases.case import Case
+from diffgdn.reference import noise
+from diffgdn.targets import Target
+from diffgdn.tensors import inputs
+from diffgdn.verdict.checks import CheckFailure, Comparison
+from diffgdn.verdict.failures import KernelRaised, RelationBroken, Verdict
+from diffgdn.verdict.relations import registry
+from diffgdn.verdict.relations.labelled_results import STATES, Side, bounded, call
+from diffgdn.verdict.relations.transforms import MAKERS, Calls, DoesNotApply
+
+WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def run(case: Case, target: Target, lane: str, name: str) -> Verdict:
+    """The verdict on a case under one relation; refused where the relation says nothing about it.
+
+    A kernel's fault never raises; errors of the framework itself do, and ValueError for an unknown relation.
+    """
+    relation = registry.get(name)
+    reason = None if relation.takes(case.operation) else f"not about {case.op}"
+    reason = reason or registry.missing(name, case.op, target.name, tuple(target.operations))
+    reason = reason or (None if case.total else "no tokens") or relation.unless(case)
+    if reason is None and relation.bitwise and name != "twice":
+        case_asked = replace(case, batch_invariant=True)
+    else:
+        case_asked = case
+    reason = reason or target.refuses(case_asked, lane)
+    if reason is not None:
+        return Verdict(case, target.name, lane, refused=reason)
+    if lane == "interpret":
+        interpreter.repair()
+    bitwise = relation.bitwise and (name == "twice" or keeps_bits(target, case.op))
+    start, asked = time.perf_counter(), _Asked(case_asked, target, lane, name, bitwise)
+    failure, refused = None, None
+    try:
+        asked.judge()
+    except DoesNotApply as why:
+        refused = str(why)
+    except CheckFailure as found:
+        failure = found
+    seconds = {"relation": time.perf_counter() - start}
+    shares = {} if bitwise or refused is not None else {name: asked.share}
+    return Verdict(
+        case,
+        target.name,
+        lane,
+        failure,
+        refused,
+        shares=shares,
+        seconds=seconds,
+        comparison=asked.broken if failure is not None else None,
+    )
+
+
+def keeps_bits(target: Target, op: str) -> bool:
+    """Whether a target promises, with batch_invariant, the same bits in every batch: as it says itself, and a
+    function of a user by taking the keyword."""
+    says = getattr(target, "batch_invariant", None)
+    function = getattr(target, "functions", {}).get(op)
+    if says is not None or function is None:
+        return says is not False
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.name == "batch_invariant" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+class _Asked:
+    """One relation, asked of one case. share: the worst disagreement over the bound; broken: of the result
+    that broke it."""
+
+    def __init__(self, case: Case, target: Target, lane: str, name: str, bitwise: bool) -> None:
+        self.case, self.target, self.lane, self.name, self.bitwise = case, target, lane, name, bitwise
+        self.share = 0.0
+        self.broken: Comparison | None = None
+
+    def judge(self) -> None:
+        """Raises RelationBroken, KernelRaised where the case's own call does, DoesNotApply."""
+        case, data = self.case, inputs.draw(self.case)
+        ours = call(case, data, self.target, self.lane)
+        calls = Calls(self.target, self.lane)
+        try:
+            other = MAKERS[self.name](case, data, calls)
+        except KernelRaised as error:
+            message = f"the case's own call returned, a related one raised {error.message}"
+            raise RelationBroken(case.op, error.tensor, None, message, self.name) from error
+        if not self.bitwise:
+            ours = bounded(ours, case, data, self.target)
+        compared = sum(self._compare(name, ours, other) for name in ours.results)
+        if not compared:
+            raise DoesNotApply("no results in common")
+
+    def _compare(self, name: str, ours: Side, other: Side) -> int:
+        """How many rows of a result the other side speaks of. Raises RelationBroken."""
+        done = 0
+        for source in [name, *(STATES if name in STATES else ())]:
+            if source not in other.results or (done and source != name):
+                continue
+            places: dict[tuple[str, int, int], int] = {}
+            for row, label in enumerate(other.labels[source]):
+                places.setdefault(label, row)
+            pairs = [(r, places[label]) for r, label in enumerate(ours.labels[name]) if label in places]
+            if pairs and ours.results[name].numel():
+                self._agree(name, source, ours, other, [r for r, _ in pairs], [r for _, r in pairs])
+                done += len(pairs)
+        return done
+
+    def _agree(
+        self, name: str, source: str, ours: Side, other: Side, mine: list[int], theirs: list[int]
+    ) -> None:
+        got, said = ours.results[name][mine], other.results[source][theirs]
+        if other.columns is not None:
+            got = got[:, :, other.columns]
+        if self.bitwise:
+            self._same_bits(name, got, said, mine, ours, other)
+            return
+        bound, rounding = self._bound(name, source, ours, other, mine, theirs, got, said)
+        error = (got.double() - said.double()).abs()
+        both = (got.double() == said.double()) | (got.isnan() & said.isnan())
+        error = torch.where(both | bound.isinf(), 0.0, error).nan_to_num(nan=torch.inf)
+        # As of an error: less the last roundings, which nobody can avoid, over noises.
+        excess, room = (error - rounding).clamp(min=0.0), (bound - rounding).clamp(min=noise.TINY)
+        ratio = torch.where(bound > 0, excess / room, torch.where(error > 0, torch.inf, 0.0))
+        self.share = max(self.share, float(torch.where(bound.isinf(), 0.0, ratio).max()))
+        mask = error > bound
+        if mask.any():
+            index = _worst(torch.where(mask, ratio, -1.0))
+            far, limit = float(error[index]), float(bound[index])
+            size = (
+                f"{far:.3g} apart is {far / limit:.3g} times the bound {limit:.3g}" if limit else "not exact"
+            )
+            self._broken(name, got, said, bound, mask, index, mine, ours, other, size)
+
+    def _bound(
+        self,
+        name: str,
+        source: str,
+        ours: Side,
+        other: Side,
+        mine: list[int],
+        theirs: list[int],
+        got: Tensor,
+        said: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The largest disagreement, which is the bounds of both sides, and the last roundings in it."""
+        assert ours.bounds is not None
+        own = ours.bounds[name][:, mine]
+        if other.columns is not None:
+            own = own[:, :, :, other.columns]
+        both = 2 * own if other.repeats else own
+        if other.bounds is not None:
+            both = both + other.bounds[source][:, theirs]
+        if other.repeats and said.dtype != got.dtype:
+            both = both + noise.half_ulp(said.double().abs(), said.dtype)
+        return both[0], both[1]
+
+    def _same_bits(
+        self, name: str, got: Tensor, said: Tensor, mine: list[int], ours: Side, other: Side
+    ) -> None:
+        words = WORDS[got.element_size()]
+        mask = got.contiguous().view(words) != said.contiguous().view(words)
+        if mask.any():
+            apart = (got.double() - said.double()).abs().nan_to_num(nan=torch.inf)
+            index = _worst(torch.where(mask, apart, -1.0))
+            zero = torch.zeros(got.shape, dtype=torch.float64)
+            size = f"other bits, {float(apart[index]):.3g} apart"
+            self._broken(name, got, said, zero, mask, index, mine, ours, other, size)
+
+    def _broken(
+        self,
+        name: str,
+        got: Tensor,
+        said: Tensor,
+        bound: Tensor,
+        mask: Tensor,
+        index: tuple[int, ...],
+        mine: list[int],
+        ours: Side,
+        other: Side,
+        size: str,
+    ) -> None:
+        """Raise, and keep the result beside what the other side says of it."""
+        whole = ours.results[name].double()
+        expected, limits = whole.clone(), torch.zeros_like(whole)
+        columns = slice(None) if other.columns is None else other.columns
+        for row, values, limit in zip(mine, said.double(), bound, strict=True):
+            expected[row][:, columns], limits[row][:, columns] = values, limit
+        none = torch.zeros_like(whole, dtype=torch.bool)
+        self.broken = Comparison(
+            self.case, name, got.dtype, whole, expected, limits / noise.LIMIT, torch.zeros_like(whole), none
+        )
+        full = (mine[index[0]], *index[1:])
+        if other.columns is not None:
+            full = (full[0], full[1], int(other.columns[index[2]]), *full[3:])
+        what = registry.get(self.name).what
+        message = (
+            f"relation {self.name} ({what}): got {float(got[index]):.9g}, "
+            f"related {float(said[index]):.9g}: {size} ({int(mask.sum())} of {mask.numel()} elements)"
+        )
+        raise RelationBroken(self.case.op, name, self.broken.place(full), message, self.name)
+
+
+def _worst(ratio: Tensor) -> tuple[int, ...]:
+    return tuple(int(i) for i in torch.unravel_index(ratio.argmax(), ratio.shape))
