@@ -3,7 +3,7 @@ PYTHON ?= python3
 # How long to fuzz: 30s, 10m, 8h.
 TIME ?= 60s
 # interpret or gpu; empty: a GPU where there is one.
-LANE ?=
+BACKEND ?= $(LANE)
 # Further arguments of the command behind the target: make test ARGS="-k verify"
 ARGS ?=
 # Extras of pyproject.toml that the environment should hold: make fuzz EXTRAS=test,fla
@@ -12,15 +12,15 @@ EXTRAS ?= test
 TORCH ?=
 
 BIN := .venv/bin
-ifneq ($(LANE),)
-export DIFFGDN_LANE := $(LANE)
+ifneq ($(BACKEND),)
+export DIFFGDN_BACKEND := $(BACKEND)
 endif
 
 .PHONY: help setup fuzz test lint docs coverage clean
 
 help:
-	@echo "make fuzz   check kernels against the oracle for TIME=$(TIME)  [LANE=interpret|gpu] [EXTRAS=test,fla] [ARGS=...]"
-	@echo "make test   replay the corpus, then all tests                [LANE=interpret|gpu] [ARGS=...]"
+	@echo "make fuzz   check kernels against the oracle for TIME=$(TIME)  [BACKEND=interpret|gpu] [EXTRAS=test,fla] [ARGS=...]"
+	@echo "make test   replay the corpus, then all tests                [BACKEND=interpret|gpu] [ARGS=...]"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   the pages as a site, in docs/_build/html"
 	@echo "make coverage  all tests, and what they reached      [ARGS=...]"

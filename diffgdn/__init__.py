@@ -19,7 +19,8 @@ old_names.install()
 
 
 def __getattr__(name: str) -> Any:
-    """Public names, imported when first asked for: a lane is chosen before torch and triton are imported."""
+    """Public names, imported when first asked for: a backend is chosen before torch and triton are
+    imported."""
     if name == "Case":
         from diffgdn.cases.case import Case
 

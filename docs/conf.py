@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-os.environ.setdefault("DIFFGDN_LANE", "interpret")  # no GPU is needed to read docstrings
+os.environ.setdefault("DIFFGDN_BACKEND", "interpret")  # no GPU is needed to read docstrings
 
 import diffgdn
 

@@ -12,7 +12,7 @@ from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.strategies import geometries, laws, sizes
 from diffgdn.strategies.batch import Batch, among, draw_batch, rarely, whole
-from diffgdn.strategies.menu import LANES, STATES, Build, Menu, builds, exactable
+from diffgdn.strategies.menu import BACKENDS, STATES, Build, Menu, builds, exactable
 from diffgdn.strategies.telling import UNTOLD, telling
 
 LAYOUTS = ("vk", "kv")
@@ -29,34 +29,34 @@ CROWDS = (2, 40, 264)  # heads of two sequences: with 64 states or fewer, with m
 
 
 def cases(
-    op: str, *, lane: str = "interpret", menu: Menu | None = None, configs: int = 1, layout: str = "vk"
+    op: str, *, backend: str = "interpret", menu: Menu | None = None, configs: int = 1, layout: str = "vk"
 ) -> st.SearchStrategy[Case]:
     """Cases of an operation.
 
-    lane: "interpret" or "gpu", which decides how large they are. menu: what kernels specialise on comes from
-    its builds; None: anything goes. configs: entries of a foreign kernel's configuration list, one of which
-    each case is pinned to. layout: "vk" or "kv", of the target's states. Shrinks toward one sequence, one
-    head, one token, ones, and no gate. Raises InvalidArgument, with the value, for anything else.
+    backend: "interpret" or "gpu", which decides how large they are. menu: what kernels specialise on comes
+    from its builds; None: anything goes. configs: entries of a foreign kernel's configuration list, one of
+    which each case is pinned to. layout: "vk" or "kv", of the target's states. Shrinks toward one sequence,
+    one head, one token, ones, and no gate. Raises InvalidArgument, with the value, for anything else.
     """
     if op not in OPERATIONS:
         raise InvalidArgument(f"op={op!r}: expected one of {', '.join(OPERATIONS)}")
-    if lane not in LANES:
-        raise InvalidArgument(f"lane={lane!r}: expected one of {', '.join(LANES)}")
+    if backend not in BACKENDS:
+        raise InvalidArgument(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
     if menu is not None and not isinstance(menu, Menu):
         raise InvalidArgument(f"menu={menu!r}: expected a Menu or None")
     if not isinstance(configs, int) or isinstance(configs, bool) or configs < 1:
         raise InvalidArgument(f"configs={configs!r}: expected a whole number of 1 or more")
     if layout not in OPERATIONS[op].layouts:
         raise InvalidArgument(f"layout={layout!r}: {op} has {' and '.join(OPERATIONS[op].layouts)}")
-    chosen = builds(op, lane) if menu is None else st.sampled_from(menu.entries(op))
-    return _cases(op, lane, chosen, configs, _exact_draws(op, lane, menu))
+    chosen = builds(op, backend) if menu is None else st.sampled_from(menu.entries(op))
+    return _cases(op, backend, chosen, configs, _exact_draws(op, backend, menu))
 
 
-def _exact_draws(op: str, lane: str, menu: Menu | None) -> dict[str, st.SearchStrategy[bool]]:
+def _exact_draws(op: str, backend: str, menu: Menu | None) -> dict[str, st.SearchStrategy[bool]]:
     """By dtype, whether a case is to be exact where it can be: more often where fewer builds allow it."""
     wanted = EXACT_SHARE / LIVE_SHARE[OPERATIONS[op].has_pool]
     out = {}
-    for dtype, share in exactable(op, lane, menu).items():
+    for dtype, share in exactable(op, backend, menu).items():
         often = min(ODDS, round(ODDS * wanted / share)) if share else 0
         out[dtype] = among(*[False] * (ODDS - often), *[True] * often)
     return out
@@ -66,7 +66,7 @@ def _exact_draws(op: str, lane: str, menu: Menu | None) -> dict[str, st.SearchSt
 def _cases(
     draw: st.DrawFn,
     op: str,
-    lane: str,
+    backend: str,
     chosen: st.SearchStrategy[Build],
     configs: int,
     exactness: dict[str, st.SearchStrategy[bool]],
@@ -76,8 +76,8 @@ def _cases(
     told = draw(among(False, *[True] * (UNTOLD - 1)))
     build = draw(chosen)
     wanted_exact = draw(exactness[build.dtype])
-    H, HV = _draw_heads(draw, operation, lane, build)
-    room = sizes.room(op, lane, build, HV, draw(rarely(12)))
+    H, HV = _draw_heads(draw, operation, backend, build)
+    room = sizes.room(op, backend, build, HV, draw(rarely(12)))
     batch = draw_batch(draw, operation, build, room)
     exact = wanted_exact and laws.can_be_exact(build, batch)
     gates = laws.draw_gates(draw, operation, build, max(batch.lens), exact)
@@ -117,9 +117,9 @@ def _assemble(op: str, build: Build, batch: Batch, H: int, HV: int, gates: Gates
     )
 
 
-def _draw_heads(draw: st.DrawFn, operation: Operation, lane: str, build: Build) -> tuple[int, int]:
+def _draw_heads(draw: st.DrawFn, operation: Operation, backend: str, build: Build) -> tuple[int, int]:
     """H and HV: a few heads and their ratio; on a GPU at times those of a published model."""
-    few = lane == "interpret"
+    few = backend == "interpret"
     H = draw(among(*(H_FEW if few else H_MORE)))
     ratio = draw(among(*RATIOS))
     if few:

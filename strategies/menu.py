@@ -18,7 +18,7 @@ from hypothesis.errors import InvalidArgument
 
 from diffgdn.cases.operations import OPERATIONS
 
-LANES = ("interpret", "gpu")
+BACKENDS = ("interpret", "gpu")
 PER_OPERATION = 6  # entries a menu: all twelve operations together stay under 160 compiled kernels
 STAGES = {"gdn": 3, "kda": 4}  # of an extend, each a kernel that is compiled for the build
 TABLES = 6  # kernels that lay out chunks: shared by all builds of a chunk size and dtype of cu_seqlens
@@ -81,10 +81,10 @@ class Build:
         return TILES if self.crowded and not self.batch_invariant else 1
 
 
-def exactable(op: str, lane: str, menu: Menu | None) -> dict[str, float]:
+def exactable(op: str, backend: str, menu: Menu | None) -> dict[str, float]:
     """By dtype, the share of an operation's builds that can have exact cases."""
     if menu is None:
-        table = options(op, lane)
+        table = options(op, backend)
         share = 1.0
         for name, value in (("l2norm", False), ("given", True)):
             share *= table.get(name, (value,)).count(value) / len(table.get(name, (value,)))
@@ -111,7 +111,7 @@ def published(op: str) -> Build:
     )
 
 
-def options(op: str, lane: str) -> dict[str, tuple[Any, ...]]:
+def options(op: str, backend: str) -> dict[str, tuple[Any, ...]]:
     """What each choice of a build is drawn from, simplest first, repeated to be drawn more often.
 
     `square` and `own_gates` are choices without a field: K = V, the larger; and gates in the dtype of q.
@@ -121,9 +121,9 @@ def options(op: str, lane: str) -> dict[str, tuple[Any, ...]]:
     flag, rare = (False, True), (False, False, False, True)
     table: dict[str, tuple[Any, ...]] = {
         # before K and V: where K is to be large, a larger K is simpler than a square with a larger V
-        "square": (False, False, True) if lane == "interpret" else flag,
-        "K": DIMS[lane],
-        "V": DIMS[lane],
+        "square": (False, False, True) if backend == "interpret" else flag,
+        "K": DIMS[backend],
+        "V": DIMS[backend],
         "dtype": ("float32", "bfloat16", "float16", "bfloat16"),
         "own_gates": rare,
         "state_dtype": ("float32", "bfloat16", "float16", "float32"),
@@ -131,12 +131,12 @@ def options(op: str, lane: str) -> dict[str, tuple[Any, ...]]:
         "view": ("contiguous", "packed", "gapped"),
         "batch_invariant": rare,
     }
-    if lane == "gpu":
+    if backend == "gpu":
         table["crowded"] = (False,) * 9 + (True,)
     if operation.is_kda and (operation.raw_gates or kind == "extend"):
         table["bounded"] = rare
     if kind == "extend":
-        table["chunk_size"] = (16, 16, 16, 32, 64) if lane == "interpret" else (16, 64, 32, 64)
+        table["chunk_size"] = (16, 16, 16, 32, 64) if backend == "interpret" else (16, 64, 32, 64)
         table |= {"boundary": flag}
         if operation.is_kda:
             table["raw"] = flag
@@ -179,9 +179,9 @@ def make(op: str, picks: dict[str, Any]) -> Build:
 
 
 @cache
-def builds(op: str, lane: str) -> st.SearchStrategy[Build]:
+def builds(op: str, backend: str) -> st.SearchStrategy[Build]:
     """Any build of an operation."""
-    table = {name: st.sampled_from(values) for name, values in options(op, lane).items()}
+    table = {name: st.sampled_from(values) for name, values in options(op, backend).items()}
     return st.fixed_dictionaries(table).map(partial(make, op))
 
 
@@ -205,17 +205,17 @@ class Menu:
     """A few builds an operation, simplest first."""
 
     seed: int
-    lane: str
+    backend: str
     builds: tuple[tuple[str, tuple[Build, ...]], ...]
 
     @classmethod
     def draw(
-        cls, seed: int, operations: Iterable[str], lane: str = "gpu", per_operation: int = PER_OPERATION
+        cls, seed: int, operations: Iterable[str], backend: str = "gpu", per_operation: int = PER_OPERATION
     ) -> Menu:
         """The menu of a campaign: the same seed gives the same builds. The build of published models is
         always one of them."""
-        if lane not in LANES:
-            raise InvalidArgument(f"lane={lane!r}: expected one of {', '.join(LANES)}")
+        if backend not in BACKENDS:
+            raise InvalidArgument(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
         if not isinstance(per_operation, int) or per_operation < 1:
             raise InvalidArgument(f"per_operation={per_operation!r}: expected a whole number of 1 or more")
         drawn = []
@@ -223,14 +223,14 @@ class Menu:
             if op not in OPERATIONS:
                 raise InvalidArgument(f"operations: {op!r} is not one of {', '.join(OPERATIONS)}")
             rng = random.Random(f"{seed}/{op}")
-            table = options(op, lane)
+            table = options(op, backend)
             found = {published(op)}
             while len(found) < per_operation:
                 build = make(op, {name: rng.choice(values) for name, values in table.items()})
                 if _balanced(found, build, per_operation):
                     found.add(build)
             drawn.append((op, tuple(sorted(found, key=_simplicity))))
-        return cls(seed=seed, lane=lane, builds=tuple(drawn))
+        return cls(seed=seed, backend=backend, builds=tuple(drawn))
 
     def entries(self, op: str) -> tuple[Build, ...]:
         """The builds of an operation, simplest first. Raises InvalidArgument for one that is not on the

@@ -1,4 +1,4 @@
-"""How large a case may be, so that a lane gets through many of them.
+"""How large a case may be, so that a backend gets through many of them.
 
 The interpreter pays for each program and each token of it, whatever their width. A GPU pays for the noise of
 the case: the reference computation walks every token of every state, several times.
@@ -50,15 +50,15 @@ class Room:
         return -(-length // self.grain)
 
 
-def room(op: str, lane: str, build: Build, HV: int, roomy: bool) -> Room:
+def room(op: str, backend: str, build: Build, HV: int, roomy: bool) -> Room:
     """The room of a case with HV value heads; roomy: the rare larger one."""
     kind, state = OPERATIONS[op].kind, HV * build.K * build.V
     grain = build.chunk_size if kind == "extend" else 1
-    if lane == "interpret" and kind == "extend":
+    if backend == "interpret" and kind == "extend":
         # Two chunks at least, or no case with many heads would ever cross a boundary.
         budget = max(2, (CHUNKS_ROOMY if roomy else CHUNKS) // HV)
         longest, sequences = budget * grain, 10 if roomy else 5
-    elif lane == "interpret":
+    elif backend == "interpret":
         budget = max(3, (STEPS_ROOMY if roomy else STEPS) // HV)
         longest, sequences = min(LONGEST[kind][0][roomy], budget), max(2, min(8, budget))
     else:
@@ -73,5 +73,5 @@ def room(op: str, lane: str, build: Build, HV: int, roomy: bool) -> Room:
             sequences = min(sequences, max(1, walk // (4 * longest)))
         if not build.crowded:
             sequences = max(1, min(sequences, STATES // HV))
-    slots = max(2, min(SLOTS[lane], POOL[lane] // state))
+    slots = max(2, min(SLOTS[backend], POOL[backend] // state))
     return Room(grain, budget, longest, sequences, slots)

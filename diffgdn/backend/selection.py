@@ -1,40 +1,47 @@
-"""Which lane kernels run on: Triton's interpreter on CPU tensors, or a GPU. Imports neither torch nor triton.
+"""Which backend kernels run on: Triton's interpreter on CPU tensors, or a GPU. Imports neither torch nor
+triton.
 
 Triton decides once, when it is imported, whether its functions are interpreted; CUDA decides once, at its
-first use, which devices exist. So a process asks for its lane and its GPU here before anything imports torch.
+first use, which devices exist. So a process asks for its backend and its GPU here before anything imports
+torch.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import importlib.util
 import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
-LANES = ("gpu", "interpret")
-ENVIRONMENT = "DIFFGDN_LANE"
+import pynvml
+
+BACKENDS = ("gpu", "interpret")
+ENVIRONMENT = "DIFFGDN_BACKEND"
+OLD_ENVIRONMENT = "DIFFGDN_LANE"  # what it was called at first
 # Seconds after which a case counts as hung, unless the user says otherwise. On a GPU its first compilation is
 # included; the interpreter takes a few seconds for the slowest case, and some times that under load.
 HANG_SECONDS = {"interpret": 60.0, "gpu": 120.0}
 
 
 def detect() -> str:
-    """The lane that DIFFGDN_LANE asks for; else `gpu` where torch can use a GPU, else `interpret`.
+    """The backend that DIFFGDN_BACKEND asks for; else `gpu` where torch can use a GPU, else `interpret`.
 
-    Raises ValueError if DIFFGDN_LANE is neither.
+    Raises ValueError if DIFFGDN_BACKEND is neither.
     """
-    asked = os.environ.get(ENVIRONMENT, "")
+    name = ENVIRONMENT if os.environ.get(ENVIRONMENT) else OLD_ENVIRONMENT
+    asked = os.environ.get(name, "")
     if not asked:
         return "interpret" if gpu_missing() else "gpu"
-    if asked not in LANES:
-        raise ValueError(f"{ENVIRONMENT}: expected gpu or interpret, got {asked!r}")
+    if asked not in BACKENDS:
+        raise ValueError(f"{name}: expected gpu or interpret, got {asked!r}")
     return asked
 
 
 def gpu_missing() -> str | None:
-    """Why the gpu lane cannot be entered here, or None."""
+    """Why the gpu backend cannot be entered here, or None."""
     if not visible_gpus():
         if os.environ.get("CUDA_VISIBLE_DEVICES") is not None and devices_found():
             return f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r} hides every GPU"
@@ -44,19 +51,20 @@ def gpu_missing() -> str | None:
     return None
 
 
-def enter(lane: str) -> None:
-    """Make this process run kernels on a lane. Call it before triton is imported; twice does no harm.
+def enter(backend: str) -> None:
+    """Make this process run kernels on a backend. Call it before triton is imported; twice does no harm.
 
-    Raises ValueError for an unknown lane, RuntimeError if triton has already been imported for the other one.
+    Raises ValueError for an unknown backend, RuntimeError if triton has already been imported for the other
+    one.
     """
-    if lane not in LANES:
-        raise ValueError(f"lane: expected gpu or interpret, got {lane!r}")
-    interpret = lane == "interpret"
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: expected gpu or interpret, got {backend!r}")
+    interpret = backend == "interpret"
     imported = _triton_interprets()
     if imported is not None and imported != interpret:
         state = "with" if imported else "without"
         raise RuntimeError(
-            f"lane {lane}: triton was already imported {state} TRITON_INTERPRET=1 in this process"
+            f"backend {backend}: triton was already imported {state} TRITON_INTERPRET=1 in this process"
         )
     if interpret:
         os.environ["TRITON_INTERPRET"] = "1"
@@ -114,45 +122,36 @@ def _triton_interprets() -> bool | None:
 def devices_found() -> list[tuple[str, str]]:
     """All devices of this machine, visible or not: id and name.
 
-    A partitioned GPU (MIG) counts as its slices.
+    A partitioned GPU (MIG) counts as its slices. Asks the driver through NVML; no CUDA context is created.
     """
     try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return []
-    if nvml.nvmlInit_v2() != 0:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
         return []
     try:
-        count = ctypes.c_uint()
-        if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
-            return []
         found: list[tuple[str, str]] = []
-        for index in range(count.value):
-            handle, name = ctypes.c_void_p(), ctypes.create_string_buffer(96)
-            if nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) == 0:
-                nvml.nvmlDeviceGetName(handle, name, len(name))
-                ids = _slices(nvml, handle) or [str(index)]
-                found += [(device, name.value.decode()) for device in ids]
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            with contextlib.suppress(pynvml.NVMLError):
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                name = pynvml.nvmlDeviceGetName(handle)
+                found += [(device, name) for device in _slices(handle) or [str(index)]]
         return found
-    finally:
-        nvml.nvmlShutdown()
-
-
-def _slices(nvml: ctypes.CDLL, handle: ctypes.c_void_p) -> list[str]:
-    """UUIDs of the slices of a partitioned GPU; none if it is whole."""
-    current, pending, most = ctypes.c_uint(), ctypes.c_uint(), ctypes.c_uint()
-    if (
-        nvml.nvmlDeviceGetMigMode(handle, ctypes.byref(current), ctypes.byref(pending)) != 0
-        or not current.value
-    ):
+    except pynvml.NVMLError:
         return []
-    nvml.nvmlDeviceGetMaxMigDeviceCount(handle, ctypes.byref(most))
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _slices(handle: Any) -> list[str]:
+    """UUIDs of the slices of a partitioned GPU; none if it is whole."""
+    try:
+        current, _ = pynvml.nvmlDeviceGetMigMode(handle)
+        most = pynvml.nvmlDeviceGetMaxMigDeviceCount(handle) if current else 0
+    except pynvml.NVMLError:  # a GPU that cannot be partitioned
+        return []
     found = []
-    for index in range(most.value):
-        part, uuid = ctypes.c_void_p(), ctypes.create_string_buffer(96)
-        if (
-            nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index, ctypes.byref(part)) == 0
-            and nvml.nvmlDeviceGetUUID(part, uuid, len(uuid)) == 0
-        ):
-            found.append(uuid.value.decode())
+    for index in range(most):
+        with contextlib.suppress(pynvml.NVMLError):  # a place that holds no slice
+            part = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+            found.append(pynvml.nvmlDeviceGetUUID(part))
     return found

@@ -27,15 +27,15 @@ class Config:
     max_time: seconds of exploration, for which start-up, replay and compilation do not count; max_cases:
     cases explored, those of shrinks not counted. None: no such limit. corpus: the folder of findings; it need
     not exist. hang_seconds: after which a case counts as hung; memory_bytes: of host memory, that a child may
-    occupy; None for the usual. isolation: one of isolate.WAYS; None for what suits the target and the lane.
-    relations: ask the relations of each case, one a batch, instead of the oracle. purpose: what each case is
-    run for otherwise, one of isolate.PURPOSES. allow_unreached: operations that no case reached, or that were
-    given up, are no problem.
+    occupy; None for the usual. isolation: one of isolate.WAYS; None for what suits the target and the
+    backend. relations: ask the relations of each case, one a batch, instead of the oracle. purpose: what each
+    case is run for otherwise, one of isolate.PURPOSES. allow_unreached: operations that no case reached, or
+    that were given up, are no problem.
     """
 
     target: str
     operations: tuple[str, ...]
-    lane: str
+    backend: str
     seed: int
     workers: int
     corpus: Path

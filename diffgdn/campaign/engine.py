@@ -74,7 +74,7 @@ class _Campaign:
             try:
                 self._announce()
                 limits = config.hang_seconds, config.isolation, config.memory_bytes
-                place = config.workers, config.lane, Path(name)
+                place = config.workers, config.backend, Path(name)
                 with Pool(*place, config.target, config.seed, *limits, config.purpose) as self.pool:
                     self.awaited = Awaited(self.pool, self.emit)
                     try:
@@ -101,7 +101,7 @@ class _Campaign:
             events.CampaignStarted(
                 config.target,
                 config.operations,
-                config.lane,
+                config.backend,
                 config.seed,
                 config.workers,
                 config.max_time,
@@ -122,13 +122,13 @@ class _Campaign:
             with self._phase("replay", len(old)):
                 self._each([tasks.RunCase(f.case, config.target, "replay", f) for f in old])
         menu = None
-        if config.lane == "gpu":
-            menu = strategies.Menu.draw(config.seed, operations, lane="gpu")
+        if config.backend == "gpu":
+            menu = strategies.Menu.draw(config.seed, operations, backend="gpu")
             if config.purpose != "vacuity":  # which calls no kernel
                 self._prepare(menu, operations)
         self.rotation = rotation = Rotation(
             operations,
-            config.lane,
+            config.backend,
             config.seed,
             config.max_cases,
             shrink_seconds(config.max_time),
@@ -402,7 +402,7 @@ class _Campaign:
         finding = Finding(
             case=case,
             target=self.config.target,
-            lane=self.config.lane,
+            backend=self.config.backend,
             kind="hung" if died.hung else "crashed",
             message=died.reason if died.hung else f"the process that ran the kernel ended: {died.reason}",
             versions={} if self.ready is None else self.ready.versions,

@@ -41,7 +41,7 @@ class CampaignStarted(Event):
 
     target: str
     operations: tuple[str, ...]
-    lane: str
+    backend: str
     seed: int
     workers: int
     max_time: float | None

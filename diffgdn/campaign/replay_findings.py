@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffgdn.backend import selection as lanes
+from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
 from diffgdn.campaign.worker_pool import Died, Pool
 from diffgdn.findings.corpus import EXAMPLE, Finding
@@ -28,7 +28,7 @@ class Result:
     """
 
     finding: Finding
-    lane: str
+    backend: str
     failures: list[dict[str, Any] | None] = field(default_factory=list)
     error: str | None = None
     text: str | None = None
@@ -61,7 +61,7 @@ class Result:
 
 def run(
     found: list[Finding],
-    lane: str | None = None,
+    backend: str | None = None,
     repeat: int = 1,
     workers: int = 1,
     picture: bool = False,
@@ -70,24 +70,26 @@ def run(
     trusted: bool = False,
     hang_seconds: float | None = None,
 ) -> list[Result]:
-    """Run each finding `repeat` times, on the lane it was found on unless another is given.
+    """Run each finding `repeat` times, on the backend it was found on unless another is given.
 
     done: called as each is settled. isolation: one of isolate.WAYS; None for what suits the target, and a
     child for what has crashed or hung. trusted: the user vouches for the targets that the findings name;
     else code from elsewhere is not loaded, see `trust`. hang_seconds: after which a run counts as hung; None
-    for what suits the lane.
+    for what suits the backend.
     """
-    results = [Result(finding, lane or finding.lane) for finding in found]
+    results = [Result(finding, backend or finding.backend) for finding in found]
     for result in results if not trusted else ():
         result.error = trust.refusal(result.finding.target)
         if result.error is not None:
             done(result)
-    for name in lanes.LANES:
-        group = [result for result in results if result.lane == name and result.error is None]
-        missing = lanes.gpu_missing() if name == "gpu" and group else None
+    for name in backends.BACKENDS:
+        group = [result for result in results if result.backend == name and result.error is None]
+        missing = backends.gpu_missing() if name == "gpu" and group else None
         if missing is not None:
             for result in group:
-                result.error = f"it was found on lane gpu, and {missing}; --lane interpret runs it on the CPU"
+                result.error = (
+                    f"it was found on backend gpu, and {missing}; --backend interpret runs it on the CPU"
+                )
                 done(result)
         elif group:
             one = _Replay(group, name, repeat, picture, done, isolation, hang_seconds)
@@ -99,7 +101,7 @@ class _Replay:
     def __init__(
         self,
         group: list[Result],
-        lane: str,
+        backend: str,
         repeat: int,
         picture: bool,
         done: Callable[[Result], None],
@@ -107,7 +109,7 @@ class _Replay:
         hang_seconds: float | None,
     ) -> None:
         self.isolation, self.hang_seconds = isolation, hang_seconds
-        self.lane, self.repeat, self.picture, self.done = lane, repeat, picture, done
+        self.backend, self.repeat, self.picture, self.done = backend, repeat, picture, done
         self.queue = [(result, n == 0) for result in group for n in range(repeat)]  # and whether the first
         self.running: dict[int, Result] = {}
         self.failed_starts = 0
@@ -116,7 +118,7 @@ class _Replay:
         with (
             tempfile.TemporaryDirectory(prefix="diffgdn-") as folder,
             Pool(
-                workers, self.lane, Path(folder), None, None, self.hang_seconds, self.isolation
+                workers, self.backend, Path(folder), None, None, self.hang_seconds, self.isolation
             ) as self.pool,
         ):
             while self.queue or self.running:

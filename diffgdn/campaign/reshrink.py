@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffgdn.backend import selection as lanes
+from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
 from diffgdn.campaign.worker_pool import Died, Pool, undisturbed
 from diffgdn.findings import corpus
@@ -36,7 +36,7 @@ class Result:
 
     finding: Finding
     path: Path
-    lane: str
+    backend: str
     smaller: Finding | None = None
     place: Path | None = None  # of the smaller one's file
     made: bool = False  # that file is new
@@ -75,7 +75,7 @@ class Result:
 
 def run(
     entries: list[tuple[Finding, Path]],
-    lane: str | None = None,
+    backend: str | None = None,
     max_seconds: float | None = None,
     workers: int = 1,
     done: Callable[[Result], None] = lambda result: None,
@@ -83,22 +83,24 @@ def run(
     trusted: bool = False,
     hang_seconds: float | None = None,
 ) -> list[Result]:
-    """Shrink findings again, each for `max_seconds`, on the lane it was found on unless another is given.
+    """Shrink findings again, each for `max_seconds`, on the backend it was found on unless another is given.
 
     done: called as each is settled. isolation, trusted, hang_seconds: as for `replay.run`. Ctrl-C keeps what
     the shrinks under way have come to, and is raised again then.
     """
-    results = [Result(finding, path, lane or finding.lane) for finding, path in entries]
+    results = [Result(finding, path, backend or finding.backend) for finding, path in entries]
     for result in results:
         result.error = _refusal(result.finding, trusted)
         if result.error is not None:
             done(result)
-    for name in lanes.LANES:
-        group = [result for result in results if result.lane == name and result.error is None]
-        missing = lanes.gpu_missing() if name == "gpu" and group else None
+    for name in backends.BACKENDS:
+        group = [result for result in results if result.backend == name and result.error is None]
+        missing = backends.gpu_missing() if name == "gpu" and group else None
         if missing is not None:
             for result in group:
-                result.error = f"it was found on lane gpu, and {missing}; --lane interpret runs it on the CPU"
+                result.error = (
+                    f"it was found on backend gpu, and {missing}; --backend interpret runs it on the CPU"
+                )
                 done(result)
         elif group:
             count, limits = min(workers, len(group)), (None, None, hang_seconds, isolation)
@@ -118,7 +120,7 @@ def _refusal(finding: Finding, trusted: bool) -> str | None:
 
 
 class _Shrinks:
-    """Findings of one lane, and the workers that shrink them."""
+    """Findings of one backend, and the workers that shrink them."""
 
     def __init__(
         self, group: list[Result], pool: Pool, seconds: float | None, done: Callable[[Result], None]

@@ -71,13 +71,13 @@ class _Resumed:
         return verdict.failure, len(trace.steps) - 1 if verdict.step is None else verdict.step
 
 
-def shrink_finding(task: tasks.Shrink, run: Run, pipe: Connection, lane: str, device: str) -> tasks.Done:
+def shrink_finding(task: tasks.Shrink, run: Run, pipe: Connection, backend: str, device: str) -> tasks.Done:
     """Do the task: send the smaller finding, or answer with what the finding does now. Raises RunnerError."""
     began, resumed = time.monotonic(), _Resumed(task.finding, run, pipe)
     trace = task.finding.trace
     smaller = resumed.of_case(task.seconds) if trace is None else resumed.of_trace(trace, task.seconds)
     if smaller is not None:
-        smaller = replace(smaller, lane=lane, versions=corpus.versions(device))
+        smaller = replace(smaller, backend=backend, versions=corpus.versions(device))
         pipe.send(tasks.Shrunk(task.finding, smaller, time.monotonic() - began))
         return tasks.Done()
     assert resumed.last is not None

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from diffgdn.campaign.tasks import Explore, Key, derive_seed
+from diffgdn.campaign.tasks import Explore, Key
+from diffgdn.search.seeds import derive_seed
 
 # A first batch is small so that every operation is soon reached. None is large: after its first ten examples
 # Hypothesis mostly varies the last ones (of 200 gdn.extend cases, twenty batches gave 171 builds, one batch
@@ -29,7 +30,7 @@ class Rotation:
     def __init__(
         self,
         operations: Iterable[str],
-        lane: str,
+        backend: str,
         seed: int,
         max_cases: int | None,
         shrink_seconds: float,
@@ -39,7 +40,7 @@ class Rotation:
     ) -> None:
         """relations: of each operation, to be asked in turn, one a batch; None to compare with the oracle."""
         self._queue = list(operations)
-        self._lane, self._seed, self._left = lane, seed, max_cases
+        self._backend, self._seed, self._left = backend, seed, max_cases
         self._shrink_seconds, self._menu, self._clock = shrink_seconds, menu, clock
         self._relations = relations or {}
         # Each operation begins with another, so that a short campaign still asks them all.
@@ -87,8 +88,8 @@ class Rotation:
         self._batches[operation] += 1
         named = self._relations.get(operation, ())
         relation = named[(number + self._offset[operation]) % len(named)] if named else None
-        most = MOST_CASES[self._lane] if relation is None else RELATION_CASES
-        cases = min(FIRST_CASES[self._lane] << min(number, 16), most)
+        most = MOST_CASES[self._backend] if relation is None else RELATION_CASES
+        cases = min(FIRST_CASES[self._backend] << min(number, 16), most)
         if self._left is not None:
             cases = min(cases, self._left)
             self._left -= cases

@@ -15,6 +15,7 @@ from diffgdn.findings.corpus import Corpus, Finding
 from diffgdn.runner import ways
 from diffgdn.runner.confirm import Confirm, Confirmed
 from diffgdn.runner.ways import SetupError
+from diffgdn.search import preludes
 from diffgdn.search.traces.find import MAX_SHRINK_SECONDS, Found, find
 from diffgdn.search.traces.smaller import Outcome
 from diffgdn.verdict.failures import CheckFailure, Verdict
@@ -29,22 +30,22 @@ class Session:
 
     traces, steps: of the latest search, that were played, its shrink not counted; refused: traces that the
     target does not take; called: operations that the traces called. interrupted: by Ctrl-C, with a finding in
-    hand. hang_seconds: after which a trace counts as hung; None for what suits the lane.
+    hand. hang_seconds: after which a trace counts as hung; None for what suits the backend.
     """
 
     def __init__(
         self,
         target: str,
-        lane: str,
+        backend: str,
         isolation: str | None,
         log: Path,
         seed: int,
         hang_seconds: float | None = None,
     ) -> None:
-        self.target, self.lane, self.seed = target, lane, seed
-        self._limits = lane, log, hang_seconds
+        self.target, self.backend, self.seed = target, backend, seed
+        self._limits = backend, log, hang_seconds
         self._asking: ways.Isolated | None = None  # what runs traces in fresh processes
-        self._runner = ways.runner(ways.chosen(isolation, target, lane), lane, log, hang_seconds)
+        self._runner = ways.runner(ways.chosen(isolation, target, backend), backend, log, hang_seconds)
         try:
             self._about = self._runner.about(target)
         except BaseException:
@@ -85,7 +86,7 @@ class Session:
         confirm, until = Confirm(self._fresh, self.target), time.monotonic() + MAX_SHRINK_SECONDS
         own = isinstance(self._runner, ways.Isolated)
         sure = confirm(Call(trace), self._failed, None if own else False)
-        return confirm.shorter(sure, lambda: time.monotonic() >= until)
+        return preludes.shorter(confirm, sure, lambda: time.monotonic() >= until)
 
     def operations(self, family: str) -> tuple[str, ...]:
         """Those of a family that the target has and the loop can call."""
@@ -188,7 +189,7 @@ class Session:
         found = find(
             family,
             self._about.operations,
-            self.lane,
+            self.backend,
             self.play,
             max_traces=max_traces or MANY,
             number=seed,
@@ -249,7 +250,7 @@ class Session:
         return Finding(
             case=trace.last_call(),
             target=self.target,
-            lane=self.lane,
+            backend=self.backend,
             kind=failure.kind,
             message=failure.message,
             tensor=failure.tensor,

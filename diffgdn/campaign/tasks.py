@@ -5,7 +5,6 @@ Imports neither torch nor Hypothesis.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,12 +22,6 @@ POISONED = 70
 
 def key(finding: Finding) -> Key:
     return bucket.of(finding)
-
-
-def derive_seed(seed: int, *labels: object) -> int:
-    """A seed for one part of a campaign: other labels, another stream."""
-    text = "/".join(map(str, (seed, *labels)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A worker process: binds a GPU, enters the lane, then does the tasks it is given.
+"""A worker process: binds a GPU, enters the backend, then does the tasks it is given.
 
 The case that is about to run lies in a small file, so that whoever finds this process dead knows what it died
 of. What the process prints goes to a log beside it, not to the screen.
@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from diffgdn.backend import selection as lanes
+from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
@@ -32,7 +32,7 @@ class Setup:
     occupy. purpose: of every case, one of isolate.PURPOSES.
     """
 
-    lane: str
+    backend: str
     target: str | None
     seed: int | None
     folder: str
@@ -56,8 +56,8 @@ def main(index: int, setup: Setup, pipe: Connection, parent: int = 0) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one worker a core: threads of their own would only queue
     session = None
     try:
-        lanes.bind(index)
-        lanes.enter(setup.lane)
+        backends.bind(index)
+        backends.enter(setup.backend)
         from diffgdn.campaign.worker_session import Session, SetupError
 
         try:

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from diffgdn.backend import selection as lanes
+from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks, worker
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
@@ -31,10 +31,10 @@ GPU_WORKERS = (
 MOST_RUNS = 3  # of a case that may hang: the first, and those that confirm it
 
 
-def automatic_workers(lane: str) -> int:
+def automatic_workers(backend: str) -> int:
     """As many workers as CPU cores this process may use; on a GPU at most 16 for each GPU."""
     cores = len(os.sched_getaffinity(0))
-    return cores if lane == "interpret" else min(cores, GPU_WORKERS * max(1, len(lanes.visible_gpus())))
+    return cores if backend == "interpret" else min(cores, GPU_WORKERS * max(1, len(backends.visible_gpus())))
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class _Worker:
 
 
 class Pool:
-    """Workers 0 to count - 1 on one lane. A context manager: leaving it ends all of them."""
+    """Workers 0 to count - 1 on one backend. A context manager: leaving it ends all of them."""
 
     def __init__(
         self,
         count: int,
-        lane: str,
+        backend: str,
         folder: Path,
         target: str | None,
         seed: int | None = None,
@@ -76,9 +76,9 @@ class Pool:
         purpose: str = "verdict",
     ) -> None:
         self._setup = worker.Setup(
-            lane, target, seed, str(folder), isolation, hang_seconds, memory_bytes, purpose
+            backend, target, seed, str(folder), isolation, hang_seconds, memory_bytes, purpose
         )
-        self.hang_seconds = lanes.HANG_SECONDS[lane] if hang_seconds is None else hang_seconds
+        self.hang_seconds = backends.HANG_SECONDS[backend] if hang_seconds is None else hang_seconds
         self._folder = folder
         self._count = count
         self._workers: dict[int, _Worker] = {}

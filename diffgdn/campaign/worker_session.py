@@ -22,13 +22,13 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call, fitting
 from diffgdn.cases.trace import Trace, call_of
 from diffgdn.findings import bucket, corpus
-from diffgdn.findings.corpus import Finding
+from diffgdn.findings.corpus import Finding, shows_in_company
 from diffgdn.runner import ways
-from diffgdn.runner.confirm import Confirm, Confirmed, again, apart, in_company
-from diffgdn.runner.messages import DAMAGED
+from diffgdn.runner.confirm import Confirm, Confirmed, again, apart
 from diffgdn.runner.running_case import CurrentCase
 from diffgdn.runner.ways import About, Familiar, Runner, RunnerError, SetupError, unfamiliar
-from diffgdn.verdict.failures import FAULTS, CheckFailure, PoisonLeaked, Verdict
+from diffgdn.search import preludes
+from diffgdn.verdict.failures import DAMAGED, FAULTS, CheckFailure, PoisonLeaked, Verdict
 
 if TYPE_CHECKING:
     from diffgdn.strategies import Menu
@@ -75,11 +75,11 @@ class Session:
                 return self._document(task)
             if isinstance(task, tasks.Confirm):
                 return self._confirm(task)
-            if isinstance(task, tasks.Shrink) and in_company(task.finding):
+            if isinstance(task, tasks.Shrink) and shows_in_company(task.finding):
                 return self._shrink_in_company(task)
             if isinstance(task, tasks.Shrink):
                 device = self._runner(task.finding.target).about(None).device
-                return resume.shrink_finding(task, self._run, self._pipe, self._setup.lane, device)
+                return resume.shrink_finding(task, self._run, self._pipe, self._setup.backend, device)
             raise TypeError(f"unknown task {task!r}")
         except RunnerError as error:
             return tasks.Done(error=str(error))
@@ -95,12 +95,12 @@ class Session:
     def _runner(self, target: str, kind: str | None = None) -> Runner:
         """What runs a target's cases; one that has crashed or hung runs in a child in any case."""
         asked = "child" if kind in FAULT_KINDS and not self._setup.isolation else self._setup.isolation
-        return self._by_way(ways.chosen(asked, target, self._setup.lane))
+        return self._by_way(ways.chosen(asked, target, self._setup.backend))
 
     def _by_way(self, way: str) -> Runner:
         if way not in self._runners:
             limits = self._setup.hang_seconds, self._setup.memory_bytes
-            self._runners[way] = ways.runner(way, self._setup.lane, self._log, *limits)
+            self._runners[way] = ways.runner(way, self._setup.backend, self._log, *limits)
         return self._runners[way]
 
     @property
@@ -197,14 +197,14 @@ class Session:
             {"operation": first.operation, "tensor": first.tensor, "place": first.place}
             | {"kind": first.kind, "message": first.message}
         )
-        verdict = Verdict(first.case, first.target, first.lane, failure, before=first.prelude)
+        verdict = Verdict(first.case, first.target, first.backend, failure, before=first.prelude)
         confirm = self._asking(first.target)
         if first.reproduced:
             heap = failure.message.startswith(DAMAGED)
             sure = Confirmed(first.call, verdict, first.prelude, heap=heap)
         else:
             sure = confirm(first.call, verdict, asked=False)
-        sure = confirm.shorter(sure, lambda: time.monotonic() >= until)
+        sure = preludes.shorter(confirm, sure, lambda: time.monotonic() >= until)
         case, failure = call_of(sure.call.subject), sure.failure
         before = first.unshrunk or first.case
         return dataclasses.replace(
@@ -260,7 +260,7 @@ class Session:
         if operation not in self._strategies:
             self._strategies[operation] = strategies.cases(
                 operation,
-                lane=self._setup.lane,
+                backend=self._setup.backend,
                 menu=menu,
                 configs=about.configurations[operation],
                 layout=about.layout,
@@ -273,7 +273,7 @@ class Session:
         return Finding(
             case=case,
             target=self._setup.target,
-            lane=self._setup.lane,
+            backend=self._setup.backend,
             kind=failure.kind,
             message=failure.message,
             tensor=failure.tensor,

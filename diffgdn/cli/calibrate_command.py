@@ -1,4 +1,4 @@
-"""`diffgdn calibrate`: a campaign that also says how many noises errors come to."""
+"""`diffgdn calibrate`: a campaign that also says how many sigmas errors come to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from diffgdn.cli.options import CONTEXT, Problem, writable_folder
     help="Folder for a plot of each operation; needs matplotlib.",
 )
 def calibrate(folder: Path | None, **asked: Any) -> int:
-    """Measure how large errors are, in noises, which is what the limit on them rests on.
+    """Measure how large errors are, in sigmas, which is what the limit on them rests on.
 
     A campaign as `diffgdn fuzz` runs it, that also counts |error| / noise of every element and every row of
     every result: quantiles, the largest, and the margin to the limit. An error counts less the one rounding

@@ -76,7 +76,7 @@ def show(name: str, corpus: Path) -> int:
 def prune(folder: Path, yes: bool, repeat: int, trusted: bool, isolation: str | None) -> int:
     """Replay the findings of a folder, and remove those that are fixed or that a smaller one stands for.
 
-    Each runs on the lane it was found on. One that is FLAKY or cannot be run stays, and so do examples.
+    Each runs on the backend it was found on. One that is FLAKY or cannot be run stays, and so do examples.
     """
     from diffgdn.campaign import automatic_workers
     from diffgdn.campaign import replay_findings as replays

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from diffgdn.backend import interpreter
-from diffgdn.backend import selection as lanes
+from diffgdn.backend import selection as backends
 from diffgdn.cli.options import CONTEXT
 
 REQUIRED = ("torch", "triton", "numpy", "hypothesis", "click", "rich")
@@ -32,40 +32,40 @@ def version(package: str) -> str | None:
 
 @click.command(context_settings=CONTEXT)
 def doctor() -> int:
-    """Tell the lane, versions and GPUs of this machine, and what is missing.
+    """Tell the backend, versions and GPUs of this machine, and what is missing.
 
     Exit status 2 if fuzz cannot run.
     """
     problems: list[str] = []
     try:
-        lane = lanes.detect()
+        backend = backends.detect()
     except ValueError as error:
         problems.append(str(error))
-        lane = "interpret"
-    missing_gpu = lanes.gpu_missing()
+        backend = "interpret"
+    missing_gpu = backends.gpu_missing()
     reason = ""
-    if os.environ.get(lanes.ENVIRONMENT):
-        reason = f" (from {lanes.ENVIRONMENT})"
+    if os.environ.get(backends.ENVIRONMENT):
+        reason = f" (from {backends.ENVIRONMENT})"
     elif missing_gpu:
         reason = f" ({missing_gpu})"
-    _line("lane", lane + reason)
-    if lane == "gpu" and missing_gpu:
-        problems.append(f"lane gpu: {missing_gpu}")
+    _line("backend", backend + reason)
+    if backend == "gpu" and missing_gpu:
+        problems.append(f"backend gpu: {missing_gpu}")
     _gpus()
     _line("python", platform.python_version())
     for package in REQUIRED:
         found = version(package)
         build = ""
         if package == "torch" and found is not None:
-            cuda = lanes.torch_cuda()
+            cuda = backends.torch_cuda()
             build = f" (CUDA {cuda})" if cuda else " (CPU build)"
         _line(package, (found or "missing") + build)
         if found is None:
             problems.append(f"{package} is not installed: pip install {package}")
     for package, (purpose, command) in OPTIONAL.items():
         _line(package, version(package) or f"not installed; for {purpose}: {command}")
-    _toolchain(lane, problems)
-    if lane == "interpret":
+    _toolchain(backend, problems)
+    if backend == "interpret":
         for line in interpreter.EMULATED:
             _line("emulated", line)
         for line in interpreter.NOT_EMULATED:
@@ -80,8 +80,8 @@ def _line(name: str, value: str) -> None:
 
 
 def _gpus() -> None:
-    visible = lanes.visible_gpus()
-    every = lanes.devices_found()
+    visible = backends.visible_gpus()
+    every = backends.devices_found()
     if not every:
         _line("GPUs", "none")
     for device, name in every:
@@ -93,7 +93,7 @@ def _gpus() -> None:
         _line(f"GPU {device}", name + hidden)
 
 
-def _toolchain(lane: str, problems: list[str]) -> None:
+def _toolchain(backend: str, problems: list[str]) -> None:
     """What Triton needs to build the launcher of a GPU kernel."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
@@ -102,6 +102,6 @@ def _toolchain(lane: str, problems: list[str]) -> None:
         "Python headers": (str(header.parent) if header.exists() else None, "apt-get install python3-dev"),
     }
     for name, (found, command) in needs.items():
-        _line(name, found or f"not found; Triton needs it on lane gpu: {command}")
-        if found is None and lane == "gpu":
+        _line(name, found or f"not found; Triton needs it on backend gpu: {command}")
+        if found is None and backend == "gpu":
             problems.append(f"{name}: not found, Triton cannot launch a kernel without: {command}")

@@ -16,10 +16,10 @@ from diffgdn.cli.options import (
     Duration,
     Problem,
     Workers,
-    chosen_lane,
+    backend_option,
+    chosen_backend,
     hang_option,
     isolation_option,
-    lane_option,
     unreached_option,
     writable_file,
     writable_folder,
@@ -72,7 +72,7 @@ CAMPAIGN_OPTIONS = (
     hang_option,
     unreached_option,
     isolation_option,
-    lane_option,
+    backend_option,
 )
 Command = TypeVar("Command", bound=Callable[..., int])
 
@@ -122,7 +122,7 @@ def explore(
     hang_seconds: float | None,
     allow_unreached: bool,
     isolation: str | None,
-    lane: str | None,
+    backend: str | None,
     relations: bool = False,
     purpose: str = "verdict",
     also: tuple[Listener, ...] = (),
@@ -133,7 +133,7 @@ def explore(
         selected = operations.matching(pattern)
     except ValueError as error:
         raise Problem(f"--op: {error}") from None
-    lane = chosen_lane(lane)
+    backend = chosen_backend(backend)
     writable_folder(corpus, "--corpus")
     if json_file is not None:
         writable_file(json_file, "--json")
@@ -149,9 +149,9 @@ def explore(
     config = campaign.Config(
         target=target,
         operations=selected,
-        lane=lane,
+        backend=backend,
         seed=secrets.randbelow(2**32) if seed is None else seed,
-        workers=workers or campaign.automatic_workers(lane),
+        workers=workers or campaign.automatic_workers(backend),
         corpus=corpus,
         max_time=max_time,
         max_cases=max_cases,

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from diffgdn.backend import selection as lanes
+from diffgdn.backend import selection as backends
 from diffgdn.runner import duration, ways
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -48,16 +48,16 @@ class Workers(click.ParamType):
         return int(value)
 
 
-def chosen_lane(asked: str | None) -> str:
-    """The lane that was asked for, or the one this machine has. Raises Problem."""
+def chosen_backend(asked: str | None) -> str:
+    """The backend that was asked for, or the one this machine has. Raises Problem."""
     try:
-        lane = asked or lanes.detect()
+        backend = asked or backends.detect()
     except ValueError as error:
         raise Problem(str(error)) from None
-    missing = lanes.gpu_missing() if lane == "gpu" else None
+    missing = backends.gpu_missing() if backend == "gpu" else None
     if missing is not None:
-        raise Problem(f"lane gpu: {missing}; --lane interpret runs kernels on the CPU")
-    return lane
+        raise Problem(f"backend gpu: {missing}; --backend interpret runs kernels on the CPU")
+    return backend
 
 
 def writable_folder(path: Path, option: str) -> None:
@@ -87,7 +87,7 @@ isolation_option = click.option(
     "[default: child on a GPU and for targets that are not built in]",
 )
 
-_SECONDS = lanes.HANG_SECONDS
+_SECONDS = backends.HANG_SECONDS
 hang_option = click.option(
     "--hang-after",
     "hang_seconds",
@@ -109,8 +109,10 @@ trust_option = click.option(
     help="Also run targets that findings name outside of this folder: their code runs on your machine.",
 )
 
-lane_option = click.option(
-    "--lane",
-    type=click.Choice(lanes.LANES),
+backend_option = click.option(
+    "--backend",
+    "--lane",  # as it was called at first
+    "backend",
+    type=click.Choice(backends.BACKENDS),
     help="Where kernels run: a GPU, or Triton's interpreter on the CPU.  [default: a GPU if there is one]",
 )

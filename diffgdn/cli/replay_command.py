@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffgdn.backend import selection as lanes
+from diffgdn.backend import selection as backends
 from diffgdn.cli.options import (
     CONTEXT,
     Problem,
-    chosen_lane,
+    backend_option,
+    chosen_backend,
     hang_option,
     isolation_option,
-    lane_option,
     trust_option,
 )
 from diffgdn.findings.corpus import Corpus, CorpusError, Finding, read
@@ -56,9 +56,9 @@ def located(name: str, corpus: Path) -> list[tuple[Finding, Path]]:
         raise Problem(str(error)) from None
 
 
-def asked_lane(lane: str | None) -> str | None:
-    """The lane of the command line or of the environment; None for the one of each finding."""
-    return chosen_lane(lane) if lane or os.environ.get(lanes.ENVIRONMENT) else None
+def asked_backend(backend: str | None) -> str | None:
+    """The backend of the command line or of the environment; None for the one of each finding."""
+    return chosen_backend(backend) if backend or os.environ.get(backends.ENVIRONMENT) else None
 
 
 @click.command(context_settings=CONTEXT)
@@ -79,7 +79,7 @@ def asked_lane(lane: str | None) -> str | None:
 @trust_option
 @hang_option
 @isolation_option
-@lane_option
+@backend_option
 def replay(
     names: tuple[str, ...],
     corpus: Path,
@@ -88,19 +88,20 @@ def replay(
     trusted: bool,
     hang_seconds: float | None,
     isolation: str | None,
-    lane: str | None,
+    backend: str | None,
 ) -> int:
     """Run findings again: FIXED, FAILED, FLAKY n/m or ERROR for each.
 
     PATH is a finding's file or a folder of findings; without arguments the whole corpus is replayed, each
-    finding on the lane it was found on. A target that is not built in is run if its code lies in this folder.
+    finding on the backend it was found on. A target that is not built in is run if its code lies in this
+    folder.
 
     Exit status: 0 none fails any more, 1 at least one does, 2 one could not be run.
     """
     from diffgdn.campaign import automatic_workers
     from diffgdn.campaign import replay_findings as replays
 
-    lane = asked_lane(lane)
+    backend = asked_backend(backend)
     given = names or (str(corpus),)
     if not names and not corpus.is_dir():
         raise Problem(f"--corpus {corpus}: no such folder")
@@ -110,11 +111,11 @@ def replay(
         return 0
     found = list(entries.values())
     if sanitizer is not None:
-        return _watched(found, sanitizer, trusted, lane)
+        return _watched(found, sanitizer, trusted, backend)
     workers = min(MOST_WORKERS, automatic_workers("interpret"))
     results = replays.run(
         found,
-        lane,
+        backend,
         repeat,
         workers,
         done=_say,
@@ -134,11 +135,11 @@ def _counted(statuses: Iterable[str]) -> int:
     return 2 if counts["ERROR"] else 0
 
 
-def _watched(found: list[Finding], tool: str, trusted: bool, lane: str | None) -> int:
+def _watched(found: list[Finding], tool: str, trusted: bool, backend: str | None) -> int:
     """Each finding under a tool of compute-sanitizer. Raises Problem where there is no GPU or no tool."""
-    if lane == "interpret":
-        raise Problem(f"--sanitizer {tool}: it watches kernels on a GPU, and the lane is interpret")
-    missing = lanes.gpu_missing()
+    if backend == "interpret":
+        raise Problem(f"--sanitizer {tool}: it watches kernels on a GPU, and the backend is interpret")
+    missing = backends.gpu_missing()
     if missing is not None:
         raise Problem(f"--sanitizer {tool}: {missing}")
     if sanitize.executable() is None:
@@ -174,12 +175,12 @@ def _tell(status: str, finding: Finding, *details: str) -> None:
 @corpus_option
 @trust_option
 @isolation_option
-@lane_option
-def show(name: str, corpus: Path, trusted: bool, isolation: str | None, lane: str | None) -> int:
+@backend_option
+def show(name: str, corpus: Path, trusted: bool, isolation: str | None, backend: str | None) -> int:
     """Show a finding: the case, what was wrong, and, after running it once more, where."""
     from diffgdn.campaign import replay_findings as replays
 
-    lane = asked_lane(lane)
+    backend = asked_backend(backend)
     entries = located(name, corpus)
     if len(entries) != 1:
         raise Problem(f"{name}: expected one finding, this names {len(entries)}")
@@ -187,7 +188,7 @@ def show(name: str, corpus: Path, trusted: bool, isolation: str | None, lane: st
     for line in findings.lines(finding, path):
         click.echo(line)
     click.echo(f"  {findings.origin(finding)}")
-    (result,) = replays.run([finding], lane, picture=True, isolation=isolation, trusted=trusted)
+    (result,) = replays.run([finding], backend, picture=True, isolation=isolation, trusted=trusted)
     click.echo(f"\nRun again: {result.status}")
     if result.detail is not None:
         click.echo(f"  {result.detail}")

@@ -16,10 +16,10 @@ from diffgdn.cli.options import (
     CONTEXT,
     Duration,
     Problem,
-    chosen_lane,
+    backend_option,
+    chosen_backend,
     hang_option,
     isolation_option,
-    lane_option,
     unreached_option,
     writable_folder,
 )
@@ -59,7 +59,7 @@ MOST_SEED = 2**32 - 1
 @hang_option
 @unreached_option
 @isolation_option
-@lane_option
+@backend_option
 def serving(
     target: str,
     family: str,
@@ -70,7 +70,7 @@ def serving(
     hang_seconds: float | None,
     allow_unreached: bool,
     isolation: str | None,
-    lane: str | None,
+    backend: str | None,
 ) -> int:
     """Serve requests over one pool of states, in random order, and check every request after every step.
 
@@ -82,27 +82,27 @@ def serving(
     trace that called an operation which was asked for, 130 interrupted with nothing found. Of `both` families
     those are asked for that the target has.
     """
-    lane = chosen_lane(lane)
+    backend = chosen_backend(backend)
     writable_folder(corpus, "--corpus")
     seed = secrets.randbelow(MOST_SEED) if seed is None else seed
     families = FAMILIES if family == "both" else (family,)
     if max_time is None and max_traces is None:
         max_time = DEFAULT_SECONDS
 
-    from diffgdn.backend import selection as lanes
+    from diffgdn.backend import selection as backends
 
-    lanes.enter(lane)
+    backends.enter(backend)
     from diffgdn.campaign import reach
     from diffgdn.campaign.serving_session import Session
     from diffgdn.findings.corpus import Corpus
     from diffgdn.runner.ways import RunnerError
 
-    click.echo(f"serving {target} on lane {lane}, seed {seed}")
+    click.echo(f"serving {target} on backend {backend}, seed {seed}")
     found, asked, unreached, ended = 0, 0, dict[str, str](), 0
     with tempfile.TemporaryDirectory(prefix="diffgdn-") as folder:
         try:
             log = Path(folder) / "child.log"
-            session = Session(target, lane, isolation, log, seed, hang_seconds)
+            session = Session(target, backend, isolation, log, seed, hang_seconds)
             with session:
                 served = _served(session, families)
                 for number, name in served:

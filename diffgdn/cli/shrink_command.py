@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffgdn.cli.options import CONTEXT, Duration, hang_option, isolation_option, lane_option, trust_option
-from diffgdn.cli.replay_command import MOST_WORKERS, asked_lane, corpus_option, located
+from diffgdn.cli.options import CONTEXT, Duration, backend_option, hang_option, isolation_option, trust_option
+from diffgdn.cli.replay_command import MOST_WORKERS, asked_backend, corpus_option, located
 from diffgdn.report import finding_lines as findings
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @trust_option
 @hang_option
 @isolation_option
-@lane_option
+@backend_option
 def shrink(
     names: tuple[str, ...],
     corpus: Path,
@@ -34,11 +34,11 @@ def shrink(
     trusted: bool,
     hang_seconds: float | None,
     isolation: str | None,
-    lane: str | None,
+    backend: str | None,
 ) -> int:
     """Take up the shrink of findings, also of those that were saved unshrunk.
 
-    Each goes on from the case that is saved, on the lane it was found on. The smaller finding takes its
+    Each goes on from the case that is saved, on the backend it was found on. The smaller finding takes its
     place, with a script and a picture of its own. Ctrl-C keeps what has been reached.
 
     Exit status: 0 each is as small as it gets, 2 one ran out of time again, fails no more or could not be
@@ -46,14 +46,14 @@ def shrink(
     """
     from diffgdn.campaign import automatic_workers, reshrink
 
-    lane = asked_lane(lane)
+    backend = asked_backend(backend)
     entries = {path: finding for name in names for finding, path in located(name, corpus)}
     if not entries:
         click.echo("no findings to shrink")
         return 0
     results = reshrink.run(
         [(finding, path) for path, finding in entries.items()],
-        lane,
+        backend,
         max_time,
         min(MOST_WORKERS, automatic_workers("interpret")),
         done=_say,

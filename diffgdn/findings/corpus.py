@@ -29,14 +29,14 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
 from diffgdn.cases.size_limits import refusal
 from diffgdn.cases.trace import Trace
-from diffgdn.verdict.failures import relation_of
+from diffgdn.verdict.failures import DAMAGED, relation_of
 
 FORMAT_VERSION = 2  # 2: `prelude` and `reproduced`; 1 is still read, and written where it will do
 MAX_BYTES = 1 << 20  # a case is a few kilobytes; anything near this is no finding
 EXAMPLE = (
     "example"  # the kind of an entry that never failed: a case chosen by hand because it is easy to get wrong
 )
-LANES = ("interpret", "gpu")
+BACKENDS = ("interpret", "gpu")
 # How far a finding was made smaller: until nothing was left to try, until time was up, or not at all.
 COMPLETE, OUT_OF_TIME, UNSHRUNK = SHRINKS = ("complete", "out of time", "none")
 UNFINISHED = {OUT_OF_TIME: "its shrink ran out of time", UNSHRUNK: "not shrunk"}
@@ -64,7 +64,7 @@ class Finding:
 
     case: Case
     target: str
-    lane: str
+    backend: str
     kind: str
     message: str
     tensor: str | None = None
@@ -106,6 +106,7 @@ class Finding:
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict with `format_version`."""
         plain = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
+        plain["lane"] = plain.pop("backend")  # as files have called it from the first
         cases: dict[str, Any] = {
             "case": self.case.to_json(),
             "unshrunk": None if self.unshrunk is None else self.unshrunk.to_json(),
@@ -134,6 +135,12 @@ class Finding:
         type.
         """
         return _parse(data)
+
+
+def shows_in_company(finding: Finding) -> bool:
+    """Whether a finding shows in a process of its own alone: with the calls before it, or with a look at the
+    heap after it."""
+    return bool(finding.prelude) or not finding.reproduced or finding.message.startswith(DAMAGED)
 
 
 def today() -> str:
@@ -380,8 +387,8 @@ def _parse(data: Any) -> Finding:
         _one_line("versions", " ".join(pair))
     if not KIND.fullmatch(body["kind"]):
         raise CorpusError(f"kind: expected a word such as beyond_bound, got {body['kind']!r:.40}")
-    if body["lane"] not in LANES:
-        raise CorpusError(f"lane: expected {' or '.join(LANES)}, got {body['lane']!r:.40}")
+    if body["lane"] not in BACKENDS:
+        raise CorpusError(f"lane: expected {' or '.join(BACKENDS)}, got {body['lane']!r:.40}")
     if body.get("shrink", COMPLETE) not in SHRINKS:
         raise CorpusError(f"shrink: expected {', '.join(SHRINKS)}, got {body['shrink']!r:.40}")
     if body["found"]:
@@ -393,6 +400,7 @@ def _parse(data: Any) -> Finding:
         body["trace"] = _trace(body["trace"])
     if "prelude" in body:
         body["prelude"] = _prelude(body["prelude"])
+    body["backend"] = body.pop("lane")
     operation, subject = body.pop("operation"), body.get("trace") or body["case"]
     if operation != subject.op:
         raise CorpusError(f"operation: {operation!r:.40}, but the case is of {subject.op}")

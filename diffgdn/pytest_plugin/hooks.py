@@ -1,4 +1,4 @@
-"""The pytest plugin: lane and GPU of each worker, Hypothesis profiles, the corpus as tests, failures as
+"""The pytest plugin: backend and GPU of each worker, Hypothesis profiles, the corpus as tests, failures as
 findings.
 
 Installed with diffgdn, it adds its options everywhere and does nothing else until a conftest.py activates it,
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from diffgdn.backend import selection as lanes
+from diffgdn.backend import selection as backends
 from diffgdn.cases.prelude import Call
 from diffgdn.findings.corpus import OUT_OF_TIME
 from diffgdn.pytest_plugin import plugin_options as options
@@ -56,7 +56,7 @@ class _Active:
     them that were not there before.
     """
 
-    lane: str | None = None
+    backend: str | None = None
     corpus: Path | None = None
     harness: Harness | None = None
     answers = Answers()
@@ -73,26 +73,26 @@ def _harness() -> Harness:
 
 
 def activate(corpus: str | Path | None = None) -> None:
-    """Enter the lane, bind an xdist worker to a GPU, and register the Hypothesis profiles. For the top of a
-    conftest.py.
+    """Enter the backend, bind an xdist worker to a GPU, and register the Hypothesis profiles. For the top of
+    a conftest.py.
 
     corpus: folder whose findings become tests, replayed before all others. Raises pytest.UsageError where the
-    lane cannot be entered."""
+    backend cannot be entered."""
     worker = re.fullmatch(r"gw(\d+)", os.environ.get("PYTEST_XDIST_WORKER", ""))
     try:
-        lane = lanes.detect()
-        if lane == "gpu":
-            reason = lanes.gpu_missing()
+        backend = backends.detect()
+        if backend == "gpu":
+            reason = backends.gpu_missing()
             if reason is not None:
-                raise ValueError(f"lane gpu: {reason}")
+                raise ValueError(f"backend gpu: {reason}")
             if worker:
-                lanes.bind(int(worker.group(1)))
-        lanes.enter(lane)
+                backends.bind(int(worker.group(1)))
+        backends.enter(backend)
     except (ValueError, RuntimeError) as error:
         raise pytest.UsageError(str(error)) from None
     if worker:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # one worker a core: more threads would only queue
-    _Active.lane = lane
+    _Active.backend = backend
     _Active.corpus = None if corpus is None else Path(corpus).resolve()
     options.register_profiles()
 
@@ -101,7 +101,7 @@ def activate(corpus: str | Path | None = None) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a GPU; skipped, with the reason, where there is none")
     config.addinivalue_line("markers", f"{EXPLORES}: draws cases in its body; --diffgdn-shards multiplies it")
-    if _Active.lane is None:
+    if _Active.backend is None:
         return
     given: dict[str, Any] = getattr(config, "workerinput", {})
     seed = config.getoption("--diffgdn-seed")
@@ -120,9 +120,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def _make_harness(config: pytest.Config) -> None:
     given: dict[str, Any] = getattr(config, "workerinput", {})
     folder, name = given.get(RUNNING), given.get("workerid", "main")
-    assert _Active.lane is not None
+    assert _Active.backend is not None
     _Active.harness = Harness(
-        _Active.lane,
+        _Active.backend,
         config.getoption("--diffgdn-isolation"),
         Path(config.getoption("--diffgdn-corpus")),
         name,
@@ -169,7 +169,7 @@ def pytest_handlecrashitem(crashitem: str, report: Any, sched: Any) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A property once a shard. Properties are Hypothesis tests, and what is marked to explore in its body."""
-    if _Active.lane is None or "diffgdn_check" not in metafunc.fixturenames:
+    if _Active.backend is None or "diffgdn_check" not in metafunc.fixturenames:
         return
     explores = metafunc.definition.get_closest_marker(EXPLORES) is not None
     shards = options.shards(metafunc.config)
@@ -184,7 +184,7 @@ def _draw_from_its_own_stream(item: pytest.Item) -> None:
 
     seed = item.config.getoption("--hypothesis-seed", None)
     shard = getattr(getattr(item, "callspec", None), "params", {}).get("diffgdn_shard", 0)
-    if _Active.lane is not None and seed is not None and seed.isdecimal():
+    if _Active.backend is not None and seed is not None and seed.isdecimal():
         text = f"{seed}/shard/{shard}"
         derived = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
         core.global_force_seed = derived if shard else int(seed)  # type: ignore[assignment]
@@ -217,10 +217,14 @@ def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> N
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Workers for `-n auto`: a core each, and on GPUs no more than a GPU holds."""
-    if _Active.lane is None:
+    if _Active.backend is None:
         return None
     cores = len(os.sched_getaffinity(0))
-    return cores if _Active.lane == "interpret" else min(cores, WORKERS_PER_GPU * len(lanes.visible_gpus()))
+    return (
+        cores
+        if _Active.backend == "interpret"
+        else min(cores, WORKERS_PER_GPU * len(backends.visible_gpus()))
+    )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -228,24 +232,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    if _Active.lane is None:
+    if _Active.backend is None:
         return []
     profile, seed = options.profile(config), config.getoption("--hypothesis-seed", None)
     draws = {"ci": "derandomized", "replay": "corpus only"}.get(profile, f"seed {seed}")
     target = config.getoption("--diffgdn-target")
-    head = f"diffgdn: lane {_Active.lane}, target {target}, profile {profile}, {draws}"
+    head = f"diffgdn: backend {_Active.backend}, target {target}, profile {profile}, {draws}"
     missing = _gpu_missing()
     return [head] + ([f"diffgdn: gpu tests are skipped: {missing}"] if missing else [])
 
 
 def _gpu_missing() -> str | None:
-    if _Active.lane == "gpu":
+    if _Active.backend == "gpu":
         return None
-    return lanes.gpu_missing() or f"{lanes.ENVIRONMENT}={_Active.lane}"
+    return backends.gpu_missing() or f"{backends.ENVIRONMENT}={_Active.backend}"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if _Active.harness is None and _Active.lane is not None:
+    if _Active.harness is None and _Active.backend is not None:
         _make_harness(item.config)  # activated by a conftest.py further down
     _Active.first.clear()
     _Active.saved.clear()
@@ -286,15 +290,15 @@ class CorpusFile(pytest.File):
 
 
 class CorpusItem(pytest.Item):
-    """Runs a finding's case on its target, on this process's lane, under every check."""
+    """Runs a finding's case on its target, on this process's backend, under every check."""
 
     def runtest(self) -> None:
         from diffgdn import targets
         from diffgdn.findings import corpus
 
-        assert _Active.lane is not None
+        assert _Active.backend is not None
         finding = corpus.read(self.path)
-        if (reason := targets.missing(finding.target, _Active.lane)) is not None:
+        if (reason := targets.missing(finding.target, _Active.backend)) is not None:
             pytest.skip(f"target {finding.target}: {reason}")
         verdict = _harness().replay(finding)
         if verdict.refused is not None:
@@ -321,7 +325,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The corpus first; under the replay profile, the corpus alone."""
     items.sort(key=lambda item: not isinstance(item, CorpusItem))
-    if _Active.lane is not None and options.profile(config) == "replay":
+    if _Active.backend is not None and options.profile(config) == "replay":
         others = [item for item in items if not isinstance(item, CorpusItem)]
         items[:] = items[: len(items) - len(others)]
         config.hook.pytest_deselected(items=others)
@@ -331,9 +335,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def diffgdn_lane() -> str:
-    """The lane of this process, "interpret" or "gpu"."""
-    return _Active.lane or lanes.detect()
+def diffgdn_backend() -> str:
+    """The backend of this process, "interpret" or "gpu"."""
+    return _Active.backend or backends.detect()
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from diffgdn.runner.confirm import Confirm, Confirmed, again, apart
 from diffgdn.runner.running_case import CurrentCase, current
 from diffgdn.runner.running_case import calls as ran
 from diffgdn.runner.ways import Runner
-from diffgdn.search import by_field
+from diffgdn.search import by_field, preludes
 from diffgdn.verdict.failures import (
     FAULTS,
     CheckFailure,
@@ -138,23 +138,23 @@ class Answers:
 
 
 class Harness:
-    """Runs cases for the tests of one process, on one lane.
+    """Runs cases for the tests of one process, on one backend.
 
     isolation: as asked, or None. findings: the folder that findings are saved to. folder: where the case that
     runs is noted and children print to, under the name of this process; None for one of its own.
-    hang_seconds: after which a child's case counts as hung; None for what suits the lane.
+    hang_seconds: after which a child's case counts as hung; None for what suits the backend.
     """
 
     def __init__(
         self,
-        lane: str,
+        backend: str,
         isolation: str | None,
         findings: Path,
         name: str = "main",
         folder: Path | None = None,
         hang_seconds: float | None = None,
     ) -> None:
-        self.lane, self.isolation, self.findings, self.name = lane, isolation, Corpus(findings), name
+        self.backend, self.isolation, self.findings, self.name = backend, isolation, Corpus(findings), name
         self.hang_seconds = hang_seconds
         self._own = None if folder is not None else Path(tempfile.mkdtemp(prefix="diffgdn-"))
         self.folder = folder or self._own or Path()
@@ -171,12 +171,12 @@ class Harness:
     def runner(self, target: str, kind: str | None = None) -> Runner:
         """What runs a target's cases; one that has crashed or hung runs in a child in any case."""
         asked = "child" if kind in FAULT_KINDS and not self.isolation else self.isolation
-        return self._by_way(ways.chosen(asked, target, self.lane))
+        return self._by_way(ways.chosen(asked, target, self.backend))
 
     def _by_way(self, way: str) -> Runner:
         if way not in self._runners:
             log = self.folder / f"{self.name}.log"
-            self._runners[way] = ways.runner(way, self.lane, log, self.hang_seconds)
+            self._runners[way] = ways.runner(way, self.backend, log, self.hang_seconds)
         return self._runners[way]
 
     @property
@@ -193,7 +193,7 @@ class Harness:
 
     def shorter(self, sure: Confirmed, target: str, expired: Callable[[], bool]) -> Confirmed:
         """What depends on other calls, after fewer and simpler ones."""
-        return Confirm(self.fresh, target).shorter(sure, expired)
+        return preludes.shorter(Confirm(self.fresh, target), sure, expired)
 
     def replay(self, finding: Finding) -> Verdict:
         """The verdict on a finding, run as it was found. Raises RunnerError."""
@@ -212,7 +212,7 @@ class Harness:
         target, calls = about["target"], ran(_note(self.folder, name), about["target"])
         message = f"the pytest worker {name} ended while this case ran"
         failure = KernelCrashed(case.op, None, None, message)
-        seen = Verdict(case, target, about["lane"], failure, before=calls[:-1])
+        seen = Verdict(case, target, about["backend"], failure, before=calls[:-1])
         try:
             sure = Confirm(self.fresh, target)(calls[-1] if calls else Call(case), seen, asked=False)
         except ways.RunnerError:
@@ -225,7 +225,7 @@ class Harness:
         self._current = self._current or CurrentCase(_note(self.folder, self.name))
         in_child = isinstance(runner, ways.Isolated)
         call = Call(case, relation_of(kind))
-        self._current.write(call, target, lane=self.lane, in_child=in_child)
+        self._current.write(call, target, backend=self.backend, in_child=in_child)
         try:
             verdict = runner.run(case, target, relation=relation_of(kind))
         finally:
@@ -243,13 +243,13 @@ class Harness:
 
     def finding(self, sure: Confirmed, target: str, unshrunk: Case | None = None) -> Finding:
         """What was confirmed, as a finding."""
-        if self._device is None and self.lane == "gpu":
+        if self._device is None and self.backend == "gpu":
             self._device = self.runner(target).about(None).device
         case, failure = call_of(sure.call.subject), sure.failure
         return Finding(
             case=case,
             target=target,
-            lane=self.lane,
+            backend=self.backend,
             kind=failure.kind,
             message=failure.message,
             tensor=failure.tensor,

@@ -10,8 +10,8 @@ from diffgdn.cases.case import Case
 from diffgdn.reference import oracle
 from diffgdn.reference.noise import Contract, Rounded
 from diffgdn.reference.oracle import Expected, Rounding
-from diffgdn.reference.results import Result, of_truth, result_of, results_of
 from diffgdn.tensors.inputs import DTYPE, Data
+from diffgdn.tensors.results import Result, of_truth, result_of, results_of
 
 
 def live_rows(case: Case) -> Tensor:

@@ -1,4 +1,4 @@
-"""How many noises errors came to in a campaign: added up, as tables, and for the JSON file."""
+"""How many sigmas errors came to in a campaign: added up, as tables, and for the JSON file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rich.table import Table
 
 from diffgdn.campaign.events import CaseRun
 from diffgdn.cases.case import Case
+from diffgdn.reference.limit import MAX_SIGMAS
 from diffgdn.report.table_style import compact, empty_table
-from diffgdn.verdict.failures import LIMIT
 from diffgdn.verdict.histogram import Histogram
 
 QUANTILES = (0.5, 0.99, 0.9999)
@@ -30,7 +30,7 @@ class Key(NamedTuple):
 
 @dataclass
 class CalibrationTally:
-    """worst: the case with the largest error of an element, and its noises, by operation."""
+    """worst: the case with the largest error of an element, and its sigmas, by operation."""
 
     histograms: dict[Key, Histogram] = field(default_factory=dict)
     worst: dict[str, tuple[float, Case]] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class CalibrationTally:
         for op, (_, case) in self.worst.items():
             operations[op]["largest_case"] = case.to_json()
         return {
-            "limit": LIMIT,
+            "limit": MAX_SIGMAS,
             "operations": operations,
             "histograms": [
                 {**key._asdict(), **_numbers(found), "counts": found.listed()}
@@ -81,7 +81,7 @@ class CalibrationTally:
 
 def margin(found: Histogram) -> float | None:
     """How much larger the limit is than the largest that was seen."""
-    return LIMIT / found.largest if 0.0 < found.largest < math.inf else None
+    return MAX_SIGMAS / found.largest if 0.0 < found.largest < math.inf else None
 
 
 def _numbers(found: Histogram) -> dict[str, Any]:

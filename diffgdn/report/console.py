@@ -101,7 +101,7 @@ class ConsoleReport:
         words = "fuzz relations of" if started.relations else COMMANDS[started.purpose]
         workers = "1 worker" if started.workers == 1 else f"{started.workers} workers"
         self._print(
-            f"{words} {started.target} on lane {started.lane}: "
+            f"{words} {started.target} on backend {started.backend}: "
             f"{' or '.join(limits) or 'no limit'}, {workers}, seed {started.seed}"
         )
         if self._console.is_terminal:

@@ -16,7 +16,9 @@ MOST_SHOWN = 5  # calls of a prelude
 def headline(finding: Finding) -> str:
     """Operation, kind and tensor in one line."""
     tensor = f" in {finding.tensor}" if finding.tensor else ""
-    return f"{finding.operation}  {finding.kind}{tensor}  (target {finding.target}, lane {finding.lane})"
+    return (
+        f"{finding.operation}  {finding.kind}{tensor}  (target {finding.target}, backend {finding.backend})"
+    )
 
 
 def lines(finding: Finding, path: str | os.PathLike[str]) -> list[str]:

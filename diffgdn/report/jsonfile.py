@@ -12,7 +12,7 @@ from diffgdn.campaign.events import Event
 from diffgdn.findings import corpus
 from diffgdn.report.tally import Tally
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: `backend`, which was `lane`
 
 
 class JsonFile:
@@ -44,7 +44,7 @@ def summary(tally: Tally) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "target": started.target,
-        "lane": started.lane,
+        "backend": started.backend,
         "device": tally.device,
         "seed": started.seed,
         "workers": started.workers,

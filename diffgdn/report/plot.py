@@ -6,13 +6,13 @@ from pathlib import Path
 
 from diffgdn.campaign import events
 from diffgdn.campaign.events import Event
+from diffgdn.reference.limit import MAX_SIGMAS
 from diffgdn.report.calibration_table import LEVELS
 from diffgdn.report.tally import Tally
-from diffgdn.verdict.failures import LIMIT
 from diffgdn.verdict.histogram import Histogram
 
 INCHES = (7.0, 4.5)
-LEAST = 0.01  # noises: where the axis begins
+LEAST = 0.01  # sigmas: where the axis begins
 STYLES = dict(zip(LEVELS, ("-", ":"), strict=True))
 
 
@@ -34,7 +34,7 @@ class Plots:
 
 
 def draw(operation: str, groups: dict[tuple[str, ...], Histogram], path: Path) -> None:
-    """The share of elements, and of rows, whose error is x noises or more, by (dtype, level), and the
+    """The share of elements, and of rows, whose error is x sigmas or more, by (dtype, level), and the
     limit."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -48,8 +48,10 @@ def draw(operation: str, groups: dict[tuple[str, ...], Histogram], path: Path) -
         if points:
             x, share = zip(*points, strict=True)
             axes.plot(x, share, STYLES[level], color=colours[dtype], label=f"{dtype} {level}")
-    axes.axvline(LIMIT, color="black", linewidth=1.0)
-    axes.text(LIMIT, 0.98, f"limit {LIMIT:g} ", ha="right", va="top", transform=axes.get_xaxis_transform())
+    axes.axvline(MAX_SIGMAS, color="black", linewidth=1.0)
+    axes.text(
+        MAX_SIGMAS, 0.98, f"limit {MAX_SIGMAS:g} ", ha="right", va="top", transform=axes.get_xaxis_transform()
+    )
     axes.set(
         xscale="log",
         yscale="log",

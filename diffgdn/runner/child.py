@@ -1,6 +1,6 @@
 """The child process: answers one request after another until its parent is gone.
 
-    python -m diffgdn.runner.child LANE DESCRIPTOR PARENT
+    python -m diffgdn.runner.child BACKEND DESCRIPTOR PARENT
 
 DESCRIPTOR: of the connection. PARENT: the process with which this one is to end, 0 for none. The GPU and the
 number of threads come with the environment. What a kernel prints goes where the parent has put stdout and
@@ -15,13 +15,13 @@ import sys
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
-from diffgdn.backend import selection as lanes
+from diffgdn.backend import selection as backends
 from diffgdn.runner.child_process import end_with, keep_memory
 from diffgdn.runner.messages import Answer, RunnerError
 from diffgdn.verdict.failures import Verdict
 
 
-def main(lane: str, descriptor: int, parent: int) -> None:
+def main(backend: str, descriptor: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     end_with(parent)
     keep_memory()
@@ -29,11 +29,11 @@ def main(lane: str, descriptor: int, parent: int) -> None:
     pipe = Connection(descriptor)
     try:
         sys.path += [entry for entry in pipe.recv() if entry not in sys.path]
-        lanes.enter(lane)
+        backends.enter(backend)
         from diffgdn.runner.in_process import Here
 
         try:
-            runner = Here(lane)
+            runner = Here(backend)
         except RunnerError as error:
             pipe.recv()
             pipe.send(Answer(error=error, spent=True))

@@ -47,7 +47,7 @@ class TimedOut(Exception):
 class Process:
     """A child that has been started, and will be ready when it has imported what it needs."""
 
-    def __init__(self, lane: str, log: Path) -> None:
+    def __init__(self, backend: str, log: Path) -> None:
         self.cases = 0  # asked for so far
         self.history = History()
         self.loaded: set[str] = set()  # targets
@@ -55,7 +55,7 @@ class Process:
         ours, theirs = Pipe()
         with open(log, "ab") as output, _undisturbed():
             self._log_start = output.tell()
-            place = [lane, str(theirs.fileno()), str(parent_to_end_with())]
+            place = [backend, str(theirs.fileno()), str(parent_to_end_with())]
             command = [sys.executable, "-m", "diffgdn.runner.child", *place]
             self._process = subprocess.Popen(
                 command,

@@ -9,15 +9,13 @@ that met it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from diffgdn.cases.prelude import Call, fitting
 from diffgdn.findings import bucket
-from diffgdn.runner.messages import DAMAGED
-from diffgdn.search.preludes import simpler, with_less
-from diffgdn.verdict.failures import FAULTS, CheckFailure, KernelCrashed, Verdict
+from diffgdn.verdict.failures import DAMAGED, FAULTS, CheckFailure, KernelCrashed, Verdict
 
 if TYPE_CHECKING:
     from diffgdn.findings.corpus import Finding
@@ -67,11 +65,6 @@ def apart(finding: Finding) -> bool:
     return bool(finding.prelude) or not finding.reproduced or finding.kind in FAULT_KINDS
 
 
-def in_company(finding: Finding) -> bool:
-    """Whether a finding shows in a process of its own alone, with what comes before it and a look after."""
-    return bool(finding.prelude) or not finding.reproduced or finding.message.startswith(DAMAGED)
-
-
 def again(finding: Finding, fresh: Fresh, picture: bool = False) -> Verdict:
     """The verdict on a finding that is run as it was found: after its prelude, in a fresh process. After one
     that crashed the heap is looked at as well."""
@@ -83,7 +76,7 @@ def again(finding: Finding, fresh: Fresh, picture: bool = False) -> Verdict:
     failure = verdict.failure
     if at == last or failure is None:
         return verdict
-    return _said(verdict, f"{failure.message}; in call {at} of its prelude")
+    return said(verdict, f"{failure.message}; in call {at} of its prelude")
 
 
 class Confirm:
@@ -94,7 +87,7 @@ class Confirm:
 
     def __call__(self, call: Call, verdict: Verdict, asked: bool | None = None) -> Confirmed:
         """A failing verdict on a call, asked again in a few fresh processes. A prelude is all that had run
-        before; `shorter` makes it less.
+        before; `search.preludes.shorter` makes it less.
 
         asked: whether it has been run alone again, with what `verdict.confirmed` says; None: as `Isolated`
         does with crashes and hangs.
@@ -106,7 +99,7 @@ class Confirm:
             _, alone = self._fresh.afresh((call,), self._target)
             if alone.failure is not None:
                 return Confirmed(call, alone)
-            verdict = _said(verdict, f"{_message(verdict)}; {NOT_AGAIN}")
+            verdict = said(verdict, f"{message_of(verdict)}; {NOT_AGAIN}")
         calls, crash = (*verdict.before, call), isinstance(verdict.failure, KernelCrashed)
         if crash:
             _, alone = self._fresh.afresh((call,), self._target, looks=(0,))
@@ -120,7 +113,7 @@ class Confirm:
             return self._culprit(calls[: at + 1], company)
         if at == len(calls) - 1 and alike(company, verdict):
             return Confirmed(call, company, calls[:-1])
-        verdict = _said(verdict, f"{_message(verdict)}, nor after the calls before it")
+        verdict = said(verdict, f"{message_of(verdict)}, nor after the calls before it")
         return Confirmed(call, verdict, fitting(calls[:-1]), reproduced=False)
 
     def _culprit(self, calls: tuple[Call, ...], crashed: Verdict) -> Confirmed:
@@ -129,7 +122,7 @@ class Confirm:
         at, verdict = self._fresh.afresh(calls, self._target, looks=window)
         if not isinstance(verdict.failure, KernelCrashed):
             return Confirmed(calls[-1], crashed, calls[:-1])
-        if not _message(verdict).startswith(DAMAGED):
+        if not message_of(verdict).startswith(DAMAGED):
             return Confirmed(calls[at], verdict, calls[:at])
         _, alone = self._fresh.afresh((calls[at],), self._target, looks=(0,))
         if isinstance(alone.failure, KernelCrashed):
@@ -143,35 +136,6 @@ class Confirm:
         at, verdict = self._fresh.afresh((*prelude, call), self._target, looks=looks)
         return verdict if at == last and alike(verdict, like.verdict) else None
 
-    def shorter(self, found: Confirmed, expired: Callable[[], bool] = lambda: False) -> Confirmed:
-        """A failure that takes a fresh process to show, after less of a prelude, usually one call, and on
-        simpler calls. Each step takes a process.
-
-        What comes out has failed once more after its prelude, and once more not alone; else it is told as
-        what it has turned out to be.
-        """
-        if found.alone or not found.reproduced:
-            return found
-        verdicts = {(found.prelude, found.call): found.verdict}
-
-        def fails(prelude: tuple[Call, ...], call: Call) -> bool:
-            verdict = self.fails(prelude, call, found)
-            if verdict is not None:
-                verdicts[prelude, call] = verdict
-            return verdict is not None
-
-        prelude = with_less(found.prelude, lambda less: fails(less, found.call), found.call, expired)
-        prelude, call = simpler(prelude, found.call, fails, expired)
-        if not prelude:
-            return Confirmed(call, verdicts[prelude, call], heap=found.heap)
-        alone = self.fails((), call, found)
-        if alone is not None:
-            return Confirmed(call, alone, heap=found.heap)
-        if self.fails(prelude, call, found) is None:
-            seen = _said(found.verdict, f"{_message(found.verdict)}; not each time in a fresh process")
-            return Confirmed(found.call, seen, fitting(found.prelude), reproduced=False)
-        return Confirmed(call, verdicts[prelude, call], fitting(prelude), heap=found.heap)
-
 
 def alike(one: Verdict, other: Verdict) -> bool:
     """Whether two verdicts are failures of one kind, as `bucket.fault` has it."""
@@ -180,11 +144,11 @@ def alike(one: Verdict, other: Verdict) -> bool:
     return bucket.fault(one.failure.kind) == bucket.fault(other.failure.kind)
 
 
-def _message(verdict: Verdict) -> str:
+def message_of(verdict: Verdict) -> str:
     return "" if verdict.failure is None else verdict.failure.message
 
 
-def _said(verdict: Verdict, message: str) -> Verdict:
+def said(verdict: Verdict, message: str) -> Verdict:
     """A verdict whose failure says something else."""
     assert verdict.failure is not None
     failure = CheckFailure.from_json({**verdict.failure.to_json(), "message": message})

@@ -15,7 +15,6 @@ from diffgdn.cases.prelude import Call
 from diffgdn.cases.trace import Trace, call_of
 from diffgdn.runner.child_process import START_SECONDS, Ended, Process, TimedOut, host_memory
 from diffgdn.runner.messages import (
-    DAMAGED,
     About,
     Answer,
     Familiar,
@@ -24,13 +23,13 @@ from diffgdn.runner.messages import (
     SetupError,
     unfamiliar,
 )
-from diffgdn.verdict.failures import FAULTS, KernelCrashed, KernelHung, Verdict
+from diffgdn.verdict.failures import DAMAGED, FAULTS, KernelCrashed, KernelHung, Verdict
 
 if TYPE_CHECKING:
     from diffgdn.findings.corpus import Finding
 
 # Once an operation has hung: for a case of it, so many times the slowest that has passed, but at least this,
-# by lane. On a GPU a variant may have to be compiled.
+# by backend. On a GPU a variant may have to be compiled.
 PATIENCE = 20
 LEAST_SECONDS = {"interpret": 10.0, "gpu": 30.0}
 SPARES = 1  # children kept ready from the first fault on: a start takes seconds, most children never fail
@@ -47,12 +46,12 @@ class Isolated:
     """
 
     def __init__(
-        self, lane: str, log: Path, hang_seconds: float | None = None, memory_bytes: int | None = None
+        self, backend: str, log: Path, hang_seconds: float | None = None, memory_bytes: int | None = None
     ) -> None:
-        self._lane, self._log = lane, log
-        self._hang_seconds = HANG_SECONDS[lane] if hang_seconds is None else hang_seconds
+        self._backend, self._log = backend, log
+        self._hang_seconds = HANG_SECONDS[backend] if hang_seconds is None else hang_seconds
         self._memory = int(MEMORY_SHARE * host_memory()) if memory_bytes is None else memory_bytes
-        self._child: Process | None = Process(lane, log)
+        self._child: Process | None = Process(backend, log)
         self._spares: list[Process] = []
         self._target: str | None = None
         self._hung: set[str] = set()  # operations
@@ -169,7 +168,7 @@ class Isolated:
         else:
             self._replace()
         if failure is not None:
-            verdict = Verdict(call_of(case), target, self._lane, failure, seconds={"kernel": seconds})
+            verdict = Verdict(call_of(case), target, self._backend, failure, seconds={"kernel": seconds})
         else:
             verdict = _value(answer)
         return verdict if verdict.ok else replace(verdict, before=child.history.of(target)[:-1]), alone
@@ -181,7 +180,7 @@ class Isolated:
         if operation not in self._hung:
             return self._hang_seconds
         patience = PATIENCE * self._slowest.get(operation, 0.0)
-        return min(self._hang_seconds, max(LEAST_SECONDS[self._lane], patience))
+        return min(self._hang_seconds, max(LEAST_SECONDS[self._backend], patience))
 
     def _served(self, request: Request, target: str | None) -> Any:
         """The answer to a request that is about no case. Raises RunnerError where the child ends over it."""
@@ -201,7 +200,7 @@ class Isolated:
         self._target = target
         for attempt in range(1, MOST_FAILED_STARTS + 1):
             if self._child is None or not self._child.alive:
-                self._child = Process(self._lane, self._log)
+                self._child = Process(self._backend, self._log)
             child = self._child
             try:
                 child.settle(START_SECONDS, self._memory)
@@ -221,10 +220,10 @@ class Isolated:
         if self._child is not None:
             self._child.end()
         ready = [spare for spare in self._spares if spare.alive]
-        self._child = ready.pop(0) if ready else Process(self._lane, self._log)
+        self._child = ready.pop(0) if ready else Process(self._backend, self._log)
         self._spares = ready
         while len(self._spares) < SPARES:
-            spare = Process(self._lane, self._log)
+            spare = Process(self._backend, self._log)
             if self._target is not None:
                 spare.loaded.add(self._target)
                 spare.prepare(Request("load", (self._target,)))

@@ -30,16 +30,16 @@ MEMORY_TRIES = 4
 
 
 class Here:
-    """A runner in this process, on one lane.
+    """A runner in this process, on one backend.
 
     A kernel that breaks the GPU context leaves a process in which every later result is worthless. Its case
     gets the verdict `crashed`, and `broken` says so from then on.
     """
 
-    def __init__(self, lane: str) -> None:
-        if lane == "gpu" and not torch.cuda.is_available():
-            raise SetupError("lane gpu: torch finds no usable GPU")
-        self._lane = lane
+    def __init__(self, backend: str) -> None:
+        if backend == "gpu" and not torch.cuda.is_available():
+            raise SetupError("backend gpu: torch finds no usable GPU")
+        self._backend = backend
         self._targets: dict[str, Target] = {}
         self._broken: str | None = None
         self._history = History()
@@ -52,7 +52,7 @@ class Here:
         """Nothing was started."""
 
     def about(self, target: str | None) -> About:
-        device = torch.cuda.get_device_name() if self._lane == "gpu" else "cpu"
+        device = torch.cuda.get_device_name() if self._backend == "gpu" else "cpu"
         if target is None:
             return About(device)
         loaded = self._target(target)
@@ -102,7 +102,7 @@ class Here:
 
     def _target(self, name: str) -> Target:
         if name not in self._targets:
-            reason = targets.missing(name, self._lane)
+            reason = targets.missing(name, self._backend)
             if reason is not None:
                 raise SetupError(f"target {name}: {reason}")
             try:
@@ -127,14 +127,14 @@ class Here:
             # Past the call itself, a broken context shows wherever the GPU is used next.
             if not self._context_broken():
                 raise
-            verdict = Verdict(call_of(case), name, self._lane)
+            verdict = Verdict(call_of(case), name, self._backend)
         if (verdict.failure is None and self._broken is None) or not self._context_broken():
             return verdict
         failure = KernelCrashed(case.op, None, None, f"the kernel broke its GPU context: {self._broken}")
-        return Verdict(call_of(case), name, self._lane, failure, seconds=verdict.seconds)
+        return Verdict(call_of(case), name, self._backend, failure, seconds=verdict.seconds)
 
     def _context_broken(self) -> bool:
-        if self._lane == "gpu" and self._broken is None:
+        if self._backend == "gpu" and self._broken is None:
             try:
                 torch.cuda.synchronize()
             except Exception as error:
@@ -155,19 +155,19 @@ class Here:
                 time.sleep(attempt)
             try:
                 if isinstance(case, Trace):
-                    verdict = play(case, target, self._lane).verdict()
+                    verdict = play(case, target, self._backend).verdict()
                 elif relation is not None:
-                    verdict = relations.run(case, target, self._lane, relation)
+                    verdict = relations.run(case, target, self._backend, relation)
                 elif purpose == "vacuity":
-                    verdict = vacuity.run(case, target, self._lane)
+                    verdict = vacuity.run(case, target, self._backend)
                 else:
-                    verdict = execute.run(case, target, self._lane, explain, errors=purpose == "errors")
+                    verdict = execute.run(case, target, self._backend, explain, errors=purpose == "errors")
             except torch.OutOfMemoryError:
                 continue
             if verdict.failure is None or not verdict.failure.message.startswith("OutOfMemoryError"):
                 return verdict
         return verdict or Verdict(
-            call_of(case), target.name, self._lane, refused="no room in the GPU's memory"
+            call_of(case), target.name, self._backend, refused="no room in the GPU's memory"
         )
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 # which wrong results the checks would let pass.
 PURPOSES = ("verdict", "errors", "vacuity")
 
-DAMAGED = "it damages the heap of the process"  # how the message of such a crash begins
-
 
 class RunnerError(Exception):
     """The machinery, not a kernel, went wrong; one line."""

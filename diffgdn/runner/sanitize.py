@@ -2,7 +2,7 @@
 
     python -m diffgdn.runner.sanitize FILE
 
-is what the tool watches: it runs the finding in a file once, on the gpu lane and in its own process, and
+is what the tool watches: it runs the finding in a file once, on the gpu backend and in its own process, and
 prints the verdict. The tool sees what no check of results sees: reads past memory that happen to do no harm,
 races that happen to end well.
 """
@@ -98,9 +98,9 @@ def _errors(log: str) -> tuple[str, ...]:
 
 def main(file: str) -> None:
     """Run the finding in a file here, and print the verdict in one line."""
-    from diffgdn.backend import selection as lanes
+    from diffgdn.backend import selection as backends
 
-    lanes.enter("gpu")
+    backends.enter("gpu")
     from diffgdn.runner.in_process import Here
     from diffgdn.runner.messages import RunnerError
 

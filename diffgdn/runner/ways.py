@@ -30,26 +30,26 @@ WAYS = ("child", "none")
 FAMILIAR = ("vk", "kv", "eager")  # our own: in the interpreter they have nothing that ends a process
 
 
-def chosen(asked: str | None, target: str, lane: str) -> str:
+def chosen(asked: str | None, target: str, backend: str) -> str:
     """How a target runs: as asked; else in a child on a GPU and for foreign targets, in this process where
     Triton's interpreter runs our own.
     """
-    return asked or ("none" if lane == "interpret" and target in FAMILIAR else "child")
+    return asked or ("none" if backend == "interpret" and target in FAMILIAR else "child")
 
 
 def runner(
-    way: str, lane: str, log: Path, hang_seconds: float | None = None, memory_bytes: int | None = None
+    way: str, backend: str, log: Path, hang_seconds: float | None = None, memory_bytes: int | None = None
 ) -> Runner:
-    """A runner of one of the WAYS. This process must have entered the lane and bound its GPU.
+    """A runner of one of the WAYS. This process must have entered the backend and bound its GPU.
 
     log: where a child writes what it prints. hang_seconds: after which a child's case counts as hung.
     memory_bytes: of host memory, that a child may occupy. None: the usual. Raises SetupError where nothing
     can be run.
     """
     if way == "child":
-        return Isolated(lane, log, hang_seconds, memory_bytes)
+        return Isolated(backend, log, hang_seconds, memory_bytes)
     if way == "none":
         from diffgdn.runner.in_process import Here
 
-        return Here(lane)
+        return Here(backend)
     raise ValueError(f"isolation: expected {' or '.join(WAYS)}, got {way!r}")

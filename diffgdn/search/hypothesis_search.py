@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from diffgdn.verdict.failures import CheckFailure, Verdict
 
 MAX_SHRINK_SECONDS = 30.0
-# A step down from a crash or a hang costs the child it was tried in: so more time, and few runs, on any lane.
+# A step down from a crash or a hang costs the child it was tried in: so more time, and few runs, on any
+# backend.
 FAULT_FACTOR = 4
 FAULT_KINDS = tuple(fault.kind for fault in FAULTS)
 CONTENT_SHARE = 1 / 3  # of that time, kept for the second stage

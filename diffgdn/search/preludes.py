@@ -6,12 +6,43 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 
 from diffgdn.cases.case import Case
-from diffgdn.cases.prelude import Call
+from diffgdn.cases.prelude import Call, fitting
+from diffgdn.runner.confirm import Confirm, Confirmed, message_of, said
 from diffgdn.search import by_field
 
 Expired = Callable[[], bool]
 SIZES = ("H", "HV", "K", "V", "chunk_size")
 LIKEST = 3  # single calls that are tried first
+
+
+def shorter(confirm: Confirm, found: Confirmed, expired: Expired = lambda: False) -> Confirmed:
+    """A failure that takes a fresh process to show, after less of a prelude, usually one call, and on
+    simpler calls. Each step takes a process.
+
+    What comes out has failed once more after its prelude, and once more not alone; else it is told as
+    what it has turned out to be.
+    """
+    if found.alone or not found.reproduced:
+        return found
+    verdicts = {(found.prelude, found.call): found.verdict}
+
+    def fails(prelude: tuple[Call, ...], call: Call) -> bool:
+        verdict = confirm.fails(prelude, call, found)
+        if verdict is not None:
+            verdicts[prelude, call] = verdict
+        return verdict is not None
+
+    prelude = with_less(found.prelude, lambda less: fails(less, found.call), found.call, expired)
+    prelude, call = simpler(prelude, found.call, fails, expired)
+    if not prelude:
+        return Confirmed(call, verdicts[prelude, call], heap=found.heap)
+    alone = confirm.fails((), call, found)
+    if alone is not None:
+        return Confirmed(call, alone, heap=found.heap)
+    if confirm.fails(prelude, call, found) is None:
+        seen = said(found.verdict, f"{message_of(found.verdict)}; not each time in a fresh process")
+        return Confirmed(found.call, seen, fitting(found.prelude), reproduced=False)
+    return Confirmed(call, verdicts[prelude, call], fitting(prelude), heap=found.heap)
 
 
 def with_less(

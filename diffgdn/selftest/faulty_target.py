@@ -37,8 +37,8 @@ class Planted:
     def configurations(self, op: str) -> int:
         return self._right.configurations(op)
 
-    def refuses(self, case: Case, lane: str) -> str | None:
-        return self._right.refuses(case, lane)
+    def refuses(self, case: Case, backend: str) -> str | None:
+        return self._right.refuses(case, backend)
 
     def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
         results = self._right.run(case, arguments)

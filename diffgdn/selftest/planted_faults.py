@@ -25,7 +25,6 @@ from hypothesis.strategies import SearchStrategy
 
 from diffgdn import strategies
 from diffgdn.backend import selection
-from diffgdn.campaign.tasks import derive_seed
 from diffgdn.cases import operations
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
@@ -33,6 +32,7 @@ from diffgdn.findings.bucket import fault
 from diffgdn.runner import ways
 from diffgdn.runner.confirm import Confirm
 from diffgdn.runner.ways import Isolated, Runner
+from diffgdn.search.seeds import derive_seed
 from diffgdn.verdict.failures import KernelCrashed, Verdict
 
 PLANTS = "diffgdn.selftest.plants"
@@ -93,14 +93,14 @@ class Tally:
         }
 
 
-def drawn(count: int, lane: str, seed: int) -> Iterator[Case]:
+def drawn(count: int, backend: str, seed: int) -> Iterator[Case]:
     """Distinct cases of all operations in turn, batch after batch, as a campaign draws them."""
-    menu = strategies.Menu.draw(seed, operations.OPERATIONS, lane="gpu") if lane == "gpu" else None
-    streams = {op: strategies.cases(op, lane=lane, menu=menu) for op in operations.OPERATIONS}
+    menu = strategies.Menu.draw(seed, operations.OPERATIONS, backend="gpu") if backend == "gpu" else None
+    streams = {op: strategies.cases(op, backend=backend, menu=menu) for op in operations.OPERATIONS}
     seen: set[str] = set()
     for number in itertools.count():
         for op, stream in streams.items():
-            for case in _batch(stream, lane, derive_seed(seed, op, number)):
+            for case in _batch(stream, backend, derive_seed(seed, op, number)):
                 if case.id not in seen:
                     seen.add(case.id)
                     yield case
@@ -108,14 +108,14 @@ def drawn(count: int, lane: str, seed: int) -> Iterator[Case]:
                     return
 
 
-def _batch(stream: SearchStrategy[Case], lane: str, seed: int) -> list[Case]:
+def _batch(stream: SearchStrategy[Case], backend: str, seed: int) -> list[Case]:
     from diffgdn.search import hypothesis_search
 
     cases: list[Case] = []
 
     def passes(case: Case) -> Verdict:
         cases.append(case)
-        return Verdict(case, "", lane)
+        return Verdict(case, "", backend)
 
     hypothesis_search.find(stream, passes, max_examples=BATCH, seed=seed)
     return cases
@@ -133,7 +133,7 @@ def trips(cases: list[Case], runner: Runner) -> list[float]:
 
 @click.command()
 @click.option(
-    "--lane", "asked", type=click.Choice(selection.LANES), help="Default: a GPU where there is one."
+    "--backend", "asked", type=click.Choice(selection.BACKENDS), help="Default: a GPU where there is one."
 )
 @click.option("--cases", "count", type=click.IntRange(min=100), default=10_000, show_default=True)
 @click.option("--target", type=click.Choice(["vk", "eager"]), default="eager", show_default=True)
@@ -167,7 +167,7 @@ def main(asked: str | None, count: int, target: str, seed: int, json_path: Path 
             child.close()
             fresh.close()
     trip = {"median": statistics.median(way), "99 %": statistics.quantiles(way, n=100)[-1]}
-    head = {"device": device, "lane": chosen, "target": target, "seed": seed, "trip_ms": trip}
+    head = {"device": device, "backend": chosen, "target": target, "seed": seed, "trip_ms": trip}
     tallies = {"in a child": isolated.figures(), "in this process": direct.figures()}
     _show(head, tallies)
     if json_path:
@@ -177,7 +177,7 @@ def main(asked: str | None, count: int, target: str, seed: int, json_path: Path 
 
 
 def _show(head: dict[str, Any], tallies: dict[str, dict[str, Any]]) -> None:
-    click.echo(f"{head['target']} on lane {head['lane']} ({head['device']}), seed {head['seed']}")
+    click.echo(f"{head['target']} on backend {head['backend']} ({head['device']}), seed {head['seed']}")
     for name, tally in tallies.items():
         speed = f"{tally['cases_per_second']:.1f}/s, median {tally['median_ms']:.1f} ms of those that passed"
         planted = ", ".join(f"{n} {kind}" for kind, n in sorted(tally["planted"].items()))

@@ -80,7 +80,7 @@ def _strike(case: Case, results: dict[str, Tensor]) -> None:
 class _Refusing(Planted):
     """Takes no case: what is left is the way to it and back."""
 
-    def refuses(self, case: Case, lane: str) -> str | None:
+    def refuses(self, case: Case, backend: str) -> str | None:
         return "not today"
 
 

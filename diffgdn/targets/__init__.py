@@ -19,11 +19,11 @@ def names() -> tuple[str, ...]:
     return BUILT_IN
 
 
-def missing(name: str, lane: str) -> str | None:
-    """Why a built-in target cannot run on this lane here, with what to do about it; None if it can."""
+def missing(name: str, backend: str) -> str | None:
+    """Why a built-in target cannot run on this backend here, with what to do about it; None if it can."""
     if name != "fla":
         return None
-    if lane != "gpu":
+    if backend != "gpu":
         return "fla runs on a GPU only"
     if importlib.util.find_spec("fla") is None:
         return "fla-core is not installed; pip install fla-core"

@@ -38,8 +38,8 @@ class Target(Protocol):
     def configurations(self, op: str) -> int:
         """How many entries its own configuration list has; `case.config` pins one of them."""
 
-    def refuses(self, case: Case, lane: str) -> str | None:
-        """Why it cannot take this case on this lane, or None."""
+    def refuses(self, case: Case, backend: str) -> str | None:
+        """Why it cannot take this case on this backend, or None."""
 
     def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
         """Call the kernel once. Returns `o`, and `final` and `boundary` where asked for; pool and buffer are
@@ -86,7 +86,7 @@ class FunctionTarget:
     def configurations(self, op: str) -> int:
         return 1
 
-    def refuses(self, case: Case, lane: str) -> str | None:
+    def refuses(self, case: Case, backend: str) -> str | None:
         if case.op not in self.functions:
             return f"{self.name} does not implement {case.op}"
         if self.layout not in case.operation.layouts:

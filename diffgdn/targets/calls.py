@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from diffgdn.cases.case import Case
-from diffgdn.reference.results import by_name, returned_names
 from diffgdn.tensors.arena import Arguments
+from diffgdn.tensors.results import by_name, returned_names
 
 FUNCTIONS = {
     "gdn.extend": "chunk_gated_delta_rule",

@@ -12,15 +12,15 @@ from torch.nn import functional as F
 from diffgdn.cases.case import Case
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.reference.noise import Contract
-from diffgdn.reference.results import results_of
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import DTYPE
+from diffgdn.tensors.results import results_of
 
 L2NORM_EPS = 1e-6
 
 
 class Eager:
-    """A target over all operations and both lanes."""
+    """A target over all operations and both backends."""
 
     name = "eager"
     layout = "vk"
@@ -33,7 +33,7 @@ class Eager:
     def configurations(self, op: str) -> int:
         return 1
 
-    def refuses(self, case: Case, lane: str) -> str | None:
+    def refuses(self, case: Case, backend: str) -> str | None:
         return None
 
     def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:

@@ -155,10 +155,10 @@ class Fla:
         )
         return min(CONFIGURATIONS, callee.layouts * max(longest, 1))
 
-    def refuses(self, case: Case, lane: str) -> str | None:
+    def refuses(self, case: Case, backend: str) -> str | None:
         if case.op not in self._callees:
             return f"fla has no function for {case.op}"
-        if lane != "gpu":
+        if backend != "gpu":
             return "fla runs on a GPU only"
         callee = self._callees[case.op]
         if case.HV != case.H and not callee.grouped_values:

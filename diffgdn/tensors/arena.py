@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from diffgdn.cases.case import Case
-from diffgdn.reference.results import RETURNED, results_of
 from diffgdn.tensors import poison
 from diffgdn.tensors.inputs import DTYPE, Data
 from diffgdn.tensors.poison import GUARD_BYTES
+from diffgdn.tensors.results import RETURNED, results_of
 
 ALIGN_BYTES = 256
 FAR_BYTES = 1 << 28

@@ -1,8 +1,8 @@
-"""How many noises the errors of a result come to, element by element and row by row.
+"""How many sigmas the errors of a result come to, element by element and row by row.
 
-The limit on an error, noise.LIMIT, rests on these distributions. They are of what is compared with the limit:
-an error less the one rounding that no kernel can avoid (`Comparison.noises`). A row is the last axis of a
-result; its value is the root mean square of these errors over that of their noise.
+The limit on an error, noise.MAX_SIGMAS, rests on these distributions. They are of what is compared with the
+limit: an error less the one rounding that no kernel can avoid (`Comparison.error_in_sigmas`). A row is the
+last axis of a result; its value is the root mean square of these errors over that of their noise.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffgdn.reference.noise import LIMIT, TINY
+from diffgdn.reference.noise import MAX_SIGMAS, TINY
 from diffgdn.verdict import histogram
 from diffgdn.verdict.checks import Comparison
 from diffgdn.verdict.failures import Errors
@@ -21,9 +21,9 @@ MANTISSA = 52  # bits of a float64's
 
 def errors(comparison: Comparison) -> Errors:
     """The distributions of one result; where its format may end there is no error."""
-    noise = comparison.noise + TINY / LIMIT  # as in Comparison.noises
-    lengths = (torch.linalg.vector_norm(x, dim=-1) for x in (comparison.noises * noise, noise))
-    return Errors(comparison.name, counted(comparison.noises), counted(torch.div(*lengths)))
+    noise = comparison.noise + TINY / MAX_SIGMAS  # as in Comparison.error_in_sigmas
+    lengths = (torch.linalg.vector_norm(x, dim=-1) for x in (comparison.error_in_sigmas * noise, noise))
+    return Errors(comparison.name, counted(comparison.error_in_sigmas), counted(torch.div(*lengths)))
 
 
 def counted(values: Tensor) -> Histogram:

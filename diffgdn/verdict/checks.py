@@ -15,10 +15,10 @@ from torch import Tensor
 
 from diffgdn.cases.case import Case
 from diffgdn.reference import noise
-from diffgdn.reference.results import result_of
 from diffgdn.tensors import poison
 from diffgdn.tensors.arena import Change
 from diffgdn.tensors.poison import Stray
+from diffgdn.tensors.results import result_of
 from diffgdn.verdict.failures import (
     ALL,
     BeyondBound,
@@ -98,22 +98,22 @@ class Comparison:
         most = torch.finfo(self.dtype).max
         if self.got.numel():
             size = max(-float(self.expected.min()), float(self.expected.max()))
-            bound = float(self.half_ulp.max()) + noise.LIMIT * float(self.noise.max()) + noise.TINY
+            bound = float(self.half_ulp.max()) + noise.MAX_SIGMAS * float(self.noise.max()) + noise.TINY
             if not size + bound < most:  # not: of a NaN too
                 return noise.overflows(self.expected, self.bound, self.dtype)
         return torch.zeros((), dtype=torch.bool)
 
     @cached_property
-    def noises(self) -> Tensor:
-        """Each error, less the unavoidable final rounding, in noises, LIMIT of which pass; 0 where the format
-        may end."""
-        excess = noise.in_noises(self.error, self.half_ulp, self.noise)
+    def error_in_sigmas(self) -> Tensor:
+        """Each error, less the unavoidable final rounding, in sigmas, MAX_SIGMAS of which pass; 0 where the
+        format may end."""
+        excess = noise.error_in_sigmas(self.error, self.half_ulp, self.noise)
         return excess.masked_fill_(self.overflows, 0.0) if self.overflows.any() else excess
 
     @property
     def share(self) -> float:
-        """Worst error, less the unavoidable final rounding, as a share of LIMIT noises."""
-        return float(self.noises.max()) / noise.LIMIT if self.got.numel() else 0.0
+        """Worst error, less the unavoidable final rounding, as a share of MAX_SIGMAS sigmas."""
+        return float(self.error_in_sigmas.max()) / noise.MAX_SIGMAS if self.got.numel() else 0.0
 
     def worst(self) -> tuple[int, ...]:
         """Index of the element whose error is the largest multiple of its bound."""
@@ -284,7 +284,7 @@ def exact(comparison: Comparison) -> None:
 def bounded(comparison: Comparison) -> None:
     """Every error within its bound."""
     if comparison.share > 1.0:
-        mask = comparison.noises > noise.LIMIT
+        mask = comparison.error_in_sigmas > noise.MAX_SIGMAS
         index = comparison.worst()
         error, bound = float(comparison.error[index]), float(comparison.bound[index])
         raise BeyondBound(

@@ -13,12 +13,12 @@ from diffgdn.backend import interpreter
 from diffgdn.cases.case import Case
 from diffgdn.reference import noise
 from diffgdn.reference.noise import Reference
-from diffgdn.reference.results import WrongSize, collected, of_truth, result_of, results_of
 from diffgdn.targets import Target
 from diffgdn.tensors import arena, inputs
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import Data
 from diffgdn.tensors.poison import FRESH, PoisonedEmpty
+from diffgdn.tensors.results import WrongSize, collected, of_truth, result_of, results_of
 from diffgdn.verdict import calibration, checks, leak_source
 from diffgdn.verdict.checks import CheckFailure, Comparison
 from diffgdn.verdict.failures import Errors, Verdict
@@ -39,29 +39,29 @@ class _Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def device_of(lane: str) -> str:
-    """Where a lane's tensors live."""
-    return "cuda" if lane == "gpu" else "cpu"
+def device_of(backend: str) -> str:
+    """Where a backend's tensors live."""
+    return "cuda" if backend == "gpu" else "cpu"
 
 
-def oracle_device(case: Case, lane: str) -> str:
+def oracle_device(case: Case, backend: str) -> str:
     """Where the oracle is quicker on a case."""
     elements = len(case.lens) * case.HV * case.K * case.V
-    return device_of(lane) if elements >= GPU_ORACLE_STATE else "cpu"
+    return device_of(backend) if elements >= GPU_ORACLE_STATE else "cpu"
 
 
-def run(case: Case, target: Target, lane: str, explain: bool = False, errors: bool = False) -> Verdict:
+def run(case: Case, target: Target, backend: str, explain: bool = False, errors: bool = False) -> Verdict:
     """The verdict on one case. A kernel's fault never raises; errors of the framework itself do.
 
     explain: trace a leak to the memory that it comes from, which takes some fifteen calls more. errors: with
     the distribution of all errors that have a bound, also of the one that fails.
     """
-    refusal = target.refuses(case, lane)
+    refusal = target.refuses(case, backend)
     if refusal is not None:
-        return Verdict(case, target.name, lane, refused=refusal)
-    if lane == "interpret":
+        return Verdict(case, target.name, backend, refused=refusal)
+    if backend == "interpret":
         interpreter.repair()
-    clock, run = _Clock(), Run(case, target, lane, explain, errors)
+    clock, run = _Clock(), Run(case, target, backend, explain, errors)
     failure = None
     try:
         run.judge(clock)
@@ -75,7 +75,7 @@ def run(case: Case, target: Target, lane: str, explain: bool = False, errors: bo
     return Verdict(
         case,
         target.name,
-        lane,
+        backend,
         failure,
         None,
         run.exact,
@@ -86,28 +86,30 @@ def run(case: Case, target: Target, lane: str, explain: bool = False, errors: bo
     )
 
 
-def assert_correct(case: Case, target: Target, lane: str) -> Verdict:
+def assert_correct(case: Case, target: Target, backend: str) -> Verdict:
     """Like `run`, raising the failure if there is one."""
-    verdict = run(case, target, lane)
+    verdict = run(case, target, backend)
     if verdict.failure is not None:
         raise verdict.failure
     return verdict
 
 
-def is_repeated(case: Case, lane: str) -> bool:
+def is_repeated(case: Case, backend: str) -> bool:
     """Whether a case's call is made twice. In the interpreter, which is sequential, one case in four is
     enough."""
-    return lane != "interpret" or int(case.id[0], 16) % 4 == 0
+    return backend != "interpret" or int(case.id[0], 16) % 4 == 0
 
 
 class Run:
     """One case on one target: its calls, and what they return. `diffgdn.verdict.serving` makes calls of its
     own with it."""
 
-    def __init__(self, case: Case, target: Target, lane: str, explain: bool, collects: bool = False) -> None:
+    def __init__(
+        self, case: Case, target: Target, backend: str, explain: bool, collects: bool = False
+    ) -> None:
         self.explain, self.collects = explain, collects
-        self.case, self.target, self.lane = case, target, lane
-        self.device = device_of(lane)
+        self.case, self.target, self.backend = case, target, backend
+        self.device = device_of(backend)
         self.exact = False
         self.shares: dict[str, float] = {}
         self.errors: list[Errors] = []
@@ -130,7 +132,7 @@ class Run:
             patterns = {name: self.fresh.pattern(tensor) for name, tensor in returned.items()}
             results = {name: tensor.cpu() for name, tensor in self.results(self.arguments, returned).items()}
         with clock("oracle"):
-            device = oracle_device(case, self.lane)
+            device = oracle_device(case, self.backend)
             reference = noise.reference(case, data, contract, kept_in(case, results), device)
             self.exact = reference.exact
         with clock("checks"):
@@ -239,7 +241,7 @@ class Run:
 
     def _repeat(self, returned: dict[str, Tensor], first: dict[str, Tensor]) -> None:
         """A second run from the same memory."""
-        if not is_repeated(self.case, self.lane):
+        if not is_repeated(self.case, self.backend):
             return
         assert self.arguments is not None
         after = self.arguments.bits()

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from diffgdn.verdict.checks import Comparison
 
 
-# Noises that an error may come to; docs/calibration.md has the distributions that it rests on.
-LIMIT = 10.0
+DAMAGED = "it damages the heap of the process"  # how the message of such a crash begins
 
 
 class CheckFailure(AssertionError):
@@ -177,7 +176,7 @@ FAULTS: tuple[type[CheckFailure], ...] = (KernelCrashed, KernelHung)
 
 
 class Errors(NamedTuple):
-    """How many noises the errors of one result come to: of each element, and of each row."""
+    """How many sigmas the errors of one result come to: of each element, and of each row."""
 
     result: str
     elements: Histogram
@@ -200,7 +199,7 @@ class Verdict:
 
     case: Case
     target: str
-    lane: str
+    backend: str
     failure: CheckFailure | None = None
     refused: str | None = None
     exact: bool = False

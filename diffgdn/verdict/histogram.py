@@ -1,4 +1,4 @@
-"""Counts of how many noises errors come to, in bins of even width on a log scale.
+"""Counts of how many sigmas errors come to, in bins of even width on a log scale.
 
 Imports no torch: the process that adds a campaign's counts up need not wait for it.
 `diffgdn.verdict.calibration` fills them.

@@ -241,14 +241,16 @@ def answers(right: Right) -> dict[str, bool]:
     return out
 
 
-def run(case: Case, target: Target, lane: str) -> Verdict:
+def run(case: Case, target: Target, backend: str) -> Verdict:
     """A verdict that says, instead of what a kernel does, what the checks would notice. No kernel is called;
     the target gives the precision contract, and the cases that it refuses."""
-    refusal = target.refuses(case, lane)
+    refusal = target.refuses(case, backend)
     if refusal is not None:
-        return Verdict(case, target.name, lane, refused=refusal)
+        return Verdict(case, target.name, backend, refused=refusal)
     start = time.perf_counter()
-    right = prepare(case, target.contract(case.op), execute.oracle_device(case, lane))
+    right = prepare(case, target.contract(case.op), execute.oracle_device(case, backend))
     rejected = answers(right)
     seconds = {"vacuity": time.perf_counter() - start}
-    return Verdict(case, target.name, lane, exact=right.reference.exact, seconds=seconds, rejected=rejected)
+    return Verdict(
+        case, target.name, backend, exact=right.reference.exact, seconds=seconds, rejected=rejected
+    )

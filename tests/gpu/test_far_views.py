@@ -36,7 +36,7 @@ def test_a_far_view_gives_the_bits_of_a_near_one(call: str, arguments: tuple[str
         pytest.skip(f"less than {FREE_BYTES >> 30} GiB of GPU memory is free")
     done = subprocess.run(
         [sys.executable, str(SCRIPT), call, *arguments],
-        env={**os.environ, "DIFFGDN_LANE": "gpu"},
+        env={**os.environ, "DIFFGDN_BACKEND": "gpu"},
         capture_output=True,
         text=True,
         timeout=HANGS,

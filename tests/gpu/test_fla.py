@@ -40,8 +40,8 @@ def test_the_chunk_kernels_have_configurations_to_pin(fla: Target) -> None:
 def test_fla_agrees_with_the_oracle(op: str, fla: Target) -> None:
     if op not in fla.operations:
         pytest.skip(f"this version of fla has no function for {op}")
-    menu = Menu.draw(MENU_SEED, [op], lane="gpu", per_operation=BUILDS)
-    cases = strategies.cases(op, lane="gpu", menu=menu, configs=CONFIGURATIONS)
+    menu = Menu.draw(MENU_SEED, [op], backend="gpu", per_operation=BUILDS)
+    cases = strategies.cases(op, backend="gpu", menu=menu, configs=CONFIGURATIONS)
     taken = 0
 
     @settings(max_examples=EXAMPLES)

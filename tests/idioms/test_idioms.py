@@ -1,4 +1,5 @@
-"""Each idiom leaves behind what an H100 left behind, by the idiom's rule: the lane means what a GPU means."""
+"""Each idiom leaves behind what an H100 left behind, by the idiom's rule: the backend means what a GPU
+means."""
 
 from __future__ import annotations
 

@@ -25,12 +25,12 @@ MENU_SEED = 0  # on a GPU everything is compiled first: the builds are the same 
 
 
 def property_of(
-    op: str, target: Target, name: str, lane: str, check: Callable[..., Verdict], share: int = 1
+    op: str, target: Target, name: str, backend: str, check: Callable[..., Verdict], share: int = 1
 ) -> Callable[[], None]:
     """A Hypothesis test of one operation of one target."""
-    menu = Menu.draw(MENU_SEED, [op], lane=lane) if lane == "gpu" else None
+    menu = Menu.draw(MENU_SEED, [op], backend=backend) if backend == "gpu" else None
     cases = strategies.cases(
-        op, lane=lane, menu=menu, configs=target.configurations(op), layout=target.layout
+        op, backend=backend, menu=menu, configs=target.configurations(op), layout=target.layout
     )
 
     @settings(max_examples=max(1, settings.default.max_examples // share))
@@ -47,13 +47,13 @@ def test_the_target_agrees_with_the_oracle(
     op: str,
     request: pytest.FixtureRequest,
     diffgdn_target: Target,
-    diffgdn_lane: str,
+    diffgdn_backend: str,
     diffgdn_check: Callable[..., Verdict],
 ) -> None:
     if op not in diffgdn_target.operations:
         pytest.skip(f"{diffgdn_target.name} does not implement {op}")
     property_of(
-        op, diffgdn_target, request.config.getoption("--diffgdn-target"), diffgdn_lane, diffgdn_check
+        op, diffgdn_target, request.config.getoption("--diffgdn-target"), diffgdn_backend, diffgdn_check
     )()
 
 
@@ -61,6 +61,6 @@ def test_the_target_agrees_with_the_oracle(
     ("name", "op"), [(name, op) for name in OTHERS for op in OPERATIONS if op in targets.get(name).operations]
 )
 def test_the_other_targets_agree_with_the_oracle(
-    name: str, op: str, diffgdn_lane: str, diffgdn_check: Callable[..., Verdict]
+    name: str, op: str, diffgdn_backend: str, diffgdn_check: Callable[..., Verdict]
 ) -> None:
-    property_of(op, targets.get(name), name, diffgdn_lane, diffgdn_check, FEWER)()
+    property_of(op, targets.get(name), name, diffgdn_backend, diffgdn_check, FEWER)()

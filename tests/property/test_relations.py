@@ -28,7 +28,7 @@ def test_the_relation_holds(
     name: str,
     request: pytest.FixtureRequest,
     diffgdn_target: Target,
-    diffgdn_lane: str,
+    diffgdn_backend: str,
     diffgdn_check: Callable[..., Verdict],
 ) -> None:
     target: str = request.config.getoption("--diffgdn-target")
@@ -36,11 +36,11 @@ def test_the_relation_holds(
     ops = [op for op in has if name in relations.of(op, target, has)]
     if not ops:
         pytest.skip(f"{target} has no operation that it is about")
-    menu = Menu.draw(MENU_SEED, ops, lane=diffgdn_lane) if diffgdn_lane == "gpu" else None
+    menu = Menu.draw(MENU_SEED, ops, backend=diffgdn_backend) if diffgdn_backend == "gpu" else None
     cases = [
         strategies.cases(
             op,
-            lane=diffgdn_lane,
+            backend=diffgdn_backend,
             menu=menu,
             configs=diffgdn_target.configurations(op),
             layout=diffgdn_target.layout,

@@ -21,8 +21,8 @@ from diffgdn.cases.operations import OPERATIONS
 from diffgdn.findings import repro
 from diffgdn.findings.corpus import Finding
 from diffgdn.reference import noise
-from diffgdn.reference.results import RETURNED, result_of, returned_names
 from diffgdn.tensors import inputs
+from diffgdn.tensors.results import RETURNED, result_of, returned_names
 from diffgdn.verdict import execute
 from diffgdn.verdict.checks import Comparison
 from diffgdn.verdict.failures import Verdict

@@ -17,19 +17,19 @@ from diffgdn.report import finding_lines as findings
 pytestmark = pytest.mark.explores
 
 SHARE = 4  # of the examples of the profile: a trace takes the time of a dozen cases
-MOST_SECONDS = 10.0  # on the lane of Triton's interpreter; a shrink of a failure comes on top
+MOST_SECONDS = 10.0  # on the backend of Triton's interpreter; a shrink of a failure comes on top
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_requests_keep_what_is_theirs(
-    family: str, request: pytest.FixtureRequest, diffgdn_lane: str, tmp_path: Path
+    family: str, request: pytest.FixtureRequest, diffgdn_backend: str, tmp_path: Path
 ) -> None:
     config = request.config
     seed = zlib.crc32(str(config.getoption("--hypothesis-seed", None)).encode())
     target = config.getoption("--diffgdn-target")
     corpus = Corpus(Path(config.getoption("--diffgdn-corpus")))
     hang_seconds = config.getoption("--diffgdn-hang-after")
-    with Session(target, diffgdn_lane, None, tmp_path / "child.log", seed, hang_seconds) as session:
+    with Session(target, diffgdn_backend, None, tmp_path / "child.log", seed, hang_seconds) as session:
         missing = session.missing(family)
         if missing is not None:
             pytest.skip(missing)

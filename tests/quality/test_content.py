@@ -37,7 +37,7 @@ class Faulty:
     def configurations(self, op: str) -> int:
         return 1
 
-    def refuses(self, case: Case, lane: str) -> str | None:
+    def refuses(self, case: Case, backend: str) -> str | None:
         return None
 
     def run(self, case: Case, arguments: Arguments) -> Results:

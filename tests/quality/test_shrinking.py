@@ -205,7 +205,7 @@ def test_a_pool_past_32_bits_shrinks_to_one_sequence_in_the_last_of_two_slots(mi
 def test_a_menu_case_shrinks_to_the_simplest_entry_that_still_fails(minimal):
     """On a menu the build cannot shrink past its entries; everything else does."""
     menu = Menu.draw(7, ["gdn.extend"])
-    found = minimal(cases("gdn.extend", lane="gpu", menu=menu), lambda case: max(case.lens) > 70)
+    found = minimal(cases("gdn.extend", backend="gpu", menu=menu), lambda case: max(case.lens) > 70)
     build = menu.entries("gdn.extend")[0]
     assert (found.K, found.V, found.dtype, found.view) == (build.K, build.V, build.dtype, build.view)
     assert (found.H, found.HV, found.tail, found.gates.law, found.values.law) == (1, 1, 0, "zero", "ones")

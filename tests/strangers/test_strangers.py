@@ -41,13 +41,13 @@ KERNELS = {
 
 @pytest.mark.parametrize(("target", "op"), [(name, op) for name, ops in KERNELS.items() for op in ops])
 def test_a_correct_kernel_passes(
-    target: str, op: str, diffgdn_lane: str, diffgdn_check: Callable[..., Verdict]
+    target: str, op: str, diffgdn_backend: str, diffgdn_check: Callable[..., Verdict]
 ) -> None:
-    menu = Menu.draw(SEED, [op], lane=diffgdn_lane) if diffgdn_lane == "gpu" else None
+    menu = Menu.draw(SEED, [op], backend=diffgdn_backend) if diffgdn_backend == "gpu" else None
 
     @seed(SEED)
     @settings(max_examples=CASES, database=None)
-    @given(case=strategies.cases(op, lane=diffgdn_lane, menu=menu))
+    @given(case=strategies.cases(op, backend=diffgdn_backend, menu=menu))
     def test(case: Case) -> None:
         diffgdn_check(case, str(HERE / target))
 
@@ -136,9 +136,9 @@ SLIPS = (
 
 @pytest.mark.parametrize("slip", SLIPS, ids=lambda slip: slip.id)
 def test_a_slip_is_found_and_shrinks_to_a_handful_of_tokens(
-    slip: Slip, diffgdn_lane: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slip: Slip, diffgdn_backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if diffgdn_lane == "gpu":
+    if diffgdn_backend == "gpu":
         pytest.skip("each step of a shrink would be compiled")
     monkeypatch.setattr(sys, "path", sys.path.copy())
     target = targets.get(slipped(slip, tmp_path))

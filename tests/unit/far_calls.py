@@ -19,15 +19,15 @@ from typing import Any
 
 from diffgdn.backend import interpreter, selection
 
-LANE = selection.detect()
-selection.enter(LANE)
+BACKEND = selection.detect()
+selection.enter(BACKEND)
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from diffgdn import kernels  # noqa: E402
 
-DEVICE = "cuda" if LANE == "gpu" else "cpu"
+DEVICE = "cuda" if BACKEND == "gpu" else "cpu"
 
 # Two steps of the first pass 2^31 elements. The second is for strides counted in units of 16 bytes, as the
 # chunk kernels take them where all allow it: two steps pass 2^31 units of bf16, one step 2^31 elements.

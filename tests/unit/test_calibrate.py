@@ -1,4 +1,4 @@
-"""How many noises errors come to: counted right to the bin, added up, shown with the margin to the limit."""
+"""How many sigmas errors come to: counted right to the bin, added up, shown with the margin to the limit."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from diffgdn.campaign.events import CampaignStarted, CaseRun, Event
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cli import run
 from diffgdn.reference import noise
+from diffgdn.reference.limit import MAX_SIGMAS
 from diffgdn.report.calibration_table import CalibrationTally
 from diffgdn.report.console import ConsoleReport
 from diffgdn.report.jsonfile import summary
@@ -30,7 +31,7 @@ from diffgdn.tensors.arena import Arguments
 from diffgdn.verdict import calibration, execute, histogram
 from diffgdn.verdict.calibration import counted
 from diffgdn.verdict.checks import Comparison
-from diffgdn.verdict.failures import LIMIT, Errors
+from diffgdn.verdict.failures import Errors
 from diffgdn.verdict.histogram import BINS, Histogram, lower, upper
 
 CASE = Case(
@@ -52,13 +53,13 @@ def spread(count: int = 5000) -> Tensor:
     return torch.cat([values, torch.zeros(100, dtype=torch.float64)])
 
 
-def comparison(noises: Tensor, noise_size: float = 2.0**-10) -> Comparison:
-    """A float32 result of ones whose errors, past the final rounding, come to so many noises."""
-    expected = torch.ones_like(noises)
-    half = torch.full_like(noises, 2.0**-24)
-    got = expected + half + noises * (noise_size + noise.TINY / LIMIT)
-    unwritten = torch.zeros_like(noises, dtype=torch.bool)
-    sizes = torch.full_like(noises, noise_size)
+def comparison(sigmas: Tensor, noise_size: float = 2.0**-10) -> Comparison:
+    """A float32 result of ones whose errors, past the final rounding, come to so many sigmas."""
+    expected = torch.ones_like(sigmas)
+    half = torch.full_like(sigmas, 2.0**-24)
+    got = expected + half + sigmas * (noise_size + noise.TINY / MAX_SIGMAS)
+    unwritten = torch.zeros_like(sigmas, dtype=torch.bool)
+    sizes = torch.full_like(sigmas, noise_size)
     return Comparison(CASE, "o", torch.float32, got, expected, sizes, half, unwritten)
 
 
@@ -148,9 +149,9 @@ def test_where_the_format_ends_there_is_no_error() -> None:
 
 
 def test_a_run_counts_every_result_that_has_a_bound() -> None:
-    """The largest is the share that the verdict gives, in noises; every element is counted."""
+    """The largest is the share that the verdict gives, in sigmas; every element is counted."""
     verdict = execute.run(CASE, Eager(), "interpret", errors=True)
-    assert {one.result: one.elements.largest / LIMIT for one in verdict.errors} == verdict.shares
+    assert {one.result: one.elements.largest / MAX_SIGMAS for one in verdict.errors} == verdict.shares
     assert {one.result: one.elements.total for one in verdict.errors} == {
         "o": 5 * 2 * 16,
         "state": 2 * 2 * 256,
@@ -178,7 +179,7 @@ def test_errors_beyond_the_limit_are_counted_too() -> None:
     """A distribution without its worst would be a lie."""
     verdict = execute.run(CASE, Wrong(), "interpret", errors=True)
     assert verdict.failure is not None
-    assert verdict.errors[0].elements.largest > LIMIT
+    assert verdict.errors[0].elements.largest > MAX_SIGMAS
 
 
 def stored(report: dict[str, Any]) -> dict[str, Any]:
@@ -203,8 +204,8 @@ def test_a_campaign_keeps_results_apart_and_the_worst_case() -> None:
         ("float32", "rows"): 1,
     }
     mine = stored(tally.to_json())["operations"]["gdn.update"]
-    assert [mine["elements"][name] for name in ("total", "largest", "margin")] == [9, 4.0, LIMIT / 4.0]
-    assert mine["rows"]["margin"] == LIMIT / 2.0
+    assert [mine["elements"][name] for name in ("total", "largest", "margin")] == [9, 4.0, MAX_SIGMAS / 4.0]
+    assert mine["rows"]["margin"] == MAX_SIGMAS / 2.0
     assert Case.from_json(mine["largest_case"]) == other
 
 
@@ -259,20 +260,20 @@ def test_a_campaign_counts_errors_in_a_child_as_in_the_worker(tmp_path: Path) ->
     outside, _ = explored(tmp_path, "errors", "child")
     assert inside.calibration.histograms == outside.calibration.histograms
     assert sum(one.total for one in inside.calibration.histograms.values()) > 100
-    assert text.startswith("calibrate eager on lane interpret: 12 cases")
+    assert text.startswith("calibrate eager on backend interpret: 12 cases")
     lines = [line.split() for line in text.splitlines()]
     assert ["operation", "of", "count", "50", "%", "99", "%", "99.99", "%", "largest", "margin"] in lines
     shown = {tuple(line[:2]) for line in lines}
     assert shown >= {(op, of) for op in ("gdn.decode", "all") for of in ("elements", "rows")}
     assert "oracle and noise" in text
-    assert summary(inside)["calibration"]["limit"] == LIMIT
+    assert summary(inside)["calibration"]["limit"] == MAX_SIGMAS
     assert 0 < summary(inside)["totals"]["oracle_share"] < 1
 
 
 def test_a_campaign_asks_for_vacuity(tmp_path: Path) -> None:
     """No kernel runs and nothing fails: the answer is a table."""
     tally, text = explored(tmp_path, "vacuity", "none")
-    assert text.startswith("fuzz vacuity of eager on lane interpret: 12 cases")
+    assert text.startswith("fuzz vacuity of eager on backend interpret: 12 cases")
     shown = stored(summary(tally))["vacuity"]
     assert shown["cases"] == 12
     assert shown["wrong_results"]["zeros"]["cases"] > 6
@@ -315,4 +316,4 @@ def test_the_eager_target_is_within_the_limit() -> None:
     """What the limit promises of a correct target, on one case of each operation's kind."""
     for case in (CASE, replace(CASE, dtype="float16"), replace(CASE, op="kda.update", dtype="float32")):
         errors = execute.run(case, targets.get("eager"), "interpret", errors=True).errors
-        assert 0.0 < max(one.elements.largest for one in errors) < LIMIT
+        assert 0.0 < max(one.elements.largest for one in errors) < MAX_SIGMAS

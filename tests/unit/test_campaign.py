@@ -300,7 +300,7 @@ def run(toy: str, corpus: Path, **options: Any) -> tuple[campaign.Outcome, list[
     """A campaign of one worker on a toy, and all its events."""
     given: dict[str, Any] = {"operations": DECODE, "workers": 1, "seed": 7, "max_cases": 30, **options}
     told: list[events.Event] = []
-    config = campaign.Config(target=f"{TOYS}:{toy}", lane="interpret", corpus=corpus, **given)
+    config = campaign.Config(target=f"{TOYS}:{toy}", backend="interpret", corpus=corpus, **given)
     outcome = campaign.run(config, told.append)
     assert multiprocessing.active_children() == []
     return outcome, told

@@ -137,7 +137,7 @@ def test_a_wrong_kernel_is_named_by_what_is_wrong_with_it(
 
 
 def repeated(case: Case) -> Case:
-    """The case with a seed for which the interpreter lane makes its second run."""
+    """The case with a seed for which the interpreter backend makes its second run."""
     for seed in range(100):
         chosen = replace(case, values=Values(law="normal", seed=seed))
         if int(chosen.id[0], 16) % 4 == 0:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diffgdn.backend import selection as lanes
+from diffgdn.backend import selection as backends
 from diffgdn.cases.case import Case
 from diffgdn.cli import run
 from diffgdn.findings.corpus import EXAMPLE, Corpus, Finding
@@ -24,8 +24,8 @@ FOUND = Finding(
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current directory on a machine without a GPU."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(lanes.ENVIRONMENT, raising=False)
-    monkeypatch.setattr(lanes, "devices_found", list)
+    monkeypatch.delenv(backends.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(backends, "devices_found", list)
     return tmp_path
 
 
@@ -53,8 +53,11 @@ WRONG = [
         "Invalid value for '--workers': expected auto or a number from 1 to 1024, got 'all'",
     ),
     ("fuzz --seed -1", "Invalid value for '--seed': -1 is not in the range"),
-    ("fuzz --lane cpu", "Invalid value for '--lane': 'cpu' is not one of 'gpu', 'interpret'."),
-    ("fuzz --lane gpu", "lane gpu: no NVIDIA GPU is visible; --lane interpret runs kernels on the CPU"),
+    ("fuzz --backend cpu", "Invalid value for '--backend': 'cpu' is not one of 'gpu', 'interpret'."),
+    (
+        "fuzz --backend gpu",
+        "backend gpu: no NVIDIA GPU is visible; --backend interpret runs kernels on the CPU",
+    ),
     ("fuzz --corpus a-file", "--corpus a-file: a-file is not a folder"),
     ("fuzz --corpus a-file/findings", "--corpus a-file/findings: a-file is not a folder"),
     ("fuzz --corpus broken", "--corpus: broken/bad.json: format_version: this diffgdn reads 1 to 2, got 99"),
@@ -74,14 +77,14 @@ WRONG = [
     ("calibrate --op gdn.encode", "--op: no operation matches 'gdn.encode'; known: gdn.extend, kda.extend, "),
     ("calibrate --vacuity", "No such option"),
     ("calibrate --json .", "--json .: it is a folder"),
-    ("calibrate --lane gpu", "lane gpu: no NVIDIA GPU is visible"),
+    ("calibrate --backend gpu", "backend gpu: no NVIDIA GPU is visible"),
     ("replay", "--corpus findings: no such folder"),
     ("replay no-such-id", "no-such-id: no such finding in findings"),
     ("replay nowhere/finding.json", "nowhere/finding.json: no"),
     ("replay broken", "broken/bad.json: format_version: this diffgdn reads 1 to 2, got 99"),
     ("replay a-file.json", "a-file.json: not JSON"),
     ("replay --repeat 0 broken", "Invalid value for '--repeat': 0 is not in the range"),
-    ("replay --lane gpu good", "lane gpu: no NVIDIA GPU is visible"),
+    ("replay --backend gpu good", "backend gpu: no NVIDIA GPU is visible"),
     ("show", "Missing argument 'PATH or ID'."),
     ("show no-such-id", "no-such-id: no such finding in findings"),
     ("show empty", "empty: expected one finding, this names 0"),
@@ -109,18 +112,18 @@ def test_a_wrong_command_line(
     assert contents(folder) == before
 
 
-def test_an_unknown_lane_in_the_environment(
+def test_an_unknown_backend_in_the_environment(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(lanes.ENVIRONMENT, "tpu")
+    monkeypatch.setenv(backends.ENVIRONMENT, "tpu")
     assert run(["fuzz"]) == 2
-    assert capsys.readouterr().err == "diffgdn: DIFFGDN_LANE: expected gpu or interpret, got 'tpu'\n"
+    assert capsys.readouterr().err == "diffgdn: DIFFGDN_BACKEND: expected gpu or interpret, got 'tpu'\n"
 
 
 def test_an_error_of_our_own_is_not_taken_for_findings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(lanes, "visible_gpus", lambda: 1 / 0)
+    monkeypatch.setattr(backends, "visible_gpus", lambda: 1 / 0)
     assert run(["doctor"]) == 2
     assert capsys.readouterr().err.endswith("diffgdn: internal error: division by zero\n")
 
@@ -141,7 +144,7 @@ def test_fuzz_finds_nothing_in_a_right_target(folder: Path, capsys: pytest.Captu
     report = json.loads((folder / "report.json").read_text())
     exact = report["operations"]["gdn.decode"]["exact"]
     assert steady(capsys.readouterr().out) == (
-        "fuzz TOYS:right on lane interpret: 12 cases, 1 worker, seed 1\n"
+        "fuzz TOYS:right on backend interpret: 12 cases, 1 worker, seed 1\n"
         "left out: kda.decode: not implemented by target TOYS:right\n"
         "operation     cases    exact    worst error / bound    findings\n"
         f"gdn.decode       12       {exact:2}                   N           -\n"
@@ -150,7 +153,7 @@ def test_fuzz_finds_nothing_in_a_right_target(folder: Path, capsys: pytest.Captu
         "oracle and noise N % of a case's time: nothing found.\n"
     )
     assert sorted(path.name for path in folder.iterdir()) == ["report.json"]
-    assert (report["seed"], report["lane"], report["target"]) == (1, "interpret", f"{TOYS}:right")
+    assert (report["seed"], report["backend"], report["target"]) == (1, "interpret", f"{TOYS}:right")
     assert report["totals"]["cases"] == report["operations"]["gdn.decode"]["cases"] == 12
     assert report["operations"]["kda.decode"]["skipped"] == f"not implemented by target {TOYS}:right"
     assert (report["findings"], report["problem"], report["interrupted"]) == ([], None, False)
@@ -168,7 +171,9 @@ def test_fuzz_shows_a_finding_and_how_to_reproduce_it(
     for found in report["findings"]:
         path = Path(found["path"])
         assert json.loads(path.read_text())["case"] == found["case"]
-        assert f"\nFINDING  gdn.decode  {found['kind']} in o  (target {TOYS}:wrong, lane interpret)\n" in out
+        assert (
+            f"\nFINDING  gdn.decode  {found['kind']} in o  (target {TOYS}:wrong, backend interpret)\n" in out
+        )
         assert f"\n  {Case.from_json(found['case'])!r}\n" in out
         assert (
             f"  Reproduce with:\n    diffgdn replay --trust-targets {found['id']}\n"
@@ -205,7 +210,8 @@ def test_replay_says_what_it_could_not_run(folder: Path, capsys: pytest.CaptureF
     assert run(["replay", "--trust-targets"]) == 2
     out = capsys.readouterr().out
     assert (
-        "it was found on lane gpu, and no NVIDIA GPU is visible; --lane interpret runs it on the CPU\n" in out
+        "it was found on backend gpu, and no NVIDIA GPU is visible; --backend interpret runs it on the CPU\n"
+        in out
     )
     assert "    not today\n" in out
     assert "PASSED  " in out
@@ -228,10 +234,10 @@ def test_replay_of_an_empty_folder(folder: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == "no findings to replay\n"
 
 
-def test_doctor_tells_the_lane_and_the_versions(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_tells_the_backend_and_the_versions(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^lane +interpret \(no NVIDIA GPU is visible\)$", out, re.MULTILINE)
+    assert re.search(r"^backend +interpret \(no NVIDIA GPU is visible\)$", out, re.MULTILINE)
     for package in ("python", "torch", "triton", "hypothesis", "fla-core", "C compiler"):
         assert re.search(rf"^{package} +\S", out, re.MULTILINE)
 
@@ -239,9 +245,9 @@ def test_doctor_tells_the_lane_and_the_versions(capsys: pytest.CaptureFixture[st
 def test_doctor_fails_where_fuzz_would(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(lanes.ENVIRONMENT, "gpu")
+    monkeypatch.setenv(backends.ENVIRONMENT, "gpu")
     assert run(["doctor"]) == 2
-    assert "lane gpu: no NVIDIA GPU is visible" in capsys.readouterr().err
+    assert "backend gpu: no NVIDIA GPU is visible" in capsys.readouterr().err
 
 
 def test_help_imports_neither_torch_nor_hypothesis() -> None:

@@ -28,6 +28,7 @@ from diffgdn.findings.corpus import Corpus, Finding
 from diffgdn.report import finding_lines as report
 from diffgdn.runner.confirm import Confirm, Confirmed, again
 from diffgdn.runner.ways import Isolated
+from diffgdn.search import preludes
 from diffgdn.search.preludes import with_less
 from diffgdn.verdict.failures import BeyondBound, CheckFailure, KernelCrashed, Verdict
 
@@ -57,7 +58,7 @@ def asked_again(runner: Isolated, target: str, *cases: Case) -> Confirmed:
     """What the failure of the last of some cases is confirmed to be, made as small as it gets."""
     verdict = played(runner, target, *cases)
     confirm = Confirm(runner, f"{FAULTS}:{target}")
-    return confirm.shorter(confirm(Call(cases[-1]), verdict))
+    return preludes.shorter(confirm, confirm(Call(cases[-1]), verdict))
 
 
 def assert_of_two_dtypes(found: Finding) -> None:
@@ -113,7 +114,7 @@ def test_what_does_not_come_again_keeps_what_had_run_before(runner: Isolated) ->
 def test_the_heap_of_a_process_is_walked_to_its_end() -> None:
     script = """if True:
         import ctypes, os
-        from diffgdn.isolate import heap
+        from diffgdn.runner import heap
         libc = ctypes.CDLL(None)
         libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
         blocks = [libc.malloc(5000) for _ in range(9)]
@@ -170,7 +171,7 @@ def test_a_campaign_saves_what_depends_on_history_with_it(
     assert Corpus(tmp_path).findings() == [found]
     assert bucket.of(found).fault == "wrong, after other calls"
     path = tmp_path / f"{found.id}.json"
-    arguments = [str(path), "--trust-targets", "--lane", "interpret"]
+    arguments = [str(path), "--trust-targets", "--backend", "interpret"]
     assert cli.run(["show", *arguments]) == 0
     shown = capsys.readouterr().out
     assert "depends on what ran before: alone it passes, after 1 call in the same process it fails" in shown
@@ -229,7 +230,7 @@ def test_a_property_test_ends_with_what_its_failure_depends_on(
 ) -> None:
     for name in ("CI", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS", "TRITON_INTERPRET"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DIFFGDN_LANE", "interpret")
+    monkeypatch.setenv("DIFFGDN_BACKEND", "interpret")
     pytester.makeconftest("from diffgdn import pytest_plugin\npytest_plugin.activate('saved')\n")
     pytester.makepyfile(PROPERTY)
     target = f"--diffgdn-target={FAULTS}:cached"

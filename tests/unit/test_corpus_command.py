@@ -23,7 +23,7 @@ TOYS = Path(__file__).with_name("toys.py")
 def finding(length: int = 1, **fields: Any) -> Finding:
     given: dict[str, Any] = {
         "target": "eager",
-        "lane": "interpret",
+        "backend": "interpret",
         "kind": "beyond_bound",
         "message": "it is wrong",
         "tensor": "o",
@@ -86,7 +86,7 @@ def test_show_says_what_the_file_says_and_runs_nothing(
     path.with_suffix(".txt").write_text("a picture")
     assert run(["corpus", "show", path.stem]) == 0
     assert capsys.readouterr().out == (
-        "gdn.decode  beyond_bound in o  (target mine.py:k, lane interpret)\n"
+        "gdn.decode  beyond_bound in o  (target mine.py:k, backend interpret)\n"
         "  it is wrong\n"
         "  at (sequence 0, token 1)\n"
         "  Case(op='gdn.decode', lens=(2,))\n"

@@ -31,8 +31,8 @@ FINDING = Finding(
 SAVES = """
 import sys
 from pathlib import Path
-from diffgdn import corpus
-from diffgdn.corpus import Corpus
+from diffgdn.findings import corpus
+from diffgdn.findings.corpus import Corpus
 
 folder, finding = Corpus(Path(sys.argv[1])), corpus.read(Path(sys.argv[2]))
 print("ready", flush=True)

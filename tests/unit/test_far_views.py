@@ -51,7 +51,7 @@ def far_calls() -> ModuleType:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_far_view_of_any_argument_gives_the_same_bits(name: str) -> None:
     """Save of cu_seqlens, which has to be contiguous."""
-    environment = {**os.environ, "DIFFGDN_LANE": "interpret"}
+    environment = {**os.environ, "DIFFGDN_BACKEND": "interpret"}
     done = subprocess.run(
         [sys.executable, str(SCRIPT), name], env=environment, capture_output=True, text=True, timeout=HANGS
     )

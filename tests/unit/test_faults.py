@@ -222,7 +222,7 @@ def fuzz(tmp_path: Path) -> Iterator[Fuzz]:
             "--workers",
             "1",
         ]
-        options = ["--op", "gdn.decode", "--seed", "7", "--lane", "interpret", "--max-time", "10m"]
+        options = ["--op", "gdn.decode", "--seed", "7", "--backend", "interpret", "--max-time", "10m"]
         process = subprocess.Popen(
             [*command, *options, *more],
             cwd=tmp_path,

@@ -144,7 +144,7 @@ OLD = {"gdn.extend": old_chunk, "kda.extend": old_chunk}
 class OnCpu(Fla):
     """The stand-ins need no GPU."""
 
-    def refuses(self, case: Case, lane: str) -> str | None:
+    def refuses(self, case: Case, backend: str) -> str | None:
         return super().refuses(case, "gpu")
 
 
@@ -245,11 +245,11 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("functions", "case", "lane", "reason"), REFUSED, ids=[row[3] for row in REFUSED])
+@pytest.mark.parametrize(("functions", "case", "backend", "reason"), REFUSED, ids=[row[3] for row in REFUSED])
 def test_what_fla_does_not_take_is_refused_with_its_reason(
-    functions: dict[str, Callable[..., Any]], case: Case, lane: str, reason: str
+    functions: dict[str, Callable[..., Any]], case: Case, backend: str, reason: str
 ) -> None:
-    assert Fla(functions).refuses(case, lane) == reason
+    assert Fla(functions).refuses(case, backend) == reason
 
 
 @pytest.mark.parametrize("op", ["gdn.extend", "kda.extend"])
@@ -305,7 +305,7 @@ def test_without_fla_the_target_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
         targets.get("fla")
 
 
-def test_fla_is_missing_from_the_interpreter_lane() -> None:
+def test_fla_is_missing_from_the_interpreter_backend() -> None:
     assert targets.missing("fla", "interpret") == "fla runs on a GPU only"
 
 

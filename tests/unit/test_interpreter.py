@@ -30,7 +30,7 @@ log1p_by_name = libdevice.log1p
 STATES = """
 import json, os
 os.environ["TRITON_INTERPRET"] = "1"
-from diffgdn import interpreter
+from diffgdn.backend import interpreter
 before = interpreter.needed()
 interpreter.repair()
 print(json.dumps([before, interpreter.needed()]))

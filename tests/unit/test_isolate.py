@@ -188,8 +188,8 @@ def test_a_call_that_ran_out_of_memory_lets_go_of_what_it_had(monkeypatch: pytes
 PARENT = """
 import sys
 from pathlib import Path
-from diffgdn.case import Case
-from diffgdn.isolate import Isolated
+from diffgdn.cases.case import Case
+from diffgdn.runner.in_child import Isolated
 
 runner = Isolated("interpret", Path(sys.argv[1]))
 print(runner.child, flush=True)
@@ -219,7 +219,7 @@ def test_memory_that_is_freed_is_kept() -> None:
     """Handed back, it has to be cleared again page by page."""
     script = """if True:
         import ctypes, resource, sys
-        from diffgdn.isolate import process
+        from diffgdn.runner import child_process as process
 
         if not hasattr(ctypes.CDLL(None), "mallopt"):
             sys.exit("no mallopt")

@@ -19,7 +19,7 @@ CASE = Case(op="gdn.extend", lens=(40, 0, 100), H=2, HV=4, K=8, V=6, pool=Pool(s
 def comparison(name: str, error: torch.Tensor, case: Case = CASE) -> Comparison:
     """A result whose error is `error` times its bound, about."""
     zeros = torch.zeros_like(error)
-    bound = torch.full_like(error, 1.0 / noise.LIMIT)
+    bound = torch.full_like(error, 1.0 / noise.MAX_SIGMAS)
     return Comparison(case, name, torch.float32, error, zeros, bound, zeros, zeros.bool())
 
 

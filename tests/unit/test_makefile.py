@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SHOWN = (".venv/bin", "python", "DIFFGDN_LANE")  # commands of ours, and the lane in the data base
+SHOWN = (".venv/bin", "python", "DIFFGDN_BACKEND")  # commands of ours, and the backend in the data base
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
 def dry_run(*words: str) -> str:
-    """The commands that make would run, and the lane that it would export to them."""
+    """The commands that make would run, and the backend that it would export to them."""
     command = ["make", "--dry-run", "--print-data-base", *words]
-    # a fresh environment: `make test LANE=interpret` hands its own words down to every make below it
+    # a fresh environment: `make test BACKEND=interpret` hands its own words down to every make below it
     fresh = {"PATH": os.environ["PATH"]}
     shown = subprocess.run(command, cwd=ROOT, env=fresh, check=True, capture_output=True, text=True).stdout
     return "\n".join(line for line in shown.splitlines() if line.startswith(SHOWN))
@@ -51,6 +51,6 @@ def test_coverage_is_that_of_all_tests() -> None:
     assert test.endswith("-k verify")
 
 
-def test_lane_is_exported_only_where_asked_for() -> None:
-    assert "DIFFGDN_LANE := interpret" in dry_run("fuzz", "LANE=interpret")
-    assert "DIFFGDN_LANE" not in dry_run("fuzz")
+def test_backend_is_exported_only_where_asked_for() -> None:
+    assert "DIFFGDN_BACKEND := interpret" in dry_run("fuzz", "BACKEND=interpret")
+    assert "DIFFGDN_BACKEND" not in dry_run("fuzz")

@@ -98,7 +98,7 @@ def test_a_decay_below_the_normal_numbers_may_be_taken_for_zero(op: str) -> None
     state = oracle.expected(case, inputs.draw(case)).state.abs()
     decayed = (state > noise.TINY) & (state < 1e-30)
     assert decayed.any()
-    assert bool((noise.LIMIT * measured(case)["state"] > state)[decayed].all())
+    assert bool((noise.MAX_SIGMAS * measured(case)["state"] > state)[decayed].all())
 
 
 @pytest.mark.parametrize(

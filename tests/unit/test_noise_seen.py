@@ -219,4 +219,4 @@ def test_an_error_that_was_seen_is_within_limit_noises(
 ) -> None:
     data = inputs.draw(case)
     noises = noise.measure(case, data, default_contract(case.op))[result]
-    assert error < noise.LIMIT * float(noises[index]) + noise.TINY
+    assert error < noise.MAX_SIGMAS * float(noises[index]) + noise.TINY

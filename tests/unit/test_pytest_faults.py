@@ -27,7 +27,7 @@ PROPERTIES = """
 import pytest
 from hypothesis import given
 from diffgdn import strategies
-from diffgdn.case import Case
+from diffgdn.cases.case import Case
 
 @given(case=strategies.cases("gdn.decode"))
 def test_decode(diffgdn_check, case):
@@ -58,7 +58,7 @@ def test_tells():
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     for name in ("CI", "PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS", "TRITON_INTERPRET"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DIFFGDN_LANE", "interpret")
+    monkeypatch.setenv("DIFFGDN_BACKEND", "interpret")
     pytester.makeconftest(ACTIVATE)
     return pytester
 
@@ -187,7 +187,7 @@ def test_time_that_is_up_ends_exploration_but_no_shrink(monkeypatch: pytest.Monk
 REFUSED = """
 from hypothesis import given
 from diffgdn import strategies
-from diffgdn.case import Case
+from diffgdn.cases.case import Case
 
 @given(case=strategies.cases("gdn.decode"))
 def test_property(diffgdn_check, case):
@@ -213,7 +213,7 @@ def test_a_property_of_which_no_case_ended_fails_with_the_reason(
 def test_a_hang_is_a_failed_test_after_the_time_that_was_asked_for(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
-        from diffgdn.case import Case
+        from diffgdn.cases.case import Case
 
         def test_one_case(diffgdn_check):
             diffgdn_check(Case("gdn.decode"))
@@ -267,7 +267,7 @@ def test_a_failure_that_nothing_shrinks_says_so(project: pytest.Pytester) -> Non
     """A test of one case."""
     project.makepyfile(
         """
-        from diffgdn.case import Case
+        from diffgdn.cases.case import Case
 
         def test_one_case(diffgdn_check):
             diffgdn_check(Case("gdn.decode", lens=(4,)))

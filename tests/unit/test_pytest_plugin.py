@@ -22,9 +22,9 @@ pytest_plugin.activate(corpus="corpus")
 # Pretends to a machine with four GPUs and a CUDA build of torch.
 FOUR_GPUS = (
     """
-from diffgdn import lane
-lane.devices_found = lambda: [(str(i), "NVIDIA H100") for i in range(4)]
-lane.torch_cuda = lambda: "13.0"
+from diffgdn.backend import selection
+selection.devices_found = lambda: [(str(i), "NVIDIA H100") for i in range(4)]
+selection.torch_cuda = lambda: "13.0"
 """
     + ACTIVATE
 )
@@ -63,7 +63,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
         "OMP_NUM_THREADS",
     ):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DIFFGDN_LANE", "interpret")
+    monkeypatch.setenv("DIFFGDN_BACKEND", "interpret")
     pytester.makeconftest(ACTIVATE)
     return pytester
 
@@ -82,8 +82,8 @@ def test_a_gpu_test_is_skipped_and_the_reason_is_shown(project: pytest.Pytester)
         def test_on_gpu():
             raise AssertionError("ran")
 
-        def test_lane(diffgdn_lane):
-            assert (diffgdn_lane, os.environ["TRITON_INTERPRET"]) == ("interpret", "1")
+        def test_backend(diffgdn_backend):
+            assert (diffgdn_backend, os.environ["TRITON_INTERPRET"]) == ("interpret", "1")
         """
     )
     result = run(project, "-rs", "--strict-markers")
@@ -125,7 +125,7 @@ def test_profiles_say_how_they_draw_and_keep_exploring_under_ci(
     monkeypatch.setenv("CI", "1")
     project.makepyfile(PRINT_SETTINGS)
     result = run(project, "-s", *options)
-    result.stdout.re_match_lines([f"diffgdn: lane interpret, target vk, {header}$"])
+    result.stdout.re_match_lines([f"diffgdn: backend interpret, target vk, {header}$"])
     phases = "['explicit', 'reuse', 'generate', 'shrink']"
     assert f"SETTINGS {examples} {derandomized} {database} None False {phases}" in result.stdout.str()
 
@@ -251,7 +251,7 @@ def test_each_worker_gets_one_of_the_gpus_its_caller_made_visible(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
-    monkeypatch.setenv("DIFFGDN_LANE", "gpu")
+    monkeypatch.setenv("DIFFGDN_BACKEND", "gpu")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     project.makeconftest(FOUR_GPUS)
     project.makepyfile(
@@ -275,28 +275,31 @@ def test_auto_workers_are_the_cores_or_what_the_gpus_hold(project: pytest.Pytest
         """
         import os
         import pytest
-        from diffgdn import lane, pytest_plugin
+        from diffgdn.backend import selection
+        from diffgdn.pytest_plugin import hooks as pytest_plugin
 
         @pytest.mark.parametrize(("on", "cores", "gpus", "workers"), [
             ("interpret", 64, 4, 64), ("gpu", 64, 4, 32), ("gpu", 4, 4, 4), ("gpu", 64, 1, 8),
         ])
         def test_auto(monkeypatch, request, on, cores, gpus, workers):
             monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores))
-            monkeypatch.setattr(lane, "visible_gpus", lambda: ["0"] * gpus)
-            monkeypatch.setattr(pytest_plugin._Active, "lane", on)
+            monkeypatch.setattr(selection, "visible_gpus", lambda: ["0"] * gpus)
+            monkeypatch.setattr(pytest_plugin._Active, "backend", on)
             assert pytest_plugin.pytest_xdist_auto_num_workers(request.config) == workers
         """
     )
     run(project).assert_outcomes(passed=4)
 
 
-def test_a_lane_that_cannot_be_entered_is_a_usage_error(
+def test_a_backend_that_cannot_be_entered_is_a_usage_error(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DIFFGDN_LANE", "cpu")
+    monkeypatch.setenv("DIFFGDN_BACKEND", "cpu")
     result = run(project)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert "DIFFGDN_LANE: expected gpu or interpret, got 'cpu'" in result.stdout.str() + result.stderr.str()
+    assert (
+        "DIFFGDN_BACKEND: expected gpu or interpret, got 'cpu'" in result.stdout.str() + result.stderr.str()
+    )
 
 
 def test_without_activation_it_changes_nothing(project: pytest.Pytester) -> None:
@@ -314,4 +317,4 @@ def test_without_activation_it_changes_nothing(project: pytest.Pytester) -> None
     )
     result = run(project)
     result.assert_outcomes(passed=1)
-    assert "diffgdn: lane" not in result.stdout.str()
+    assert "diffgdn: backend" not in result.stdout.str()

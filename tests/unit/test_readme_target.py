@@ -26,7 +26,7 @@ def test_it_is_fuzzed_as_it_stands(tmp_path: Path, target: str) -> None:
     """README names the file and both spellings; a few cases run and pass."""
     assert f"--target {target}" in README.read_text()
     (tmp_path / "my_decode.py").write_text(shown())
-    options = "--op gdn.decode --lane interpret --workers 1 --max-cases 3 --seed 1"
+    options = "--op gdn.decode --backend interpret --workers 1 --max-cases 3 --seed 1"
     command = [sys.executable, "-m", "diffgdn", "fuzz", "--target", target, *options.split()]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")

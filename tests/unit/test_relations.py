@@ -251,7 +251,7 @@ def test_a_campaign_finds_shrinks_saves_and_replays(tmp_path: Path) -> None:
 
     outcome = campaign.run(config, listen)
     assert outcome.problem is None
-    assert f"fuzz relations of {target} on lane interpret" in screen.getvalue()
+    assert f"fuzz relations of {target} on backend interpret" in screen.getvalue()
     lines = [line.split() for line in screen.getvalue().splitlines()]
     shown = {line[0]: line[1:] for line in lines if line and line[0] in RELATIONS}
     assert list(shown) == list(RELATIONS)

@@ -11,9 +11,9 @@ from diffgdn import targets
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.reference import oracle, reference_kernel
-from diffgdn.reference.results import RETURNED, by_name, result_of, results_of, returned_names
 from diffgdn.tensors import arena, inputs
 from diffgdn.tensors.inputs import DTYPE
+from diffgdn.tensors.results import RETURNED, by_name, result_of, results_of, returned_names
 from diffgdn.verdict import execute
 
 DTYPES = ("bfloat16", "float16", "float32")

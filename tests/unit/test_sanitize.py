@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diffgdn.backend import selection as lanes
+from diffgdn.backend import selection as backends
 from diffgdn.cases.case import Case
 from diffgdn.cli import run
 from diffgdn.findings import corpus
@@ -50,13 +50,13 @@ sys.exit(int({status}))
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with a GPU, as far as `lane` can see, and without the tool."""
+    """A machine with a GPU, as far as `backend` can see, and without the tool."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(lanes.ENVIRONMENT, raising=False)
+    monkeypatch.delenv(backends.ENVIRONMENT, raising=False)
     monkeypatch.delenv("CUDA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(sanitize, "USUAL", str(tmp_path / "cuda"))
-    monkeypatch.setattr(lanes, "gpu_missing", lambda: None)
+    monkeypatch.setattr(backends, "gpu_missing", lambda: None)
     return tmp_path
 
 
@@ -109,7 +109,7 @@ def test_what_ends_in_another_way_is_an_error(folder: Path, capsys: pytest.Captu
     assert run(["replay", "--sanitizer", "initcheck"]) == 2
     assert capsys.readouterr().out == (
         f"ERROR  {FINDING.id}\n"
-        "    exit status 1: lane gpu: torch finds no usable GPU\n"
+        "    exit status 1: backend gpu: torch finds no usable GPU\n"
         "    Error: Device not supported\n"
         "1 ERROR\n"
     )
@@ -156,7 +156,12 @@ def test_the_tool_is_found_in_a_toolkit_that_is_not_on_the_path(
             True,
             "diffgdn: --sanitizer memcheck: no NVIDIA GPU is visible",
         ),
-        ("memcheck --lane interpret", True, True, "it watches kernels on a GPU, and the lane is interpret"),
+        (
+            "memcheck --backend interpret",
+            True,
+            True,
+            "it watches kernels on a GPU, and the backend is interpret",
+        ),
         ("leakcheck", True, True, "'leakcheck' is not one of 'memcheck', 'racecheck', 'initcheck'."),
     ],
 )
@@ -173,7 +178,7 @@ def test_where_it_cannot_be_done_one_line_says_why(
     if tool:
         install(folder / "bin")
     if not gpu:
-        monkeypatch.setattr(lanes, "gpu_missing", lambda: "no NVIDIA GPU is visible")
+        monkeypatch.setattr(backends, "gpu_missing", lambda: "no NVIDIA GPU is visible")
     assert run(["replay", "--sanitizer", *line.split()]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""

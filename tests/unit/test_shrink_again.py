@@ -42,7 +42,7 @@ LARGE = Case(
     l2norm=True,
 )
 SMALL = {"op": "gdn.decode", "lens": (3,), "K": 16, "V": 16, "HV": 1, "l2norm": False}
-OPTIONS = ("--trust-targets", "--lane", "interpret")
+OPTIONS = ("--trust-targets", "--backend", "interpret")
 Until = Callable[[Callable[[], bool]], None]
 
 
@@ -113,7 +113,7 @@ def test_a_campaign_whose_shrink_runs_out_of_time_says_so(
     """A case takes half a second, a shrink gets none."""
     monkeypatch.setattr(engine, "shrink_seconds", lambda max_time: 0.01)
     line = f"fuzz --target {FAULTS}:slowly_wrong --op gdn.decode --max-cases 9 --seed 7 --workers 1"
-    assert run([*line.split(), "--isolation", "none", "--lane", "interpret"]) == 1
+    assert run([*line.split(), "--isolation", "none", "--backend", "interpret"]) == 1
     shown = capsys.readouterr().out
     # whether the one run that the time was good for made it smaller is up to what was drawn
     assert re.search("(not shrunk, the time was up|shrunk for .*, then out of time): gdn.decode  ", shown)
@@ -148,7 +148,7 @@ def test_what_cannot_be_shrunk_stays_as_it_was(
 
 def test_code_from_elsewhere_is_not_run_unasked(capsys: pytest.CaptureFixture[str]) -> None:
     old = saved(f"{TOYS}:wrong")
-    assert run(["shrink", old.id, "--lane", "interpret"]) == 2
+    assert run(["shrink", old.id, "--backend", "interpret"]) == 2
     assert "--trust-targets" in capsys.readouterr().out
     assert only() == old
 

@@ -20,7 +20,7 @@ ROUND = 10  # examples after which Hypothesis turns to variations of the latest 
 
 @cache
 def sample(
-    op: str, lane: str = "interpret", menu: Menu | None = None, count: int = SAMPLE, first: int = 0
+    op: str, backend: str = "interpret", menu: Menu | None = None, count: int = SAMPLE, first: int = 0
 ) -> list[Case]:
     """Cases of a strategy under fixed seeds, from `first` on."""
     found: list[Case] = []
@@ -34,7 +34,7 @@ def sample(
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        @given(case=cases(op, lane=lane, menu=menu))
+        @given(case=cases(op, backend=backend, menu=menu))
         def collect(case: Case) -> None:
             found.append(case)
 
@@ -220,7 +220,7 @@ def test_everything_that_matters_is_reached(op):
 
 @pytest.mark.parametrize("op", ["gdn.extend", "kda.decode"])
 def test_a_gpu_sample_reaches_large_heads_and_many_tokens(op):
-    """On the GPU lane cases have published heads, many sequences and long ones."""
+    """On the GPU backend cases have published heads, many sequences and long ones."""
     # of several menus: one may have no build that is small enough for many sequences
     found = [case for number in (3, 4, 5) for case in sample(op, "gpu", Menu.draw(number, [op]), 200)]
     assert any(c.HV >= 16 for c in found)
@@ -347,7 +347,7 @@ def test_published_geometries_have_full_heads(op):
     ("arguments", "said"),
     [
         ({"op": "gdn.prefill"}, "op='gdn.prefill': expected one of gdn.extend"),
-        ({"op": "gdn.extend", "lane": "cpu"}, "lane='cpu': expected one of interpret, gpu"),
+        ({"op": "gdn.extend", "backend": "cpu"}, "backend='cpu': expected one of interpret, gpu"),
         ({"op": "gdn.extend", "configs": 0}, "configs=0: expected a whole number of 1 or more"),
         ({"op": "gdn.extend", "configs": True}, "configs=True: expected"),
         ({"op": "gdn.extend", "layout": "vv"}, "layout='vv': gdn.extend has vk and kv"),
@@ -370,7 +370,7 @@ def test_wrong_arguments_are_named(arguments, said):
     ("arguments", "said"),
     [
         ({"operations": ["gdn.prefill"]}, "'gdn.prefill' is not one of gdn.extend"),
-        ({"operations": ["gdn.extend"], "lane": "tpu"}, "lane='tpu'"),
+        ({"operations": ["gdn.extend"], "backend": "tpu"}, "backend='tpu'"),
         ({"operations": ["gdn.extend"], "per_operation": 0}, "per_operation=0"),
     ],
 )

@@ -130,10 +130,10 @@ def test_a_finding_with_a_wrong_trace_is_refused(change: Any, message: str) -> N
 
 
 def test_the_command_says_what_it_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--target", "eager", "--max-traces", "3", "--seed", "1", "--lane", "interpret"]
+    arguments = ["--target", "eager", "--max-traces", "3", "--seed", "1", "--backend", "interpret"]
     assert run(["serving", *arguments, "--corpus", str(tmp_path), "--allow-unreached"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "serving eager on lane interpret, seed 1"
+    assert lines[0] == "serving eager on backend interpret, seed 1"
     assert [line.split(" traces")[0] for line in lines[1:]] == ["gdn: 3", "kda: 3"]
 
 
@@ -141,7 +141,7 @@ def test_operations_that_no_trace_called_are_named_and_are_no_success(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Three traces are too few to call each."""
-    arguments = ["--target", "eager", "--max-traces", "3", "--seed", "1", "--lane", "interpret"]
+    arguments = ["--target", "eager", "--max-traces", "3", "--seed", "1", "--backend", "interpret"]
     assert run(["serving", *arguments, "--family", "gdn", "--corpus", str(tmp_path)]) == 2
     assert re.fullmatch(
         r"diffgdn: \d of 5 operations not reached: gdn\..*: none of 3 traces called it "
@@ -163,7 +163,7 @@ def test_serving_in_which_no_trace_ended_is_no_success(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, problem: str
 ) -> None:
     given = options.replace("TOYS", TOYS).split()
-    arguments = ["--seed", "1", "--lane", "interpret", "--isolation", "none", "--family", "gdn", *given]
+    arguments = ["--seed", "1", "--backend", "interpret", "--isolation", "none", "--family", "gdn", *given]
     assert run(["serving", *arguments, "--corpus", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert re.match(f"diffgdn: {problem.replace('TOYS', TOYS)}", error)
@@ -174,6 +174,6 @@ def test_a_target_without_a_familys_operations_is_skipped_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     toys = "tests/unit/toys.py:right"  # gdn.decode and kda.recurrent
-    arguments = ["--target", toys, "--max-traces", "1", "--lane", "interpret", "--isolation", "none"]
+    arguments = ["--target", toys, "--max-traces", "1", "--backend", "interpret", "--isolation", "none"]
     assert run(["serving", *arguments, "--corpus", str(tmp_path)]) == 0
     assert f"kda: skipped, {toys} has none of kda.extend" in capsys.readouterr().out

@@ -24,7 +24,7 @@ def explore(target: str, folder: Path, **options: Any) -> tuple[campaign.Outcome
     """A campaign of one worker in the interpreter, and all that it told."""
     given: dict[str, Any] = {"operations": ("gdn.decode",), "workers": 1, "seed": 7, **options}
     told: list[events.Event] = []
-    config = campaign.Config(target=target, lane="interpret", corpus=folder, **given)
+    config = campaign.Config(target=target, backend="interpret", corpus=folder, **given)
     return campaign.run(config, told.append), told
 
 
@@ -54,7 +54,7 @@ def test_operations_that_a_hanging_one_kept_the_worker_from_are_named(
     """On the screen, in the report and on stderr."""
     monkeypatch.chdir(tmp_path)
     line = f"fuzz --target {FAULTS}:never_gdn --op *.decode --max-time 1s --hang-after {HANG_SECONDS:g}s"
-    assert run(f"{line} --workers 1 --seed 7 --lane interpret --json report.json".split()) == 1
+    assert run(f"{line} --workers 1 --seed 7 --backend interpret --json report.json".split()) == 1
     shown, report = capsys.readouterr(), json.loads(Path("report.json").read_text())
     reason = "no case of it ended within 1 s"
     assert report["unreached"] == {"kda.decode": reason}
@@ -73,7 +73,7 @@ def test_a_campaign_in_which_no_case_ended_is_no_success(
 ) -> None:
     """Unless it was asked to be one. It never says that nothing was found."""
     monkeypatch.chdir(tmp_path)
-    line = f"fuzz --target {TOYS}:refusing --op gdn.decode --max-cases 3 --workers 1 --lane interpret"
+    line = f"fuzz --target {TOYS}:refusing --op gdn.decode --max-cases 3 --workers 1 --backend interpret"
     reason = "gdn.decode: all 3 cases refused: not today"
     assert run([*line.split(), "--json", "report.json"]) == 2
     shown, report = capsys.readouterr(), json.loads(Path("report.json").read_text())

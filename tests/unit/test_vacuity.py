@@ -116,7 +116,7 @@ def test_a_refused_case_is_not_asked():
     """What the target does not take has no contract to measure against."""
 
     class Picky(type(EAGER)):
-        def refuses(self, case: Case, lane: str) -> str | None:
+        def refuses(self, case: Case, backend: str) -> str | None:
             return "not today"
 
     verdict = vacuity.run(TELLING, Picky(), "interpret")

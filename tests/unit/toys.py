@@ -34,7 +34,7 @@ class Toy:
     def configurations(self, op: str) -> int:
         return 1
 
-    def refuses(self, case: Case, lane: str) -> str | None:
+    def refuses(self, case: Case, backend: str) -> str | None:
         return None
 
     def run(self, case: Case, arguments: Arguments) -> dict[str, torch.Tensor]:
@@ -45,7 +45,7 @@ class Toy:
 
 
 class Refusing(Toy):
-    def refuses(self, case: Case, lane: str) -> str | None:
+    def refuses(self, case: Case, backend: str) -> str | None:
         return "not today"
 
 

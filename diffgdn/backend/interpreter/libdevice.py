@@ -63,7 +63,7 @@ def function(symbol: str) -> Callable[..., Any]:
         if known in IN_FLOAT64:
             return _in_float64(IN_FLOAT64[known])
     raise NotImplementedError(
-        f"libdevice: {symbol} is not among the functions known to the CPU lane; use a GPU"
+        f"libdevice: {symbol} is not among the functions known to the CPU backend; use a GPU"
     )
 
 

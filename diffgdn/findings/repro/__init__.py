@@ -24,17 +24,17 @@ from torch import Tensor
 from diffgdn import targets
 from diffgdn.cases import size_limits
 from diffgdn.cases.case import Case
+from diffgdn.cases.prelude import Call
 from diffgdn.findings import corpus
-from diffgdn.findings.corpus import Finding
-from diffgdn.findings.repro import history_script, inline, literals, standalone, texts
+from diffgdn.findings.corpus import Finding, shows_in_company
+from diffgdn.findings.repro import inline, literals, standalone, texts
 from diffgdn.reference import noise, oracle
-from diffgdn.reference.results import results_of, returned_names
 from diffgdn.targets import FunctionTarget, calls
 from diffgdn.tensors import arena, inputs, poison
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import Data
+from diffgdn.tensors.results import results_of, returned_names
 from diffgdn.verdict import execute
-from diffgdn.verdict.failures import relation_of
 
 __all__ = ["script", "write"]
 
@@ -53,24 +53,9 @@ def write(finding: Finding, folder: Path) -> Path:
 def script(finding: Finding) -> str:
     """The source of a script that shows a finding. Raises TargetError if its target cannot be had here."""
     target, case = targets.get(finding.target), finding.case
-    relation = relation_of(finding.kind)
-    if history_script.needed(finding):
-        return _fill(history_script.TEXT, finding, **history_script.parts(finding))
-    if finding.trace is not None:
-        return _fill(
-            texts.TRACE,
-            finding,
-            lane_name=finding.lane,
-            target=finding.target,
-            trace=repr(finding.trace),
-            steps=textwrap.indent("\n".join(finding.trace.words()), "# "),
-        )
-    if relation is not None:
-        return _fill(
-            texts.RELATION, finding, lane_name=finding.lane, target=finding.target, relation=relation
-        )
-    if not isinstance(target, FunctionTarget) or size_limits.elements(case) > LARGEST:
-        return _fill(texts.THROUGH, finding, lane_name=finding.lane, target=finding.target)
+    alone = finding.call == Call(case) and not shows_in_company(finding)
+    if not alone or not isinstance(target, FunctionTarget) or size_limits.elements(case) > LARGEST:
+        return _through_diffgdn(finding)
     data = inputs.draw(case)
     arguments = arena.arrange(case, data, "cpu", target.layout)
     shared = inline.copied(standalone.__name__, SHARED)
@@ -78,7 +63,7 @@ def script(finding: Finding) -> str:
     return _fill(
         texts.ALONE,
         finding,
-        lane=_lane(finding),
+        backend=_backend(finding),
         imports=shared.imports,
         kernel=_kernel(finding),
         shared=shared.text,
@@ -87,11 +72,26 @@ def script(finding: Finding) -> str:
         recurrence="\n".join(_recurrence(case, arguments)),
         call=textwrap.indent("\n".join(_call(target, case, arguments)), " " * 8).strip(),
         results=textwrap.indent("\n".join(f"{result!r}," for result in results_of(case)), " " * 4),
-        limit=f"{noise.LIMIT:g}",
+        limit=f"{noise.MAX_SIGMAS:g}",
         noise=textwrap.indent(noises, " " * 4),
         names=repr(returned_names(case)),
         unrounded=repr(unrounded),
-        twice=repr(execute.is_repeated(case, finding.lane)),
+        twice=repr(execute.is_repeated(case, finding.backend)),
+    )
+
+
+def _through_diffgdn(finding: Finding) -> str:
+    """A script that has diffgdn make the calls."""
+    steps = [] if finding.trace is None else finding.trace.words()
+    before = "".join(f"\n{call!r}," for call in finding.prelude)
+    return _fill(
+        texts.THROUGH,
+        finding,
+        backend_name=finding.backend,
+        target=finding.target,
+        call=repr(finding.call),
+        steps=textwrap.indent("\n".join(steps), "# "),
+        before=textwrap.indent(before, " " * 4) + ("\n" if before else ""),
     )
 
 
@@ -116,8 +116,8 @@ def _prose(text: str) -> str:
     return text.replace("\\", "/").replace('"""', "'''")
 
 
-def _lane(finding: Finding) -> str:
-    return texts.INTERPRETED if finding.lane == "interpret" else texts.ON_GPU
+def _backend(finding: Finding) -> str:
+    return texts.INTERPRETED if finding.backend == "interpret" else texts.ON_GPU
 
 
 def _kernel(finding: Finding) -> str:
@@ -142,7 +142,7 @@ def _constants(finding: Finding) -> str:
     case = finding.case
     spans = list(zip(case.starts, case.starts[1:], strict=False))
     return (
-        f"DEVICE = {'cpu' if finding.lane == 'interpret' else 'cuda'!r}\n"
+        f"DEVICE = {'cpu' if finding.backend == 'interpret' else 'cuda'!r}\n"
         f"H, HV, K, V = {case.H}, {case.HV}, {case.K}, {case.V}\n"
         f"TOKENS, SCALE = {case.tokens}, {case.effective_scale!r}\n"
         f"SPANS = {spans}  # first and last token of each sequence"
@@ -255,7 +255,7 @@ def _noise(finding: Finding, target: FunctionTarget, data: Data) -> tuple[str, t
     """Entries of a dict with the noise of each truth, and the truths that nothing rounds but the last
     rounding."""
     case, contract = finding.case, target.contract(finding.operation)
-    device = execute.oracle_device(case, finding.lane) if torch.cuda.is_available() else "cpu"
+    device = execute.oracle_device(case, finding.backend) if torch.cuda.is_available() else "cpu"
     unrounded: frozenset[str] = frozenset()
     if case.values.law == "exact":
         unrounded = noise.unrounded(case, data, oracle.expected(case, data), contract)

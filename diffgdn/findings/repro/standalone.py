@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from diffgdn.reference.noise.tolerance import (
-    LIMIT,
+    MAX_SIGMAS,
     bound_of,
-    in_noises,
+    error_in_sigmas,
     last_rounding,
     overflows,
     representable,
 )
-from diffgdn.reference.results import Result, by_name, collected, of_truth
 from diffgdn.tensors.poison import POISON, PoisonedEmpty, fill, unwritten
+from diffgdn.tensors.results import Result, by_name, collected, of_truth
 
 BESIDE = 3  # elements shown on either side of the worst
 
@@ -213,7 +213,7 @@ def compare(result: Result, got: Tensor, truth: Tensor, noise: Tensor, pattern: 
     last = last_rounding(expected, noise, got.dtype)
     bound, error = bound_of(last, noise), (values - expected).abs()
     over = overflows(expected, bound, got.dtype)
-    wrong = values != expected if exact else (in_noises(error, last, noise) > LIMIT) & ~over
+    wrong = values != expected if exact else (error_in_sigmas(error, last, noise) > MAX_SIGMAS) & ~over
     wrong |= hole | (~values.isfinite() & ~over)
     axes = {"o": "token, head, V", "steps": "token, head, V, K", "boundary": "chunk, head, V, K"}
     name = f"{result.name} [{axes.get(result.name, 'sequence, head, V, K')}]"

@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 import sys
 
-$lane
+$backend
 
 $imports
 
@@ -69,54 +69,25 @@ ON_GPU = 'os.environ.pop("TRITON_INTERPRET", None)  # found on a GPU'
 INTERPRETED = """\
 os.environ["TRITON_INTERPRET"] = "1"  # Triton's interpreter, where it was found: no GPU needed
 try:  # diffgdn mends what is wrong in some versions of it; without diffgdn it runs as it is
-    from diffgdn import interpreter
+    from diffgdn.backend import interpreter
 
     interpreter.repair()
 except ImportError:
     pass"""
 
-_THROUGH = (
+# Where no one call of a function shows the finding: a target of another make, a relation between calls, a
+# serving loop, or a failure that takes other calls before it.
+THROUGH = (
     HEAD
     + """
 import sys
 
-from diffgdn import $module, lane, targets
-from diffgdn.case import Case, Edit, Gates, Only, Pool, Values  # noqa: F401 (the case's repr may need each)
-
-lane.enter("$lane_name")
-case = $case
-verdict = $question
-print(verdict.refused or verdict.failure or "right")
-if verdict.comparison is not None:
-    at = verdict.comparison.worst()
-    print(f"got {float(verdict.comparison.got[at])}, expected {float(verdict.comparison.expected[at])}")
-sys.exit(0 if verdict.ok else 1)
-"""
-)
-THROUGH = _THROUGH.replace("$module", "execute").replace(
-    "$question", 'execute.run(case, targets.get("$target"), "$lane_name")'
-)
-# A relation ties several calls together: which, diffgdn.verdict.relations.transforms says.
-RELATION = _THROUGH.replace("import $module, lane, targets", "import lane, relations, targets").replace(
-    "$question", 'relations.run(case, targets.get("$target"), "$lane_name", "$relation")'
-)
-# What a serving loop did: several calls over one pool.
-TRACE = (
-    HEAD
-    + """
-import sys
-
-from diffgdn import lane, targets
-from diffgdn.trace import Step, Trace
-
-lane.enter("$lane_name")
-
-from diffgdn.serving.play import play  # noqa: E402 (imports torch)
+from diffgdn.scripts import Call, Case, Edit, Gates, Only, Pool, Step, Trace, Values, ask  # noqa: F401
 
 $steps
-trace = $trace
-played = play(trace, targets.get("$target"), "$lane_name")
-print(played.refused or played.failure or "right")
-sys.exit(0 if played.failure is None else 1)
+call = $call
+# What has to run before it, in this process.
+before = [$before]
+sys.exit(ask(call, target="$target", backend="$backend_name", before=before))
 """
 )

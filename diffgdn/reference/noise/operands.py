@@ -20,7 +20,7 @@ from diffgdn.tensors.transfer import moved
 
 DECAY_STEPS = 64.0  # to 1 in a log decay: exp2 is looked up by the leading bits of its argument
 # From here on a decay is below the normal numbers of fp32, give or take its own error, and may be taken for
-# zero: an error of its whole size, where LIMIT noises are to be more than that.
+# zero: an error of its whole size, where MAX_SIGMAS sigmas are to be more than that.
 VANISHED = -86.5
 OF_VANISHED = 0.2
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffgdn.verdict.failures import LIMIT
+from diffgdn.reference.limit import MAX_SIGMAS
 
 TINY = 2.0**-120  # below any result that fp32 arithmetic with flushed denormals resolves
 # Significant bits, and the smallest normal number.
@@ -25,12 +25,12 @@ def half_ulp(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def last_rounding(expected: Tensor, noise: Tensor, dtype: torch.dtype) -> Tensor:
     """The largest error of the rounding to the dtype that a result is kept in, which no kernel can avoid."""
-    return half_ulp(expected.abs() + LIMIT * noise, dtype)
+    return half_ulp(expected.abs() + MAX_SIGMAS * noise, dtype)
 
 
 def bound_of(last: Tensor, noise: Tensor) -> Tensor:
     """The largest error that passes. last: of the last rounding; noise: what roundings before it may do."""
-    return last + LIMIT * noise + TINY
+    return last + MAX_SIGMAS * noise + TINY
 
 
 def overflows(expected: Tensor, bound: Tensor, dtype: torch.dtype) -> Tensor:
@@ -38,9 +38,10 @@ def overflows(expected: Tensor, bound: Tensor, dtype: torch.dtype) -> Tensor:
     return expected.abs() + bound >= torch.finfo(dtype).max
 
 
-def in_noises(error: Tensor, last: Tensor, noise: Tensor) -> Tensor:
-    """Errors less the last rounding, in noises, of which LIMIT pass; infinite for an error that is NaN."""
-    excess = (error - last).clamp_(min=0.0).div_(noise + TINY / LIMIT)
+def error_in_sigmas(error: Tensor, last: Tensor, noise: Tensor) -> Tensor:
+    """Errors less the last rounding, in sigmas, of which MAX_SIGMAS pass; infinite for an error that is
+    NaN."""
+    excess = (error - last).clamp_(min=0.0).div_(noise + TINY / MAX_SIGMAS)
     return excess.nan_to_num_(nan=torch.inf)
 
 

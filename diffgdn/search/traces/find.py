@@ -75,7 +75,7 @@ class Search:
 def find(
     family: str,
     operations: Collection[str],
-    lane: str,
+    backend: str,
     play: Play,
     *,
     max_traces: int,
@@ -92,7 +92,7 @@ def find(
     the first failure, before it is shrunk. What `play` raises comes out of here.
     """
     search = Search(play, deadline, on_trace, on_failure)
-    drawn = seed(number)(machine(family, operations, lane, search))
+    drawn = seed(number)(machine(family, operations, backend, search))
     try:
         run_state_machine_as_test(
             drawn,

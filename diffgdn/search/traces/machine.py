@@ -22,10 +22,10 @@ MOST_ROWS = 4  # of a batch, padding included
 DATA = st.data()
 
 
-def loops(family: str, lane: str) -> st.SearchStrategy[Trace]:
+def loops(family: str, backend: str) -> st.SearchStrategy[Trace]:
     """Traces without steps: the sizes of a loop. On a GPU whatever kernels are compiled for is
     the same in all of them."""
-    small = lane != "gpu"
+    small = backend != "gpu"
     return st.builds(
         Trace,
         family=st.just(family),
@@ -165,13 +165,13 @@ def _trees(longest: int) -> st.SearchStrategy[tuple[int, ...]]:
 
 
 def machine(
-    family: str, operations: Collection[str], lane: str, finished: Callable[[Trace], None]
+    family: str, operations: Collection[str], backend: str, finished: Callable[[Trace], None]
 ) -> type[Serving]:
     """A state machine of a family's operations, as far as a target has them, that gives each trace to
     `finished`, which raises for one that fails."""
     kinds = frozenset(kind for kind in CALLS if f"{family}.{kind}" in operations)
     body: dict[str, Any] = {
-        "start": loops(family, lane),
+        "start": loops(family, backend),
         "kinds": kinds,
         "finished": staticmethod(finished),
     }

@@ -22,7 +22,7 @@ from diffgdn.verdict.checks import Comparison
 
 Results = dict[str, Tensor]
 STEPS = 8  # sizes an octave, which makes each 9 % larger than the one before
-NOISES = "noises"
+SIGMAS = "sigmas"
 FORGOTTEN = 2.0**-8  # of the length of a result: what a whole wrong state must move, or it is forgotten
 
 
@@ -33,7 +33,7 @@ def octaves(least: int, most: int, steps: int = STEPS) -> tuple[float, ...]:
 
 class Strike(NamedTuple):
     """One injection at one place. at: the results that change, for a size. relative: root mean square error
-    that size 1 makes where it strikes, as a share of the rms of that result, for sizes in noises; None where
+    that size 1 makes where it strikes, as a share of the rms of that result, for sizes in sigmas; None where
     that result is zero."""
 
     at: Callable[[float], Results]
@@ -175,15 +175,15 @@ def rounded_always(subject: Subject, rng: random.Random) -> Strike | None:
     return _coarse(subject, None) if max(subject.case.lens) else None
 
 
-ANY = octaves(-10, 128)  # noises: an element that has decayed away may have 1e-36, and be compared with 1e-2
+ANY = octaves(-10, 128)  # sigmas: an element that has decayed away may have 1e-36, and be compared with 1e-2
 SHARES = octaves(-30, 10)
 MIXED = octaves(-30, 0)
 ROUNDOFFS = octaves(-24, -1, 1)
 
 INJECTIONS: dict[str, Injection] = {
-    "element": Injection("one wrong element", NOISES, ANY, element, strikes=3),
-    "row": Injection("one wrong row", NOISES, ANY, row, strikes=2),
-    "token": Injection("one wrong token", NOISES, ANY, token, strikes=2),
+    "element": Injection("one wrong element", SIGMAS, ANY, element, strikes=3),
+    "row": Injection("one wrong row", SIGMAS, ANY, row, strikes=2),
+    "token": Injection("one wrong token", SIGMAS, ANY, token, strikes=2),
     "gain": Injection("a gain of 1 + e on one head", "e", SHARES, gain),
     "bias": Injection("a bias", "rms of the output", SHARES, bias),
     "stale slot": Injection("a stale slot", "share of the other state", MIXED, stale_slot),

@@ -74,5 +74,5 @@ class Subject:
         """One noise of each element of a result: root mean square error of a correct kernel, the rounding to
         the dtype that it is kept in included."""
         one = self.comparisons[name]
-        least = noise.TINY / noise.LIMIT  # what the bound grants to any element
+        least = noise.TINY / noise.MAX_SIGMAS  # what the bound grants to any element
         return torch.hypot(one.noise + least, UNIFORM_RMS * one.half_ulp)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from diffgdn.selftest.resolution.criteria import CRITERIA, OURS
-from diffgdn.selftest.resolution.injections import INJECTIONS, NOISES, ROUNDOFFS
+from diffgdn.selftest.resolution.injections import INJECTIONS, ROUNDOFFS, SIGMAS
 from diffgdn.selftest.resolution.smallest_error import Measured, Smallest
 from diffgdn.selftest.resolution.study import Study
 
@@ -32,7 +32,7 @@ class Figure:
     strikes: of cases whose correct results it accepts. size: found in SHARE of them, None where fewer are
     found at any. found: the share found at any. ratio: of size to ours in the same strikes. median_ratio: of
     the two sizes in a strike, in the middle of all strikes. of_rms: as size, in shares of the rms of the
-    result, for sizes in noises. at_bf16, at_fp16: the share found at these formats' unit roundoffs, for sizes
+    result, for sizes in sigmas. at_bf16, at_fp16: the share found at these formats' unit roundoffs, for sizes
     that are one.
     """
 
@@ -99,7 +99,7 @@ def _figure(criterion: str, strikes: Sequence[Smallest]) -> Figure:
         found=_share_to(math.inf, theirs),
         ratio=None if size is None or our_size is None else size / our_size,
         median_ratio=quantile(map(_ratio, theirs, ours), 0.5),
-        of_rms=quantile(of_rms, SHARE) if injection is not None and injection.unit == NOISES else None,
+        of_rms=quantile(of_rms, SHARE) if injection is not None and injection.unit == SIGMAS else None,
         at_bf16=_share_to(BF16, theirs) if rounds else None,
         at_fp16=_share_to(FP16, theirs) if rounds else None,
     )

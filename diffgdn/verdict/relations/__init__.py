@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["RELATIONS", "Relation", "get", "of", "run"]
 
 
-def run(case: Case, target: Target, lane: str, name: str) -> Verdict:
+def run(case: Case, target: Target, backend: str, name: str) -> Verdict:
     """The verdict on a case under the relation of a name; refused where it says nothing about the case."""
     from diffgdn.verdict.relations import compare
 
-    return compare.run(case, target, lane, name)
+    return compare.run(case, target, backend, name)

@@ -23,7 +23,7 @@ from diffgdn.verdict.relations.transforms import MAKERS, Calls, DoesNotApply
 WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def run(case: Case, target: Target, lane: str, name: str) -> Verdict:
+def run(case: Case, target: Target, backend: str, name: str) -> Verdict:
     """The verdict on a case under one relation; refused where the relation says nothing about it.
 
     A kernel's fault never raises; errors of the framework itself do, and ValueError for an unknown relation.
@@ -36,13 +36,13 @@ def run(case: Case, target: Target, lane: str, name: str) -> Verdict:
         case_asked = replace(case, batch_invariant=True)
     else:
         case_asked = case
-    reason = reason or target.refuses(case_asked, lane)
+    reason = reason or target.refuses(case_asked, backend)
     if reason is not None:
-        return Verdict(case, target.name, lane, refused=reason)
-    if lane == "interpret":
+        return Verdict(case, target.name, backend, refused=reason)
+    if backend == "interpret":
         interpreter.repair()
     bitwise = relation.bitwise and (name == "twice" or keeps_bits(target, case.op))
-    start, asked = time.perf_counter(), _Asked(case_asked, target, lane, name, bitwise)
+    start, asked = time.perf_counter(), _Asked(case_asked, target, backend, name, bitwise)
     failure, refused = None, None
     try:
         asked.judge()
@@ -55,7 +55,7 @@ def run(case: Case, target: Target, lane: str, name: str) -> Verdict:
     return Verdict(
         case,
         target.name,
-        lane,
+        backend,
         failure,
         refused,
         shares=shares,
@@ -82,16 +82,16 @@ class _Asked:
     """One relation, asked of one case. share: the worst disagreement over the bound; broken: of the result
     that broke it."""
 
-    def __init__(self, case: Case, target: Target, lane: str, name: str, bitwise: bool) -> None:
-        self.case, self.target, self.lane, self.name, self.bitwise = case, target, lane, name, bitwise
+    def __init__(self, case: Case, target: Target, backend: str, name: str, bitwise: bool) -> None:
+        self.case, self.target, self.backend, self.name, self.bitwise = case, target, backend, name, bitwise
         self.share = 0.0
         self.broken: Comparison | None = None
 
     def judge(self) -> None:
         """Raises RelationBroken, KernelRaised where the case's own call does, DoesNotApply."""
         case, data = self.case, inputs.draw(self.case)
-        ours = call(case, data, self.target, self.lane)
-        calls = Calls(self.target, self.lane)
+        ours = call(case, data, self.target, self.backend)
+        calls = Calls(self.target, self.backend)
         try:
             other = MAKERS[self.name](case, data, calls)
         except KernelRaised as error:
@@ -131,7 +131,7 @@ class _Asked:
         error = (got.double() - said.double()).abs()
         both = (got.double() == said.double()) | (got.isnan() & said.isnan())
         error = torch.where(both | bound.isinf(), 0.0, error).nan_to_num(nan=torch.inf)
-        # As of an error: less the last roundings, which nobody can avoid, over noises.
+        # As of an error: less the last roundings, which nobody can avoid, over sigmas.
         excess, room = (error - rounding).clamp(min=0.0), (bound - rounding).clamp(min=noise.TINY)
         ratio = torch.where(bound > 0, excess / room, torch.where(error > 0, torch.inf, 0.0))
         self.share = max(self.share, float(torch.where(bound.isinf(), 0.0, ratio).max()))
@@ -200,7 +200,14 @@ class _Asked:
             expected[row][:, columns], limits[row][:, columns] = values, limit
         none = torch.zeros_like(whole, dtype=torch.bool)
         self.broken = Comparison(
-            self.case, name, got.dtype, whole, expected, limits / noise.LIMIT, torch.zeros_like(whole), none
+            self.case,
+            name,
+            got.dtype,
+            whole,
+            expected,
+            limits / noise.MAX_SIGMAS,
+            torch.zeros_like(whole),
+            none,
         )
         full = (mine[index[0]], *index[1:])
         if other.columns is not None:

@@ -61,10 +61,10 @@ def rows(case: Case, name: str) -> list[Label]:
     return [("S", n, case.lens[n]) for n in (case.stored if name == "state" else every)]
 
 
-def call(case: Case, data: Data, target: Target, lane: str) -> Side:
+def call(case: Case, data: Data, target: Target, backend: str) -> Side:
     """The results of one call. Raises KernelRaised."""
-    one = execute.Run(case, target, lane, explain=False)
-    one.arguments = arena.arrange(case, data, execute.device_of(lane), target.layout)
+    one = execute.Run(case, target, backend, explain=False)
+    one.arguments = arena.arrange(case, data, execute.device_of(backend), target.layout)
     try:
         results = one.results(one.arguments, one.call(one.arguments))
         shaped = {

@@ -29,15 +29,15 @@ class Calls:
     """Makes the other calls on a target."""
 
     target: Target
-    lane: str
+    backend: str
 
     def __call__(self, case: Case, data: Data, measured: bool = False, target: Target | None = None) -> Side:
         """The results of one call; `measured` with their own bounds. Raises KernelRaised, DoesNotApply."""
         target = target or self.target
-        refusal = target.refuses(case, self.lane)
+        refusal = target.refuses(case, self.backend)
         if refusal is not None:
             raise DoesNotApply(refusal)
-        side = call(case, data, target, self.lane)
+        side = call(case, data, target, self.backend)
         return bounded(side, case, data, target) if measured else side
 
     def counterpart(self, relation: str, case: Case) -> str:

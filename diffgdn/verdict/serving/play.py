@@ -49,7 +49,7 @@ class Played:
 
     trace: Trace
     target: str
-    lane: str
+    backend: str
     failure: CheckFailure | None = None
     at: int | None = None
     refused: str | None = None
@@ -62,7 +62,7 @@ class Played:
         return Verdict(
             self.trace.last_call(),
             self.target,
-            self.lane,
+            self.backend,
             self.failure,
             self.refused,
             seconds={"trace": self.seconds},
@@ -71,17 +71,17 @@ class Played:
         )
 
 
-def play(trace: Trace, target: Target, lane: str, loop: MakeLoop = Loop) -> Played:
+def play(trace: Trace, target: Target, backend: str, loop: MakeLoop = Loop) -> Played:
     """Run a trace. A fault of a kernel or of the loop never raises; errors of the framework itself do.
 
     loop: makes the serving loop from slots, rows and memory.
     """
     missing = [op for op in trace.operations if op not in target.operations]
     if missing:
-        return Played(trace, target.name, lane, refused=f"{target.name} does not implement {missing[0]}")
-    if lane == "interpret":
+        return Played(trace, target.name, backend, refused=f"{target.name} does not implement {missing[0]}")
+    if backend == "interpret":
         interpreter.repair()
-    began, player = time.perf_counter(), Player(trace, target, lane, loop)
+    began, player = time.perf_counter(), Player(trace, target, backend, loop)
     for number in range(len(trace.steps)):
         refused, failure = None, None
         try:
@@ -92,8 +92,10 @@ def play(trace: Trace, target: Target, lane: str, loop: MakeLoop = Loop) -> Play
             seconds = time.perf_counter() - began
             comparison = player.failed if failure is not None else None
             at = None if failure is None else number
-            return Played(trace, target.name, lane, failure, at, refused, player.share, seconds, comparison)
-    return Played(trace, target.name, lane, share=player.share, seconds=time.perf_counter() - began)
+            return Played(
+                trace, target.name, backend, failure, at, refused, player.share, seconds, comparison
+            )
+    return Played(trace, target.name, backend, share=player.share, seconds=time.perf_counter() - began)
 
 
 class Player:
@@ -103,9 +105,9 @@ class Player:
     there.
     """
 
-    def __init__(self, trace: Trace, target: Target, lane: str, loop: MakeLoop = Loop) -> None:
-        self.trace, self.target, self.lane = trace, target, lane
-        self.device = device_of(lane)
+    def __init__(self, trace: Trace, target: Target, backend: str, loop: MakeLoop = Loop) -> None:
+        self.trace, self.target, self.backend = trace, target, backend
+        self.device = device_of(backend)
         self.memory = Memory(trace, target.layout, self.device)
         self.loop = loop(trace.slots, trace.rows, self.memory)
         self.slots: dict[int, int] = {}
@@ -195,10 +197,10 @@ class Player:
             asked["rows"] = self.loop.draft_rows(step.requests)
             rows = {one: row for one, row in zip(step.requests, asked["rows"], strict=True) if one != PADDING}
         case = self.trace.call(number, self.slots, rows)
-        refused = self.target.refuses(case, self.lane)
+        refused = self.target.refuses(case, self.backend)
         if refused is not None:
             return refused
-        run = Run(case, self.target, self.lane, explain=False)
+        run = Run(case, self.target, self.backend, explain=False)
         data = inputs.draw(case)
         data["state"] = self._states(step)
         arguments = self._arranged(case, data, asked)

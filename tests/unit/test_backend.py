@@ -1,4 +1,4 @@
-"""Lanes and GPUs, chosen before torch is imported."""
+"""Backends and GPUs, chosen before torch is imported."""
 
 import os
 import subprocess
@@ -62,18 +62,18 @@ def test_binding_without_a_gpu_does_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
-def test_the_lane_is_gpu_where_there_is_one() -> None:
+def test_the_backend_is_gpu_where_there_is_one() -> None:
     assert (selection.detect(), selection.gpu_missing()) == ("gpu", None)
 
 
-def test_the_environment_overrides_the_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_overrides_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(selection.ENVIRONMENT, "interpret")
     assert selection.detect() == "interpret"
 
 
-def test_an_unknown_lane_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_backend_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(selection.ENVIRONMENT, "tpu")
-    with pytest.raises(ValueError, match="DIFFGDN_LANE: expected gpu or interpret, got 'tpu'"):
+    with pytest.raises(ValueError, match="DIFFGDN_BACKEND: expected gpu or interpret, got 'tpu'"):
         selection.detect()
 
 
@@ -89,30 +89,31 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert selection.gpu_missing() == "no NVIDIA GPU is visible"
 
 
-def test_an_unknown_lane() -> None:
-    with pytest.raises(ValueError, match="lane: expected gpu or interpret, got 'cpu'"):
+def test_an_unknown_backend() -> None:
+    with pytest.raises(ValueError, match="backend: expected gpu or interpret, got 'cpu'"):
         selection.enter("cpu")
 
 
 @pytest.mark.parametrize(
     ("entered", "other", "word"), [("interpret", "gpu", "with"), ("gpu", "interpret", "without")]
 )
-def test_a_lane_is_for_the_life_of_a_process(entered: str, other: str, word: str) -> None:
+def test_a_backend_is_for_the_life_of_a_process(entered: str, other: str, word: str) -> None:
     """Entering it again is harmless, entering the other after triton was imported is an error."""
     code = (
-        f"from diffgdn import lane; selection.enter({entered!r})\n"
+        f"from diffgdn.backend import selection; selection.enter({entered!r})\n"
         f"import triton.language; selection.enter({entered!r})\n"
         f"try: selection.enter({other!r})\n"
         "except RuntimeError as error: print(error)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    expected = f"lane {other}: triton was already imported {word} TRITON_INTERPRET=1 in this process"
+    expected = f"backend {other}: triton was already imported {word} TRITON_INTERPRET=1 in this process"
     assert result.stdout.strip() == expected
 
 
-def test_choosing_a_lane_imports_neither_torch_nor_triton() -> None:
+def test_choosing_a_backend_imports_neither_torch_nor_triton() -> None:
     code = (
-        "import sys; from diffgdn import lane; selection.detect(); selection.visible_gpus(); selection.enter('interpret');"
-        "lane.bind(0); sys.exit(bool({'torch', 'triton'} & set(sys.modules)))"
+        "import sys; from diffgdn.backend import selection; selection.detect();"
+        "selection.visible_gpus(); selection.enter('interpret');"
+        "selection.bind(0); sys.exit(bool({'torch', 'triton'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,37 @@
+"""What the scripts of findings import. These names stay, so that a script runs with later versions too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diffgdn.backend import selection
+from diffgdn.cases.case import Case, Edit, Gates, Only, Pool, Values
+from diffgdn.cases.prelude import Call
+from diffgdn.cases.trace import Step, Trace
+
+__all__ = ["Call", "Case", "Edit", "Gates", "Only", "Pool", "Step", "Trace", "Values", "ask"]
+
+
+def ask(call: Call, target: str, backend: str, before: Sequence[Call] = ()) -> int:
+    """Run a call on a target in this process, after others, and print what came of it.
+
+    before: calls that run first, in this order; nothing is asked of them. The heap of the process is looked
+    at in the end, where it can be. Returns the exit status: 0 the call is right, 1 it is wrong.
+    """
+    selection.enter(backend)
+    from diffgdn.runner.in_process import Here  # imports torch, for which the backend must be chosen
+
+    runner = Here(backend)
+    heap_is_readable = runner.damage() is None
+    for earlier in before:
+        runner.run(earlier.subject, target, relation=earlier.relation)
+    verdict = runner.run(call.subject, target, relation=call.relation)
+    print(verdict.refused or verdict.failure or "right")
+    if verdict.comparison is not None:
+        at = verdict.comparison.worst()
+        got, expected = float(verdict.comparison.got[at]), float(verdict.comparison.expected[at])
+        print(f"got {got}, expected {expected}")
+    damage = runner.damage() if heap_is_readable else None
+    if damage is not None:
+        print(f"the heap of this process is damaged: {damage}", flush=True)
+    return 0 if verdict.ok and damage is None else 1
