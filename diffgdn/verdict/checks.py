@@ -16,8 +16,8 @@ from torch import Tensor
 from diffgdn.cases.case import Case
 from diffgdn.reference import noise
 from diffgdn.tensors import poison
-from diffgdn.tensors.arena import Change
 from diffgdn.tensors.poison import Stray
+from diffgdn.tensors.region import Change
 from diffgdn.tensors.results import result_of
 from diffgdn.verdict.failures import (
     ALL,

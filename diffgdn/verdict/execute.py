@@ -14,9 +14,10 @@ from diffgdn.cases.case import Case
 from diffgdn.reference import noise
 from diffgdn.reference.noise import Reference
 from diffgdn.targets import Target
-from diffgdn.tensors import arena, inputs
+from diffgdn.tensors import inputs
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import Data
+from diffgdn.tensors.layout import arrange
 from diffgdn.tensors.poison import FRESH, PoisonedEmpty
 from diffgdn.tensors.results import WrongSize, collected, of_truth, result_of, results_of
 from diffgdn.verdict import calibration, checks, leak_source
@@ -122,11 +123,11 @@ class Run:
         case, contract = self.case, self.target.contract(self.case.op)
         with clock("inputs"):
             data = inputs.draw(case)
-            self.arguments = arena.arrange(case, data, self.device, self.target.layout)
+            self.arguments = arrange(case, data, self.device, self.target.layout)
         with clock("kernel"):
             returned = self.call(self.arguments)
         with clock("checks"):
-            change = self.arguments.changes()
+            change = self.arguments.find_change()
             checks.memory(case, change)
             self.check_fresh(returned)
             patterns = {name: self.fresh.pattern(tensor) for name, tensor in returned.items()}
@@ -218,13 +219,13 @@ class Run:
             name: torch.nan_to_num(tensor, nan=0.0) if tensor.is_floating_point() else tensor
             for name, tensor in data.items()
         }
-        return arena.arrange(self.case, calm, self.device, self.target.layout, zeros=True)
+        return arrange(self.case, calm, self.device, self.target.layout, zeros=True)
 
     def _leak(self, data: Data, name: str, mask: Tensor) -> str | None:
         """What memory makes elements of a result not finite: the call again, with parts of the poison."""
         if not self.explain:
             return None
-        poisoned = arena.arrange(self.case, data, self.device, self.target.layout)
+        poisoned = arrange(self.case, data, self.device, self.target.layout)
         calm = self._calm(data)
 
         def leaks(words: Tensor | None = None, only: tuple[int, str] | None = None) -> bool:

@@ -9,8 +9,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from diffgdn.tensors.arena import Arguments, Change
+from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.poison import Fresh
+from diffgdn.tensors.region import Change
 from diffgdn.verdict.checks import side
 
 
@@ -27,12 +28,12 @@ def source(
 
     fresh: what the latest call allocated.
     """
-    words = poisoned.poisoned(calm)
+    words = poisoned.poisoned_words(calm)
     if words.numel() and leaks(words):
         while words.numel() > 1:
             half = words.numel() // 2
             words = words[:half] if leaks(words[:half]) else words[half:]
-        return _words(poisoned, poisoned.describe(int(words[0]))) if leaks(words) else None
+        return _words(poisoned, poisoned.locate_word(int(words[0]))) if leaks(words) else None
     leaks()
     for number, one in enumerate(fresh()):
         for part, where in (("inside", ""), ("before", " before its start"), ("after", " past its end")):

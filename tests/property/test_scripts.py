@@ -22,6 +22,7 @@ from diffgdn.findings import repro
 from diffgdn.findings.corpus import Finding
 from diffgdn.reference import noise
 from diffgdn.tensors import inputs
+from diffgdn.tensors.layout import arrange
 from diffgdn.tensors.results import RETURNED, result_of, returned_names
 from diffgdn.verdict import execute
 from diffgdn.verdict.checks import Comparison
@@ -216,7 +217,7 @@ def right_results(case: Case, monkeypatch: pytest.MonkeyPatch) -> list[Compariso
     """The results of a case as the kernel leaves them, beside the truth."""
     monkeypatch.setenv("PLANTED", "right")
     run = execute.Run(case, target(), "interpret", explain=False)
-    arguments = execute.arena.arrange(case, inputs.draw(case), "cpu")
+    arguments = arrange(case, inputs.draw(case), "cpu")
     results = run.results(arguments, run.call(arguments))
     stored = [(result_of(case, name).truth, tensor.dtype) for name, tensor in results.items()]
     reference = noise.reference(case, inputs.draw(case), target().contract(case.op), stored)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.targets.eager import Eager
-from diffgdn.tensors import arena, inputs, poison
+from diffgdn.tensors import inputs, poison
 from diffgdn.tensors.arena import Arguments
+from diffgdn.tensors.layout import arrange
 from diffgdn.verdict import checks, execute
 
 PLAIN = Values(law="normal", seed=1)
@@ -83,7 +84,7 @@ def read(name: str, offset: int) -> Act:
 
 
 def plain(case: Case) -> Arguments:
-    return arena.arrange(case, inputs.draw(case), "cpu")
+    return arrange(case, inputs.draw(case), "cpu")
 
 
 def regions() -> list[tuple[str, str]]:

@@ -11,8 +11,8 @@ from torch import Tensor
 from diffgdn.cases.case import Case
 from diffgdn.reference import noise
 from diffgdn.targets import Target
-from diffgdn.tensors import arena
 from diffgdn.tensors.inputs import Data
+from diffgdn.tensors.layout import arrange
 from diffgdn.verdict import execute
 
 # What a row of a result is: an output ("o", sequence, token), or a state ("S", sequence, tokens before it).
@@ -64,7 +64,7 @@ def rows(case: Case, name: str) -> list[Label]:
 def call(case: Case, data: Data, target: Target, backend: str) -> Side:
     """The results of one call. Raises KernelRaised."""
     one = execute.Run(case, target, backend, explain=False)
-    one.arguments = arena.arrange(case, data, execute.device_of(backend), target.layout)
+    one.arguments = arrange(case, data, execute.device_of(backend), target.layout)
     try:
         results = one.results(one.arguments, one.call(one.arguments))
         shaped = {

@@ -26,9 +26,10 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.trace import CALLS, PADDING, REJECTED, Book, Step, Trace, path
 from diffgdn.reference import noise
 from diffgdn.targets import Target
-from diffgdn.tensors import arena, inputs
+from diffgdn.tensors import inputs
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import Data
+from diffgdn.tensors.layout import arrange
 from diffgdn.verdict import checks
 from diffgdn.verdict.checks import CheckFailure, Comparison, NotExact, SlotChanged
 from diffgdn.verdict.execute import Run, comparisons, device_of, kept_in
@@ -205,7 +206,7 @@ class Player:
         data["state"] = self._states(step)
         arguments = self._arranged(case, data, asked)
         returned = run.call(arguments)
-        checks.memory(case, arguments.changes())
+        checks.memory(case, arguments.find_change())
         run.check_fresh(returned)
         waiting = {row for row, _ in self.drafts.values()}
         kept = [] if step.act != "verify" else case.kept
@@ -233,7 +234,7 @@ class Player:
     def _arranged(self, case: Case, data: Data, asked: dict[str, list[int]]) -> Arguments:
         """Arguments of a call over the pool and the buffer themselves, naming the slots that the loop asked
         for."""
-        arguments = arena.arrange(case, data, self.device, self.target.layout)
+        arguments = arrange(case, data, self.device, self.target.layout)
         arguments.tensors["state"] = self.memory.pool.view
         if case.keeps_steps:
             arguments.tensors["buffer"] = self.memory.buffer.view
