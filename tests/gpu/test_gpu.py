@@ -18,7 +18,7 @@ from diffgdn.targets.base import default_contract
 from diffgdn.tensors import inputs
 from diffgdn.tensors.layout import arrange
 from diffgdn.tensors.transfer import moved
-from diffgdn.verdict.execute import Verdict
+from diffgdn.verdict.failures import Verdict
 
 pytestmark = pytest.mark.gpu
 

@@ -15,7 +15,7 @@ from diffgdn.cases.operations import OPERATIONS
 from diffgdn.pytest_plugin.hypothesis_database import remember
 from diffgdn.strategies import Menu
 from diffgdn.targets import Target
-from diffgdn.verdict.execute import Verdict
+from diffgdn.verdict.failures import Verdict
 
 pytestmark = pytest.mark.explores
 

@@ -14,7 +14,7 @@ from diffgdn.pytest_plugin.hypothesis_database import remember
 from diffgdn.strategies import Menu
 from diffgdn.targets import Target
 from diffgdn.verdict import relations
-from diffgdn.verdict.execute import Verdict
+from diffgdn.verdict.failures import Verdict
 from diffgdn.verdict.relations import RELATIONS
 
 pytestmark = pytest.mark.explores

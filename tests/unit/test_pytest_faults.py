@@ -11,8 +11,7 @@ import pytest
 from diffgdn.cases.case import Case
 from diffgdn.findings.corpus import Corpus, Finding
 from diffgdn.pytest_plugin import testing
-from diffgdn.verdict.checks import NotFinite
-from diffgdn.verdict.failures import Verdict
+from diffgdn.verdict.failures import NotFinite, Verdict
 
 pytest_plugins = ["pytester"]
 

@@ -10,8 +10,7 @@ import pytest
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.findings.corpus import Corpus, Finding
 from diffgdn.pytest_plugin import testing
-from diffgdn.verdict.checks import CheckFailure, NotFinite
-from diffgdn.verdict.execute import Verdict
+from diffgdn.verdict.failures import CheckFailure, NotFinite, Verdict
 
 pytest_plugins = ["pytester"]
 

@@ -31,9 +31,9 @@ from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import Data
 from diffgdn.tensors.layout import arrange
 from diffgdn.verdict import checks
-from diffgdn.verdict.checks import CheckFailure, Comparison, NotExact, SlotChanged
-from diffgdn.verdict.execute import Run, comparisons, device_of, kept_in
-from diffgdn.verdict.failures import Verdict
+from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
+from diffgdn.verdict.execute import Run, device_of
+from diffgdn.verdict.failures import CheckFailure, NotExact, SlotChanged, Verdict
 from diffgdn.verdict.serving.history import Histories
 from diffgdn.verdict.serving.loop import Loop
 from diffgdn.verdict.serving.memory import Memory, Place
@@ -206,7 +206,7 @@ class Player:
         data["state"] = self._states(step)
         arguments = self._arranged(case, data, asked)
         returned = run.call(arguments)
-        checks.memory(case, arguments.find_change())
+        checks.check_memory(case, arguments.find_change())
         run.check_fresh(returned)
         waiting = {row for row, _ in self.drafts.values()}
         kept = [] if step.act != "verify" else case.kept
@@ -260,16 +260,16 @@ class Player:
         self, case: Case, data: Data, results: dict[str, Tensor], patterns: dict[str, int]
     ) -> dict[str, Comparison]:
         """Each result beside the oracle that started from the pool. Raises CheckFailure."""
-        reference = noise.reference(case, data, self.target.contract(case.op), kept_in(case, results))
+        reference = noise.reference(case, data, self.target.contract(case.op), received_dtypes(case, results))
         compared = {}
-        for comparison in comparisons(case, results, reference, patterns):
+        for comparison in compare_results(case, results, reference, patterns):
             self.failed = comparison
-            checks.written(comparison)
-            checks.finite(comparison, lambda: None, lambda mask: None)
+            checks.check_written(comparison)
+            checks.check_finite(comparison)
             if reference.exact:
-                checks.exact(comparison)
+                checks.check_exact(comparison)
             else:
-                checks.bounded(comparison)
+                checks.check_bounded(comparison)
                 self.share = max(self.share, comparison.share)
             compared[comparison.name] = comparison
         self.failed = None
