@@ -6,8 +6,8 @@ import os
 import shlex
 from pathlib import Path
 
+from diffgdn.findings import trust
 from diffgdn.findings.corpus import UNFINISHED, Finding, printable
-from diffgdn.targets import trust
 
 DEFAULT_CORPUS = "findings"
 MOST_SHOWN = 5  # calls of a prelude

@@ -17,9 +17,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffgdn.findings import corpus
+from diffgdn.findings import corpus, trust
 from diffgdn.findings.corpus import Finding
-from diffgdn.targets import trust
 from diffgdn.verdict.failures import relation_of
 
 TOOLS = ("memcheck", "racecheck", "initcheck")
