@@ -13,7 +13,7 @@ from typing import Any
 from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
 from diffgdn.campaign.worker_pool import Died, Pool
-from diffgdn.findings.corpus import EXAMPLE, Finding
+from diffgdn.findings.finding import EXAMPLE, Finding
 from diffgdn.targets import trust
 
 POLL_SECONDS = 0.2

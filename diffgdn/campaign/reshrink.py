@@ -16,7 +16,7 @@ from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
 from diffgdn.campaign.worker_pool import Died, Pool, undisturbed
 from diffgdn.findings import corpus
-from diffgdn.findings.corpus import COMPLETE, EXAMPLE, Finding
+from diffgdn.findings.finding import COMPLETE, EXAMPLE, Finding
 from diffgdn.targets import trust
 from diffgdn.verdict.failures import FAULTS
 

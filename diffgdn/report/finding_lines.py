@@ -6,7 +6,8 @@ import os
 import shlex
 from pathlib import Path
 
-from diffgdn.findings.corpus import UNFINISHED, Finding, printable
+from diffgdn.findings.finding import UNFINISHED, Finding
+from diffgdn.findings.parse import printable
 from diffgdn.targets import trust
 
 DEFAULT_CORPUS = "findings"

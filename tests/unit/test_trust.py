@@ -7,7 +7,8 @@ import pytest
 
 from diffgdn.cases.case import Case
 from diffgdn.cli import run
-from diffgdn.findings.corpus import Corpus, Finding
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import Finding
 from diffgdn.targets import trust
 
 MARK = "Path(__file__).with_name('ran').touch()"
