@@ -10,7 +10,8 @@ import click
 from diffgdn.cli.options import CONTEXT, Problem, isolation_option, trust_option
 from diffgdn.cli.replay_command import MOST_WORKERS, corpus_option, located
 from diffgdn.findings import bucket, corpus, prune_export
-from diffgdn.findings.corpus import Corpus, CorpusError, printable
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.parse import CorpusError, printable
 from diffgdn.findings.prune_export import Entry, Replayed
 from diffgdn.report import finding_lines as findings
 

@@ -24,7 +24,7 @@ from diffgdn.cli.options import (
     writable_file,
     writable_folder,
 )
-from diffgdn.findings.corpus import CorpusError
+from diffgdn.findings.parse import CorpusError
 from diffgdn.report.finding_lines import DEFAULT_CORPUS
 
 DEFAULT_SECONDS = 60.0

@@ -20,7 +20,9 @@ from diffgdn.cli.options import (
     isolation_option,
     trust_option,
 )
-from diffgdn.findings.corpus import Corpus, CorpusError, Finding, read
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import Finding
+from diffgdn.findings.parse import CorpusError, read
 from diffgdn.report import finding_lines as findings
 from diffgdn.runner import sanitize
 
