@@ -17,7 +17,7 @@ __all__ = ["Config", "Outcome", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    """Public names, imported when first asked for: they bring Hypothesis, which `--help` need not wait for."""
+    """Import public names when first asked for: they bring Hypothesis, which `--help` need not wait for."""
     if name in ("Config", "Outcome"):
         from diffgdn.campaign import config
 
