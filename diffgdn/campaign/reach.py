@@ -42,7 +42,9 @@ class Reach:
         max_time: seconds that the campaign had, and max_cases: cases; None for no limit.
         """
         otherwise = f"no {self.word} of it ended"
-        if max_cases is not None and self.begun >= max_cases:
+        if self.word == "trace" and self.ended:
+            otherwise = f"none of {self.begun} traces called it"
+        elif max_cases is not None and self.begun >= max_cases:
             otherwise = f"the {max_cases} {self.word}s were used up before its turn"
         elif max_time is not None:
             otherwise += f" within {max_time:g} s"
