@@ -4,7 +4,8 @@ import triton
 
 from . import tiles
 from .current_device import current
-from .recurrent import BOUNDED, GIVEN, SOFTPLUS, recurrent_kernel
+from .recurrent import recurrent_kernel
+from .recurrent_steps import BOUNDED, GIVEN, SOFTPLUS, Variant
 
 
 def packed_tokens(x, cu_seqlens):
@@ -42,23 +43,25 @@ def launch(
     sequence = (0, 1, 2) if cu_seqlens is None else (1, 1, 2)
 
     tile = tiles.pick(V, kda)
+    variant = Variant(
+        K=K, V=V, BK=max(triton.next_power_of_2(K), 16), BV=tile.BV,
+        ALIGNED=all(is_aligned(x, batch_invariant) for x in rows_read),
+        PACKED_ROWS=all(x.shape[-2] == 1 or x.stride(-2) == row for x in states),
+        KV=kv, KDA=kda, L2NORM=l2norm, RAW_BETA=raw,
+        GATE=GIVEN.value if not raw else SOFTPLUS.value if lower_bound is None else BOUNDED.value,
+        ONE_TOKEN=cu_seqlens is None and T == 1, FINAL_APART=final_apart, ZERO_PADDED=zero_padded,
+    )  # fmt: skip
     grid = (N * HV * triton.cdiv(V, tile.BV),)
     with current(k.device):
         recurrent_kernel[grid](
             q, k, v, g, beta, A_log, dt_bias, flat_o, h0, ht, h_indices, cu_seqlens, cache, cache_indices,
-            parents, scale, 0.0 if lower_bound is None else lower_bound, softplus_beta, softplus_threshold,
+            parents, scale, (0.0 if lower_bound is None else lower_bound, softplus_beta, softplus_threshold),
             N, T, B * T, HV, HV // H, cache_steps, 0 if parents is None else parents.shape[1],
             *strides(q, sequence), *strides(k, sequence), *strides(v, sequence),
             *strides(g, sequence), *strides(beta, sequence), *strides(flat_o, sequence),
             *strides(h0, (0, 1, 2)), *strides(ht, (0, 1, 2)), *strides(cache, (0, 1, 2, 3)),
             *strides(h_indices, (0,)), *strides(cache_indices, (0,)), *strides(parents, (0, 1)),
-            K=K, V=V, BK=max(triton.next_power_of_2(K), 16), BV=tile.BV,
-            ALIGNED=all(is_aligned(x, batch_invariant) for x in rows_read),
-            PACKED_ROWS=all(x.shape[-2] == 1 or x.stride(-2) == row for x in states),
-            KV=kv, KDA=kda, L2NORM=l2norm, RAW_BETA=raw,
-            GATE=GIVEN.value if not raw else SOFTPLUS.value if lower_bound is None else BOUNDED.value,
-            ONE_TOKEN=cu_seqlens is None and T == 1, FINAL_APART=final_apart, ZERO_PADDED=zero_padded,
-            num_warps=tile.num_warps, num_stages=tile.num_stages,
+            VARIANT=variant, num_warps=tile.num_warps, num_stages=tile.num_stages,
         )  # fmt: skip
 
 
