@@ -11,9 +11,9 @@ from hypothesis.errors import InvalidArgument
 from diffgdn.case import Case, Gates, Pool, Values
 from diffgdn.operations import OPERATIONS, Operation
 from diffgdn.strategies import geometries, laws, sizes
-from diffgdn.strategies.batch import Batch, among, draw_batch, rarely, whole
+from diffgdn.strategies.batch_layout import Batch, among, draw_batch, rarely, whole
+from diffgdn.strategies.informative import LEFT_AS_DRAWN, make_informative
 from diffgdn.strategies.menu import LANES, STATES, Build, Menu, builds, exactable
-from diffgdn.strategies.telling import UNTOLD, telling
 
 LAYOUTS = ("vk", "kv")
 H_FEW = (1, 1, 1, 1, 2, 2, 3)
@@ -73,7 +73,7 @@ def _cases(
 ) -> Case:
     operation = OPERATIONS[op]
     # First: where Hypothesis leaves all the rest at its simplest, the case is to prove something too.
-    told = draw(among(False, *[True] * (UNTOLD - 1)))
+    informed = draw(among(False, *[True] * (LEFT_AS_DRAWN - 1)))
     build = draw(chosen)
     wanted_exact = draw(exactness[build.dtype])
     H, HV = _draw_heads(draw, operation, lane, build)
@@ -86,7 +86,7 @@ def _cases(
     edits = laws.draw_edits(draw, {} if exact else _editable(operation, build, batch, H, HV))
     case = _assemble(op, build, batch, H, HV, gates, values)
     case = replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)))
-    return telling(case) if told else case
+    return make_informative(case) if informed else case
 
 
 def _assemble(op: str, build: Build, batch: Batch, H: int, HV: int, gates: Gates, values: Values) -> Case:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from diffgdn.case import Edit, Gates, Values
 from diffgdn.operations import Operation
-from diffgdn.strategies.batch import Batch, among, rarely, whole
+from diffgdn.strategies.batch_layout import Batch, among, rarely, whole
 from diffgdn.strategies.menu import Build
 
 # Repeated to be drawn more often; the simplest first.

@@ -2,7 +2,7 @@
 
 The stages, in the order they run, each a kernel of its own:
 
-    table      which token each chunk starts at, and how many it has
+    tile_table which token each chunk starts at, and how many it has
     normalise  l2norm of q and k, where asked
     gates      kda only: gate activation and its cumulative sum within each chunk
     wy_gdn     the triangular system of a chunk, its inverse, and from it w and u

@@ -3,7 +3,7 @@
 import torch
 
 from .. import arguments as check
-from .checks import check_shared
+from .chunk_checks import check_shared
 from .pipeline import run
 
 

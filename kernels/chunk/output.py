@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 
 from ..device import dot_add
+from .chunk_tiles import tile
 from .strides import chunk_and_head, in_units
-from .tiles import tile
 
 
 @triton.jit(do_not_specialize=["q_b", "q_t", "q_h", "k_b", "k_t", "k_h", "scale", "T", "HV", "G"])

@@ -8,7 +8,7 @@ from .gates import kda_gates
 from .normalise import normalise
 from .output import output
 from .state import state_pass
-from .table import chunk_count, chunk_table
+from .tile_table import chunk_count, chunk_table
 from .wy_gdn import wy_gdn
 from .wy_kda import wy_kda
 

@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 
 from ..device import dot, dot_add
+from .chunk_tiles import tile
 from .strides import chunk_and_head, in_units
-from .tiles import tile
 
 
 @triton.jit(do_not_specialize=["k_b", "k_t", "k_h", "s_n", "s_h", "s_r", "i_s", "T", "HV", "G"])

@@ -14,10 +14,10 @@ import triton
 import triton.language as tl
 
 from ..device import dot, dot_add
+from .chunk_tiles import tile
 from .gates import log2_cumsum
 from .inverse import invert
 from .strides import chunk_and_head, in_units
-from .tiles import tile
 
 
 @triton.jit(

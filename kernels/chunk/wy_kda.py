@@ -18,9 +18,9 @@ import triton
 import triton.language as tl
 
 from ..device import dot, sigmoid
+from .chunk_tiles import tile
 from .inverse import invert
 from .strides import chunk_and_head, in_units
-from .tiles import tile
 
 
 @triton.jit(

@@ -13,7 +13,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from diffgdn.kernels import chunk_gated_delta_rule, chunk_kda  # noqa: E402
-from diffgdn.kernels.chunk import tiles  # noqa: E402
+from diffgdn.kernels.chunk import chunk_tiles as tiles  # noqa: E402
 from diffgdn.kernels.device import INTERPRETED  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -436,7 +436,7 @@ def test_more_sequences_than_the_chunk_table_reads_at_once(kda):
 
 def test_table_entries_past_the_last_token_stay_within_an_int32():
     """There are as many as sequences; counted on in chunks from the last token, most would pass 2**31."""
-    from diffgdn.kernels.chunk.table import chunk_table_kernel
+    from diffgdn.kernels.chunk.tile_table import chunk_table_kernel
 
     tokens, last = 2**31 - 64, 2**31 - 104  # one sequence of 16 tokens, then padding
     cu_seqlens = torch.tensor([last - 16, last], dtype=torch.int64, device=DEVICE)

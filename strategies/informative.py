@@ -11,7 +11,7 @@ from diffgdn.case import Case, Gates, Values
 
 # One case in so many is left as it was drawn: the plainest combinations stay in reach, and shrinking, for
 # which this is the simplest choice, always finds the way to them.
-UNTOLD = 200
+LEFT_AS_DRAWN = 200
 FEW_ROWS = 4  # rows of q, and of k, of which a third are zero under "zero_rows"
 FEW_HEADS = 3  # heads, over all sequences, of which a quarter have beta zero at a token under "exact"
 FEW_GATES = 6  # gates of a token, over all sequences, which all forget too often under "huge"
@@ -19,7 +19,7 @@ STEADY = ("constant", "uniform")  # gates that decay at every token
 GENTLE = 0.125  # a strength at which what was before a token is still seen after it, under any law but "huge"
 
 
-def telling(case: Case) -> Case:
+def make_informative(case: Case) -> Case:
     """The case, with other laws where its own would let wrong results pass."""
     values, gates = _values(case), _gates(case)
     scale = case.scale
