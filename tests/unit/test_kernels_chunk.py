@@ -451,11 +451,11 @@ def test_table_entries_past_the_last_token_stay_within_an_int32():
 @both
 def test_a_table_entry_block_smaller_than_the_table(kda, monkeypatch):
     """What a GPU does: programs of the table stage that own no sequence's first chunk."""
-    from diffgdn.kernels.chunk import table
+    from diffgdn.kernels.chunk import tile_table
 
-    monkeypatch.setattr(table, "INTERPRETED", False)
-    monkeypatch.setattr(table, "BLOCK_C", 2)
-    monkeypatch.setattr(table, "BLOCK_N", 2)
+    monkeypatch.setattr(tile_table, "INTERPRETED", False)
+    monkeypatch.setattr(tile_table, "BLOCK_C", 2)
+    monkeypatch.setattr(tile_table, "BLOCK_N", 2)
     tensors, lens = inputs(kda, 40, HV=1), [20, 0, 5, 2, 13]
     o, final, h = extend(kda, *tensors, cu_seqlens=bounds(lens))
     expected_o, expected_final, expected_h = truth(tensors, lens)
