@@ -17,9 +17,10 @@ def fused_recurrent_gated_delta_rule_update(
     intermediate_states_buffer=None, intermediate_state_indices=None, cache_steps=None,
     retrieve_parent_token=None, *, layout="vk", batch_invariant=False, validate=None,
 ):  # fmt: skip
-    """Gated delta rule over states that live in a pool, with gates given.
+    """Run sequences through the gated delta rule from and to states that live in a pool, with gates given.
 
-    S <- exp(g) S; S <- S + beta (v - S k) k^T; o = scale S q.
+    S <- exp(g) S; S <- S + beta (v - S k) k^T; o = scale S q (Yang, Kautz and Hatamizadeh 2024, "Gated Delta
+    Networks", section 3; with a decay per channel, Kimi Team 2025, "Kimi Linear", section 3).
 
     Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; cu_seqlens [N + 1] cuts the B*T
     tokens into N sequences, without it N = B. Any strides, past 2^31 elements too, the last dimension
@@ -71,7 +72,7 @@ def fused_sigmoid_gating_delta_rule_update(
     intermediate_state_indices=None, cache_steps=None, retrieve_parent_token=None, *, layout="vk",
     batch_invariant=False, validate=None,
 ):  # fmt: skip
-    """Decode and verify: fused_recurrent_gated_delta_rule_update with the gates computed from raw a and b.
+    """Decode or verify: fused_recurrent_gated_delta_rule_update with the gates computed from raw a and b.
 
     g = -exp(A_log) * softplus(a + dt_bias), with lower_bound (KDA) g = lower_bound * sigmoid(exp(A_log) * (a
     + dt_bias)); beta = sigmoid(b). softplus(x) = log(1 + exp(softplus_beta x)) / softplus_beta, and x where

@@ -9,7 +9,10 @@ from .recurrent_steps import BOUNDED, GIVEN, SOFTPLUS, Variant
 
 
 def packed_tokens(x, cu_seqlens):
-    """[B, T, ...] as [1, B*T, ...] where cu_seqlens cuts the sequences: a view, save for odd strides."""
+    """Return x [B, T, ...] as [1, B*T, ...] if cu_seqlens cuts the sequences: a view, save for odd strides.
+
+    x itself if it is None, or dense, or one batch row already.
+    """
     return x if cu_seqlens is None or x is None or x.shape[0] == 1 else x.flatten(0, 1).unsqueeze(0)
 
 
@@ -21,8 +24,9 @@ def launch(
 ):  # fmt: skip
     """Run all sequences of q, k [B, T, H, K], v, o [B, T, HV, V], g, beta [B, T, HV] (kda: g [B, T, HV, K]).
 
-    Writes o (None: not wanted), ht (h0 itself, or a tensor apart) and cache. raw: g is the raw gate and beta
-    raw.
+    g: natural log decay, or with raw the raw gate; beta, raw likewise, None for ones. Written: o (None: not
+    wanted), ht (h0 itself, or a tensor apart) and cache [rows, steps, HV, V, K], its first cache_steps steps.
+    The rest as the public functions have it. Nothing is checked, and nothing but packed_tokens copies.
     """
     q, k, v, g, beta, flat_o = (packed_tokens(x, cu_seqlens) for x in (q, k, v, g, beta, o))
     B, T, H, K = k.shape
@@ -66,7 +70,7 @@ def launch(
 
 
 def is_aligned(x, whatever_the_sizes):
-    """Whether the rows of x, its last dimension, all start on 16-byte boundaries.
+    """Return whether the rows of x, its last dimension, all start on 16-byte boundaries.
 
     The answer picks a variant of the kernel, and with it maybe the order of a sum: where the bits must not
     depend on the batch, the stride of a batch of one counts too.
@@ -80,5 +84,8 @@ def is_aligned(x, whatever_the_sizes):
 
 
 def strides(x, dims):
-    """The strides of these dimensions; one of a single element may say anything and is never stepped."""
+    """Return the strides of these dimensions, in elements; zeros if x is None.
+
+    That of a dimension of one element may say anything and is never stepped: zero too.
+    """
     return [0 if x is None or x.shape[dim] == 1 else x.stride(dim) for dim in dims]

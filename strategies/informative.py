@@ -20,7 +20,7 @@ GENTLE = 0.125  # a strength at which what was before a token is still seen afte
 
 
 def make_informative(case: Case) -> Case:
-    """The case, with other laws where its own would let wrong results pass."""
+    """Return the case with other laws if its own would let wrong results pass, else the case itself."""
     values, gates = _values(case), _gates(case)
     scale = case.scale
     if case.K == 1 and case.effective_scale == 1.0:
@@ -31,12 +31,13 @@ def make_informative(case: Case) -> Case:
 
 
 def _lens(case: Case) -> list[int]:
-    """Of the sequences that have output and, where there is a pool, a slot."""
+    """Return the lengths of sequences that have tokens and, if there is a pool, a slot."""
     slots = case.pool.indices if case.operation.has_pool else (0,) * len(case.lens)
     return [length for slot, length in zip(slots, case.lens, strict=True) if slot >= 0 and length > 0]
 
 
 def _values(case: Case) -> Values:
+    """Return the laws of q, k, v and the state under which wrong results can be told from right ones."""
     values = case.values
     if values.law == "ones":
         # All rows, heads and sequences are equal: "constant", "swapped heads", "neighbour's slot".
@@ -52,6 +53,7 @@ def _values(case: Case) -> Values:
 
 
 def _gates(case: Case) -> Gates:
+    """Return the laws of g and beta under which wrong results can be told from right ones."""
     gates, exact = case.gates, case.values.law == "exact"
     # Where beta is zero, or may happen to be in all heads of a token, that token only decays the state:
     # "unchanged state", "last token dropped".
