@@ -169,8 +169,9 @@ def recurrent_kernel(
     b_h = tl.full([VARIANT.BV, VARIANT.BK], 0.0, tl.float32)
     if h0 is not None:
         p_h0 = row(h0, i_slot * stride_h0_slot + i_hv * stride_h0_head, VARIANT.ALIGNED)
-        start = (p_h0, state_offsets(rows, columns, stride_h0_row, VARIANT), i_slot)
-        b_h = read_state(start[0], start[1], start[2], rows, columns, VARIANT)
+        h0_offsets = state_offsets(rows, columns, stride_h0_row, VARIANT)
+        start = (p_h0, h0_offsets, i_slot)
+        b_h = read_state(p_h0, h0_offsets, i_slot, rows, columns, VARIANT)
     gate = None
     if VARIANT.GATE != GIVEN:
         gate = gate_weights(A_log, dt_bias, i_hv, columns, VARIANT)
@@ -197,4 +198,4 @@ def recurrent_kernel(
                 ht_offsets = state_offsets(rows, columns, stride_ht_row, VARIANT)
                 write_state(p_ht, ht_offsets, b_h, rows, columns, VARIANT)
             else:
-                write_state(start[0], start[1], b_h, rows, columns, VARIANT)
+                write_state(p_h0, h0_offsets, b_h, rows, columns, VARIANT)

@@ -47,8 +47,9 @@ def launch(
     sequence = (0, 1, 2) if cu_seqlens is None else (1, 1, 2)
 
     tile = tiles.pick(V, kda)
+    BK = max(triton.next_power_of_2(K), 16)
     variant = Variant(
-        K=K, V=V, BK=max(triton.next_power_of_2(K), 16), BV=tile.BV,
+        K=K, V=V, BK=BK, BV=tile.BV, WHOLE_ROWS=V % tile.BV == 0, WHOLE_COLUMNS=K == BK,
         ALIGNED=all(is_aligned(x, batch_invariant) for x in rows_read),
         PACKED_ROWS=all(x.shape[-2] == 1 or x.stride(-2) == row for x in states),
         KV=kv, KDA=kda, L2NORM=l2norm, RAW_BETA=raw,

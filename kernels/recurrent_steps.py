@@ -20,6 +20,8 @@ class Variant(NamedTuple):
     V: int
     BK: int  # K rounded up to a power of two
     BV: int
+    WHOLE_ROWS: bool  # V is a multiple of BV. If not, rows of the state are masked
+    WHOLE_COLUMNS: bool  # K is BK. If not, columns of the state are masked
     ALIGNED: bool  # every row of K or V elements starts on a 16-byte boundary: wide loads are legal
     PACKED_ROWS: bool  # rows of every state tensor lie end to end: their addresses are constants
     KV: bool  # state tensors are [.., K, V]
@@ -30,16 +32,6 @@ class Variant(NamedTuple):
     ONE_TOKEN: bool  # dense with T = 1
     FINAL_APART: bool  # ht is not h0: every row of it is written, those of empty sequences too
     ZERO_PADDED: bool  # the output of padding is zero, not what a zero state gives
-
-    @property
-    def WHOLE_ROWS(self):
-        """Return whether every program has BV rows of the state. If not, they are masked."""
-        return self.V % self.BV == 0
-
-    @property
-    def WHOLE_COLUMNS(self):
-        """Return whether there are BK columns of the state. If not, they are masked."""
-        return self.K == self.BK
 
 
 @triton.jit

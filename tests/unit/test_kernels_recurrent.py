@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -714,3 +718,15 @@ def test_a_head_dimension_compiles_another_kernel(other, compiled_for):
     launch_verify()
     launch_verify(**other)
     assert len(set(compiled_for)) == 2
+
+
+def test_it_compiles_for_a_gpu_with_wide_loads_where_rows_are_aligned(tmp_path):
+    """In a process of its own: this one may interpret. Aligned rows of floats come in fours."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    script = Path(__file__).parent / "compile_recurrent.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    aligned, unaligned, _ = done.stdout.split()
+    assert (aligned, unaligned) == ("4", "1")
