@@ -17,10 +17,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffgdn.findings import corpus
-from diffgdn.findings.corpus import Finding
-from diffgdn.targets import trust
-from diffgdn.verdict.failures import relation_of
+from diffgdn.findings import corpus, parse, trust
+from diffgdn.findings.finding import Finding
+from diffgdn.findings.parse import printable
+from diffgdn.verdict.question import question_of
 
 TOOLS = ("memcheck", "racecheck", "initcheck")
 COMMAND = "compute-sanitizer"
@@ -93,7 +93,7 @@ def _errors(log: str) -> tuple[str, ...]:
     """The first lines of a log that tell of errors."""
     said = (line.removeprefix(PREFIX).strip() for line in log.splitlines() if line.startswith(PREFIX))
     told = [line for line in said if line and line != COMMAND.upper() and "SUMMARY" not in line]
-    return tuple(corpus.printable(line) for line in told[:MOST_LINES])
+    return tuple(printable(line) for line in told[:MOST_LINES])
 
 
 def main(file: str) -> None:
@@ -101,14 +101,13 @@ def main(file: str) -> None:
     from diffgdn.backend import selection as backends
 
     backends.enter("gpu")
-    from diffgdn.runner.in_process import Here
+    from diffgdn.runner.in_process import InProcess
     from diffgdn.runner.messages import RunnerError
 
-    finding = corpus.read(Path(file))
+    finding = parse.read(Path(file))
     try:
-        verdict = Here("gpu").run(
-            finding.trace or finding.case, finding.target, relation=relation_of(finding.kind)
-        )
+        call = finding.call
+        verdict = InProcess("gpu").run(call.subject, finding.target, question_of(call))
     except RunnerError as error:
         sys.exit(str(error))
     if verdict.refused is not None:

@@ -126,10 +126,8 @@ def test_a_planted_distribution_is_measured() -> None:
     errors = count_errors(comparison(planted))
     assert errors.result == "o"
     assert errors.elements.largest == pytest.approx(5.0)
-    assert [errors.elements.counts.get(number, 0) for number in (0, *count_values(planted[1]).counts)] == [
-        1,
-        4,
-    ]
+    bins = (0, *count_values(planted[1]).counts)
+    assert [errors.elements.counts.get(number, 0) for number in bins] == [1, 4]
     assert errors.rows.total == 2
     assert errors.rows.largest == pytest.approx(math.sqrt((0.09 + 9 + 25) / 4))
     assert errors.rows.quantile(0.5) == pytest.approx(1.0, rel=0.13)
