@@ -94,7 +94,7 @@ class InProcess:
                 for call in (*finding.prelude, finding.call):
                     comparison = self._judged(call.subject, loaded, question_of(call)).comparison
                 if comparison is not None:
-                    files.append(localize.picture(comparison, folder / f"{finding.id}.png"))
+                    files.append(localize.write_picture(comparison, folder / f"{finding.id}.png"))
         return files
 
     def _target(self, name: str) -> Target:

@@ -1,4 +1,4 @@
-"""Implementations under test: the built-in targets by name, and users' own by `module:name`."""
+"""Finds implementations under test: the built-in targets by name, and users' own by `module:name`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["FunctionTarget", "Target", "TargetError", "default_contract", "get",
 
 
 def names() -> tuple[str, ...]:
-    """The built-in targets."""
+    """Name the built-in targets."""
     return BUILT_IN
 
 
 def missing(name: str, backend: str) -> str | None:
-    """Why a built-in target cannot run on this backend here, with what to do about it; None if it can."""
+    """Say why a built-in target cannot run on this backend here, and what to do about it; None if it can."""
     if name != "fla":
         return None
     if backend != "gpu":
@@ -31,9 +31,9 @@ def missing(name: str, backend: str) -> str | None:
 
 
 def get(name: str) -> Target:
-    """A built-in target, or the object that `module:name` or `path/to/file.py:name` names.
+    """Load a built-in target, or the object that `module:name` or `path/to/file.py:name` names.
 
-    Raises TargetError, in one line, where there is none.
+    Raises TargetError, in one line, if there is none. Runs the code of the user's module.
     """
     if name in ("vk", "kv"):
         from diffgdn.targets.own import own
@@ -50,7 +50,7 @@ def get(name: str) -> Target:
     module, separator, attribute = name.rpartition(":")
     if not separator or not module or not attribute:
         raise TargetError(f"unknown target {name!r}; built in: {', '.join(BUILT_IN)}; your own: module:name")
-    found = getattr(_load(module), attribute, None)
+    found: Target | None = getattr(_load(module), attribute, None)
     if found is None:
         raise TargetError(f"target {name!r}: {module} has no attribute {attribute!r}")
     if not all(
@@ -64,6 +64,7 @@ def get(name: str) -> Target:
 
 
 def _load(module: str) -> Any:
+    """Import a module by name or file. Raises TargetError."""
     if not module.endswith(".py"):
         if str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))  # a user's module beside where the command is run

@@ -16,13 +16,13 @@ from diffgdn.tensors.arena import Arguments
 
 
 class TargetError(ValueError):
-    """A target that does not exist, cannot be imported, or is not one."""
+    """Raised for a target that does not exist, cannot be imported, or is not one."""
 
 
 class Target(Protocol):
     """One implementation of one or more operations.
 
-    layout: of the states it takes, "vk" or "kv".
+    layout: of the states that it takes, "vk" for [..., V, K] or "kv" for [..., K, V].
     """
 
     name: str
@@ -33,27 +33,30 @@ class Target(Protocol):
         """Names of the operations it implements."""
 
     def contract(self, op: str) -> Contract:
-        """The roundings that it may make in an operation."""
+        """Give the roundings that it may make in an operation."""
 
     def configurations(self, op: str) -> int:
-        """How many entries its own configuration list has; `case.config` pins one of them."""
+        """Count the entries of its own configuration list, of which `case.config` pins one."""
 
     def refuses(self, case: Case, backend: str) -> str | None:
-        """Why it cannot take this case on this backend, or None."""
+        """Say why it cannot take this case on this backend, or None."""
 
     def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
-        """Call the kernel once. Returns `o`, and `final` and `boundary` where asked for; pool and buffer are
-        written in place."""
+        """Call the kernel once; pool and buffer are written in place, and so is packed_decode's `out`.
+
+        Returns by name, in any dtype and with states in its own layout: o [B, T, HV, V] ([1, tokens, HV, V] if
+        packed), and if asked for final [N, HV, V, K] and boundary [chunks, HV, V, K].
+        """
 
 
 def default_contract(op: str) -> Contract:
-    """Operands and stored intermediates of chunked operations in the input dtype, everything else in fp32."""
+    """Give the usual contract: operands and stored intermediates of chunked operations in the input dtype, all
+    else in fp32."""
     return CHUNKED if OPERATIONS[op].is_chunked else RECURRENT
 
 
 class FunctionTarget:
-    """A target made of functions that take SGLang's keyword arguments and return what SGLang's functions
-    return."""
+    """A target made of functions with the keyword arguments and return values of SGLang's functions."""
 
     def __init__(
         self,
@@ -63,8 +66,11 @@ class FunctionTarget:
         contract: Contract | None = None,
         refuses: Callable[[Case], str | None] | None = None,
     ) -> None:
-        """functions: operation name to function. refuses: tells why a case is outside what the kernel
-        promises, or None."""
+        """Make a target of functions by name of the operation.
+
+        layout: of states, "vk" or "kv". contract: None for `default_contract`. refuses: says why a case is
+        outside what the kernel promises, or None. Raises TargetError for an unknown operation or layout.
+        """
         unknown = sorted(set(functions) - set(OPERATIONS))
         if unknown:
             raise TargetError(
@@ -111,7 +117,7 @@ class FunctionTarget:
 
 
 def _accepted(function: Callable[..., Any]) -> frozenset[str] | None:
-    """Names of the parameters that a function declares; None where it takes any, or cannot be asked."""
+    """Name the parameters that a function declares; None if it takes any, or cannot be asked."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -127,7 +133,10 @@ def target(
     contract: Contract | None = None,
     refuses: Callable[[Case], str | None] | None = None,
 ) -> Callable[[Callable[..., Any]], FunctionTarget]:
-    """Decorator: make a function that takes an operation's keyword arguments a target of the operations."""
+    """Decorate a function that takes an operation's keyword arguments to make it a target of the operations.
+
+    name: None for that of the function. The others are those of `FunctionTarget`, which it becomes.
+    """
 
     def wrap(function: Callable[..., Any]) -> FunctionTarget:
         functions = dict.fromkeys(operations, function)

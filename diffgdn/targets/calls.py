@@ -1,4 +1,4 @@
-"""How an operation is called: SGLang's function name and keyword arguments for a case, and what comes back.
+"""Says how an operation is called: SGLang's function name and keyword arguments for a case, and what returns.
 
 One place, used by the project's own kernels, by users' kernels and by repro scripts.
 """
@@ -42,7 +42,7 @@ SOFTPLUS_THRESHOLD = 20.0
 
 
 def keywords(case: Case, arguments: Arguments) -> dict[str, Any]:
-    """Keyword arguments of the operation's public function for a case."""
+    """Collect the keyword arguments of the operation's public function for a case."""
     builders = {
         "extend": _extend,
         "recurrent": _recurrent,
@@ -156,10 +156,10 @@ def _packed_decode(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 
 def results(case: Case, arguments: Arguments, returned: Any) -> dict[str, Tensor]:
-    """A function's return value by the names of `results_of`, states still in the call's layout.
+    """Name the tensors that a function returned as `results_of` does, states still in the call's layout.
 
-    `o` always; `final` and `boundary` where they were asked for and returned. The pool and the buffer are
-    read from the arguments. Raises TypeError for what is no tensor.
+    `o` always; `final` and `boundary` if they were asked for and returned. Pool and buffer are not among them:
+    they lie in the arguments. Raises TypeError for a value that is no tensor.
     """
     if case.operation.single_token:
         return {"o": arguments["out"]}

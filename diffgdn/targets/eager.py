@@ -1,4 +1,4 @@
-"""The operations in plain PyTorch, in the input precision: what a reader would write first.
+"""Computes the operations in plain PyTorch, in the input precision: what a reader would write first.
 
 States and steps are rounded to the dtype of q after every operation, gates are computed in fp32.
 """
@@ -67,8 +67,8 @@ class Eager:
 
 
 def _rows(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k [tokens, HV, K] and v [tokens, HV, V], normalised and repeated over the groups, in the input
-    dtype."""
+    """Take q, k [tokens, HV, K] and v [tokens, HV, V] from the arguments, normalised and repeated over the
+    groups, in the input dtype."""
     if case.operation.single_token:
         wide = case.H * case.K
         q, k, v = torch.split(arguments["mixed_qkv"], [wide, wide, case.HV * case.V], dim=-1)
@@ -88,7 +88,8 @@ def _rows(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _gates(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor]:
-    """Decay exp(g) [tokens, HV, 1 or K] and beta [tokens, HV], in the input dtype."""
+    """Compute the decay exp(g) [tokens, HV, 1 or K] and beta [tokens, HV], in the input dtype; g is a natural
+    log, computed in fp32."""
     dtype, width = DTYPE[case.dtype], case.K if case.operation.is_kda else 1
     if not case.raw_gates:
         g, beta = (
@@ -108,12 +109,13 @@ def _gates(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor]:
 
 
 def _named(case: Case, arguments: Arguments, name: str) -> list[int]:
-    """What the caller's tensor of slots or rows says for each sequence; its own number if none is given."""
+    """Read the caller's slot or row of each sequence; its own number if no tensor is given."""
     tensor = arguments.get(name)
     return list(range(len(case.lens))) if tensor is None else tensor.tolist()
 
 
 def _initial(case: Case, arguments: Arguments, slot: int) -> Tensor:
+    """Copy the state [HV, V, K] of a slot to the input dtype; zero for slot -1 or if there is no state."""
     dtype, shape = DTYPE[case.dtype], (case.HV, case.V, case.K)
     state = arguments.get("state")
     if state is None or slot < 0:
@@ -124,7 +126,12 @@ def _initial(case: Case, arguments: Arguments, slot: int) -> Tensor:
 def _sequence(
     case: Case, n: int, S: Tensor, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """States [initial, after token 0, ...], states before each chunk, outputs [length, HV, V]."""
+    """Compute the recurrence over one sequence.
+
+    S [HV, V, K]; q, k [length, HV, K]; v [length, HV, V]; decay [length, HV, 1 or K]; beta [length, HV].
+    Returns states [HV, V, K] (the initial one, then one after each token), states before each chunk, and
+    outputs [length, HV, V].
+    """
     states, before, outputs = [S], [], []
     parents = case.parents[n] if case.parents else range(-1, len(q) - 1)
     for t, parent in enumerate(parents):
@@ -139,6 +146,7 @@ def _sequence(
 
 
 def _store(case: Case, arguments: Arguments, slot: int, row: int, states: list[Tensor]) -> None:
+    """Write a sequence's states to the pool and the buffer, in place, as far as the case asks for it."""
     if len(states) == 1:
         return
     if case.keeps_steps and row >= 0:

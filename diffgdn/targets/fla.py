@@ -1,4 +1,4 @@
-"""The released flash-linear-attention kernels (`fla-core`) as a target.
+"""Makes the released flash-linear-attention kernels (`fla-core`) a target.
 
 fla takes dense states, one a sequence, and returns new ones: the adapter gathers them from the pool (zeros
 for index -1), and puts the final ones back where the operation writes the pool and the sequence is not empty.
@@ -66,7 +66,8 @@ RECURRENT = Contract()
 
 
 def _import() -> dict[str, Callable[..., Any]]:
-    """fla's functions by operation, without those that this version does not have. Raises TargetError."""
+    """Import fla's functions by operation, without those that this version does not have. Raises
+    TargetError."""
     found: dict[str, Callable[..., Any]] = {}
     with warnings.catch_warnings():
         # fla warns about what it finds on the machine, and pytest turns warnings into errors.
@@ -88,6 +89,7 @@ def _import() -> dict[str, Callable[..., Any]]:
 
 
 def _one_line(error: Exception) -> str:
+    """Say in one line why fla cannot be imported."""
     missing = isinstance(error, ModuleNotFoundError) and error.name == PACKAGE
     if missing:
         return "fla-core is not installed; pip install fla-core"
@@ -119,6 +121,7 @@ class _Callee:
 
     @property
     def layouts(self) -> int:
+        """Number of state layouts that it takes."""
         return 2 if self.v_first else 1
 
 
@@ -132,7 +135,7 @@ class Fla:
     def __init__(
         self, functions: Mapping[str, Callable[..., Any]] | None = None, package: str = PACKAGE
     ) -> None:
-        """Imports fla. functions and package stand in for it, by operation and by name."""
+        """Import fla. functions, by operation, and package, by name, stand in for it. Raises TargetError."""
         self._callees = {op: _Callee(function) for op, function in (functions or _import()).items()}
         self._package = package
         self._tuners: tuple[int, list[Any]] = (-1, [])
@@ -145,13 +148,13 @@ class Fla:
         return CHUNK if OPERATIONS[op].is_chunked else RECURRENT
 
     def configurations(self, op: str) -> int:
-        """Entries of the longest list among the kernels that an operation launches, in each state layout.
+        """Count the entries of the longest list among an operation's kernels, in each state layout.
 
         CONFIGURATIONS at most: their number multiplies what a campaign compiles.
         """
         callee = self._callees[op]
         longest = max(
-            (len(tuner.configs) for tuner in pinning.reachable(callee.call, self._package)), default=1
+            (len(one.configs) for one in pinning.reachable_autotuners(callee.call, self._package)), default=1
         )
         return min(CONFIGURATIONS, callee.layouts * max(longest, 1))
 
@@ -210,7 +213,7 @@ class Fla:
         """Autotuners of every loaded module of fla; it loads some of them at a first call."""
         count = sum(1 for name in list(sys.modules) if name.split(".")[0] == self._package)
         if self._tuners[0] != count:
-            self._tuners = (count, pinning.loaded(self._package))
+            self._tuners = (count, pinning.loaded_autotuners(self._package))
         return self._tuners[1]
 
 
@@ -245,23 +248,24 @@ def _keywords(case: Case, arguments: Arguments, callee: _Callee, v_first: bool) 
 
 
 def _real(case: Case, tensor: Tensor) -> Tensor:
-    """Tokens of sequences alone; only a batch packed to [1, tokens, ...] may have others."""
+    """View the tokens of sequences alone; only a batch packed to [1, tokens, ...] may have others."""
     return tensor[:, : case.total] if case.tail else tensor
 
 
 def _with_tail(case: Case, o: Tensor) -> Tensor:
+    """Append zeros for the padding tokens behind the last sequence."""
     if not case.tail:
         return o
     return torch.cat([o, o.new_zeros(o.shape[0], case.tail, *o.shape[2:])], dim=1)
 
 
 def _slots(case: Case) -> tuple[int, ...]:
-    """The slot of each sequence: its own number where the state is dense."""
+    """Name the slot of each sequence: its own number if the state is dense."""
     return case.pool.indices if case.operation.has_pool else tuple(range(len(case.lens)))
 
 
 def _gather(case: Case, arguments: Arguments, callee: _Callee, v_first: bool) -> Tensor | None:
-    """Initial states [N, HV, V, K] or [N, HV, K, V], in the pool's dtype or fp32; zeros for index -1."""
+    """Copy initial states [N, HV, V, K] or [N, HV, K, V], in the pool's dtype or fp32; zeros for index -1."""
     if case.values.state == "none":
         return None
     pool, slots = arguments["state"], _slots(case)
@@ -274,7 +278,8 @@ def _gather(case: Case, arguments: Arguments, callee: _Callee, v_first: bool) ->
 
 
 def _scatter(case: Case, arguments: Arguments, final: Tensor) -> None:
-    """Put final states [N, HV, V, K], in the pool's dtype, into the slots of sequences that have tokens."""
+    """Write final states [N, HV, V, K], rounded to the pool's dtype, into the slots of sequences that have
+    tokens, in place."""
     pool, slots = arguments["state"], _slots(case)
     rows = [
         n for n, (slot, length) in enumerate(zip(slots, case.lens, strict=True)) if slot >= 0 and length > 0

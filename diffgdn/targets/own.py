@@ -9,7 +9,7 @@ from diffgdn.targets.base import FunctionTarget
 
 
 def own(layout: str) -> FunctionTarget:
-    """`vk` or `kv`: every operation that has the layout."""
+    """Make the target `vk` or `kv`: every operation that has the layout."""
     functions = {
         op: getattr(kernels, calls.FUNCTIONS[op])
         for op, operation in OPERATIONS.items()

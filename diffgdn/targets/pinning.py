@@ -1,4 +1,4 @@
-"""A foreign kernel's autotuning, pinned: a configuration from its own list by number, never a benchmark.
+"""Pins a foreign kernel's autotuning: a configuration from its own list by number, never a benchmark.
 
 Benchmarking inside a fuzz loop costs seconds per shape, makes a run depend on the machine's load, and hides
 which configuration failed. Objects are recognised by their parts (configs, cache, run), so that subclasses of
@@ -20,8 +20,8 @@ UNFIT = frozenset({"OutOfResources", "CompileTimeAssertionFailure", "PTXASError"
 WRAPPERS = 8  # decorators around one kernel, at most
 
 
-def autotuner(value: Any) -> Any | None:
-    """The autotuner that a decorated kernel is or wraps, else None."""
+def find_autotuner(value: Any) -> Any | None:
+    """Find the autotuner that a decorated kernel is or wraps; None if there is none."""
     if isinstance(value, (ModuleType, type, str, int, float)):
         return None
     for _ in range(WRAPPERS):
@@ -37,23 +37,23 @@ def autotuner(value: Any) -> Any | None:
     return None
 
 
-def loaded(package: str) -> list[Any]:
-    """Every autotuner that a loaded module of a package holds, each once."""
+def loaded_autotuners(package: str) -> list[Any]:
+    """List the autotuners that loaded modules of a package hold, each once."""
     found = {}
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == package and module is not None:
             for value in list(vars(module).values()):
-                tuner = autotuner(value)
+                tuner = find_autotuner(value)
                 if tuner is not None:
                     found[id(tuner)] = tuner
     return list(found.values())
 
 
-def reachable(function: Callable[..., Any], package: str) -> list[Any]:
-    """Autotuners that a function's code leads to through functions and classes of its package.
+def reachable_autotuners(function: Callable[..., Any], package: str) -> list[Any]:
+    """List the autotuners that a function's code leads to through functions and classes of its package.
 
-    Read from the names in compiled code, without a call: what a call launches is among them. Methods named
-    `backward` are left out.
+    They are read from the names in compiled code, without a call: what a call launches is among them. Methods
+    named `backward` are left out.
     """
     found: dict[int, Any] = {}
     seen: set[int] = set()
@@ -63,7 +63,7 @@ def reachable(function: Callable[..., Any], package: str) -> list[Any]:
         if id(item) in seen:
             continue
         seen.add(id(item))
-        tuner = autotuner(item)
+        tuner = find_autotuner(item)
         if tuner is not None:
             found[id(tuner)] = tuner
         elif isinstance(item, type):
@@ -79,11 +79,13 @@ def reachable(function: Callable[..., Any], package: str) -> list[Any]:
 
 
 def _is_of(value: Any, package: str) -> bool:
+    """Whether a function or class, not a module, is defined in a package."""
     module = getattr(getattr(value, "__func__", value), "__module__", None)
     return isinstance(module, str) and module.split(".")[0] == package and not isinstance(value, ModuleType)
 
 
 def _names(code: CodeType) -> Iterator[str]:
+    """List the names that compiled code uses, that of inner functions included."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -92,10 +94,10 @@ def _names(code: CodeType) -> Iterator[str]:
 
 @contextmanager
 def pinned(tuners: Iterable[Any], entry: int) -> Iterator[None]:
-    """While active, autotuners launch entry `entry`, modulo the length of their list, without benchmarks.
+    """Have autotuners launch entry `entry`, modulo the length of their list, without benchmarks, while active.
 
     Entries that the tuner's own early pruning takes out for a call do not count. One that does not fit the
-    device (see UNFIT) gives way to the next, as it would under autotuning.
+    device (see UNFIT) gives way to the next, as it would under autotuning; if none fits, its error is raised.
     """
     changed = [(tuner, tuner.configs, vars(tuner).get("run")) for tuner in tuners]
     for tuner, configs, _ in changed:
@@ -113,7 +115,7 @@ def pinned(tuners: Iterable[Any], entry: int) -> Iterator[None]:
 
 
 class _Pin:
-    """Stands in for an autotuner's `run`."""
+    """Stands in for an autotuner's `run` and launches one entry."""
 
     def __init__(self, tuner: Any, configs: list[Any], entry: int) -> None:
         self.tuner, self.configs, self.entry, self.run = tuner, configs, entry, tuner.run

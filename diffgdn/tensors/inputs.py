@@ -1,9 +1,9 @@
-"""Tensors from a case: the same bits on every machine and device.
+"""Draws the tensors of a case: the same bits on every machine and device.
 
-Elements come from a counter-based hash (splitmix64) and from nothing but exactly rounded IEEE operations (+,
--, *, /, sqrt and powers of two); libm's exp and log differ between machines in the last bit and are not used.
-`draw` makes plain, contiguous CPU tensors, which the oracle reads; `diffgdn.tensors.arena` lays them out for
-a kernel.
+Elements come from a counter-based hash, splitmix64 (Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom
+Number Generators", OOPSLA), and from nothing but exactly rounded IEEE operations (+, -, *, /, sqrt and powers
+of two); libm's exp and log differ between machines in the last bit and are not used. `draw` makes plain,
+contiguous CPU tensors, which the oracle reads; `layout` lays them out for a kernel.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import zlib
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffgdn.cases.case import Case
@@ -20,18 +21,25 @@ from diffgdn.cases.sparsity import AXES, places
 
 DTYPE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LN2 = 0.6931471805599453
-SATURATED = (
-    16384.0  # a raw gate at which softplus and sigmoid are exactly linear, 0 or 1; exact in fp16 and bf16
-)
+# A raw gate at which softplus and sigmoid are exactly linear, 0 or 1; exact in fp16 and bf16.
+SATURATED = 16384.0
 FORGET = -16384.0  # a log decay whose exponential underflows in every format; exact in fp16 and bf16
 NORMAL_STD = 65536.0 * 0.5773502691896258  # of the sum of four uniform 16-bit integers
 EXACT_HALVES = 2  # how often beta = 1/2 may occur in one sequence of an exact case: each adds a bit
 
 Data = dict[str, Tensor]
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
 
 
-def _bits(case: Case, name: str, count: int, stream: int = 0) -> np.ndarray:
-    """`count` 64-bit hashes of (seed, tensor name, stream, counter)."""
+def _hashes(case: Case, name: str, shape: tuple[int, ...], stream: int = 0) -> Hashes:
+    """Hash (seed, tensor name, stream, counter) to 64 bits for each element of a shape.
+
+    splitmix64 (Steele, Lea and Flood 2014, with Stafford's variant 13 of MurmurHash3's finalizer as mixing
+    function) from a key of the first three on, counters starting at 1.
+    """
+    count = math.prod(shape)
     key = (
         case.values.seed * 0x9E3779B97F4A7C15
         + zlib.crc32(name.encode()) * 0xD1B54A32D192ED03
@@ -41,89 +49,96 @@ def _bits(case: Case, name: str, count: int, stream: int = 0) -> np.ndarray:
         z = (np.arange(1, count + 1, dtype=np.uint64) + np.uint64(key)) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+        return (z ^ (z >> np.uint64(31))).reshape(shape)
 
 
-def _uniform(bits: np.ndarray) -> np.ndarray:
-    """[0, 1), 53 bits."""
+def _uniform(bits: Hashes) -> Floats:
+    """Turn hashes into numbers of 53 bits, uniform in [0, 1)."""
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _normal(bits: np.ndarray) -> np.ndarray:
-    """Nearly normal: the centred sum of four uniform 16-bit integers, as an integer (standard deviation
-    NORMAL_STD)."""
+def _normal(bits: Hashes) -> Integers:
+    """Turn hashes into nearly normal integers of standard deviation NORMAL_STD: the centred sum of four
+    uniform 16-bit integers."""
     parts = bits.view(np.uint16).reshape(*bits.shape, 4)
-    return parts.sum(axis=-1, dtype=np.int64) - 131070
+    sums: Integers = parts.sum(axis=-1, dtype=np.int64)
+    return sums - 131070
 
 
-def _choice(bits: np.ndarray, options: list[float]) -> np.ndarray:
+def _choose(bits: Hashes, options: list[float]) -> Floats:
+    """Choose an option for each hash."""
     return np.asarray(options, dtype=np.float64)[(bits % np.uint64(len(options))).astype(np.int64)]
 
 
-def _ilog2(values: np.ndarray) -> np.ndarray:
-    """log2 with a straight line between powers of two: exact operations only, close enough to shape a law."""
+def _rough_log2(values: Floats) -> Floats:
+    """Interpolate log2 linearly between powers of two: by exact operations alone, close enough for a law."""
     mantissa, exponent = np.frexp(values)
-    return exponent + (2.0 * mantissa - 2.0)
+    interpolated: Floats = exponent + (2.0 * mantissa - 2.0)
+    return interpolated
 
 
-def _unit_rows(integers: np.ndarray) -> np.ndarray:
-    """Rows scaled to length one. The sum of squares is taken in integers, so its order does not matter."""
+def _unit_rows(integers: Integers) -> Floats:
+    """Scale rows to length one. Squares are summed as integers, so that the order does not matter."""
     squares = (integers * integers).sum(axis=-1, keepdims=True)
-    return integers / np.sqrt(np.maximum(squares, 1).astype(np.float64))
+    scaled: Floats = integers / np.sqrt(np.maximum(squares, 1).astype(np.float64))
+    return scaled
 
 
-def _vectors(case: Case, name: str, rows: int, heads: int, dim: int, unit: bool) -> np.ndarray:
-    """q or k or v or state rows, [rows, heads, dim], by the case's law; unit asks for rows of length at most
-    one."""
-    law, count = case.values.law, rows * heads * dim
-    bits = _bits(case, name, count).reshape(rows, heads, dim)
+def _vectors(case: Case, name: str, rows: int, heads: int, dim: int, unit: bool) -> Floats:
+    """Draw q, k, v or state rows, [rows, heads, dim], by the case's law. unit: of length at most one."""
+    law, shape = case.values.law, (rows, heads, dim)
+    bits = _hashes(case, name, shape)
     if law == "zero":
-        return np.zeros((rows, heads, dim))
+        return np.zeros(shape)
     if law == "ones":
         length = 2.0 ** -math.ceil(math.log2(dim) / 2) if unit else 1.0
-        return np.full((rows, heads, dim), length)
+        return np.full(shape, length)
     if law == "exact":
-        return _exact_vectors(case, name, rows, heads, dim, bits)
+        return _exact_vectors(case, name, bits)
     if law == "uniform":
         integers = (bits >> np.uint64(48)).astype(np.int64) - 32768
     else:
         integers = _normal(bits)
     if law == "parallel" and name == "k":
-        base = _normal(_bits(case, "k.base", heads * dim).reshape(1, heads, dim))
+        base = _normal(_hashes(case, "k.base", (1, heads, dim)))
         integers = 32 * base + integers
     if law == "spiky":
         integers = np.where(bits % np.uint64(29) == 0, 24 * integers, integers)
     if law == "zero_rows":
-        zero = _bits(case, name + ".zero", rows * heads).reshape(rows, heads, 1) % np.uint64(3) == 0
+        zero = _hashes(case, name + ".zero", (rows, heads, 1)) % np.uint64(3) == 0
         integers = np.where(zero, 0, integers)
     return _unit_rows(integers) if unit else integers / NORMAL_STD
 
 
-def _exact_vectors(case: Case, name: str, rows: int, heads: int, dim: int, bits: np.ndarray) -> np.ndarray:
-    """One-hot keys, queries with at most two nonzero channels, small whole values and states: all exact in
-    bf16."""
+def _exact_vectors(case: Case, name: str, bits: Hashes) -> Floats:
+    """Draw numbers that are exact in bf16, [rows, heads, dim]: one-hot keys, queries with at most two nonzero
+    channels, small whole values and states. bits: of that shape, for values and states."""
+    rows, heads, dim = bits.shape
     if name == "k":
         # A few channels only, so that later tokens overwrite what earlier ones wrote.
         used = min(dim, 3)
-        hot = (_bits(case, "k.hot", rows * heads) % np.uint64(used)).astype(np.int64).reshape(rows, heads)
-        spread = (
-            (_bits(case, "k.spread", heads * used) % np.uint64(dim)).astype(np.int64).reshape(heads, used)
-        )
+        hot = (_hashes(case, "k.hot", (rows, heads)) % np.uint64(used)).astype(np.int64)
+        spread = (_hashes(case, "k.spread", (heads, used)) % np.uint64(dim)).astype(np.int64)
         channel = np.take_along_axis(spread, hot.T, axis=1).T
-        return (np.arange(dim) == channel[..., None]).astype(np.float64)
+        return _one_hot(channel, dim).astype(np.float64)
     if name == "q":
         first, second = (
-            np.arange(dim)
-            == (_bits(case, f"q.{i}", rows * heads) % np.uint64(dim)).astype(np.int64).reshape(rows, heads, 1)
+            _one_hot((_hashes(case, f"q.{i}", (rows, heads)) % np.uint64(dim)).astype(np.int64), dim)
             for i in (1, 2)
         )
         return first.astype(np.float64) - 2.0 * (second & ~first)
-    return _choice(bits, [1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 4.0])
+    return _choose(bits, [1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 4.0])
 
 
-def _only(case: Case, name: str, values: np.ndarray, sign: float = 1.0) -> np.ndarray:
-    """Values of a tensor, zero where `case.only` does not keep them. sign: -1 for those of the negated
-    tensor."""
+def _one_hot(channel: Integers, dim: int) -> NDArray[np.bool_]:
+    """Mark one channel of each row: [..., dim] from [...]."""
+    marks: NDArray[np.bool_] = np.arange(dim) == channel[..., None]
+    return marks
+
+
+def _keep_only(case: Case, name: str, values: Floats, sign: float = 1.0) -> Floats:
+    """Set values of a tensor to zero that `case.only` does not keep. sign: -1 for values that are negated
+    later."""
     entry = next((one for one in case.only if one.tensor == name), None)
     if entry is None:
         return values
@@ -141,20 +156,16 @@ def _only(case: Case, name: str, values: np.ndarray, sign: float = 1.0) -> np.nd
     return np.where(inside, values if entry.value is None else sign * entry.value, 0.0)
 
 
-def _positions(case: Case) -> np.ndarray:
-    """Position of each real token within its own sequence."""
-    return (
-        np.concatenate([np.arange(length) for length in case.lens])
-        if case.total
-        else np.zeros(0, dtype=np.int64)
-    )
+def _positions(case: Case) -> Integers:
+    """Position of each real token within its own sequence, [total]."""
+    return np.concatenate([np.arange(length) for length in (*case.lens, 0)])
 
 
-def _decay(case: Case, heads_shape: tuple[int, ...]) -> np.ndarray:
-    """Sizes |g| of the wanted natural log decay, [total, HV] or [total, HV, K], by the case's law."""
+def _decay(case: Case, heads_shape: tuple[int, ...]) -> Floats:
+    """Draw sizes |g| of the log decay (natural log), [total, HV] or [total, HV, K], by the case's law."""
     law, strength = case.gates.law, case.gates.strength
     shape = (case.total, *heads_shape)
-    bits = _bits(case, "g", math.prod(shape)).reshape(shape)
+    bits = _hashes(case, "g", shape)
     u = _uniform(bits)
     place = _positions(case).reshape(-1, *([1] * len(heads_shape)))
     flat = np.ones(shape)
@@ -182,16 +193,15 @@ def _decay(case: Case, heads_shape: tuple[int, ...]) -> np.ndarray:
         return strength * np.ldexp(1.0 + u, (bits % np.uint64(12)).astype(np.int32))
     # "model": |g| = A * dt with A in [1, 16] per head, dt log-uniform in [2**-10, 2**-3), the initialisation
     # that these models publish
-    rate = 1.0 + 15.0 * _uniform(_bits(case, "g.rate", case.HV)).reshape(
-        1, case.HV, *([1] * (len(heads_shape) - 1))
-    )
+    rates = _hashes(case, "g.rate", (1, case.HV, *([1] * (len(heads_shape) - 1))))
+    rate = 1.0 + 15.0 * _uniform(rates)
     return strength * rate * np.ldexp(1.0 + u, -10 + (bits % np.uint64(7)).astype(np.int32))
 
 
-def _beta(case: Case) -> np.ndarray:
-    """Wanted beta, [total, HV], in [0, 2]."""
+def _beta(case: Case) -> Floats:
+    """Draw beta, [total, HV], in [0, 2], by the case's law."""
     law, shape = case.gates.beta, (case.total, case.HV)
-    bits = _bits(case, "beta", math.prod(shape)).reshape(shape)
+    bits = _hashes(case, "beta", shape)
     if law in ("one", "half", "zero", "two"):
         return np.full(shape, {"one": 1.0, "half": 0.5, "zero": 0.0, "two": 2.0}[law])
     if law == "exact":
@@ -202,50 +212,48 @@ def _beta(case: Case) -> np.ndarray:
     return _uniform(bits) if law == "uniform" else 1.0 - 0.03125 * _uniform(bits)
 
 
-def _raw_decay(size: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """A raw gate x with softplus(x) near `size`: exactly 0 where size is 0, else within a third."""
-    small = LN2 * _ilog2(np.maximum(size, 2.0**-60))
+def _raw_decay(size: Floats) -> Floats:
+    """Invert softplus roughly: a raw gate x with softplus(x) exactly 0 if the size is 0, else within a
+    third of it."""
+    small = LN2 * _rough_log2(np.maximum(size, 2.0**-60))
     raw = np.where(size > 1.0, size, small)
     return np.where(size == 0.0, -SATURATED, np.minimum(raw, SATURATED))
 
 
-def _raw_beta(beta: np.ndarray) -> np.ndarray:
-    """A raw b with sigmoid(b) near beta; exact for 0, 1/2 and 1."""
-    inner = LN2 * (_ilog2(np.clip(beta, 2.0**-20, 1.0)) - _ilog2(np.clip(1.0 - beta, 2.0**-20, 1.0)))
+def _raw_beta(beta: Floats) -> Floats:
+    """Invert the sigmoid roughly: a raw b with sigmoid(b) near beta; exact for 0, 1/2 and 1."""
+    odds = _rough_log2(np.clip(beta, 2.0**-20, 1.0)) - _rough_log2(np.clip(1.0 - beta, 2.0**-20, 1.0))
+    inner = LN2 * odds
     return np.where(
         beta <= 0.0, -SATURATED, np.where(beta >= 1.0, SATURATED, np.where(beta == 0.5, 0.0, inner))
     )
 
 
-def _tokens(case: Case, values: np.ndarray, dtype: torch.dtype) -> Tensor:
-    """To the wanted dtype, through float32 as a caller would, with NaN for the padding tokens after the last
-    sequence."""
+def _tokens(case: Case, values: Floats, dtype: torch.dtype) -> Tensor:
+    """Round values [total, ...] to a dtype, through float32 as a caller would, and add NaN for the padding
+    tokens behind the last sequence: [tokens, ...]."""
     tensor = torch.from_numpy(np.ascontiguousarray(values)).to(torch.float32).to(dtype)
     tail = torch.full((case.tail, *tensor.shape[1:]), math.nan, dtype=dtype)
     return torch.cat([tensor, tail]) if case.tail else tensor
 
 
 def _gate_data(case: Case) -> Data:
+    """Draw g (natural log) and beta, or a, b, A_log and dt_bias, as `draw` returns them."""
     dtype = DTYPE[case.gates.dtype]
     heads = (case.HV, case.K) if case.operation.is_kda else (case.HV,)
-    size = _only(case, "g", _decay(case, heads), sign=-1.0)
-    beta = _only(case, "beta", _beta(case))
+    size = _keep_only(case, "g", _decay(case, heads), sign=-1.0)
+    beta = _keep_only(case, "beta", _beta(case))
     if not case.raw_gates:
         return {"g": _tokens(case, -size, dtype), "beta": _tokens(case, beta, dtype)}
     exact = case.gates.law in ("zero", "exact")
     # A_log in steps of ln 2 and a bias of a few eighths; none of either where the law wants gates that are
     # exact.
-    steps = np.zeros(case.HV) if exact else (_bits(case, "A_log", case.HV) % np.uint64(3)).astype(np.float64)
-    bias = (
-        np.zeros(heads)
-        if exact
-        else _choice(_bits(case, "dt_bias", math.prod(heads)), [0.0, 0.25, -0.5, 0.125]).reshape(heads)
-    )
+    steps, bias = np.zeros(case.HV), np.zeros(heads)
+    if not exact:
+        steps = (_hashes(case, "A_log", (case.HV,)) % np.uint64(3)).astype(np.float64)
+        bias = _choose(_hashes(case, "dt_bias", heads), [0.0, 0.25, -0.5, 0.125])
     per_head = steps.reshape(1, case.HV, *([1] * (len(heads) - 1)))
-    raw = _raw_decay(
-        np.ldexp(size, -per_head.astype(np.int32)),
-        _bits(case, "a", math.prod(size.shape)).reshape(size.shape),
-    )
+    raw = _raw_decay(np.ldexp(size, -per_head.astype(np.int32)))
     raw = np.where(np.abs(raw) == SATURATED, raw, raw - bias)
     return {
         "a": _tokens(case, raw, dtype),
@@ -256,8 +264,8 @@ def _gate_data(case: Case) -> Data:
 
 
 def _state(case: Case) -> Tensor:
-    """Initial states [N, HV, V, K] in the pool's dtype: zero for padding, the same for sequences that share
-    a slot."""
+    """Draw initial states [N, HV, V, K] in the pool's dtype: zero for padding, the same for sequences that
+    share a slot."""
     operation, pool = case.operation, case.pool
     slots = pool.indices if operation.has_pool else tuple(range(len(case.lens)))
     out = np.zeros((len(case.lens), case.HV, case.V, case.K))
@@ -266,16 +274,19 @@ def _state(case: Case) -> Tensor:
             rows = _vectors(case, f"state.{slot}", case.HV, case.V, case.K, unit=False)
             out[n] = np.ldexp(rows, case.values.v_exponent)
     live = np.array([slot >= 0 for slot in slots]).reshape(-1, 1, 1, 1)
-    out = np.where(live, _only(case, "state", out), 0.0)
+    out = np.where(live, _keep_only(case, "state", out), 0.0)
     return torch.from_numpy(out).to(torch.float32).to(DTYPE[pool.dtype])
 
 
 def draw(case: Case) -> Data:
-    """Plain contiguous CPU tensors of a case, `only` and then edits applied.
+    """Draw the tensors of a case, plain contiguous CPU tensors, with `only` and then edits applied.
 
-    q, k [tokens, H, K]; v [tokens, HV, V]; g [tokens, HV(, K)] and beta [tokens, HV], or a, b, A_log [HV]
-    and dt_bias [HV(, K)]; state [N, HV, V, K] (absent with `values.state == "none"`). Padding tokens are
-    NaN.
+    q, k [tokens, H, K] and v [tokens, HV, V] in `case.dtype`.
+    g [tokens, HV(, K)] (natural log) and beta [tokens, HV] in `gates.dtype`; or raw a [tokens, HV(, K)],
+        b [tokens, HV] and dt_bias [HV(, K)] in it, and A_log [HV] in float32.
+    state [N, HV, V, K] in `pool.dtype`, absent with `values.state == "none"`.
+
+    Padding tokens are NaN. Raises ValueError for an edit of a tensor or element that the case does not have.
     """
     dtype, scale = DTYPE[case.dtype], case.values
     # Without l2norm a key longer than one makes the recurrence itself explode: that would test nothing.
@@ -284,7 +295,9 @@ def draw(case: Case) -> Data:
     k = np.ldexp(k, scale.q_exponent) if case.l2norm else k
     v = np.ldexp(_vectors(case, "v", case.total, case.HV, case.V, unit=False), scale.v_exponent)
     drawn = {"q": q, "k": k, "v": v}
-    data: Data = {name: _tokens(case, _only(case, name, values), dtype) for name, values in drawn.items()}
+    data: Data = {
+        name: _tokens(case, _keep_only(case, name, values), dtype) for name, values in drawn.items()
+    }
     data |= _gate_data(case)
     if scale.state != "none":
         data["state"] = _state(case)

@@ -1,8 +1,8 @@
-"""Poison: bit patterns for memory that nobody may read or leave as it is.
+"""Fills memory with poison: bit patterns by which a read or a missing write shows.
 
-POISON fills what must not be read, FRESH what must be written. Both are NaN in bf16 and fp16, NaN twice over
-in fp32, and a far index in integers; they differ, because a NaN that is read keeps its pattern through
-arithmetic, and a leak is no hole.
+POISON fills what must not be read, FRESH what must be written. Each 16-bit pattern is a NaN in bf16 and fp16,
+twice over a NaN in fp32, and as an integer an index far out. They differ, because a NaN that is read keeps
+its pattern through arithmetic: poison that leaked must not be mistaken for unwritten output.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
 def _repeated(pattern: int, size: int) -> int:
-    """A 16-bit pattern side by side, in `size` bytes."""
+    """Repeat a 16-bit pattern to an integer of `size` bytes."""
     return int.from_bytes(pattern.to_bytes(2, "little") * (size // 2), "little")
 
 
 def fill(tensor: Tensor, pattern: int = POISON) -> Tensor:
-    """Overwrite every element that the tensor shows, in place; tensors of odd-sized elements are left
-    alone."""
+    """Overwrite every element of a tensor with a 16-bit pattern, in place, and return it.
+
+    Gaps between the elements are left alone, and so are complex tensors and those of 1-byte elements.
+    """
     size = tensor.dtype.itemsize
     if tensor.numel() and size in _WORDS and not tensor.dtype.is_complex:
         tensor.view(_WORDS[size]).fill_(_repeated(pattern, size))
@@ -39,20 +41,25 @@ def fill(tensor: Tensor, pattern: int = POISON) -> Tensor:
 
 
 def full(shape: tuple[int, ...], dtype: torch.dtype, pattern: int = POISON) -> Tensor:
-    """A new CPU tensor of poison."""
+    """Make a contiguous CPU tensor whose memory is filled with a 16-bit pattern. dtype: of an even size."""
     units = math.prod(shape) * dtype.itemsize // 2
     return torch.full((units,), pattern, dtype=torch.int16).view(dtype).view(shape)
 
 
 def unwritten(tensor: Tensor, pattern: int = FRESH) -> Tensor:
-    """Boolean mask of the elements of a float tensor that still hold what their memory was filled with."""
+    """Mark the elements of a float tensor that still hold the pattern that memory was filled with: bool, of
+    its shape."""
     size = tensor.dtype.itemsize
     return tensor.contiguous().view(_WORDS[size]) == _repeated(pattern, size)
 
 
 @dataclass(frozen=True)
 class Stray:
-    """A write beside fresh memory. offset: in elements of the tensor, from its first one; count: of bytes."""
+    """A write beside fresh memory.
+
+    tensor: in whose guard zone it lies. offset: in elements of the tensor, from its first. count: changed
+    bytes.
+    """
 
     tensor: Tensor
     offset: int
@@ -63,7 +70,11 @@ class Fresh:
     """A tensor in memory of its own, with a guard zone on either side."""
 
     def __init__(self, like: Tensor, parts: Collection[str] = PARTS, pattern: int = FRESH) -> None:
-        """like: whose shape, strides, dtype and device it takes. parts: what is poisoned. pattern: inside."""
+        """Allocate the memory and fill it.
+
+        like: gives shape, strides, dtype and device. parts: what is poisoned, of "guards" or "before" and
+        "after", and "inside"; the rest is zero. pattern: of the inside.
+        """
         self.pattern = pattern
         size = like.dtype.itemsize
         extent = 1 + sum((n - 1) * stride for n, stride in zip(like.shape, like.stride(), strict=True))
@@ -82,10 +93,11 @@ class Fresh:
         self._guards = self.guards().clone()
 
     def guards(self) -> Tensor:
+        """Copy both guard zones into one uint8 tensor."""
         return torch.cat([self._bytes[:GUARD_BYTES], self._bytes[self._end :]])
 
     def stray(self) -> Stray | None:
-        """The first byte of a guard zone that has changed."""
+        """Find the first byte of a guard zone that has changed; None if none has."""
         changed = (self.guards() != self._guards).nonzero().flatten()
         if not changed.numel():
             return None
@@ -95,19 +107,20 @@ class Fresh:
 
 
 class PoisonedEmpty(TorchDispatchMode):
-    """While active, memory that torch allocates without initialising it is filled, with poison or with zeros,
-    and lies between guard zones.
+    """While active, fills memory that torch allocates uninitialised, and puts guard zones around it.
 
     A kernel's launcher allocates outputs and workspaces by torch.empty and its kin; an element that a kernel
     then leaves unwritten still holds the pattern, and a read of it shows as NaN. Every allocation has a
-    pattern of its own: what an output took from a workspace is no hole in the output. only: with zeros, the
-    number of one allocation, and the part of it ("before", "inside", "after") that is poisoned all the same.
+    pattern of its own: poison copied from a workspace must not be mistaken for unwritten output.
+
+    zeros: fill with zeros instead of poison. only: with zeros, the number of one allocation, and the part of
+    it ("before", "inside" or "after") that is poisoned all the same. allocated: the memory, in order.
     """
 
     NAMES = ("empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided")
 
     def __init__(self, zeros: bool = False, only: tuple[int, str] | None = None) -> None:
-        super().__init__()
+        TorchDispatchMode.__init__(self)
         self.zeros, self.only = zeros, only
         self.allocated: list[Fresh] = []
         self._overloads = {overload for name in self.NAMES for overload in _overloads(name)}
@@ -131,13 +144,13 @@ class PoisonedEmpty(TorchDispatchMode):
         return self.allocated[-1].tensor
 
     def pattern(self, tensor: Tensor) -> int:
-        """What the memory of a tensor was filled with."""
+        """Look up the 16-bit pattern that a tensor's memory was filled with; FRESH if it is not known."""
         place = tensor.untyped_storage().data_ptr()
         same = (one.pattern for one in self.allocated if one.tensor.untyped_storage().data_ptr() == place)
         return next(same, FRESH)
 
     def stray(self) -> Stray | None:
-        """The first write beside any of the memory allocated."""
+        """Find the first write beside any of the memory allocated; None if there is none."""
         found = (fresh.stray() for fresh in self.allocated)
         return next((stray for stray in found if stray is not None), None)
 
@@ -154,5 +167,6 @@ def _plain(tensor: Tensor) -> bool:
 
 
 def _overloads(name: str) -> list[Any]:
+    """List the overloads of an aten operator."""
     packet = getattr(torch.ops.aten, name)
     return [getattr(packet, overload) for overload in packet.overloads()]

@@ -1,9 +1,9 @@
-"""What a call leaves behind: which results, of which shape and dtype, where each lies, and what truth it is
+"""Says what a call leaves behind: each result, its shape and dtype, where it lies, and the truth that it is
 compared with.
 
-The one place that knows. Whatever reads results (`execute`), makes them without a kernel (`emulate`,
-`targets.eager`), says what a call may write (`arena`) or how its return value is read (`targets.calls`), and
-every repro script, which holds these values as data, goes by it. Imports no torch.
+The one place that knows. Whatever reads results (`execute`), makes them without a kernel
+(`reference_kernel`, `targets.eager`), says what a call may write (`layout`) or how its return value is read
+(`targets.calls`), and every repro script, which holds these values as data, goes by it. Imports no torch.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ RETURNED = "returned"
 
 @dataclass(frozen=True)
 class Result:
-    """One result of a call: shape [rows, HV, V] for the output, [rows, HV, V, K] for states.
+    """One result of a call: [rows, HV, V] of the output, [rows, HV, V, K] of states.
 
     name: o, state (written in place), final (returned), boundary (before each chunk) or steps (after every
-    token). truth: the field of `oracle.Expected` that it is compared with. dtype: what it is rounded to by
-    contract; what comes in another dtype is judged by that one. lies: RETURNED, or the argument that it is
-    written to: "out", "state" or "buffer". at: the place of each row in that argument, (slot,) or (row,
-    step); of "out", all. rows: which row of the truth each row is; None for all of them, in order.
-    zero: rows that are zero whatever the truth says. held: rows of the tensor that it comes in, padding
-    tokens at its end included. sure: every target has it; one that writes the state in place need not return
-    it as well.
+        token).
+    truth: the field of `oracle.Expected` that it is compared with.
+    dtype: to which the contract rounds it; a result that comes in another dtype is judged by that one.
+    lies: RETURNED, or the argument that it is written to: "out", "state" or "buffer".
+    at: the place of each row in that argument, (slot,) or (row, step); empty for "out", which holds all.
+    rows: the row of the truth that each row is compared with; None for all of them, in order.
+    zero: rows that are zero whatever the truth says.
+    held: rows of the tensor that it comes in, padding tokens at its end included.
+    sure: every target has it; one that writes the state in place need not return it as well.
     """
 
     name: str
@@ -48,20 +50,21 @@ class Result:
 
     @property
     def index(self) -> tuple[Any, ...]:
-        """Its rows in the argument that it is written to, as an index: a list for each leading axis."""
+        """An index that selects its rows in the argument that it is written to: a list for each leading
+        axis."""
         if self.lies == "out":
             return (...,)
         return tuple(list(axis) for axis in zip(*self.at, strict=True)) or ([],)
 
 
 def results_of(case: Case) -> tuple[Result, ...]:
-    """Everything that a call of a case leaves behind, in the order in which it is checked."""
+    """List all that a call of a case leaves behind, in the order in which it is checked."""
     found = (_output(case), _state(case), _final(case), _boundary(case), _steps(case))
     return tuple(one for one in found if one is not None)
 
 
 def result_of(case: Case, name: str) -> Result:
-    """The result of that name. Raises KeyError where the case has none."""
+    """Find the result of a name. Raises KeyError if the case has none."""
     for result in results_of(case):
         if result.name == name:
             return result
@@ -69,7 +72,7 @@ def result_of(case: Case, name: str) -> Result:
 
 
 def _output(case: Case) -> Result:
-    """Padding tokens are no rows; the rows of packed_decode's padding are zero."""
+    """The output, without padding tokens; rows of packed_decode's padding are zero."""
     single = case.operation.single_token
     return Result(
         "o",
@@ -91,7 +94,7 @@ def _state(case: Case) -> Result | None:
 
 
 def _final(case: Case) -> Result | None:
-    """gdn.recurrent returns fp32 whatever state it was given, the others what they were given."""
+    """Returned states: gdn.recurrent's in fp32 whatever state it was given, others' in the pool's dtype."""
     if not case.final or case.operation.kind not in ("extend", "recurrent"):
         return None
     fresh = case.op == "gdn.recurrent" or case.values.state == "none"
@@ -129,7 +132,7 @@ def _states(
 
 
 def of_truth(result: Result, truth: Tensor) -> Tensor:
-    """The rows of a truth, or of its noise, [all rows, HV, V(, K)], that a result holds."""
+    """Pick the rows that a result holds from its truth, or from the noise, [all rows, HV, V(, K)]."""
     picked = truth if result.rows is None else truth[list(result.rows)]
     if result.zero:
         picked = picked.clone()
@@ -138,7 +141,7 @@ def of_truth(result: Result, truth: Tensor) -> Tensor:
 
 
 class WrongSize(ValueError):
-    """What was returned has not the elements of the result it should be. name: of the result."""
+    """Raised for a returned tensor that has not as many elements as its result. name: of the result."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
@@ -148,10 +151,11 @@ class WrongSize(ValueError):
 def collect(
     results: Iterable[Result], arguments: Any, returned: Mapping[str, Tensor], layout: str
 ) -> dict[str, Tensor]:
-    """Every result that a call left behind, of its shape, states as [V, K] whatever the layout, each in the
-    dtype that it came in.
+    """Collect what a call left behind, by name: each result in its shape, states [..., V, K] whatever the
+    layout, in the dtype in which it came.
 
-    arguments: by name, of the call. returned: by name of the result, what the target returned. Raises
+    arguments: the tensors of the call, by name. returned: what the target returned, by name of the result; a
+    result that is neither there nor in an argument is left out. layout: of states, "vk" or "kv". Raises
     WrongSize.
     """
     out = {}
@@ -165,6 +169,7 @@ def collect(
 
 
 def _shaped(result: Result, tensor: Tensor, layout: str) -> Tensor:
+    """View a returned tensor in the shape of its result. Raises WrongSize."""
     inner = result.shape[1:]
     expected = result.held * math.prod(inner)
     if tensor.numel() != expected:
@@ -176,9 +181,9 @@ def _shaped(result: Result, tensor: Tensor, layout: str) -> Tensor:
 
 
 def returned_names(case: Case) -> tuple[str, ...]:
-    """Names of what the operation's function returns, in its order; "" for what is no result of this case.
+    """Name what the operation's function returns, in its order; "" for what is no result of this case.
 
-    A function may return fewer, and None for what it was not asked for.
+    A function may return fewer values, and None for what it was not asked for.
     """
     operation = case.operation
     if operation.single_token:
@@ -192,7 +197,10 @@ def returned_names(case: Case) -> tuple[str, ...]:
 
 
 def by_name(names: Iterable[str], returned: Any) -> dict[str, Any]:
-    """What a function returned, by `returned_names`. Raises TypeError for what is no tensor."""
+    """Name the tensors that a function returned, by `returned_names`, without those that are None.
+
+    Raises TypeError for a value that is no tensor, and for an output that is None.
+    """
     values = returned if isinstance(returned, tuple) else (returned,)
     found = {name: value for name, value in zip(names, values, strict=False) if name}
     for name, value in found.items():

@@ -1,7 +1,7 @@
-"""Tensors from one device to another, all at once.
+"""Moves tensors from one device to another, all at once.
 
-Where many processes share a GPU, each transfer has to wait for its process' turn, some milliseconds, however
-little it carries.
+If many processes share a GPU, each transfer waits for its process' turn, some milliseconds, however little it
+carries.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ ALIGNED = 16  # bytes
 
 
 def moved(tensors: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
-    """The same tensors on a device, contiguous where they had to be moved."""
+    """Move tensors to a device in one transfer, and return all by name.
+
+    Tensors that are there already come back as they are; the others, which must lie on one device, as
+    contiguous copies.
+    """
     device = torch.device(device)
     away = {name: tensor for name, tensor in tensors.items() if tensor.device.type != device.type}
     if not away:
@@ -36,5 +40,6 @@ def moved(tensors: Mapping[str, Tensor], device: torch.device | str) -> dict[str
 
 
 def _part(packed: Tensor, start: int, like: Tensor) -> Tensor:
+    """View bytes from `start` on as a tensor of the dtype and shape of another."""
     size = like.numel() * like.element_size()
     return packed[start : start + size].view(like.dtype).view(like.shape)

@@ -1,4 +1,4 @@
-"""What becomes of a case: its verdict, and one class for each way to fail.
+"""The verdict on a case, and one class for each way to fail.
 
 Imports no torch: a process that only passes verdicts on need not wait for it.
 """
@@ -21,7 +21,11 @@ DAMAGED = "it damages the heap of the process"  # how the message of such a cras
 
 
 class CheckFailure(AssertionError):
-    """A check that a run did not pass."""
+    """Raised by a check that a run does not pass.
+
+    kind: the name of the check, as findings carry it. operation, tensor, place: where, as far as known.
+    message: what is wrong there.
+    """
 
     kind: str = ""
 
@@ -37,6 +41,7 @@ class CheckFailure(AssertionError):
         return type(self), (self.operation, self.tensor, self.place, self.message)
 
     def to_json(self) -> dict[str, Any]:
+        """Write the failure as a dict of strings and None."""
         return {
             "kind": self.kind,
             "operation": self.operation,
@@ -47,7 +52,7 @@ class CheckFailure(AssertionError):
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> CheckFailure:
-        """The failure that `to_json` wrote. Raises ValueError for an unknown kind."""
+        """Read what `to_json` wrote. Raises ValueError for an unknown kind."""
         relation = relation_of(str(data.get("kind")))
         if relation is not None:
             return RelationBroken(data["operation"], data["tensor"], data["place"], data["message"], relation)
@@ -150,7 +155,7 @@ class RelationBroken(CheckFailure):
 
 
 def relation_of(kind: str | None) -> str | None:
-    """The relation that a kind of failure is about, None for the others."""
+    """Name the relation that a kind of failure is about; None for other kinds."""
     head, _, relation = (kind or "").partition(".")
     return relation if head == RelationBroken.kind and relation else None
 
@@ -176,7 +181,7 @@ FAULTS: tuple[type[CheckFailure], ...] = (KernelCrashed, KernelHung)
 
 
 class Errors(NamedTuple):
-    """How many sigmas the errors of one result come to: of each element, and of each row."""
+    """Distribution of error / sigma for one result, per element and per row."""
 
     result: str
     elements: Histogram
@@ -185,16 +190,20 @@ class Errors(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answers for one case. failure is None where every check passed; refused says why nothing was run.
+    """The answer for one case.
 
-    shares: worst error of each result as a share of its bound. seconds: inputs, kernel, oracle, checks.
-    comparison: the result that failed, beside the oracle's, where a comparison failed, in the process that
-    ran the case; picture: the same as text, if it was asked for. confirmed: False for a crash or a hang that
-    did not come again when the case was run alone in a fresh process. step: of a trace, the one that failed;
-    case is then the trace's last call. rejected: of each wrong result that could apply, whether the checks
-    reject it; errors: of each result that has a bound; both only where they were asked for
-    (`diffgdn.verdict.vacuity`, `diffgdn.verdict.error_counts`). before: of a failure, the calls of the same
-    target that its process had run, as far as it remembers.
+    failure: of the first check that failed; None if every check passed.
+    refused: why nothing was run, or None.
+    exact: nothing in the case rounds, so that results had to be equal.
+    shares: worst error of each result as a share of its bound, by name.
+    seconds: that each part took (inputs, kernel, oracle, checks).
+    comparison: the result that failed beside the oracle's, in the process that ran the case.
+    picture: the comparison as text, if it was asked for.
+    confirmed: False for a crash or a hang that did not come again when the case ran alone in a fresh process.
+    step: of a trace, the number of the step that failed; `case` is then the trace's last call.
+    rejected: whether the checks reject each wrong result that applies, if asked for (`verdict.vacuity`).
+    errors: of each result that has a bound, if asked for (`verdict.error_counts`).
+    before: of a failure, the target's calls that its process had run before, as far as it remembers.
     """
 
     case: Case
@@ -215,4 +224,5 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
+        """Whether no check failed; true of a refused case as well."""
         return self.failure is None

@@ -1,7 +1,7 @@
-"""Counts of how many sigmas errors come to, in bins of even width on a log scale.
+"""Holds counts of values, such as errors in sigmas, in bins of even width on a log scale.
 
-Imports no torch: the process that adds a campaign's counts up need not wait for it.
-`diffgdn.verdict.error_counts` fills them.
+Imports no torch: the process that adds a campaign's counts up need not wait for it. `error_counts` fills
+them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BINS = (HIGHEST - LOWEST) * PARTS + 2
 
 
 def lower(number: int) -> float:
-    """The lower edge of a bin."""
+    """Give the lower edge of a bin, which belongs to it."""
     if number == 0:
         return 0.0
     power, part = divmod(number - 1, PARTS)
@@ -27,13 +27,16 @@ def lower(number: int) -> float:
 
 
 def upper(number: int) -> float:
-    """The upper edge of a bin, which belongs to the next one."""
+    """Give the upper edge of a bin, which belongs to the next one."""
     return lower(number + 1) if number < BINS - 1 else math.inf
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many values fell into each bin, empty ones left out, and the largest of them. Histograms add up."""
+    """How many values fell into each bin, by its number, and the largest value. Histograms add up.
+
+    counts: without empty bins.
+    """
 
     counts: Mapping[int, int] = field(default_factory=dict)
     largest: float = 0.0
@@ -46,11 +49,12 @@ class Histogram:
 
     @property
     def total(self) -> int:
+        """Number of all values."""
         return sum(self.counts.values())
 
     def quantile(self, share: float) -> float | None:
-        """What this share of the values does not exceed: the upper edge of the bin where it is reached, or
-        the largest value where that is less. None without values."""
+        """Give a bound that this share of the values does not exceed: the upper edge of the bin that reaches
+        it, or the largest value if that is less; None without values."""
         if not self.total:
             return None
         numbers = sorted(self.counts)
@@ -59,8 +63,8 @@ class Histogram:
         return min(upper(number), self.largest)
 
     def beyond(self) -> list[tuple[float, float]]:
-        """(x, the share of all values that are x or more) at the lower edge of each bin from the first that
-        is not empty, and at the largest value."""
+        """List (x, the share of all values that are x or more) at the lower edge of each bin from the first
+        that is not empty, and at the largest value."""
         left, out = self.total, []
         for number in range(min(self.counts, default=0), max(self.counts, default=-1) + 1):
             out.append((lower(number), left / self.total))
@@ -68,5 +72,5 @@ class Histogram:
         return [*out, (self.largest, self.counts[max(self.counts)] / self.total)] if out else []
 
     def listed(self) -> list[tuple[float, int]]:
-        """(lower edge, count) of each bin that is not empty."""
+        """List (lower edge, count) of each bin that is not empty."""
         return [(lower(number), self.counts[number]) for number in sorted(self.counts)]

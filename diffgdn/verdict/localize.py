@@ -1,4 +1,4 @@
-"""Where a result is wrong: in words, as a small text picture, and as an image where matplotlib is installed.
+"""Shows where a result is wrong: in words, as a text picture, and as an image if matplotlib is installed.
 
 Everything is drawn from error / bound: 1 is the limit that a correct kernel keeps.
 """
@@ -23,23 +23,21 @@ LEGEND = "error / bound: · passes   ░ > 1   ▒ > 2   ▓ > 8   █ > 64 or n
 
 
 def ratio(comparison: Comparison) -> Tensor:
-    """error / bound of every element; infinity where the result is not finite but should be, 0 where it may
-    overflow.
-    """
+    """Compute error / bound of every element, float64: infinite if the result is unwritten, or not finite
+    though it should be; 0 if it may overflow."""
     share = torch.where(comparison.overflows, 0.0, comparison.error / comparison.bound)
     return torch.where(comparison.unwritten, torch.inf, share.nan_to_num(nan=torch.inf, posinf=torch.inf))
 
 
 def wrong(comparison: Comparison) -> Tensor:
-    """Which elements exceed their bound; in an exact case, where only the last bits may differ, which differ
-    at all.
-    """
+    """Mark the elements that exceed their bound; if none does, as in an exact case, those that differ at
+    all."""
     beyond = ratio(comparison) > 1
     return beyond if beyond.any() else comparison.got != comparison.expected
 
 
 def summary(comparison: Comparison) -> list[str]:
-    """One line each for the sequences, tokens, heads, rows and columns that are affected."""
+    """Write one line each about the sequences, tokens, heads, rows and columns that are affected."""
     mask, case = wrong(comparison), comparison.case
     if not mask.any():
         return ["no element is wrong"]
@@ -59,7 +57,10 @@ def summary(comparison: Comparison) -> list[str]:
 
 
 def _tokens(case: Case, hit: list[int]) -> list[str]:
-    """Affected sequences, and tokens within them, beside chunk boundaries where the operation has chunks."""
+    """Write lines about the affected sequences, the tokens within them, and chunks if the operation has any.
+
+    hit: affected rows of the output.
+    """
     owner = [(n, t) for n, length in enumerate(case.lens) for t in range(length)]
     sequences = sorted({owner[i][0] for i in hit})
     places = sorted({owner[i][1] for i in hit})
@@ -77,8 +78,8 @@ def _tokens(case: Case, hit: list[int]) -> list[str]:
 
 
 def _where_from(case: Case, hit: list[int]) -> str:
-    """What is suspect where no first chunk is wrong. A wrong state that a chunk hands on reaches all the
-    chunks after it; where the last of several is wrong alone, what is special about it is as likely.
+    """Say what is suspect if no first chunk is wrong. A wrong state that a chunk hands on reaches all the
+    chunks after it; if the last of several is wrong alone, what is special about it is as likely.
     """
     size, wrong = case.chunk_size, list[tuple[set[int], int]]()
     for n, length in enumerate(case.lens):
@@ -92,7 +93,7 @@ def _where_from(case: Case, hit: list[int]) -> str:
 
 
 def _which(indices: list[int], size: int) -> str:
-    """A set of indices below `size` in few words: all of them, one, a range, a step, or a list."""
+    """Write sorted indices below `size` in few words: all of them, one, a range, a step, or a list."""
     if len(indices) == size:
         return "every one" if size > 1 else "the only one"
     if len(indices) == 1:
@@ -109,8 +110,9 @@ def _which(indices: list[int], size: int) -> str:
 
 
 def _squeeze(grid: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
-    """A grid of at most height x width, each cell the worst of the block it stands for, and the block's two
-    sizes.
+    """Shrink a grid to at most height x width, each cell the largest of the block that it stands for.
+
+    Returns it, and the two sizes of a block.
     """
     down, across = (max(-(-size // most), 1) for size, most in zip(grid.shape, (height, width), strict=True))
     pad = (0, -grid.shape[1] % across, 0, -grid.shape[0] % down)
@@ -120,13 +122,14 @@ def _squeeze(grid: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
 
 
 def _shade(value: float, wrong: bool) -> str:
+    """Choose the character for error / bound of a cell."""
     if not wrong:
         return SHADES[0][1]
     return next(sign for limit, sign in SHADES[1:] if value <= limit)
 
 
 def _draw(values: Tensor, mask: Tensor, rows: str, columns: str) -> list[str]:
-    """One text picture of a two-dimensional ratio."""
+    """Draw error / bound [rows, columns] in characters; mask: the wrong elements."""
     shown, down, across = _squeeze(values, HEIGHT, WIDTH)
     marks, _, _ = _squeeze(mask.double(), HEIGHT, WIDTH)
     merged = [f"{size} {word} a cell" for size, word in ((down, rows), (across, columns)) if size > 1]
@@ -138,14 +141,16 @@ def _draw(values: Tensor, mask: Tensor, rows: str, columns: str) -> list[str]:
 
 
 def _overview(comparison: Comparison) -> tuple[Tensor, Tensor, str]:
-    """Worst ratio and any wrong element for every (head, token or sequence), and the word for the latter."""
+    """Reduce a result to [HV, rows]: the largest ratio, whether any element is wrong, and the word for
+    rows."""
     word = {"o": "tokens", "steps": "tokens", "boundary": "chunks"}.get(comparison.name, "sequences")
     return ratio(comparison).flatten(2).amax(2).T, wrong(comparison).flatten(2).any(2).T, word
 
 
 def _detail(comparison: Comparison) -> tuple[Tensor, Tensor, str, str, str]:
-    """Ratio, mask, title and axis words of the worst head: tokens x V for outputs, V x K of the worst state
-    for states.
+    """Pick the head with the worst element: [tokens, V] of its sequence's outputs, or [V, K] of one state.
+
+    Returns ratio, mask, title and the words for both axes.
     """
     values, mask, worst = ratio(comparison), wrong(comparison), comparison.worst()
     head = worst[1]
@@ -158,13 +163,13 @@ def _detail(comparison: Comparison) -> tuple[Tensor, Tensor, str, str, str]:
 
 
 def _owner(case: Case, token: int) -> tuple[int, int]:
-    """Sequence and position of a row of the output."""
+    """Find the sequence of a row of the output, and the token's position in it."""
     n = max(n for n, length in enumerate(case.lens) if case.starts[n] <= token and length > 0)
     return n, token - case.starts[n]
 
 
 def text(comparison: Comparison) -> str:
-    """What is wrong, and two small pictures: heads x tokens of everything, then the worst head."""
+    """Write what is wrong, and draw two small pictures: heads x tokens of everything, then the worst head."""
     lines = summary(comparison)
     if not comparison.got.numel():
         return "\n".join(lines)
@@ -182,9 +187,10 @@ def text(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def picture(comparison: Comparison, path: Path) -> Path:
-    """Write an image of the same to `path` (.png); without matplotlib the text beside it as .txt. The path
-    written.
+def write_picture(comparison: Comparison, path: Path) -> Path:
+    """Write an image of both pictures to `path` (.png); without matplotlib the text beside it as .txt.
+
+    Returns the path written.
     """
     if find_spec("matplotlib") is None or not comparison.got.numel():
         path = path.with_suffix(".txt")

@@ -127,7 +127,7 @@ class AskRelation(Question):
     @classmethod
     def asked_of(cls, operation: str, target: str, has: Collection[str]) -> tuple[Question, ...]:
         """List the relations that can apply to an operation on this target."""
-        return tuple(cls(name) for name in relations.of(operation, target, tuple(has)))
+        return tuple(cls(name) for name in relations.applicable(operation, target, tuple(has)))
 
     @classmethod
     def plain(cls) -> Question:

@@ -1,8 +1,8 @@
-"""Would wrong results pass? A case that lets them proves nothing.
+"""Asks whether wrong results of a case would pass. A case that lets them proves nothing.
 
 For each case, results that are wrong in a plain way take the place of the right ones, and the checks are
-asked as in any run. No kernel is needed. A wrong result applies to a case only where the case's shape lets
-it be wrong; why it does not apply stands with each.
+asked as in any run. No kernel is needed. A wrong result applies to a case only if the case's shape lets it
+be wrong; why it does not apply stands with each.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ STATES = ("state", "final", "steps")  # results that hold states after tokens
 
 @dataclass(frozen=True)
 class Right:
-    """A case, its tensors, what its results are compared with, and results that pass: the truth, rounded."""
+    """A case, its tensors, what its results are compared with, and results that pass: the truth, rounded.
+
+    results: by name, in the dtypes of the contract. device: on which the oracle computes.
+    """
 
     case: Case
     data: Data
@@ -43,14 +46,14 @@ class Right:
 
     @property
     def initial(self) -> Tensor:
-        """Initial states [N, HV, V, K]; zero where none is passed."""
+        """Initial states [N, HV, V, K]; zero if none is passed."""
         case = self.case
         if "state" in self.data:
             return self.data["state"]
         return torch.zeros(len(case.lens), case.HV, case.V, case.K)
 
     def again(self, **changed: Tensor) -> Results:
-        """Right results for other tensors."""
+        """Compute right results for other tensors, given by name."""
         return reference_kernel.stored(
             self.case, oracle.expected(self.case, self.data | changed, device=self.device)
         )
@@ -58,8 +61,11 @@ class Right:
 
 @dataclass(frozen=True)
 class Wrong:
-    """A way to be wrong. words: what is wrong. unless: why it cannot be wrong on a case, or None. make: the
-    wrong results; each has to be rejected on its own."""
+    """A way to be wrong.
+
+    words: what is wrong. unless: says why it cannot be wrong on a case, or None. make: makes the wrong
+    results, each of which has to be rejected on its own.
+    """
 
     words: str
     unless: Callable[[Case], str | None]
@@ -94,7 +100,7 @@ def _no_second_head(case: Case) -> str | None:
 
 
 def neighbours(case: Case) -> list[int]:
-    """Sequences that read a state of their own and use it: live, not empty, each in another slot."""
+    """List the sequences that read a state of their own and use it: live, not empty, each in another slot."""
     slots = case.pool.indices if case.operation.has_pool else range(len(case.lens))
     first: dict[int, int] = {}
     for n, slot in enumerate(slots):
@@ -125,7 +131,7 @@ def _zeros(right: Right) -> Iterator[Results]:
 
 
 def _constant(right: Right) -> Iterator[Results]:
-    """The first element of the output, everywhere."""
+    """Put the first element of the output everywhere."""
     o, rows = right.results["o"], reference_kernel.live_rows(right.case)
     wrong = o.clone()
     wrong[rows] = o[rows][0, 0, 0]
@@ -138,7 +144,7 @@ def _input_v(right: Right) -> Iterator[Results]:
 
 
 def _earlier(case: Case) -> Case:
-    """The call before this one: the same, with other numbers."""
+    """Make the case of a call before this one: the same, with other numbers."""
     return replace(case, values=replace(case.values, seed=case.values.seed + 1))
 
 
@@ -176,7 +182,7 @@ def _neighbour(right: Right) -> Iterator[Results]:
 
 
 def _last_dropped(right: Right) -> Iterator[Results]:
-    """Zero where the last token's output should be, and every state as it was before that token."""
+    """Put zero for each last token's output, and leave every state as it was before that token."""
     case = right.case
     last = [end - 1 for end, length in zip(case.starts[1:], case.lens, strict=True) if length]
     decay, beta = ("a", "b") if case.raw_gates else ("g", "beta")
@@ -207,7 +213,7 @@ WRONG: dict[str, Wrong] = {
 def prepare(
     case: Case, contract: Contract, device: torch.device | str = "cpu", data: Data | None = None
 ) -> Right:
-    """Right results of a case for a contract."""
+    """Compute the right results of a case, and their noise under a contract. data: drawn if None."""
     data = inputs.draw(case) if data is None else data
     reference = noise.reference(case, data, contract, reference_kernel.truth_dtypes(case), device)
     return Right(case, data, reference, reference_kernel.stored(case, reference.truth), device)
@@ -216,10 +222,10 @@ def prepare(
 def rejects(right: Right, results: Results) -> bool:
     """Whether any check finds fault with these results."""
     compared = compare_results(right.case, results, right.reference)
-    return any(faulty(comparison, right.reference.exact) for comparison in compared)
+    return any(is_rejected(comparison, right.reference.exact) for comparison in compared)
 
 
-def faulty(comparison: Comparison, exact: bool) -> bool:
+def is_rejected(comparison: Comparison, exact: bool) -> bool:
     """Whether any check finds fault with one result. exact: the case leaves nothing to round."""
     try:
         checks.check_written(comparison)
@@ -230,8 +236,8 @@ def faulty(comparison: Comparison, exact: bool) -> bool:
     return False
 
 
-def answers(right: Right) -> dict[str, bool]:
-    """For each wrong result that applies to a case, whether the checks reject it."""
+def try_wrong_results(right: Right) -> dict[str, bool]:
+    """Ask for each wrong result that applies to a case whether the checks reject it."""
     out = {}
     for name, wrong in WRONG.items():
         if wrong.unless(right.case) is None:
@@ -242,14 +248,16 @@ def answers(right: Right) -> dict[str, bool]:
 
 
 def run(case: Case, target: Target, backend: str) -> Verdict:
-    """A verdict that says, instead of what a kernel does, what the checks would notice. No kernel is called;
-    the target gives the precision contract, and the cases that it refuses."""
+    """Reach a verdict that says, instead of what a kernel does, what the checks would notice (`rejected`).
+
+    No kernel is called; the target gives the precision contract and the cases that it refuses.
+    """
     refusal = target.refuses(case, backend)
     if refusal is not None:
         return Verdict(case, target.name, backend, refused=refusal)
     start = time.perf_counter()
     right = prepare(case, target.contract(case.op), execute.oracle_device(case, backend))
-    rejected = answers(right)
+    rejected = try_wrong_results(right)
     seconds = {"vacuity": time.perf_counter() - start}
     return Verdict(
         case, target.name, backend, exact=right.reference.exact, seconds=seconds, rejected=rejected

@@ -33,7 +33,7 @@ def test_the_relation_holds(
 ) -> None:
     target: str = request.config.getoption("--diffgdn-target")
     has = tuple(diffgdn_target.operations)
-    ops = [op for op in has if name in relations.of(op, target, has)]
+    ops = [op for op in has if name in relations.applicable(op, target, has)]
     if not ops:
         pytest.skip(f"{target} has no operation that it is about")
     menu = Menu.draw(MENU_SEED, ops, backend=diffgdn_backend) if diffgdn_backend == "gpu" else None

@@ -165,7 +165,7 @@ def test_large_results_are_squeezed_without_losing_the_worst() -> None:
 
 def test_the_image_is_a_png(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    path = localize.picture(comparison("o", output() * 8), tmp_path / "picture.png")
+    path = localize.write_picture(comparison("o", output() * 8), tmp_path / "picture.png")
     assert path == tmp_path / "picture.png"
     assert path.read_bytes().startswith(b"\x89PNG")
 
@@ -173,6 +173,6 @@ def test_the_image_is_a_png(tmp_path: Path) -> None:
 def test_without_matplotlib_the_text_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(localize, "find_spec", lambda name: None)
     shown = comparison("o", output() * 8)
-    path = localize.picture(shown, tmp_path / "picture.png")
+    path = localize.write_picture(shown, tmp_path / "picture.png")
     assert path == tmp_path / "picture.txt"
     assert path.read_text(encoding="utf-8") == localize.text(shown) + "\n"

@@ -141,14 +141,14 @@ def plain(q):
 
 def test_every_autotuner_of_the_loaded_modules_is_found_once(package: ModuleType) -> None:
     package.again = package.near
-    found = pinning.loaded(PACKAGE)
+    found = pinning.loaded_autotuners(PACKAGE)
     expected = (package.far.fn, package.near, package.gone, package.stray)
     assert {id(tuner) for tuner in found} == {id(tuner) for tuner in expected}
     assert len(found) == 4
 
 
 def test_what_a_function_launches_is_read_from_its_code(package: ModuleType) -> None:
-    found = pinning.reachable(package.entry, PACKAGE)
+    found = pinning.reachable_autotuners(package.entry, PACKAGE)
     assert {id(tuner) for tuner in found} == {id(package.far.fn), id(package.near)}
 
 
@@ -161,6 +161,6 @@ def test_configurations_are_the_longest_list_that_an_operation_launches(package:
 
 
 def test_a_plain_value_is_no_autotuner() -> None:
-    assert pinning.autotuner(functools) is None
-    assert pinning.autotuner("configs") is None
-    assert pinning.autotuner(Wrapper(None)) is None
+    assert pinning.find_autotuner(functools) is None
+    assert pinning.find_autotuner("configs") is None
+    assert pinning.find_autotuner(Wrapper(None)) is None

@@ -108,7 +108,7 @@ BUGS: dict[str, tuple[Case, Bug, bool]] = {
 def broken(case: Case, target: Eager) -> dict[str, CheckFailure]:
     """Relations that do not hold, with what they say."""
     found = {}
-    for name in relations.of(case.op, target.name, target.operations):
+    for name in relations.applicable(case.op, target.name, target.operations):
         failure = relations.run(case, target, "interpret", name).failure
         if failure is not None:
             found[name] = failure
@@ -150,7 +150,7 @@ def test_every_relation_is_asked_of_these_cases() -> None:
     asked = {
         name
         for case in RIGHT
-        for name in relations.of(case.op, "eager", Eager.operations)
+        for name in relations.applicable(case.op, "eager", Eager.operations)
         if relations.run(case, Eager(), "interpret", name).refused is None
     }
     assert asked == set(RELATIONS) - {"layout"}

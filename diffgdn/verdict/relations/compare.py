@@ -17,14 +17,14 @@ from diffgdn.tensors import inputs
 from diffgdn.verdict.comparison import Comparison
 from diffgdn.verdict.failures import CheckFailure, KernelRaised, RelationBroken, Verdict
 from diffgdn.verdict.relations import registry
-from diffgdn.verdict.relations.labelled_results import STATES, Side, bounded, call
+from diffgdn.verdict.relations.labelled_results import STATES, Side, call, with_bounds
 from diffgdn.verdict.relations.transforms import MAKERS, Calls, DoesNotApply
 
 WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def run(case: Case, target: Target, backend: str, name: str) -> Verdict:
-    """The verdict on a case under one relation; refused where the relation says nothing about it.
+    """Ask one relation of a case; the verdict is refused if the relation says nothing about it.
 
     A kernel's fault never raises; errors of the framework itself do, and ValueError for an unknown relation.
     """
@@ -65,8 +65,8 @@ def run(case: Case, target: Target, backend: str, name: str) -> Verdict:
 
 
 def keeps_bits(target: Target, op: str) -> bool:
-    """Whether a target promises, with batch_invariant, the same bits in every batch: as it says itself, and a
-    function of a user by taking the keyword."""
+    """Whether a target promises, with batch_invariant, the same bits in every batch: as its attribute
+    `batch_invariant` says, or, if it has none, as the function does by taking that keyword."""
     says = getattr(target, "batch_invariant", None)
     function = getattr(target, "functions", {}).get(op)
     if says is not None or function is None:
@@ -79,8 +79,11 @@ def keeps_bits(target: Target, op: str) -> bool:
 
 
 class _Asked:
-    """One relation, asked of one case. share: the worst disagreement over the bound; broken: of the result
-    that broke it."""
+    """One relation, asked of one case.
+
+    bitwise: bits are compared. share: the worst disagreement as a share of its bound. broken: the result that
+    broke the relation, beside the other side.
+    """
 
     def __init__(self, case: Case, target: Target, backend: str, name: str, bitwise: bool) -> None:
         self.case, self.target, self.backend, self.name, self.bitwise = case, target, backend, name, bitwise
@@ -88,7 +91,10 @@ class _Asked:
         self.broken: Comparison | None = None
 
     def judge(self) -> None:
-        """Raises RelationBroken, KernelRaised where the case's own call does, DoesNotApply."""
+        """Make the calls and compare them.
+
+        Raises RelationBroken, KernelRaised if the case's own call does, and DoesNotApply.
+        """
         case, data = self.case, inputs.draw(self.case)
         ours = call(case, data, self.target, self.backend)
         calls = Calls(self.target, self.backend)
@@ -98,13 +104,14 @@ class _Asked:
             message = f"the case's own call returned, a related one raised {error.message}"
             raise RelationBroken(case.op, error.tensor, None, message, self.name) from error
         if not self.bitwise:
-            ours = bounded(ours, case, data, self.target)
+            ours = with_bounds(ours, case, data, self.target)
         compared = sum(self._compare(name, ours, other) for name in ours.results)
         if not compared:
             raise DoesNotApply("no results in common")
 
     def _compare(self, name: str, ours: Side, other: Side) -> int:
-        """How many rows of a result the other side speaks of. Raises RelationBroken."""
+        """Compare the rows of a result that the other side speaks of, and count them. Raises
+        RelationBroken."""
         done = 0
         for source in [name, *(STATES if name in STATES else ())]:
             if source not in other.results or (done and source != name):
@@ -114,18 +121,20 @@ class _Asked:
                 places.setdefault(label, row)
             pairs = [(r, places[label]) for r, label in enumerate(ours.labels[name]) if label in places]
             if pairs and ours.results[name].numel():
-                self._agree(name, source, ours, other, [r for r, _ in pairs], [r for _, r in pairs])
+                self._check_agreement(name, source, ours, other, [r for r, _ in pairs], [r for _, r in pairs])
                 done += len(pairs)
         return done
 
-    def _agree(
+    def _check_agreement(
         self, name: str, source: str, ours: Side, other: Side, mine: list[int], theirs: list[int]
     ) -> None:
+        """Raise RelationBroken unless rows `mine` of a result agree with rows `theirs` of the other side's
+        `source`."""
         got, said = ours.results[name][mine], other.results[source][theirs]
         if other.columns is not None:
             got = got[:, :, other.columns]
         if self.bitwise:
-            self._same_bits(name, got, said, mine, ours, other)
+            self._check_bits(name, got, said, mine, ours, other)
             return
         bound, rounding = self._bound(name, source, ours, other, mine, theirs, got, said)
         error = (got.double() - said.double()).abs()
@@ -142,7 +151,7 @@ class _Asked:
             size = (
                 f"{far:.3g} apart is {far / limit:.3g} times the bound {limit:.3g}" if limit else "not exact"
             )
-            self._broken(name, got, said, bound, mask, index, mine, ours, other, size)
+            self._raise_broken(name, got, said, bound, mask, index, mine, ours, other, size)
 
     def _bound(
         self,
@@ -155,7 +164,8 @@ class _Asked:
         got: Tensor,
         said: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The largest disagreement, which is the bounds of both sides, and the last roundings in it."""
+        """Compute the largest disagreement that passes, which is the sum of both sides' bounds, and the last
+        roundings in it: each [rows, HV, V(, K)], float64."""
         assert ours.bounds is not None
         own = ours.bounds[name][:, mine]
         if other.columns is not None:
@@ -167,9 +177,10 @@ class _Asked:
             both = both + noise.half_ulp(said.double().abs(), said.dtype)
         return both[0], both[1]
 
-    def _same_bits(
+    def _check_bits(
         self, name: str, got: Tensor, said: Tensor, mine: list[int], ours: Side, other: Side
     ) -> None:
+        """Raise RelationBroken unless two tensors have the same bits."""
         words = WORDS[got.element_size()]
         mask = got.contiguous().view(words) != said.contiguous().view(words)
         if mask.any():
@@ -177,9 +188,9 @@ class _Asked:
             index = _worst(torch.where(mask, apart, -1.0))
             zero = torch.zeros(got.shape, dtype=torch.float64)
             size = f"other bits, {float(apart[index]):.3g} apart"
-            self._broken(name, got, said, zero, mask, index, mine, ours, other, size)
+            self._raise_broken(name, got, said, zero, mask, index, mine, ours, other, size)
 
-    def _broken(
+    def _raise_broken(
         self,
         name: str,
         got: Tensor,
@@ -192,7 +203,11 @@ class _Asked:
         other: Side,
         size: str,
     ) -> None:
-        """Raise, and keep the result beside what the other side says of it."""
+        """Raise RelationBroken, and keep the result beside the other side's as `broken`.
+
+        got, said, bound, mask: of the rows `mine`, [rows, HV, columns(, K)]. index: of the worst element in
+        them. size: of the disagreement, in words.
+        """
         whole = ours.results[name].double()
         expected, limits = whole.clone(), torch.zeros_like(whole)
         columns = slice(None) if other.columns is None else other.columns
@@ -221,4 +236,5 @@ class _Asked:
 
 
 def _worst(ratio: Tensor) -> tuple[int, ...]:
+    """Find the index of the largest element."""
     return tuple(int(i) for i in torch.unravel_index(ratio.argmax(), ratio.shape))

@@ -1,4 +1,4 @@
-"""The results of calls, labelled by what they are, so that those of one call can be put beside another's."""
+"""Labels the results of calls by what they are, so that those of one call can be put beside another's."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ STATES = ("state", "final", "steps")  # any of which may stand for another; a bo
 
 @dataclass(frozen=True)
 class Side:
-    """What one or more calls say.
+    """The labelled results of one or more calls.
 
-    results: by name, in their own dtype. labels: of the rows of each. bounds: the largest error of each
-    element, and what of it is the last rounding, [2, ...]; None where nothing was measured. repeats: its
-    calls go the first side's way, so that errors up to the first side's bound are added to their own.
-    columns: of V that it speaks of, None for all.
+    results: by name, [rows, HV, V(, K)] in their own dtypes.
+    labels: of the rows of each result.
+    bounds: of each result [2, rows, HV, V(, K)], float64: the largest error of a correct kernel, and what of
+        it is the last rounding; None if it was not measured.
+    repeats: the calls compute what the case's own call computes, so that its bound counts for them too.
+    columns: indices of V that it speaks of; None for all.
     """
 
     results: dict[str, Tensor]
@@ -37,8 +39,9 @@ class Side:
     repeats: bool = True
     columns: Tensor | None = None
 
-    def renamed(self, rename: Callable[[Label], Label | None]) -> Side:
-        """With the labels of another batch; None leaves a row out."""
+    def relabel(self, rename: Callable[[Label], Label | None]) -> Side:
+        """Give the rows other labels, such as those of another batch; a row is left out if `rename` gives
+        None."""
         results, labels, bounds = {}, {}, {}
         for name, tensor in self.results.items():
             pairs = [(row, new) for row, label in enumerate(self.labels[name]) if (new := rename(label))]
@@ -49,8 +52,8 @@ class Side:
         return replace(self, results=results, labels=labels, bounds=None if self.bounds is None else bounds)
 
 
-def rows(case: Case, name: str) -> list[Label]:
-    """Labels of the rows of a result of a case."""
+def row_labels(case: Case, name: str) -> list[Label]:
+    """Label the rows of a result of a case."""
     every = range(len(case.lens))
     if name == "o":
         return [("o", n, t) for n in every for t in range(case.lens[n])]
@@ -63,7 +66,7 @@ def rows(case: Case, name: str) -> list[Label]:
 
 
 def call(case: Case, data: Data, target: Target, backend: str) -> Side:
-    """The results of one call. Raises KernelRaised."""
+    """Call a target once and label its results, which are on the CPU, without bounds. Raises KernelRaised."""
     one = execute.Run(case, target, backend, explain=False)
     one.arguments = arrange(case, data, execute.device_of(backend), target.layout)
     try:
@@ -74,12 +77,12 @@ def call(case: Case, data: Data, target: Target, backend: str) -> Side:
         }
     finally:
         one.release()
-    return Side(shaped, {name: rows(case, name) for name in shaped})
+    return Side(shaped, {name: row_labels(case, name) for name in shaped})
 
 
-def bounded(side: Side, case: Case, data: Data, target: Target) -> Side:
-    """With the bounds of a call's results: on a correct kernel's errors, infinite where it may overflow, zero
-    where nothing rounds."""
+def with_bounds(side: Side, case: Case, data: Data, target: Target) -> Side:
+    """Measure the bounds of a call's results under the target's contract: infinite for elements that may
+    overflow, zero if nothing rounds."""
     stored = received_dtypes(case, side.results)
     reference = noise.reference(case, data, target.contract(case.op), stored)
     bounds = {}
@@ -89,8 +92,8 @@ def bounded(side: Side, case: Case, data: Data, target: Target) -> Side:
     return replace(side, bounds=bounds)
 
 
-def joined(sides: list[Side]) -> Side:
-    """Several calls of one shape as one side; what two of them say, the first says."""
+def join(sides: list[Side]) -> Side:
+    """Join calls of one shape into one side, in order; of two rows with one label the first counts."""
     names = {name for side in sides for name in side.results}
     results = {
         name: torch.cat([side.results[name] for side in sides if name in side.results]) for name in names
@@ -105,8 +108,8 @@ def joined(sides: list[Side]) -> Side:
     return Side(results, labels, bounds, sides[0].repeats, sides[0].columns)
 
 
-def carried(side: Side) -> dict[tuple[int, int], Tensor]:
-    """States [HV, V, K] that a call left behind, by sequence and tokens before them."""
+def states_left(side: Side) -> dict[tuple[int, int], Tensor]:
+    """Map (sequence, tokens before it) to each state [HV, V, K] that a call left behind."""
     return {
         (n, count): side.results[name][row]
         for name in ("final", "state")

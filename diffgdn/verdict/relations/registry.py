@@ -1,6 +1,6 @@
-"""The relations by name: to which cases each applies, and how the results of its calls must agree.
+"""Lists the relations by name: to which cases each applies, and how the results of its calls must agree.
 
-Imports no torch: a campaign plans with it before any kernel is loaded. `related` makes the calls.
+Imports no torch: a campaign plans with it before any kernel is loaded. `transforms` makes the calls.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ STATEFUL = ("extend", "recurrent", "update", "decode")
 class Relation:
     """Something that must hold between the results of calls, whatever the right results are.
 
-    what: it holds, in a few words. kinds, families: of the operations it can apply to. unless: why it says
-    nothing about a case, or None where it applies. bitwise: the contract promises the same bits; else results
-    agree within the bounds of both sides. why: it holds.
+    what: the other calls, in a few words.
+    why: the reason for which results agree.
+    bitwise: the contract promises the same bits; else results agree within the bounds of both sides.
+    kinds, families: of the operations that it can apply to.
+    unless: says why it tells nothing about a case, or None if it applies.
     """
 
     name: str
@@ -169,17 +171,14 @@ RELATIONS: dict[str, Relation] = {
 
 
 def get(name: str) -> Relation:
-    """The relation of a name. Raises ValueError, naming those there are."""
+    """Find the relation of a name. Raises ValueError, with all names, if there is none."""
     if name not in RELATIONS:
         raise ValueError(f"unknown relation {name!r}; known: {', '.join(RELATIONS)}")
     return RELATIONS[name]
 
 
-def of(op: str, target: str, has: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the relations that can apply to an operation of a target.
-
-    has: the operations it implements.
-    """
+def applicable(op: str, target: str, has: tuple[str, ...]) -> tuple[str, ...]:
+    """Name the relations that can apply to an operation of a target. has: the operations it implements."""
     return tuple(
         relation.name
         for relation in RELATIONS.values()
@@ -188,7 +187,7 @@ def of(op: str, target: str, has: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def counterpart(name: str, op: str, has: tuple[str, ...]) -> str | None:
-    """The operation that a relation's other calls are of, None where the target has none of the kind."""
+    """Name the operation of a relation's other calls; None if the target has none of the kind."""
     family, kind = op.split(".")
     kinds: tuple[str, ...] = (kind,)
     if name == "recurrent":
@@ -201,7 +200,7 @@ def counterpart(name: str, op: str, has: tuple[str, ...]) -> str | None:
 
 
 def missing(name: str, op: str, target: str, has: tuple[str, ...]) -> str | None:
-    """What a target would need for a relation and lacks, or None."""
+    """Say what a target lacks that a relation needs, or None."""
     if name == "layout":
         if target not in LAYOUTS:
             return f"{target} has one layout"

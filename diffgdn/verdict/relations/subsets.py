@@ -1,4 +1,4 @@
-"""Cases and tensors made of others: some of the tokens of some of the sequences."""
+"""Makes cases and tensors of others: some tokens of some sequences."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ Part = tuple[int, Sequence[int]]  # a sequence, and which of its tokens
 
 
 def whole(case: Case, n: int) -> Part:
-    """All of a sequence."""
+    """Name all tokens of a sequence."""
     return n, range(case.lens[n])
 
 
 def pick(case: Case, data: Data, parts: Sequence[Part], **changes: Any) -> tuple[Case, Data]:
-    """One sequence for each part, with its initial state, slot and buffer row; trees only by `changes`.
+    """Make a case of one sequence for each part, with its initial state, slot and buffer row.
 
-    changes: fields of the case. Tensors are those of `inputs.draw`.
+    data: tensors of the case, as `inputs.draw` returns them. changes: other values of fields; a tree is only
+    kept if it is among them. Returns the case and its tensors, new where they differ.
     """
     lens = tuple(len(tokens) for _, tokens in parts)
     even = len(set(lens)) == 1 and lens[0] > 0
@@ -57,6 +58,7 @@ def pick(case: Case, data: Data, parts: Sequence[Part], **changes: Any) -> tuple
 
 
 def own_slots(case: Case, count: int, **changes: Any) -> Pool:
-    """A pool of `count` sequences, each in a slot of its own, without a buffer; none for a dense state."""
+    """Make a pool of `count` sequences, each in a slot of its own, without a buffer; without indices for a
+    dense state. changes: other values of its fields."""
     indices = tuple(range(count)) if case.operation.has_pool else ()
     return Pool(slots=max(1, count), indices=indices, pitch=case.pool.pitch, dtype=case.pool.dtype, **changes)

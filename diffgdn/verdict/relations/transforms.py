@@ -1,4 +1,4 @@
-"""How each relation makes its other calls from a case and its tensors, and what they say of the case."""
+"""Makes the other calls of each relation, from a case and its tensors, and labels their results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diffgdn.cases.case import Case, Pool
 from diffgdn.targets import Target
 from diffgdn.tensors.inputs import Data
 from diffgdn.verdict.relations import registry
-from diffgdn.verdict.relations.labelled_results import Label, Side, bounded, call, carried, joined
+from diffgdn.verdict.relations.labelled_results import Label, Side, call, join, states_left, with_bounds
 from diffgdn.verdict.relations.subsets import own_slots, pick, whole
 
 MOST_ALONE = 3  # sequences that are run alone: the first, the last and one between
@@ -21,7 +21,8 @@ MOST_PATHS = 4
 
 
 class DoesNotApply(Exception):
-    """A relation says nothing about a case, or the target does not take its other calls; why."""
+    """Raised, with the reason, if a relation says nothing about a case, or the target does not take its other
+    calls."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,19 @@ class Calls:
     backend: str
 
     def __call__(self, case: Case, data: Data, measured: bool = False, target: Target | None = None) -> Side:
-        """The results of one call; `measured` with their own bounds. Raises KernelRaised, DoesNotApply."""
+        """Make one call. measured: measure its own bounds. target: instead of the one under test.
+
+        Raises KernelRaised, and DoesNotApply if the target refuses the case.
+        """
         target = target or self.target
         refusal = target.refuses(case, self.backend)
         if refusal is not None:
             raise DoesNotApply(refusal)
         side = call(case, data, target, self.backend)
-        return bounded(side, case, data, target) if measured else side
+        return with_bounds(side, case, data, target) if measured else side
 
     def counterpart(self, relation: str, case: Case) -> str:
-        """The operation of the other calls."""
+        """Name the operation of the other calls. Raises DoesNotApply if the target has none."""
         other = registry.counterpart(relation, case.op, tuple(self.target.operations))
         if other is None:
             raise DoesNotApply(f"{self.target.name} has no counterpart of {case.op}")
@@ -52,10 +56,12 @@ Make = Callable[[Case, Data, Calls], Side]
 
 
 def twice(case: Case, data: Data, calls: Calls) -> Side:
+    """Make the same call again."""
     return calls(case, data)
 
 
 def permuted(case: Case, data: Data, calls: Calls) -> Side:
+    """Call the sequences in another order, each in the next slot and buffer row."""
     order = [*reversed(range(len(case.lens)))]
     order = order[1:] + order[:1] if len(order) > 2 else order
     pool = case.pool
@@ -68,22 +74,23 @@ def permuted(case: Case, data: Data, calls: Calls) -> Side:
         pool = replace(pool, rows=rows)
     parents = tuple(case.parents[n] for n in order) if case.parents else ()
     other = pick(case, data, [whole(case, n) for n in order], pool=pool, parents=parents)
-    return calls(*other).renamed(lambda label: (label[0], order[label[1]], label[2]))
+    return calls(*other).relabel(lambda label: (label[0], order[label[1]], label[2]))
 
 
 def separate(case: Case, data: Data, calls: Calls) -> Side:
+    """Call the first, the last and a middle sequence alone."""
     live = [n for n, length in enumerate(case.lens) if length]
     chosen = sorted({live[0], live[len(live) // 2], live[-1]})[:MOST_ALONE]
     sides = []
     for n in chosen:
         parents = (case.parents[n],) if case.parents else ()
         other = pick(case, data, [whole(case, n)], parents=parents)
-        sides.append(calls(*other).renamed(_moved([n])))
-    return joined(sides)
+        sides.append(calls(*other).relabel(_relabelling([n])))
+    return join(sides)
 
 
 def append(case: Case, data: Data, calls: Calls) -> Side:
-    """The first token once more, after the last; in a tree as a child of the last."""
+    """Call with the first token once more, after the last; in a tree as a child of the last."""
     parts = [(n, [*range(length), *([0] if length else [])]) for n, length in enumerate(case.lens)]
     pool = case.pool
     if case.keeps_steps:
@@ -93,7 +100,7 @@ def append(case: Case, data: Data, calls: Calls) -> Side:
 
 
 def split(case: Case, data: Data, calls: Calls) -> Side:
-    """Cut in the middle; the bounds are those of the whole, and those of the second part alone."""
+    """Call each sequence in two parts, cut in the middle; each part has bounds of its own."""
     N = len(case.lens)
     cuts = [length // 2 if length > 1 else length for length in case.lens]
     pool = case.pool
@@ -103,7 +110,7 @@ def split(case: Case, data: Data, calls: Calls) -> Side:
     head = [(n, range(cut)) for n, cut in enumerate(cuts)]
     first = pick(case, data, head, pool=pool, final=True, inplace=True)
     before = calls(*first, measured=True)
-    states = carried(before)
+    states = states_left(before)
     rest = [n for n in range(N) if cuts[n] < case.lens[n] and (n, cuts[n]) in states]
     if not rest:
         raise DoesNotApply("no state of a sequence of two tokens is left behind")
@@ -119,11 +126,12 @@ def split(case: Case, data: Data, calls: Calls) -> Side:
     )
     tensors["state"] = torch.stack([states[n, cuts[n]] for n in rest]).float()
     after = calls(tail, tensors, measured=True)
-    moved = after.renamed(lambda label: (label[0], rest[label[1]], label[2] + cuts[rest[label[1]]]))
-    return joined([before, moved])
+    moved = after.relabel(lambda label: (label[0], rest[label[1]], label[2] + cuts[rest[label[1]]]))
+    return join([before, moved])
 
 
 def steps(case: Case, data: Data, calls: Calls) -> Side:
+    """Decode the draft token by token, the state carried over."""
     op, sides = calls.counterpart("steps", case), []
     states = {n: data["state"][n] for n in range(len(case.lens))}
     for t in range(max(case.lens)):
@@ -133,13 +141,14 @@ def steps(case: Case, data: Data, calls: Calls) -> Side:
         step, tensors = pick(case, data, [(n, [t]) for n in live], **changes)
         tensors["state"] = torch.stack([states[n] for n in live])
         side = calls(step, tensors, measured=True)
-        left = carried(side)
+        left = states_left(side)
         states |= {n: left[i, 1] for i, n in enumerate(live)}
-        sides.append(side.renamed(_moved(live, t)))
-    return joined(sides)
+        sides.append(side.relabel(_relabelling(live, t)))
+    return join(sides)
 
 
 def paths(case: Case, data: Data, calls: Calls) -> Side:
+    """Call each path of a tree from root to leaf as a chain, MOST_PATHS at most."""
     every: list[tuple[int, list[int]]] = []
     for n, tree in enumerate(case.parents):
         for leaf in sorted(set(range(len(tree))) - set(tree), reverse=True):
@@ -158,10 +167,11 @@ def paths(case: Case, data: Data, calls: Calls) -> Side:
         n, path = chosen[i]
         return (kind, n, path[count] if kind == "o" else path[count - 1] + 1)
 
-    return side.renamed(node)
+    return side.relabel(node)
 
 
 def recurrent(case: Case, data: Data, calls: Calls) -> Side:
+    """Call recurrent, or update, on the tensors of an extend."""
     op = calls.counterpart("recurrent", case)
     dense = op.endswith("recurrent")
     if not dense and case.values.state == "none":
@@ -173,6 +183,7 @@ def recurrent(case: Case, data: Data, calls: Calls) -> Side:
 
 
 def channels(case: Case, data: Data, calls: Calls) -> Side:
+    """Call the kda operation with the decay of the head in every channel."""
     other = replace(case, op=calls.counterpart("channels", case), edits=(), only=())
     wide = {
         name: data[name].unsqueeze(-1).expand(*data[name].shape, case.K).contiguous()
@@ -183,13 +194,14 @@ def channels(case: Case, data: Data, calls: Calls) -> Side:
 
 
 def heads(case: Case, data: Data, calls: Calls) -> Side:
+    """Call with q and k repeated, so that each value head has a query head of its own."""
     each = {name: data[name].repeat_interleave(case.HV // case.H, 1) for name in ("q", "k")}
     return calls(replace(case, H=case.HV, edits=(), only=()), data | each)
 
 
 def additive(case: Case, data: Data, calls: Calls) -> Side:
-    """Values of even tokens with the initial state, and those of odd tokens without; each call has bounds of
-    its own."""
+    """Call with the values of even tokens and the initial state, then with those of odd tokens and none, and
+    add the results; each call has bounds of its own."""
     plain = replace(case, edits=(), only=())
     even = (torch.arange(len(data["v"])) % 2 == 0).view(-1, 1, 1)
     # A where, not a product: padding tokens are NaN, and stay so.
@@ -208,6 +220,7 @@ def additive(case: Case, data: Data, calls: Calls) -> Side:
 
 
 def rows(case: Case, data: Data, calls: Calls) -> Side:
+    """Call with every other row of V zero, in v and in the initial state."""
     kept = torch.arange(0, case.V, 2)
     v = data["v"].clone()
     v[: case.total, :, 1::2] = 0
@@ -223,14 +236,15 @@ def rows(case: Case, data: Data, calls: Calls) -> Side:
 
 
 def layout(case: Case, data: Data, calls: Calls) -> Side:
+    """Call the target whose states lie in the other layout."""
     name = registry.LAYOUTS.get(calls.target.name)
     if name is None:
         raise DoesNotApply(f"{calls.target.name} has one layout")
     return replace(calls(case, data, measured=True, target=targets.get(name)), repeats=False)
 
 
-def _moved(sequences: list[int], tokens: int = 0) -> Callable[[Label], Label]:
-    """Labels of a call on some sequences, from a token on, as those of the whole batch."""
+def _relabelling(sequences: list[int], tokens: int = 0) -> Callable[[Label], Label]:
+    """Return the function that relabels a call on some sequences, from a token on, for the whole batch."""
     return lambda label: (label[0], sequences[label[1]], label[2] + tokens)
 
 

@@ -1,4 +1,4 @@
-"""What each request's state and outputs must be: one recurrence in float64 over its whole history.
+"""Knows what each request's state and outputs must be: one recurrence in float64 over its whole history.
 
 The recurrence is a fold, so carrying a request's float64 state on by the tokens of each step is the
 recurrence over all its tokens. A kernel starts each step from what the pool holds, and that was rounded at
@@ -43,16 +43,17 @@ class Histories:
         self._drafts: dict[int, list[_State]] = {}
 
     def arrive(self, request: int, HV: int, V: int, K: int) -> None:
-        """A request starts from zero."""
+        """Start the history of a request: a zero state [HV, V, K]."""
         zero = torch.zeros(HV, V, K, dtype=torch.float64)
         self._now[request] = _State(zero, zero.sum(-1))
 
     def finish(self, request: int) -> None:
+        """Forget a request and its draft."""
         del self._now[request]
         self._drafts.pop(request, None)
 
     def commit(self, request: int, accepted: int) -> None:
-        """The draft's history up to a token becomes the request's."""
+        """Make the draft's history up to a token the request's; drop the draft if none is accepted."""
         states = self._drafts.pop(request)
         if accepted != REJECTED:
             self._now[request] = states[accepted]
@@ -60,9 +61,11 @@ class Histories:
     def advance(
         self, case: Case, data: Data, requests: tuple[int, ...], results: dict[str, Comparison]
     ) -> None:
-        """The tokens of a call join the histories of its requests. results: of the call, beside the oracle
-        that started from the pool. Raises BeyondBound if an output is not that of its request's own
-        history."""
+        """Carry the histories of a call's requests on by its tokens.
+
+        results: of the call by name, beside the oracle that started from the pool. Raises BeyondBound if an
+        output is not that of its request's own history.
+        """
         zero = torch.zeros(case.HV, case.V, case.K, dtype=torch.float64)
         starts = [zero if one == PADDING else self._now[one].S for one in requests]
         truth = oracle.expected(case, {**data, "state": torch.stack(starts)})
@@ -70,7 +73,7 @@ class Histories:
             if request == PADDING:
                 continue
             tokens = slice(case.starts[n], case.starts[n + 1])
-            self._output(case, request, results["o"], truth.o, tokens)
+            self._check_output(case, request, results["o"], truth.o, tokens)
             before = self._now[request].slack
             if case.keeps_steps:
                 assert truth.steps is not None
@@ -86,7 +89,8 @@ class Histories:
                 bound = results["state"].bound[case.stored.index(n)].norm(dim=-1)
                 self._now[request] = _State(truth.state[n], before + bound)
 
-    def _output(self, case: Case, request: int, got: Comparison, truth: Tensor, tokens: slice) -> None:
+    def _check_output(self, case: Case, request: int, got: Comparison, truth: Tensor, tokens: slice) -> None:
+        """Raise BeyondBound unless a request's outputs are those of its history. truth [total, HV, V]."""
         slack = UNIT_LENGTH * abs(case.effective_scale) * self._now[request].slack
         error = (got.got[tokens] - truth[tokens]).abs()
         bound = got.bound[tokens] + slack
@@ -101,7 +105,10 @@ class Histories:
             )
 
     def check(self, op: str, states: Tensor, slots: dict[int, int]) -> None:
-        """The pool holds each live request's own state. states [slots, HV, V, K]. Raises BeyondBound."""
+        """Raise BeyondBound unless the pool holds each live request's own state.
+
+        states [slots, HV, V, K], in the pool's dtype. slots: of each request.
+        """
         for request, slot in slots.items():
             history = self._now[request]
             error = (states[slot].double().cpu() - history.S).norm(dim=-1)

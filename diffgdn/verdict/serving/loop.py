@@ -1,5 +1,5 @@
-"""What an engine does around the kernels: hands out slots, resets them, names them in calls, commits drafts,
-frees."""
+"""Does what an engine does around the kernels: hands out slots, resets them, names them in calls, commits
+drafts, frees."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from diffgdn.verdict.serving.memory import Memory
 
 
 class Loop:
-    """A serving loop's bookkeeping over one pool. slots and rows: of each request that has one.
+    """A serving loop's bookkeeping over one pool.
 
-    What was freed last is handed out first. Subclasses plant bugs; whoever plays a trace takes nothing from
-    the loop on trust but which free slot or row it chose.
+    slots, rows: by request. What was freed last is handed out first. Subclasses plant bugs; whoever plays a
+    trace takes nothing from the loop on trust but which free slot or row it chose.
     """
 
     def __init__(self, slots: int, rows: int, memory: Memory) -> None:
@@ -24,36 +24,38 @@ class Loop:
         self.free_rows = list(reversed(range(rows)))
 
     def arrive(self, request: int) -> None:
-        """A slot for a new request, its state zero."""
+        """Give a new request a slot and set its state to zero."""
         slot = self.free_slots.pop()
         self.slots[request] = slot
         self.reset(slot)
 
     def reset(self, slot: int) -> None:
-        """Whoever had the slot before leaves no trace, and neither does memory that nobody has written."""
+        """Set the state of a slot to zero: nothing stays of an earlier request or of unused memory."""
         self.memory.states[slot] = 0
 
     def indices(self, requests: Sequence[int]) -> list[int]:
-        """The slot of each row of a batch, -1 for padding."""
+        """Name the slot of each row of a batch, -1 for padding."""
         return [PADDING if one == PADDING else self.slots[one] for one in requests]
 
     def draft_rows(self, requests: Sequence[int]) -> list[int]:
-        """A row of the buffer for the draft of each row of a batch, -1 for padding."""
+        """Take a free row of the buffer for the draft of each row of a batch; -1 for padding."""
         for one in requests:
             if one != PADDING:
                 self.rows[one] = self.free_rows.pop()
         return [PADDING if one == PADDING else self.rows[one] for one in requests]
 
     def commit(self, request: int, accepted: Sequence[int]) -> None:
-        """The state after the last accepted token of the request's draft becomes its state; nothing changes
-        if none is. accepted: the tokens of the path, from the draft's first on."""
+        """Copy the state after the last accepted token of a request's draft into its slot, and free the row.
+
+        accepted: the tokens of the path, from the draft's first on; none leaves the state as it is.
+        """
         row = self.rows.pop(request)
         if accepted:
             self.memory.states[self.slots[request]] = self.memory.drafts[row, accepted[-1]]
         self.free_rows.append(row)
 
     def finish(self, request: int) -> None:
-        """Slot and row are free; a draft that waits for its commit is dropped."""
+        """Free a request's slot and row; a draft that waits for its commit is dropped."""
         self.free_slots.append(self.slots.pop(request))
         if request in self.rows:
             self.free_rows.append(self.rows.pop(request))

@@ -1,4 +1,4 @@
-"""The pool of states and the intermediate buffer of a serving loop, every byte of them watched."""
+"""Holds the pool of states and the intermediate buffer of a serving loop, and watches every byte of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from diffgdn.tensors.inputs import DTYPE
 from diffgdn.verdict.failures import CheckFailure, GuardWritten, SlotChanged
 
 GUARD = poison.GUARD_BYTES
-# What places hold that nobody has written yet: finite in every format, 50 in fp32 and bf16, 3.14 in fp16.
+# The 16-bit pattern of places that nobody has written yet: finite in every format, 50 in fp32 and bf16, 3.14
+# in fp16.
 # A NaN keeps its bits through arithmetic, and so would hide that such a place was read and written.
 UNUSED = 0x4248
 Place = tuple[int, ...]  # (slot,) in the pool, (row, step) in the buffer
@@ -24,12 +25,13 @@ class Watched:
     """A tensor [rows, ...] in memory of its own between guard zones; guards and gaps are poison, places
     UNUSED.
 
-    name: as checks name it. view: the tensor. inner: dimensions of what lies at one place.
+    name: as checks name it. view: the tensor.
     """
 
     def __init__(
         self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: str, pitch: int = 0
     ) -> None:
+        """Allocate and fill the memory. pitch: elements of poison between rows."""
         size = math.prod(shape[1:])
         self.name, self._stride = name, size + pitch
         units = shape[0] * self._stride * dtype.itemsize
@@ -44,20 +46,23 @@ class Watched:
         self.snapshot()
 
     def snapshot(self) -> None:
-        """What the next `check` compares with."""
+        """Remember all memory, for the next `check` to compare with."""
         self._before = self._words.clone()
 
     def _at(self, words: Tensor) -> Tensor:
+        """View the tensor in a copy of the memory."""
         like = self._like
         return words.view(like.dtype).as_strided(like.shape, like.stride(), like.storage_offset())
 
     def before(self) -> Tensor:
-        """The tensor as it was at the snapshot."""
+        """View the tensor as it was at the snapshot."""
         return self._at(self._before)
 
     def check(self, op: str, written: Iterable[Place], owners: dict[Place, str]) -> None:
-        """Nothing but the places in `written` differs from the snapshot. owners: words for places, those of a
-        whole row under (row,). Raises GuardWritten or SlotChanged."""
+        """Raise GuardWritten or SlotChanged if anything differs from the snapshot but the places `written`.
+
+        owners: words for rows, by (row,).
+        """
         want, now = self._before.clone(), self.view
         for place in written:
             self._at(want)[place] = now[place]
@@ -67,6 +72,7 @@ class Watched:
         raise self._failure(op, int(different[0]) * 2, different.numel(), owners)
 
     def _failure(self, op: str, byte: int, count: int, owners: dict[Place, str]) -> CheckFailure:
+        """Describe a change. byte: the first that changed. count: 16-bit words in all."""
         offset = (byte - GUARD) // self.view.dtype.itemsize
         row, inner = divmod(offset, self._stride)
         words = f"({count} 16-bit words changed)"
@@ -82,8 +88,10 @@ class Watched:
 
 
 class Memory:
-    """pool [slots, HV, V, K] and buffer [rows, draft, HV, V, K], in the target's layout; `states` and
-    `drafts` are the same with V, K last."""
+    """The pool [slots, HV, V, K] and the buffer [rows, draft, HV, V, K] of a loop, in the target's layout.
+
+    states, drafts: views of both with V, K last whatever the layout.
+    """
 
     def __init__(self, trace: Trace, layout: str, device: str) -> None:
         inner = (trace.HV, trace.V, trace.K) if layout == "vk" else (trace.HV, trace.K, trace.V)
@@ -94,16 +102,19 @@ class Memory:
 
     @property
     def states(self) -> Tensor:
+        """The pool, [slots, HV, V, K]."""
         return self.vk(self.pool.view)
 
     @property
     def drafts(self) -> Tensor:
+        """The buffer, [rows, draft, HV, V, K]."""
         return self.vk(self.buffer.view)
 
     def vk(self, tensor: Tensor) -> Tensor:
-        """A state tensor of the layout with V, K last."""
+        """View a state tensor of the layout with V, K last."""
         return tensor.mT if self._kv else tensor
 
     def snapshot(self) -> None:
+        """Remember pool and buffer."""
         self.pool.snapshot()
         self.buffer.snapshot()

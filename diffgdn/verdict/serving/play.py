@@ -1,4 +1,4 @@
-"""Plays a trace on a target, and asks after every step whether each request still has what is its own.
+"""Plays a trace on a target, and asks after every step whether each request still has its own state.
 
 Three questions, in this order, after every step:
 - Memory: only what the step documents as written differs, bit for bit: the slots of the live requests in the
@@ -43,9 +43,10 @@ MakeLoop = Callable[[int, int, Memory], Loop]
 
 @dataclass(frozen=True)
 class Played:
-    """What became of a trace: the failure of step number `at`, why nothing was run, or neither.
+    """The outcome of a trace: the failure of a step, why nothing was run, or neither.
 
-    share: worst error of any result as a share of its bound. seconds: of all of it.
+    at: the number of the step that failed. share: worst error of any result as a share of its bound. seconds:
+    of the whole trace. comparison: the result that failed, if one did.
     """
 
     trace: Trace
@@ -59,7 +60,7 @@ class Played:
     comparison: Comparison | None = field(default=None, repr=False)
 
     def verdict(self) -> Verdict:
-        """The same as the verdict of a case."""
+        """Turn the outcome into a verdict, of the trace's last call."""
         return Verdict(
             self.trace.last_call(),
             self.target,
@@ -73,9 +74,11 @@ class Played:
 
 
 def play(trace: Trace, target: Target, backend: str, loop: MakeLoop = Loop) -> Played:
-    """Run a trace. A fault of a kernel or of the loop never raises; errors of the framework itself do.
+    """Play a trace on a target, and check every step.
 
-    loop: makes the serving loop from slots, rows and memory.
+    A fault of a kernel or of the loop never raises; errors of the framework itself do.
+
+    loop: makes the serving loop from the number of slots, that of rows, and the memory.
     """
     missing = [op for op in trace.operations if op not in target.operations]
     if missing:
@@ -102,8 +105,8 @@ def play(trace: Trace, target: Target, backend: str, loop: MakeLoop = Loop) -> P
 class Player:
     """A trace under way: the loop, the memory, and what is known of both apart from the loop.
 
-    slots: of each live request. drafts: of each draft that waits, its row and the states that verify left
-    there.
+    slots: of live requests. drafts: for each request whose draft waits, its row of the buffer and the states
+    [tokens, HV, V, K] that verify left there. failed: the result that failed.
     """
 
     def __init__(self, trace: Trace, target: Target, backend: str, loop: MakeLoop = Loop) -> None:
@@ -119,8 +122,10 @@ class Player:
         self.failed: Comparison | None = None
 
     def step(self, number: int) -> str | None:
-        """Do a step and check what it left; why the target refuses it, or None. Raises CheckFailure, which
-        names the step."""
+        """Do a step and check what it left. Returns why the target refuses it, or None.
+
+        Raises CheckFailure, whose message names the step.
+        """
         step = self.trace.steps[number]
         op = f"{self.trace.family}.{step.act}" if step.act in CALLS else self.trace.op
         self.memory.snapshot()
@@ -142,6 +147,8 @@ class Player:
         return None
 
     def _arrive(self, op: str, step: Step) -> None:
+        """Let a request arrive. Raises SlotChanged for a slot that is taken, NotExact for a state other than
+        zero."""
         request = step.requests[0]
         self.loop.arrive(request)
         slot = self.loop.slots[request]
@@ -151,7 +158,7 @@ class Player:
                 op, "state", f"slot {slot}", f"request {request} got the slot of request {owner}"
             )
         self.slots[request] = slot
-        self._unchanged(op, slots=[slot])
+        self._check_unchanged(op, slots=[slot])
         state = self.memory.states[slot]
         if not bool((state == 0).all()):
             count = f"{int((state != 0).sum())} of {state.numel()} elements are not zero"
@@ -160,18 +167,23 @@ class Player:
         self.histories.arrive(request, trace.HV, trace.V, trace.K)
 
     def _finish(self, op: str, step: Step) -> None:
+        """Let a request finish; nothing may be written."""
         request = step.requests[0]
         self.loop.finish(request)
         self.slots.pop(request)
         self.drafts.pop(request, None)
         self.histories.finish(request)
-        self._unchanged(op)
+        self._check_unchanged(op)
 
     def _commit(self, op: str, step: Step, trees: dict[int, tuple[int, ...]]) -> None:
+        """Commit drafts. Raises NotExact unless each slot then holds the state of its accepted token.
+
+        trees: the parents of each request's draft.
+        """
         pairs = list(zip(step.requests, step.accepted, strict=True))
         for request, accepted in pairs:
             self.loop.commit(request, path(trees[request], accepted))
-        self._unchanged(op, slots=[self.slots[one] for one, accepted in pairs if accepted != REJECTED])
+        self._check_unchanged(op, slots=[self.slots[one] for one, accepted in pairs if accepted != REJECTED])
         for request, accepted in pairs:
             _, states = self.drafts.pop(request)
             self.histories.commit(request, accepted)
@@ -192,6 +204,7 @@ class Player:
                 )
 
     def _call(self, number: int, step: Step) -> str | None:
+        """Call the target and check what it left. Returns why the target refuses the case, or None."""
         asked = {"indices": self.loop.indices(step.requests)}
         rows: dict[int, int] = {}
         if step.act == "verify":
@@ -204,20 +217,20 @@ class Player:
         run = Run(case, self.target, self.backend, explain=False)
         data = inputs.draw(case)
         data["state"] = self._states(step)
-        arguments = self._arranged(case, data, asked)
+        arguments = self._arrange(case, data, asked)
         returned = run.call(arguments)
         checks.check_memory(case, arguments.find_change())
         run.check_fresh(returned)
         waiting = {row for row, _ in self.drafts.values()}
         kept = [] if step.act != "verify" else case.kept
-        self._unchanged(
+        self._check_unchanged(
             case.op,
             slots=[case.pool.indices[n] for n in case.stored] if case.writes_state else [],
             steps=[(row, step) for _, row, step in kept if row not in waiting],
         )
         patterns = {name: run.fresh.pattern(tensor) for name, tensor in returned.items()}
         results = {name: tensor.cpu() for name, tensor in run.results(arguments, returned).items()}
-        compared = self._compared(case, data, results, patterns)
+        compared = self._compare(case, data, results, patterns)
         self.histories.advance(case, data, step.requests, compared)
         for request, row in rows.items():
             length = step.lengths[step.requests.index(request)]
@@ -225,15 +238,17 @@ class Player:
         return None
 
     def _states(self, step: Step) -> Tensor:
-        """What the pool holds for each row of a batch, [N, HV, V, K]; zero for padding."""
+        """Copy what the pool holds for each row of a batch, [N, HV, V, K] on the CPU; zero for padding."""
         states = self.memory.states
         zero = torch.zeros_like(states[0])
         rows = [zero if one == PADDING else states[self.slots[one]] for one in step.requests]
         return torch.stack(rows).cpu()
 
-    def _arranged(self, case: Case, data: Data, asked: dict[str, list[int]]) -> Arguments:
-        """Arguments of a call over the pool and the buffer themselves, naming the slots that the loop asked
-        for."""
+    def _arrange(self, case: Case, data: Data, asked: dict[str, list[int]]) -> Arguments:
+        """Lay out the arguments of a call over the pool and the buffer themselves.
+
+        asked: what the loop names: slots as "indices", rows of the buffer as "rows".
+        """
         arguments = arrange(case, data, self.device, self.target.layout)
         arguments.tensors["state"] = self.memory.pool.view
         if case.keeps_steps:
@@ -243,10 +258,10 @@ class Player:
         arguments.snapshot()
         return arguments
 
-    def _unchanged(
+    def _check_unchanged(
         self, op: str, slots: list[int] | None = None, steps: list[tuple[int, int]] | None = None
     ) -> None:
-        """Nothing but these slots and these steps of the buffer is written."""
+        """Raise GuardWritten or SlotChanged if anything but these slots and steps (row, step) was written."""
         owners: dict[Place, str] = {
             (slot,): f"the state of request {one}" for one, slot in self.slots.items()
         }
@@ -256,10 +271,13 @@ class Player:
         }
         self.memory.buffer.check(op, steps or [], waiting)
 
-    def _compared(
+    def _compare(
         self, case: Case, data: Data, results: dict[str, Tensor], patterns: dict[str, int]
     ) -> dict[str, Comparison]:
-        """Each result beside the oracle that started from the pool. Raises CheckFailure."""
+        """Check each result beside the oracle that started from the pool, and return the comparisons by name.
+
+        patterns: that the memory of each returned result was filled with. Raises CheckFailure.
+        """
         reference = noise.reference(case, data, self.target.contract(case.op), received_dtypes(case, results))
         compared = {}
         for comparison in compare_results(case, results, reference, patterns):
