@@ -1,4 +1,4 @@
-"""The result of a campaign for machines: one JSON file, written when the campaign ends."""
+"""Write the result of a campaign for machines: one JSON file, when the campaign ends."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ FORMAT_VERSION = 2  # 2: `backend`, which was `lane`
 
 
 class JsonFile:
-    """A listener that leaves a file."""
+    """Leave a file with the result of a campaign: a listener.
+
+    Attributes:
+        problem: why the file could not be written, in one line; None if it was, or the campaign has not
+            ended.
+    """
 
     def __init__(self, path: Path) -> None:
+        """Take the path of the file."""
         self._path = path
         self._tally = Tally()
         self.problem: str | None = None  # why it could not be written, in one line
 
     def __call__(self, event: Event) -> None:
+        """Add an event up; write the file when the campaign ends, unless it never began."""
         self._tally(event)
         if isinstance(event, events.CampaignEnded) and self._tally.phase != "start":
             text = json.dumps(summary(self._tally), indent=1, allow_nan=False, ensure_ascii=False)
@@ -34,9 +41,9 @@ class JsonFile:
 
 
 def summary(tally: Tally) -> dict[str, Any]:
-    """JSON-ready.
+    """Return the result of a campaign that has ended, ready for JSON.
 
-    Times in seconds; a share is an error over its bound, null where there was none or it is not finite.
+    Times are in seconds; a share is an error over its bound, null if there was none or it is not finite.
     """
     started, ended = tally.started, tally.ended
     assert started is not None
@@ -97,7 +104,7 @@ def summary(tally: Tally) -> dict[str, Any]:
 
 
 def _relations(tally: Tally) -> dict[str, Any]:
-    """Of a campaign that asked relations. worst_share: null where bits were compared."""
+    """Return the part of a campaign that asked relations; worst_share is null if bits were compared."""
     return {
         name: {
             "pairs": one.pairs,

@@ -113,7 +113,8 @@ class _Rewriter(ast.NodeTransformer):
 
 
 def _transformer() -> Any:
-    """Make the transformer of syntax trees that replaces the interpreter's; what else that does, it does too."""
+    """Make the transformer of syntax trees that takes the place of the interpreter's, and does what that
+    one does too."""
     return type("Transformer", (_Rewriter, interpreter.ASTTransformer), {})()
 
 
