@@ -6,8 +6,9 @@ import os
 import shlex
 from pathlib import Path
 
-from diffgdn.findings.corpus import UNFINISHED, Finding, printable
-from diffgdn.targets import trust
+from diffgdn.findings import trust
+from diffgdn.findings.finding import UNFINISHED, Finding
+from diffgdn.findings.parse import printable
 
 DEFAULT_CORPUS = "findings"
 MOST_SHOWN = 5  # calls of a prelude

@@ -12,7 +12,8 @@ import pytest
 from diffgdn.backend import selection as backends
 from diffgdn.cases.case import Case
 from diffgdn.cli import run
-from diffgdn.findings.corpus import EXAMPLE, Corpus, Finding
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import EXAMPLE, Finding
 
 TOYS = Path(__file__).with_name("toys.py")
 FOUND = Finding(
@@ -53,7 +54,10 @@ WRONG = [
         "Invalid value for '--workers': expected auto or a number from 1 to 1024, got 'all'",
     ),
     ("fuzz --seed -1", "Invalid value for '--seed': -1 is not in the range"),
-    ("fuzz --backend cpu", "Invalid value for '--backend': 'cpu' is not one of 'gpu', 'interpret'."),
+    (
+        "fuzz --backend cpu",
+        "Invalid value for '--backend' / '--lane': 'cpu' is not one of 'gpu', 'interpret'.",
+    ),
     (
         "fuzz --backend gpu",
         "backend gpu: no NVIDIA GPU is visible; --backend interpret runs kernels on the CPU",

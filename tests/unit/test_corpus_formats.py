@@ -1,6 +1,8 @@
 """Every format version of a finding, by an example in tests/corpus/formats that is never written again."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,9 @@ from diffgdn.cases import case, trace
 from diffgdn.cases.case import Case, Edit, Gates, Only, Pool, Values
 from diffgdn.cases.prelude import Call
 from diffgdn.cases.trace import Step, Trace
-from diffgdn.findings import corpus
-from diffgdn.findings.corpus import CorpusError, Finding
+from diffgdn.findings import corpus, parse
+from diffgdn.findings.finding import FORMAT_VERSION, Finding
+from diffgdn.findings.parse import CorpusError
 
 FORMATS = Path(__file__).parents[1] / "corpus" / "formats"
 TRACE = Trace(
@@ -48,7 +51,7 @@ EXAMPLES = {
             edits=(Edit("q", 7, -4.0),),
         ),
         target="my_kernel.py:verify",
-        lane="gpu",
+        backend="gpu",
         kind="beyond_bound",
         message="got 1, expected 2 – error 1 is 4 times the bound\nin a second line",
         tensor="steps",
@@ -69,14 +72,14 @@ EXAMPLES = {
             boundary=True,
         ),
         target="vk",
-        lane="interpret",
+        backend="interpret",
         kind="relation_broken.split",
         message="it is wrong",
     ),
     "finding-1-trace-1": Finding(
         case=TRACE.last_call(),
         target="eager",
-        lane="interpret",
+        backend="interpret",
         kind="slot_changed",
         message="step 3 (decode 0): it changed",
         tensor="state",
@@ -87,7 +90,7 @@ EXAMPLES = {
     "finding-2-case-1": Finding(
         case=Case("gdn.decode", dtype="bfloat16"),
         target="vk",
-        lane="interpret",
+        backend="interpret",
         kind="beyond_bound",
         message="got 1.25, expected 0.25: error 1 is 5.47 times the bound 0.183",
         tensor="o",
@@ -98,7 +101,7 @@ EXAMPLES = {
     "finding-2-case-2": Finding(
         case=Case("gdn.update"),
         target="my_kernel.py:update",
-        lane="gpu",
+        backend="gpu",
         kind="crashed",
         message="the process that ran the kernel ended: killed by SIGKILL; not again in a fresh process",
         found="2026-11-27",
@@ -114,7 +117,7 @@ def files() -> dict[str, Path]:
 def test_each_version_that_can_be_read_has_an_example() -> None:
     assert set(files()) == set(EXAMPLES)
     found = [json.loads(path.read_text()) for path in files().values()]
-    assert {data["format_version"] for data in found} == set(range(1, corpus.FORMAT_VERSION + 1))
+    assert {data["format_version"] for data in found} == set(range(1, FORMAT_VERSION + 1))
     assert {data["case"]["format_version"] for data in found} == set(range(1, case.FORMAT_VERSION + 1))
     traces = {data["trace"]["format_version"] for data in found if "trace" in data}
     assert traces == set(range(1, trace.FORMAT_VERSION + 1))
@@ -122,7 +125,7 @@ def test_each_version_that_can_be_read_has_an_example() -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_reads_to_the_finding_it_was_written_from(name: str) -> None:
-    assert corpus.read(files()[name]) == EXAMPLES[name]
+    assert parse.read(files()[name]) == EXAMPLES[name]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -151,5 +154,11 @@ def test_a_version_of_the_future_is_refused_by_number(
     path.write_text(json.dumps(data))
     where = "".join(f"{one}: " for one in inside)
     with pytest.raises(CorpusError) as caught:
-        corpus.read(path)
+        parse.read(path)
     assert str(caught.value) == f"{path}: {where}format_version: this diffgdn reads {reads}, got 3"
+
+
+@pytest.mark.parametrize("script", sorted((FORMATS / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_a_script_that_an_older_version_wrote_still_runs(script: Path) -> None:
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "right"), done.stderr
