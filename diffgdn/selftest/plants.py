@@ -90,6 +90,7 @@ class _Refusing(Planted):
     """Take no case: what is left is the way to it and back."""
 
     def refuses(self, case: Case, backend: str) -> str | None:
+        """Refuse every case."""
         return "not today"
 
 

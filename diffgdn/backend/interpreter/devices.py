@@ -17,7 +17,7 @@ def guard_is_missing() -> bool:
 
 
 def ignore_for_cpu_tensors() -> None:
-    """Let guards and streams do nothing for the CPU, and where there is no GPU."""
+    """Let guards and streams do nothing for the CPU, and nothing at all if there is no GPU."""
     torch.cpu.device = _Nothing  # type: ignore[attr-defined]
     torch.cuda.device = _guard(torch.cuda.device)  # type: ignore[misc]
     torch.cuda.device_of = _guard(torch.cuda.device_of)  # type: ignore[misc]
@@ -48,12 +48,15 @@ class _Stream(_Nothing):
     device = torch.device("cpu")
 
     def synchronize(self) -> None:
+        """Wait for nothing."""
         pass
 
     def wait_stream(self, stream: Any) -> None:
+        """Wait for nothing."""
         pass
 
     def query(self) -> bool:
+        """Say that all is done."""
         return True
 
 

@@ -82,6 +82,7 @@ class _NoScope:
     """Stand for what a launch is given to restore: nothing was patched for it."""
 
     def restore(self) -> None:
+        """Restore nothing."""
         pass
 
 

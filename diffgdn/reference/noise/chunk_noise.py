@@ -213,9 +213,9 @@ class Follower:
             o: [T, L, V], the outputs; only their shape is used.
 
         Returns:
-            those of o [T, L, V], of the final state [L, V, K] and, where they are kept, of the state before
-                every chunk
-            [chunks, L, V, K], else an empty tensor.
+            those of o [T, L, V], of the final state [L, V, K] and, if they are kept, of the state before
+                every chunk [chunks, L, V, K],
+            else an empty tensor.
         """
         final = self._of_state()
         return (

@@ -17,8 +17,8 @@ from diffgdn.tensors.inputs import Data
 
 
 class Rounded(Exact):
-    """Really round, to nearest even (IEEE 754-2019, section 4.3.1), to the formats of a contract: a
-    `Rounding`.
+    """Round values for real, to nearest even (IEEE 754-2019, section 4.3.1), to the formats of a contract:
+    a `Rounding`.
 
     In an exact case nothing may change at any point. Tf32 cuts off the last 13 bits, as tensor cores do.
     """
