@@ -49,11 +49,9 @@ class _Stream(_Nothing):
 
     def synchronize(self) -> None:
         """Wait for nothing."""
-        pass
 
     def wait_stream(self, stream: Any) -> None:
         """Wait for nothing."""
-        pass
 
     def query(self) -> bool:
         """Say that all is done."""

@@ -83,7 +83,6 @@ class _NoScope:
 
     def restore(self) -> None:
         """Restore nothing."""
-        pass
 
 
 def _builtins() -> Iterator[FunctionType]:
