@@ -40,7 +40,7 @@ class ModeReport:
 
 
 def taking_part(tally: Tally) -> dict[str, OperationTally]:
-    """Operations that were run, or were not left out."""
+    """Select the operations that were not left out before their first case."""
     return {name: one for name, one in tally.operations.items() if one.cases or one.skipped is None}
 
 
@@ -91,7 +91,7 @@ def _table(tally: Tally) -> Table:
 
 
 def _traces(tally: Tally) -> Table:
-    """Serving loops, by family."""
+    """Make the table of serving loops, by family."""
     table = empty_table()
     table.add_column("loop")
     for name in ("traces", "steps", "refused", "worst error / bound", "findings"):
