@@ -16,7 +16,7 @@ from diffgdn.campaign.events import CaseRun
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
 from diffgdn.findings import bucket
-from diffgdn.findings.corpus import COMPLETE, OUT_OF_TIME, Finding
+from diffgdn.findings.finding import COMPLETE, OUT_OF_TIME, Finding
 from diffgdn.runner.confirm import Confirmed
 from diffgdn.runner.ways import Familiar
 from diffgdn.search import hypothesis_search

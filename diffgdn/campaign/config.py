@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffgdn.findings.corpus import Finding
+from diffgdn.findings.finding import Finding
 from diffgdn.runner.ways import PURPOSES
 
 SHRINK_SHARE = 6  # a shrink takes at most this part of the campaign's time, ...

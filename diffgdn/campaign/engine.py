@@ -22,7 +22,8 @@ from diffgdn.campaign.rotation import Rotation
 from diffgdn.campaign.worker_pool import Died, Pool, undisturbed
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import fitting
-from diffgdn.findings.corpus import UNSHRUNK, Corpus, Finding, today
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import UNSHRUNK, Finding, today
 from diffgdn.search import hypothesis_search
 from diffgdn.verdict import relations
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from diffgdn.cases.case import Case
-from diffgdn.findings.corpus import Finding
+from diffgdn.findings.finding import Finding
 from diffgdn.verdict.failures import Errors
 
 # Phases in their order; a campaign leaves out those that have nothing to do.

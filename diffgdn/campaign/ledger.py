@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffgdn.campaign.tasks import Key, key
-from diffgdn.findings.corpus import SHRINKS, UNSHRUNK, Corpus, CorpusError, Finding
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import SHRINKS, UNSHRUNK, Finding
+from diffgdn.findings.parse import CorpusError
 
 
 @dataclass

@@ -9,7 +9,8 @@ from diffgdn.campaign import events, tasks
 from diffgdn.campaign.events import Listener
 from diffgdn.campaign.ledger import Ledger
 from diffgdn.campaign.worker_pool import Pool
-from diffgdn.findings.corpus import Finding, delete
+from diffgdn.findings.corpus import delete
+from diffgdn.findings.finding import Finding
 
 LEEWAY_SECONDS = 3.0  # beyond all limits, for a worker to answer before it is ended
 

@@ -14,7 +14,7 @@ from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
 from diffgdn.campaign.worker_pool import Died, Pool
 from diffgdn.findings import trust
-from diffgdn.findings.corpus import EXAMPLE, Finding
+from diffgdn.findings.finding import EXAMPLE, Finding
 
 POLL_SECONDS = 0.2
 MOST_FAILED_STARTS = 3

@@ -12,8 +12,8 @@ from typing import Any
 from diffgdn.campaign import tasks
 from diffgdn.cases.case import Case
 from diffgdn.cases.trace import Trace
-from diffgdn.findings import bucket, corpus
-from diffgdn.findings.corpus import COMPLETE, OUT_OF_TIME, Finding
+from diffgdn.findings import bucket
+from diffgdn.findings.finding import COMPLETE, OUT_OF_TIME, Finding, versions
 from diffgdn.search import hypothesis_search
 from diffgdn.verdict.failures import CheckFailure, PoisonLeaked, Verdict, relation_of
 
@@ -77,7 +77,7 @@ def shrink_finding(task: tasks.Shrink, run: Run, pipe: Connection, backend: str,
     trace = task.finding.trace
     smaller = resumed.of_case(task.seconds) if trace is None else resumed.of_trace(trace, task.seconds)
     if smaller is not None:
-        smaller = replace(smaller, backend=backend, versions=corpus.versions(device))
+        smaller = replace(smaller, backend=backend, versions=versions(device))
         pipe.send(tasks.Shrunk(task.finding, smaller, time.monotonic() - began))
         return tasks.Done()
     assert resumed.last is not None

@@ -10,8 +10,8 @@ from types import TracebackType
 
 from diffgdn.cases.prelude import Call, fitting
 from diffgdn.cases.trace import CALLS, Trace
-from diffgdn.findings import corpus
-from diffgdn.findings.corpus import Corpus, Finding
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import COMPLETE, OUT_OF_TIME, UNSHRUNK, Finding, today, versions
 from diffgdn.runner import ways
 from diffgdn.runner.confirm import Confirm, Confirmed
 from diffgdn.runner.ways import SetupError
@@ -210,7 +210,7 @@ class Session:
             say(f"{family}: its shrink went astray, into what depends on other traces: {problem or path}")
             sure, complete = self._sure, False
         finding = self._finding(sure, seed)
-        finding = replace(finding, shrink=corpus.COMPLETE if complete else corpus.OUT_OF_TIME)
+        finding = replace(finding, shrink=COMPLETE if complete else OUT_OF_TIME)
         path, problem = save.keep(finding, anew=finding.id == seen.id)
         if problem is not None:
             say(problem)  # the finding is told all the same
@@ -255,11 +255,11 @@ class Session:
             message=failure.message,
             tensor=failure.tensor,
             place=failure.place,
-            versions=corpus.versions(self._about.device),
+            versions=versions(self._about.device),
             seed=seed,
-            found=corpus.today(),
+            found=today(),
             trace=trace,
-            shrink=corpus.UNSHRUNK,
+            shrink=UNSHRUNK,
             prelude=fitting(sure.prelude),
             reproduced=sure.reproduced,
         )

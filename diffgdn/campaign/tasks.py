@@ -11,7 +11,7 @@ from typing import Any
 
 from diffgdn.cases.case import Case
 from diffgdn.findings import bucket
-from diffgdn.findings.corpus import Finding
+from diffgdn.findings.finding import Finding
 
 # Two failures with the same key are the same finding.
 Key = bucket.Bucket

@@ -21,8 +21,16 @@ from diffgdn.campaign.worker import Setup, child_log, say
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call, fitting
 from diffgdn.cases.trace import Trace, call_of
-from diffgdn.findings import bucket, corpus
-from diffgdn.findings.corpus import Finding, shows_in_company
+from diffgdn.findings import bucket
+from diffgdn.findings.finding import (
+    COMPLETE,
+    OUT_OF_TIME,
+    UNSHRUNK,
+    Finding,
+    shows_in_company,
+    today,
+    versions,
+)
 from diffgdn.runner import ways
 from diffgdn.runner.confirm import Confirm, Confirmed, again, apart
 from diffgdn.runner.running_case import CurrentCase
@@ -61,7 +69,7 @@ class Session:
         if target is None:
             return tasks.Ready("", {}, (), "vk")
         self._about = about = self._runner(target).about(target)
-        self._versions = corpus.versions(about.device)
+        self._versions = versions(about.device)
         return tasks.Ready(about.device, self._versions, about.operations, about.layout, about.configurations)
 
     def do(self, task: tasks.Task) -> tasks.Done:
@@ -218,7 +226,7 @@ class Session:
             unshrunk=None if before == case else before,
             prelude=fitting(sure.prelude),
             reproduced=sure.reproduced,
-            shrink=corpus.OUT_OF_TIME if time.monotonic() >= until else corpus.COMPLETE,
+            shrink=OUT_OF_TIME if time.monotonic() >= until else COMPLETE,
         )
 
     def _explore(self, task: tasks.Explore) -> tasks.Done:
@@ -280,11 +288,11 @@ class Session:
             place=failure.place,
             versions=self._versions,
             seed=self._setup.seed,
-            found=corpus.today(),
+            found=today(),
             unshrunk=None if unshrunk == case else unshrunk,
             prelude=fitting(sure.prelude),
             reproduced=sure.reproduced,
-            shrink=corpus.UNSHRUNK,
+            shrink=UNSHRUNK,
         )
 
 

@@ -10,7 +10,8 @@ import click
 from diffgdn.cli.options import CONTEXT, Problem, isolation_option, trust_option
 from diffgdn.cli.replay_command import MOST_WORKERS, corpus_option, located
 from diffgdn.findings import bucket, corpus, prune_export
-from diffgdn.findings.corpus import Corpus, CorpusError, printable
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.parse import CorpusError, printable
 from diffgdn.findings.prune_export import Entry, Replayed
 from diffgdn.report import finding_lines as findings
 
@@ -78,8 +79,8 @@ def prune(folder: Path, yes: bool, repeat: int, trusted: bool, isolation: str | 
 
     Each runs on the backend it was found on. One that is FLAKY or cannot be run stays, and so do examples.
     """
-    from diffgdn.campaign import automatic_workers
     from diffgdn.campaign import replay_findings as replays
+    from diffgdn.campaign.worker_pool import automatic_workers
 
     entries, problems = _read(folder)
     if problems:

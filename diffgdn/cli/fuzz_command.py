@@ -24,7 +24,7 @@ from diffgdn.cli.options import (
     writable_file,
     writable_folder,
 )
-from diffgdn.findings.corpus import CorpusError
+from diffgdn.findings.parse import CorpusError
 from diffgdn.report.finding_lines import DEFAULT_CORPUS
 
 DEFAULT_SECONDS = 60.0
@@ -141,6 +141,7 @@ def explore(
     from rich.console import Console
 
     from diffgdn import campaign
+    from diffgdn.campaign.worker_pool import automatic_workers
     from diffgdn.report.console import ConsoleReport
     from diffgdn.report.jsonfile import JsonFile
 
@@ -151,7 +152,7 @@ def explore(
         operations=selected,
         backend=backend,
         seed=secrets.randbelow(2**32) if seed is None else seed,
-        workers=workers or campaign.automatic_workers(backend),
+        workers=workers or automatic_workers(backend),
         corpus=corpus,
         max_time=max_time,
         max_cases=max_cases,

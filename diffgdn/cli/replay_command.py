@@ -20,7 +20,9 @@ from diffgdn.cli.options import (
     isolation_option,
     trust_option,
 )
-from diffgdn.findings.corpus import Corpus, CorpusError, Finding, read
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import Finding
+from diffgdn.findings.parse import CorpusError, read
 from diffgdn.report import finding_lines as findings
 from diffgdn.runner import sanitize
 
@@ -98,8 +100,8 @@ def replay(
 
     Exit status: 0 none fails any more, 1 at least one does, 2 one could not be run.
     """
-    from diffgdn.campaign import automatic_workers
     from diffgdn.campaign import replay_findings as replays
+    from diffgdn.campaign.worker_pool import automatic_workers
 
     backend = asked_backend(backend)
     given = names or (str(corpus),)

@@ -27,7 +27,8 @@ from diffgdn.report import finding_lines as findings
 
 if TYPE_CHECKING:
     from diffgdn.campaign.serving_session import Session
-    from diffgdn.findings.corpus import Corpus, Finding
+    from diffgdn.findings.corpus import Corpus
+    from diffgdn.findings.finding import Finding
 
 DEFAULT_SECONDS = 60.0
 MOST_SEED = 2**32 - 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from diffgdn.cases.case import Case
 
 if TYPE_CHECKING:
-    from diffgdn.findings.corpus import Finding
+    from diffgdn.findings.finding import Finding
 
 # A wrong number is one failure: whether it is held to a bound or to the last bit is for the case to say.
 FAULTS = {"beyond_bound": "wrong", "not_exact": "wrong"}

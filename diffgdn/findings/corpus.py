@@ -1,162 +1,22 @@
-"""Findings on disk: one JSON file each, written at once or not at all, and readable without the version that
-wrote it.
-
-A file may come from a stranger. It is JSON and nothing else: read as plain data up to a size, every field
-checked, no name in it used as a path. What it names as its target is for `trust` to judge.
+"""A folder of findings: one JSON file each, written whole or not at all, and read by `parse` alone.
 
 Beside ID.json may lie what was made from it for people: ID.py, a standalone repro script, and ID.png or
-ID.txt, a picture of the error. The JSON alone is the finding."""
+ID.txt, a picture of the error. The JSON alone is the finding.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import json
-import math
 import os
-import platform
 import re
-import stat
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-from diffgdn.cases import prelude as preludes
-from diffgdn.cases.case import Case
-from diffgdn.cases.prelude import Call
-from diffgdn.cases.size_limits import refusal
-from diffgdn.cases.trace import Trace
-from diffgdn.verdict.failures import DAMAGED, relation_of
+from diffgdn.findings.finding import Finding
+from diffgdn.findings.parse import CorpusError, printable, read
 
-FORMAT_VERSION = 2  # 2: `prelude` and `reproduced`; 1 is still read, and written where it will do
-MAX_BYTES = 1 << 20  # a case is a few kilobytes; anything near this is no finding
-EXAMPLE = (
-    "example"  # the kind of an entry that never failed: a case chosen by hand because it is easy to get wrong
-)
-BACKENDS = ("interpret", "gpu")
-# How far a finding was made smaller: until nothing was left to try, until time was up, or not at all.
-COMPLETE, OUT_OF_TIME, UNSHRUNK = SHRINKS = ("complete", "out of time", "none")
-UNFINISHED = {OUT_OF_TIME: "its shrink ran out of time", UNSHRUNK: "not shrunk"}
 SIDE_FILES = (".py", ".png", ".txt")
-MOST_LETTERS = 300  # of a name, a place or a reason, which are one line each
-MOST_DIGITS = 40
-MOST_OF_TARGET = 128  # letters of it in an id: a file name has 255 at most
-
-
-class CorpusError(ValueError):
-    """A file that is no finding, or a name that leads to none. The message is one line and names the file."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A failing case, and what is known about it.
-
-    kind, message, tensor and place are those of the failed check (`checks.CheckFailure`). versions: of what
-    ran it, by name. seed: of the campaign. found: the date, in ISO form. unshrunk: the case on which the
-    failure was first seen, if it was larger. trace: where a serving loop failed, what it did; case is then
-    its last call. shrink: one of SHRINKS; None where nobody knows, as in older files. prelude: calls of the
-    same target that have to run before it in the same process for it to fail; none for most. reproduced:
-    False where it failed once and never again, alone or after the calls that had run before it, which are
-    then its prelude."""
-
-    case: Case
-    target: str
-    backend: str
-    kind: str
-    message: str
-    tensor: str | None = None
-    place: str | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
-    seed: int | None = None
-    found: str = ""
-    unshrunk: Case | None = None
-    trace: Trace | None = None
-    shrink: str | None = None
-    prelude: tuple[Call, ...] = ()
-    reproduced: bool = True
-
-    @property
-    def format_version(self) -> int:
-        """The oldest version that holds this finding."""
-        return 2 if self.prelude or not self.reproduced else 1
-
-    @property
-    def call(self) -> Call:
-        """What fails: the case or the trace, and the relation that it is asked."""
-        return Call(self.trace or self.case, relation_of(self.kind))
-
-    @property
-    def operation(self) -> str:
-        return self.case.op if self.trace is None else self.trace.op
-
-    @property
-    def id(self) -> str:
-        """Target, operation, kind, what it comes after, and case id, in letters that are safe in a file
-        name."""
-        subject = self.trace or self.case
-        parts = [_safe(self.target)[-MOST_OF_TARGET:], subject.op, _safe(self.kind), subject.id]
-        if self.format_version > 1:
-            word = "after" if self.reproduced else "once"
-            parts.insert(3, f"{word}_{preludes.digest(self.prelude)}")
-        return "-".join(parts)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict with `format_version`."""
-        plain = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
-        plain["lane"] = plain.pop("backend")  # as files have called it from the first
-        cases: dict[str, Any] = {
-            "case": self.case.to_json(),
-            "unshrunk": None if self.unshrunk is None else self.unshrunk.to_json(),
-        }
-        if self.trace is None:
-            del plain["trace"]  # only findings of a serving loop have the field
-        else:
-            cases["trace"] = self.trace.to_json()
-        if self.format_version == 1:
-            del plain["prelude"], plain["reproduced"]
-        else:
-            cases["prelude"] = [call.to_json() for call in self.prelude]
-        if self.shrink is None:
-            del plain["shrink"]  # older findings have no such field
-        return {
-            "format_version": self.format_version,
-            "operation": self.operation,
-            **plain,
-            "versions": dict(self.versions),
-            **cases,
-        }
-
-    @classmethod
-    def from_json(cls, data: Any) -> Finding:
-        """The finding that `to_json` wrote. Raises CorpusError for an unknown version or field, or a wrong
-        type.
-        """
-        return _parse(data)
-
-
-def shows_in_company(finding: Finding) -> bool:
-    """Whether a finding shows in a process of its own alone: with the calls before it, or with a look at the
-    heap after it."""
-    return bool(finding.prelude) or not finding.reproduced or finding.message.startswith(DAMAGED)
-
-
-def today() -> str:
-    """The date of a finding made now, in UTC."""
-    return datetime.datetime.now(datetime.UTC).date().isoformat()
-
-
-def versions(device: str | None = None) -> dict[str, str]:
-    """Versions of what a finding depends on, from the installed packages' metadata: nothing is imported."""
-    known = {"python": platform.python_version(), "device": device or platform.machine()}
-    for name in ("diffgdn", "torch", "triton", "numpy"):
-        try:
-            known[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            known[name] = "none"
-    return known
 
 
 @dataclass(frozen=True)
@@ -231,41 +91,6 @@ class Corpus:
             raise CorpusError(f"{printable(name)}: not in {self.path}")
 
 
-def read(path: Path) -> Finding:
-    """The finding in a file, wherever it lies. Raises CorpusError, in one line that names the file."""
-    try:
-        data = json.loads(
-            _bytes(path).decode(),
-            parse_int=_integer,
-            parse_float=_number,
-            parse_constant=_no_constant,
-            object_pairs_hook=_no_twins,
-        )
-        return Finding.from_json(data)
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except CorpusError as error:
-        reason = str(error)
-    except (ValueError, RecursionError) as error:
-        reason = f"not JSON: {error}"
-    raise CorpusError(f"{printable(str(path))}: {printable(reason[:MOST_LETTERS])}")
-
-
-def _bytes(path: Path) -> bytes:
-    """What a plain file holds, up to a size."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would block
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise CorpusError("not a plain file")
-        with open(descriptor, "rb", closefd=False) as file:
-            found = file.read(MAX_BYTES + 1)
-    finally:
-        os.close(descriptor)
-    if len(found) > MAX_BYTES:
-        raise CorpusError(f"larger than {MAX_BYTES} bytes")
-    return found
-
-
 def content(finding: Finding) -> bytes:
     """What a finding's file holds: the same bits for the same finding."""
     text = json.dumps(finding.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
@@ -284,14 +109,6 @@ def delete(path: Path) -> None:
         path.with_suffix(suffix).unlink(missing_ok=True)
 
 
-def printable(text: str) -> str:
-    """Text in one line, with escapes for what could move a cursor or end a line."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape", "backslashreplace").decode()
-        for one in text
-    )
-
-
 def write(path: Path, content: bytes) -> None:
     """Put a file in place whole: after a crash there is either all of it or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -306,143 +123,3 @@ def write(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def _safe(text: str) -> str:
-    """No separators of paths or of ids, and no leading dot."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "_", text).strip("._") or "_"
-
-
-def _integer(text: str) -> int:
-    if len(text) > MOST_DIGITS:
-        raise CorpusError(f"an integer of {len(text)} digits")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise CorpusError(f"{text:.40} is more than a float holds")
-    return number
-
-
-def _no_constant(name: str) -> float:
-    raise CorpusError(f"{name} is not JSON")
-
-
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise CorpusError("a field is given twice")
-    return data
-
-
-_FIELDS: dict[str, tuple[type, ...]] = {
-    "operation": (str,),
-    "case": (dict,),
-    "target": (str,),
-    "lane": (str,),
-    "kind": (str,),
-    "message": (str,),
-    "tensor": (str, type(None)),
-    "place": (str, type(None)),
-    "versions": (dict,),
-    "seed": (int, type(None)),
-    "found": (str,),
-    "unshrunk": (dict, type(None)),
-    "trace": (dict,),
-    "shrink": (str,),
-    "prelude": (list,),
-    "reproduced": (bool,),
-}
-OPTIONAL = {"trace", "shrink"}
-LATER = {"prelude", "reproduced"}  # fields of version 2
-Subject = TypeVar("Subject", Case, Trace)
-KIND = re.compile(r"[a-z][a-z_]{0,39}(\.[a-z_]{1,40})?")
-
-
-def _parse(data: Any) -> Finding:
-    if not isinstance(data, dict):
-        raise CorpusError(f"a finding is a JSON object, got {type(data).__name__}")
-    version = data.get("format_version")
-    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-        raise CorpusError(f"format_version: this diffgdn reads 1 to {FORMAT_VERSION}, got {version!r:.40}")
-    body = {name: value for name, value in data.items() if name != "format_version"}
-    fields = set(_FIELDS) - (LATER if version == 1 else set())
-    missing = fields - set(body) - OPTIONAL
-    for names, word in ((set(body) - fields, "unknown"), (missing, "missing")):
-        if names:
-            raise CorpusError(f"{word} field {', '.join(map(repr, sorted(names)))}")
-    for name, kinds in _FIELDS.items():
-        if name not in body:
-            continue
-        if type(body[name]) not in kinds:
-            expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise CorpusError(f"{name}: expected {expected}, got {body[name]!r:.40}")
-    if not all(isinstance(value, str) for value in body["versions"].values()):
-        raise CorpusError(f"versions: expected strings, got {body['versions']!r:.40}")
-    for name in ("target", "tensor", "place"):
-        _one_line(name, body[name] or "")
-    for pair in body["versions"].items():
-        _one_line("versions", " ".join(pair))
-    if not KIND.fullmatch(body["kind"]):
-        raise CorpusError(f"kind: expected a word such as beyond_bound, got {body['kind']!r:.40}")
-    if body["lane"] not in BACKENDS:
-        raise CorpusError(f"lane: expected {' or '.join(BACKENDS)}, got {body['lane']!r:.40}")
-    if body.get("shrink", COMPLETE) not in SHRINKS:
-        raise CorpusError(f"shrink: expected {', '.join(SHRINKS)}, got {body['shrink']!r:.40}")
-    if body["found"]:
-        _date(body["found"])
-    for name in ("case", "unshrunk"):
-        if body[name] is not None:
-            body[name] = _case(name, body[name])
-    if "trace" in body:
-        body["trace"] = _trace(body["trace"])
-    if "prelude" in body:
-        body["prelude"] = _prelude(body["prelude"])
-    body["backend"] = body.pop("lane")
-    operation, subject = body.pop("operation"), body.get("trace") or body["case"]
-    if operation != subject.op:
-        raise CorpusError(f"operation: {operation!r:.40}, but the case is of {subject.op}")
-    if "trace" in body and body["case"] != body["trace"].last_call():
-        raise CorpusError("case: not the last call of the trace")
-    return Finding(**body)
-
-
-def _one_line(name: str, text: str) -> None:
-    if len(text) > MOST_LETTERS or not text.isprintable():
-        raise CorpusError(f"{name}: expected up to {MOST_LETTERS} printable letters, got {text!r:.40}")
-
-
-def _date(text: str) -> None:
-    try:
-        datetime.date.fromisoformat(text)
-    except ValueError:
-        raise CorpusError(f"found: expected a date like 2026-01-31, got {text!r:.40}") from None
-
-
-def _trace(data: dict[str, Any]) -> Trace:
-    return _sized("trace", lambda: Trace.from_json(data))
-
-
-def _prelude(data: Any) -> tuple[Call, ...]:
-    try:
-        return preludes.parsed(data)
-    except ValueError as error:
-        raise CorpusError(str(error)) from None
-
-
-def _case(name: str, data: dict[str, Any]) -> Case:
-    return _sized(name, lambda: Case.from_json(data))
-
-
-def _sized(name: str, parse: Callable[[], Subject]) -> Subject:
-    """A case or a trace that a machine can be asked to run."""
-    try:
-        subject = parse()
-    except (ValueError, TypeError) as error:
-        raise CorpusError(f"{name}: {error}") from None
-    reason = refusal(subject)
-    if reason is not None:
-        raise CorpusError(f"{name}: {reason}")
-    return subject

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from diffgdn.cases.size_limits import elements
 from diffgdn.findings import bucket, corpus
 from diffgdn.findings.bucket import Bucket
-from diffgdn.findings.corpus import EXAMPLE, Finding
+from diffgdn.findings.finding import EXAMPLE, Finding
 
 ARCHIVE = ".zip"
 NO_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP file holds: the same content, the same bits

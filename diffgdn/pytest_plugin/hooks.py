@@ -26,7 +26,7 @@ import pytest
 
 from diffgdn.backend import selection as backends
 from diffgdn.cases.prelude import Call
-from diffgdn.findings.corpus import OUT_OF_TIME
+from diffgdn.findings.finding import OUT_OF_TIME
 from diffgdn.pytest_plugin import plugin_options as options
 from diffgdn.pytest_plugin.hypothesis_database import remember
 from diffgdn.pytest_plugin.testing import Answers, Harness, TimeUp, leaves, unfinished
@@ -36,7 +36,7 @@ from diffgdn.runner.ways import RunnerError
 
 if TYPE_CHECKING:
     from diffgdn.cases.case import Case
-    from diffgdn.findings.corpus import Finding
+    from diffgdn.findings.finding import Finding
     from diffgdn.targets import Target
     from diffgdn.verdict.failures import CheckFailure, Verdict
 
@@ -294,10 +294,10 @@ class CorpusItem(pytest.Item):
 
     def runtest(self) -> None:
         from diffgdn import targets
-        from diffgdn.findings import corpus
+        from diffgdn.findings import parse
 
         assert _Active.backend is not None
-        finding = corpus.read(self.path)
+        finding = parse.read(self.path)
         if (reason := targets.missing(finding.target, _Active.backend)) is not None:
             pytest.skip(f"target {finding.target}: {reason}")
         verdict = _harness().replay(finding)

@@ -16,8 +16,8 @@ from pathlib import Path
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call, fitting
 from diffgdn.cases.trace import Trace, call_of
-from diffgdn.findings import corpus
-from diffgdn.findings.corpus import UNFINISHED, Corpus, Finding
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import COMPLETE, OUT_OF_TIME, UNFINISHED, UNSHRUNK, Finding, today, versions
 from diffgdn.runner import ways
 from diffgdn.runner.confirm import Confirm, Confirmed, again, apart
 from diffgdn.runner.running_case import CurrentCase, current
@@ -115,10 +115,10 @@ class Answers:
         return f"no case ended: all {len(refusals)} were refused, the last: {refusals[-1]}"
 
     def shrunk(self, verdict: Verdict, drawn: bool) -> str:
-        """How far a failing case was shrunk, one of corpus.SHRINKS. drawn: by Hypothesis, which shrinks."""
+        """How far a failing case was shrunk, one of finding.SHRINKS. drawn: by Hypothesis, which shrinks."""
         if not verdict.confirmed or not (drawn or isinstance(verdict.failure, FAULTS)):
-            return corpus.UNSHRUNK
-        return corpus.OUT_OF_TIME if self.ran_out else corpus.COMPLETE
+            return UNSHRUNK
+        return OUT_OF_TIME if self.ran_out else COMPLETE
 
     def _simplest(self, verdict: Verdict, run: Callable[[Case], Verdict]) -> Verdict:
         verdicts = {verdict.case.id: verdict}
@@ -254,12 +254,12 @@ class Harness:
             message=failure.message,
             tensor=failure.tensor,
             place=failure.place,
-            versions=corpus.versions(self._device),
-            found=corpus.today(),
+            versions=versions(self._device),
+            found=today(),
             unshrunk=None if unshrunk == case else unshrunk,
             prelude=fitting(sure.prelude),
             reproduced=sure.reproduced,
-            shrink=corpus.UNSHRUNK,
+            shrink=UNSHRUNK,
         )
 
     def documented(self, finding: Finding) -> list[str]:

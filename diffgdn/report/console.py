@@ -16,7 +16,7 @@ from rich.text import Text
 
 from diffgdn.campaign import events
 from diffgdn.campaign.events import Event
-from diffgdn.findings.corpus import OUT_OF_TIME
+from diffgdn.findings.finding import OUT_OF_TIME
 from diffgdn.report import finding_lines as findings
 from diffgdn.report.table_style import empty_table, percent
 from diffgdn.report.tally import OperationTally, Tally

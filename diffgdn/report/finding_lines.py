@@ -7,7 +7,8 @@ import shlex
 from pathlib import Path
 
 from diffgdn.findings import trust
-from diffgdn.findings.corpus import UNFINISHED, Finding, printable
+from diffgdn.findings.finding import UNFINISHED, Finding
+from diffgdn.findings.parse import printable
 
 DEFAULT_CORPUS = "findings"
 MOST_SHOWN = 5  # calls of a prelude

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from diffgdn.campaign import events
 from diffgdn.campaign.events import Event
-from diffgdn.findings.corpus import Finding
+from diffgdn.findings.finding import Finding
 from diffgdn.report.calibration_table import CalibrationTally
 from diffgdn.report.vacuity_table import VacuityTally
 from diffgdn.verdict.failures import relation_of

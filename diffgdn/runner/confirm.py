@@ -18,7 +18,7 @@ from diffgdn.findings import bucket
 from diffgdn.verdict.failures import DAMAGED, FAULTS, CheckFailure, KernelCrashed, Verdict
 
 if TYPE_CHECKING:
-    from diffgdn.findings.corpus import Finding
+    from diffgdn.findings.finding import Finding
 
 LOOK_EVERY = 16  # calls, between looks at a heap that is damaged somewhere
 FAULT_KINDS = tuple(fault.kind for fault in FAULTS)

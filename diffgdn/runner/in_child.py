@@ -26,7 +26,7 @@ from diffgdn.runner.messages import (
 from diffgdn.verdict.failures import DAMAGED, FAULTS, KernelCrashed, KernelHung, Verdict
 
 if TYPE_CHECKING:
-    from diffgdn.findings.corpus import Finding
+    from diffgdn.findings.finding import Finding
 
 # Once an operation has hung: for a case of it, so many times the slowest that has passed, but at least this,
 # by backend. On a GPU a variant may have to be compiled.

@@ -18,7 +18,7 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call, History
 from diffgdn.cases.trace import Trace, call_of
 from diffgdn.findings import repro
-from diffgdn.findings.corpus import Finding
+from diffgdn.findings.finding import Finding
 from diffgdn.runner import heap
 from diffgdn.runner.messages import About, Familiar, RunnerError, SetupError, unfamiliar
 from diffgdn.targets import Target

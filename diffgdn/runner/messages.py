@@ -12,7 +12,7 @@ from diffgdn.cases.trace import Trace
 from diffgdn.verdict.failures import CheckFailure, Verdict
 
 if TYPE_CHECKING:
-    from diffgdn.findings.corpus import Finding
+    from diffgdn.findings.finding import Finding
 
 
 # What a case is run for: its verdict; the verdict and how its errors are distributed; or, without a kernel,

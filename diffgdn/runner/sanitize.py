@@ -17,8 +17,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffgdn.findings import corpus, trust
-from diffgdn.findings.corpus import Finding
+from diffgdn.findings import corpus, parse, trust
+from diffgdn.findings.finding import Finding
+from diffgdn.findings.parse import printable
 from diffgdn.verdict.failures import relation_of
 
 TOOLS = ("memcheck", "racecheck", "initcheck")
@@ -92,7 +93,7 @@ def _errors(log: str) -> tuple[str, ...]:
     """The first lines of a log that tell of errors."""
     said = (line.removeprefix(PREFIX).strip() for line in log.splitlines() if line.startswith(PREFIX))
     told = [line for line in said if line and line != COMMAND.upper() and "SUMMARY" not in line]
-    return tuple(corpus.printable(line) for line in told[:MOST_LINES])
+    return tuple(printable(line) for line in told[:MOST_LINES])
 
 
 def main(file: str) -> None:
@@ -103,7 +104,7 @@ def main(file: str) -> None:
     from diffgdn.runner.in_process import Here
     from diffgdn.runner.messages import RunnerError
 
-    finding = corpus.read(Path(file))
+    finding = parse.read(Path(file))
     try:
         verdict = Here("gpu").run(
             finding.trace or finding.case, finding.target, relation=relation_of(finding.kind)

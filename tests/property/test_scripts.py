@@ -19,7 +19,7 @@ from diffgdn.campaign import replay_findings
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.findings import repro
-from diffgdn.findings.corpus import Finding
+from diffgdn.findings.finding import Finding
 from diffgdn.reference import noise
 from diffgdn.tensors import inputs
 from diffgdn.tensors.results import RETURNED, result_of, returned_names

@@ -10,7 +10,8 @@ import pytest
 
 from diffgdn.cases.case import Case, Pool
 from diffgdn.findings import bucket
-from diffgdn.findings.corpus import Corpus, Finding
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import Finding
 
 EXTEND = Case("gdn.extend", lens=(40, 0, 3), pool=Pool(3, (0, 1, -1)), chunk_size=16)
 DECODE = Case("gdn.decode", lens=(3,))

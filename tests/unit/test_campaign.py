@@ -15,7 +15,8 @@ from diffgdn.campaign.rotation import BARREN_BATCHES, FIRST_CASES, MOST_CASES, R
 from diffgdn.campaign.tasks import Explore
 from diffgdn.cases.case import Case
 from diffgdn.cases.operations import OPERATIONS
-from diffgdn.findings.corpus import Corpus, Finding
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import Finding
 from diffgdn.report.tally import Tally
 
 TOYS = Path(__file__).with_name("toys.py")

@@ -12,7 +12,8 @@ import pytest
 from diffgdn.backend import selection as backends
 from diffgdn.cases.case import Case
 from diffgdn.cli import run
-from diffgdn.findings.corpus import EXAMPLE, Corpus, Finding
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import EXAMPLE, Finding
 
 TOYS = Path(__file__).with_name("toys.py")
 FOUND = Finding(

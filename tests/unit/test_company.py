@@ -23,8 +23,10 @@ from diffgdn.campaign.case_batch import Batch, Passed
 from diffgdn.cases.case import Case, Pool
 from diffgdn.cases.prelude import FIRST_CALLS, MOST_CALLS, Call, History, digest, fitting
 from diffgdn.cases.trace import Trace
-from diffgdn.findings import bucket, corpus
-from diffgdn.findings.corpus import Corpus, Finding
+from diffgdn.findings import bucket, corpus, parse
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import Finding
+from diffgdn.findings.parse import MAX_BYTES, CorpusError, finding_from_json
 from diffgdn.report import finding_lines as report
 from diffgdn.runner.confirm import Confirm, Confirmed, again
 from diffgdn.runner.ways import Isolated
@@ -369,7 +371,7 @@ def test_a_prelude_is_part_of_a_finding_and_of_its_id(tmp_path: Path) -> None:
     others = [dataclasses.replace(FOUND, prelude=PRELUDE[:1]), dataclasses.replace(FOUND, reproduced=False)]
     folder = Corpus(tmp_path)
     for finding in (FOUND, alone, *others):
-        assert corpus.read(folder.save(finding)) == finding
+        assert parse.read(folder.save(finding)) == finding
     assert len(folder.files()) == 4
     assert FOUND.id == f"vk-gdn.decode-beyond_bound-after_{digest(PRELUDE)}-{HALF.id}"
     assert alone.to_json().keys() & {"prelude", "reproduced"} == set()
@@ -396,8 +398,8 @@ def test_a_prelude_is_part_of_a_finding_and_of_its_id(tmp_path: Path) -> None:
     ],
 )
 def test_a_prelude_from_a_stranger_is_checked(changed: dict[str, Any], reason: str) -> None:
-    with pytest.raises(corpus.CorpusError, match=re.escape(reason)):
-        Finding.from_json(json.loads(json.dumps({**FOUND.to_json(), **changed})))
+    with pytest.raises(CorpusError, match=re.escape(reason)):
+        finding_from_json(json.loads(json.dumps({**FOUND.to_json(), **changed})))
 
 
 def test_a_history_keeps_the_first_calls_and_the_latest_and_a_file_has_room_for_them() -> None:
@@ -412,8 +414,8 @@ def test_a_history_keeps_the_first_calls_and_the_latest_and_a_file_has_room_for_
     assert len(kept) == MOST_CALLS // 2
     finding = dataclasses.replace(FOUND, prelude=fitting(calls))
     assert finding.prelude[-1] == calls[-1]
-    assert len(corpus.content(finding)) < corpus.MAX_BYTES
-    assert Finding.from_json(json.loads(corpus.content(finding))) == finding
+    assert len(corpus.content(finding)) < MAX_BYTES
+    assert finding_from_json(json.loads(corpus.content(finding))) == finding
 
 
 def test_what_takes_company_has_a_bucket_of_its_own() -> None:

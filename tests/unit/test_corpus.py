@@ -12,8 +12,10 @@ import pytest
 
 from diffgdn.cases.case import Case, Edit, Gates, Pool
 from diffgdn.cases.operations import OPERATIONS
-from diffgdn.findings import corpus
-from diffgdn.findings.corpus import Corpus, CorpusError, Finding
+from diffgdn.findings import corpus, parse
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import Finding, versions
+from diffgdn.findings.parse import MAX_BYTES, CorpusError
 
 FINDING = Finding(
     case=Case(
@@ -47,7 +49,7 @@ def test_a_saved_finding_reads_back_equal(folder: Corpus) -> None:
     assert path == folder.path / f"{FINDING.id}.json"
     assert folder.findings() == [FINDING]
     assert folder.get(FINDING.id) == folder.get(path) == folder.get(path.name) == FINDING
-    assert corpus.read(path) == FINDING
+    assert parse.read(path) == FINDING
 
 
 def test_an_id_names_target_operation_kind_and_case_and_is_safe_in_a_file_name() -> None:
@@ -163,7 +165,7 @@ BAD = {
     "case with a wrong type": (with_case(K="16"), "case: case.K: expected int, got '16'"),
     "case outside the contract": (with_case(K=1000), "case: K, V: expected 1 to 256, got K=1000"),
     "unshrunk": (changed(unshrunk={}), "unshrunk: format_version: this diffgdn reads 1 to 2, got None"),
-    "too large": (b" " * corpus.MAX_BYTES + b"{}", "larger than 1048576 bytes"),
+    "too large": (b" " * MAX_BYTES + b"{}", "larger than 1048576 bytes"),
 }
 
 
@@ -172,7 +174,7 @@ def test_a_file_that_is_no_finding_is_refused_in_one_line(folder: Corpus, what: 
     content, message = BAD[what]
     path = folder.path / "bad.json"
     corpus.write(path, content)
-    for read in (lambda: corpus.read(path), lambda: folder.get("bad"), folder.findings):
+    for read in (lambda: parse.read(path), lambda: folder.get("bad"), folder.findings):
         with pytest.raises(CorpusError) as caught:
             read()
         assert str(caught.value).startswith(f"{path}: ")
@@ -188,7 +190,7 @@ def test_files_of_other_kinds_are_not_read(folder: Corpus) -> None:
 
 
 def test_versions_name_what_a_finding_depends_on() -> None:
-    known = corpus.versions("a device")
+    known = versions("a device")
     assert set(known) == {"python", "device", "diffgdn", "torch", "triton", "numpy"}
     assert known["device"] == "a device"
 

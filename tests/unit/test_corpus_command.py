@@ -14,7 +14,8 @@ from diffgdn.cases.case import Case, Pool
 from diffgdn.cases.trace import Step, Trace
 from diffgdn.cli import run
 from diffgdn.findings import corpus, prune_export
-from diffgdn.findings.corpus import EXAMPLE, Corpus, Finding
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import EXAMPLE, Finding
 from diffgdn.findings.prune_export import Entry, Replayed
 
 TOYS = Path(__file__).with_name("toys.py")

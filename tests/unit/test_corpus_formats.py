@@ -11,8 +11,9 @@ from diffgdn.cases import case, trace
 from diffgdn.cases.case import Case, Edit, Gates, Only, Pool, Values
 from diffgdn.cases.prelude import Call
 from diffgdn.cases.trace import Step, Trace
-from diffgdn.findings import corpus
-from diffgdn.findings.corpus import CorpusError, Finding
+from diffgdn.findings import corpus, parse
+from diffgdn.findings.finding import FORMAT_VERSION, Finding
+from diffgdn.findings.parse import CorpusError
 
 FORMATS = Path(__file__).parents[1] / "corpus" / "formats"
 TRACE = Trace(
@@ -116,7 +117,7 @@ def files() -> dict[str, Path]:
 def test_each_version_that_can_be_read_has_an_example() -> None:
     assert set(files()) == set(EXAMPLES)
     found = [json.loads(path.read_text()) for path in files().values()]
-    assert {data["format_version"] for data in found} == set(range(1, corpus.FORMAT_VERSION + 1))
+    assert {data["format_version"] for data in found} == set(range(1, FORMAT_VERSION + 1))
     assert {data["case"]["format_version"] for data in found} == set(range(1, case.FORMAT_VERSION + 1))
     traces = {data["trace"]["format_version"] for data in found if "trace" in data}
     assert traces == set(range(1, trace.FORMAT_VERSION + 1))
@@ -124,7 +125,7 @@ def test_each_version_that_can_be_read_has_an_example() -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_reads_to_the_finding_it_was_written_from(name: str) -> None:
-    assert corpus.read(files()[name]) == EXAMPLES[name]
+    assert parse.read(files()[name]) == EXAMPLES[name]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -153,7 +154,7 @@ def test_a_version_of_the_future_is_refused_by_number(
     path.write_text(json.dumps(data))
     where = "".join(f"{one}: " for one in inside)
     with pytest.raises(CorpusError) as caught:
-        corpus.read(path)
+        parse.read(path)
     assert str(caught.value) == f"{path}: {where}format_version: this diffgdn reads {reads}, got 3"
 
 

@@ -15,8 +15,10 @@ import pytest
 from diffgdn.cases.case import Case, Edit, Pool
 from diffgdn.cases.trace import Step, Trace
 from diffgdn.cli import run
-from diffgdn.findings import corpus
-from diffgdn.findings.corpus import Corpus, CorpusError, Finding
+from diffgdn.findings import corpus, parse
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import Finding
+from diffgdn.findings.parse import MAX_BYTES, CorpusError
 
 FINDING = Finding(Case(op="gdn.decode", lens=(2,)), "eager", "interpret", "beyond_bound", "it is wrong", "o")
 TREE = Case(
@@ -93,7 +95,7 @@ HOSTILE: dict[str, tuple[Put, str]] = {
     "a comment": (holding(WHOLE + b"// by hand"), "not JSON"),
     "deep lists": (holding(b"[" * 500_000), "not JSON"),
     "deep objects": (holding(b'{"a":' * 150_000), "not JSON"),
-    "too large": (holding(b" " * corpus.MAX_BYTES + WHOLE), "larger than 1048576 bytes"),
+    "too large": (holding(b" " * MAX_BYTES + WHOLE), "larger than 1048576 bytes"),
     # numbers
     "1e999": (with_edit("q", 0, "1e999"), "1e999 is more than a float holds"),
     "-1e999": (with_edit("q", 0, "-1e999"), "-1e999 is more than a float holds"),
@@ -225,7 +227,7 @@ def test_a_hostile_file_is_refused_in_one_line_and_nothing_else_happens(
 
 def test_a_device_is_not_read_wherever_it_lies() -> None:
     with pytest.raises(CorpusError, match="/dev/zero: not a plain file"):
-        corpus.read(Path("/dev/zero"))
+        parse.read(Path("/dev/zero"))
 
 
 def test_the_name_of_a_file_cannot_write_to_a_screen(
@@ -251,15 +253,15 @@ def test_a_message_cannot_write_to_a_screen(folder: Path, capsys: pytest.Capture
 def test_any_message_of_ours_is_saved_and_reads_back(folder: Path) -> None:
     """File names that are no text reach messages as lone surrogates, compilers write in colours."""
     ours = Finding(FINDING.case, "eager", "gpu", "raised", "OSError: \udcff \x1b[31mred\x1b[0m \0 ünï")
-    assert corpus.read(Corpus(folder).save(ours)) == ours
+    assert parse.read(Corpus(folder).save(ours)) == ours
 
 
 def test_a_long_target_leaves_room_for_the_rest_of_a_file_name(folder: Path) -> None:
     ours = Finding(FINDING.case, "a/" * 140 + "b.py:c", "gpu", "relation_broken.permuted", "no", "o")
-    assert corpus.read(Corpus(folder).save(ours)) == ours
+    assert parse.read(Corpus(folder).save(ours)) == ours
 
 
 def test_an_edit_of_the_last_element_is_within(folder: Path) -> None:
     case = Case(op="gdn.decode", lens=(2,), tail=1, edits=(Edit("q", 47, 2.0), Edit("a", 2, 0.5)))
     ours = Finding(case, "eager", "interpret", "beyond_bound", "no", "o")
-    assert corpus.read(Corpus(folder).save(ours)) == ours
+    assert parse.read(Corpus(folder).save(ours)) == ours

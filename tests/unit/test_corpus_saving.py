@@ -19,8 +19,10 @@ from diffgdn.campaign.ledger import Ledger
 from diffgdn.campaign.serving_session import Session
 from diffgdn.cases.case import Case
 from diffgdn.cli import run
-from diffgdn.findings import corpus
-from diffgdn.findings.corpus import Corpus, CorpusError, Finding
+from diffgdn.findings import corpus, parse
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import Finding
+from diffgdn.findings.parse import CorpusError
 
 TOYS = Path(__file__).with_name("toys.py")
 FINDING = Finding(
@@ -31,10 +33,10 @@ FINDING = Finding(
 SAVES = """
 import sys
 from pathlib import Path
-from diffgdn.findings import corpus
+from diffgdn.findings import parse
 from diffgdn.findings.corpus import Corpus
 
-folder, finding = Corpus(Path(sys.argv[1])), corpus.read(Path(sys.argv[2]))
+folder, finding = Corpus(Path(sys.argv[1])), parse.read(Path(sys.argv[2]))
 print("ready", flush=True)
 sys.stdin.readline()
 for turn in range(300):
@@ -61,7 +63,7 @@ def test_two_processes_that_save_the_same_finding_leave_it_whole_at_every_moment
     seen, refused = 0, set()
     while any(saver.poll() is None for saver in savers):
         try:
-            assert corpus.read(folder.path / f"{FINDING.id}.json") == FINDING
+            assert parse.read(folder.path / f"{FINDING.id}.json") == FINDING
             seen += 1
         except CorpusError as error:
             refused.add(str(error))

@@ -21,7 +21,8 @@ from diffgdn import campaign, strategies
 from diffgdn.campaign import engine, events, replay_findings, tasks
 from diffgdn.campaign.case_batch import Batch, Passed
 from diffgdn.cases.case import Case, Pool
-from diffgdn.findings.corpus import Corpus, Finding
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import Finding
 from diffgdn.runner.confirm import Confirmed
 from diffgdn.runner.ways import Familiar
 from diffgdn.verdict.failures import KernelCrashed, Verdict

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from diffgdn.cases.case import Case
-from diffgdn.findings.corpus import Corpus, Finding
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import Finding
 from diffgdn.pytest_plugin import testing
 from diffgdn.verdict.checks import NotFinite
 from diffgdn.verdict.failures import Verdict

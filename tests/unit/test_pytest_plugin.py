@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from diffgdn.cases.case import Case, Gates, Pool, Values
-from diffgdn.findings.corpus import Corpus, Finding
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import Finding
 from diffgdn.pytest_plugin import testing
 from diffgdn.verdict.checks import CheckFailure, NotFinite
 from diffgdn.verdict.execute import Verdict

@@ -20,7 +20,8 @@ from diffgdn.campaign.events import Event
 from diffgdn.campaign.rotation import Rotation
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.findings import repro
-from diffgdn.findings.corpus import Corpus, Finding
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import Finding
 from diffgdn.report.console import ConsoleReport
 from diffgdn.report.jsonfile import summary
 from diffgdn.report.tally import Tally

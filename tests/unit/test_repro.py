@@ -17,7 +17,7 @@ import torch
 
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.findings import repro
-from diffgdn.findings.corpus import Finding
+from diffgdn.findings.finding import Finding
 from diffgdn.findings.repro import inline, literals, standalone
 
 # A user's kernel: plain PyTorch behind SGLang's keyword arguments, right or wrong by an environment variable.

@@ -12,8 +12,9 @@ import pytest
 from diffgdn.backend import selection as backends
 from diffgdn.cases.case import Case
 from diffgdn.cli import run
-from diffgdn.findings import corpus
-from diffgdn.findings.corpus import Corpus, Finding
+from diffgdn.findings import corpus, parse
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import Finding
 from diffgdn.runner import sanitize
 
 FINDING = Finding(
@@ -77,7 +78,7 @@ def test_a_finding_is_run_under_the_tool_once_and_alone(
     assert options["--tool"] == "racecheck"
     assert options["--error-exitcode"] == str(sanitize.FOUND)
     assert command[:3] == [sys.executable, "-m", "diffgdn.runner.sanitize"]
-    assert corpus.read(folder / "bin" / "finding.json") == FINDING
+    assert parse.read(folder / "bin" / "finding.json") == FINDING
 
 
 def test_the_first_errors_of_the_tool_stand_under_the_finding(

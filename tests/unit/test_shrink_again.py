@@ -25,7 +25,9 @@ from diffgdn.campaign.serving_session import Session
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.trace import Step, Trace
 from diffgdn.cli import run
-from diffgdn.findings.corpus import EXAMPLE, Corpus, CorpusError, Finding
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import EXAMPLE, Finding
+from diffgdn.findings.parse import CorpusError, finding_from_json
 
 FAULTS = Path(__file__).with_name("faults.py")
 TOYS = Path(__file__).with_name("toys.py")
@@ -232,7 +234,7 @@ def test_ctrl_c_while_serving_shrinks_leaves_the_finding_whole(
 @pytest.mark.parametrize("shrink", ["complete", "out of time", "none", None])
 def test_how_far_a_finding_was_shrunk_reads_back(shrink: str | None) -> None:
     found = Finding(LARGE, "vk", "interpret", "raised", "why", shrink=shrink)
-    assert Finding.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert finding_from_json(json.loads(json.dumps(found.to_json()))) == found
     assert ("shrink" in found.to_json()) == (shrink is not None)
 
 
@@ -241,7 +243,7 @@ def test_a_word_for_it_that_nobody_knows_is_refused(shrink: Any) -> None:
     data = Finding(LARGE, "vk", "interpret", "raised", "why").to_json()
     data = json.loads(json.dumps({**data, "shrink": shrink}))
     with pytest.raises(CorpusError, match="shrink: expected"):
-        Finding.from_json(data)
+        finding_from_json(data)
 
 
 def test_no_script_is_left_of_a_finding_that_a_smaller_one_has_replaced() -> None:

@@ -13,7 +13,9 @@ import pytest
 from diffgdn import targets
 from diffgdn.cases.trace import Step, Trace, path
 from diffgdn.cli import run
-from diffgdn.findings.corpus import Corpus, CorpusError, Finding
+from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import Finding
+from diffgdn.findings.parse import CorpusError, finding_from_json
 from diffgdn.verdict.serving.loop import Loop
 from diffgdn.verdict.serving.play import play
 
@@ -126,7 +128,7 @@ def test_a_finding_with_a_wrong_trace_is_refused(change: Any, message: str) -> N
     data = json.loads(json.dumps(FINDING.to_json()))
     change(data)
     with pytest.raises(CorpusError, match=message):
-        Finding.from_json(data)
+        finding_from_json(data)
 
 
 def test_the_command_says_what_it_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

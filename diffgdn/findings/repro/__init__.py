@@ -26,7 +26,7 @@ from diffgdn.cases import size_limits
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
 from diffgdn.findings import corpus
-from diffgdn.findings.corpus import Finding, shows_in_company
+from diffgdn.findings.finding import Finding, shows_in_company
 from diffgdn.findings.repro import inline, literals, standalone, texts
 from diffgdn.reference import noise, oracle
 from diffgdn.targets import FunctionTarget, calls

@@ -1,0 +1,139 @@
+"""A finding: a failing case and all that is known about it, and the JSON form that its file holds.
+
+`parse` reads that form back, strictly; `corpus` keeps a folder of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+from diffgdn.cases import prelude as preludes
+from diffgdn.cases.case import Case
+from diffgdn.cases.prelude import Call
+from diffgdn.cases.trace import Trace
+from diffgdn.verdict.failures import DAMAGED, relation_of
+
+FORMAT_VERSION = 2  # 2: `prelude` and `reproduced`; 1 is still read, and written where it will do
+EXAMPLE = (
+    "example"  # the kind of an entry that never failed: a case chosen by hand because it is easy to get wrong
+)
+BACKENDS = ("interpret", "gpu")
+# How far a finding was made smaller: until nothing was left to try, until time was up, or not at all.
+COMPLETE, OUT_OF_TIME, UNSHRUNK = SHRINKS = ("complete", "out of time", "none")
+UNFINISHED = {OUT_OF_TIME: "its shrink ran out of time", UNSHRUNK: "not shrunk"}
+MOST_OF_TARGET = 128  # letters of it in an id: a file name has 255 at most
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A failing case, and what is known about it.
+
+    kind, message, tensor and place are those of the failed check (`checks.CheckFailure`). versions: of what
+    ran it, by name. seed: of the campaign. found: the date, in ISO form. unshrunk: the case on which the
+    failure was first seen, if it was larger. trace: where a serving loop failed, what it did; case is then
+    its last call. shrink: one of SHRINKS; None where nobody knows, as in older files. prelude: calls of the
+    same target that have to run before it in the same process for it to fail; none for most. reproduced:
+    False where it failed once and never again, alone or after the calls that had run before it, which are
+    then its prelude."""
+
+    case: Case
+    target: str
+    backend: str
+    kind: str
+    message: str
+    tensor: str | None = None
+    place: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seed: int | None = None
+    found: str = ""
+    unshrunk: Case | None = None
+    trace: Trace | None = None
+    shrink: str | None = None
+    prelude: tuple[Call, ...] = ()
+    reproduced: bool = True
+
+    @property
+    def format_version(self) -> int:
+        """The oldest version that holds this finding."""
+        return 2 if self.prelude or not self.reproduced else 1
+
+    @property
+    def call(self) -> Call:
+        """What fails: the case or the trace, and the relation that it is asked."""
+        return Call(self.trace or self.case, relation_of(self.kind))
+
+    @property
+    def operation(self) -> str:
+        return self.case.op if self.trace is None else self.trace.op
+
+    @property
+    def id(self) -> str:
+        """Target, operation, kind, what it comes after, and case id, in letters that are safe in a file
+        name."""
+        subject = self.trace or self.case
+        parts = [_safe(self.target)[-MOST_OF_TARGET:], subject.op, _safe(self.kind), subject.id]
+        if self.format_version > 1:
+            word = "after" if self.reproduced else "once"
+            parts.insert(3, f"{word}_{preludes.digest(self.prelude)}")
+        return "-".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dict with `format_version`; `parse.finding_from_json` reads it back."""
+        # files have called the backend `lane` from the first
+        names = {spec.name: spec.name for spec in dataclasses.fields(self)} | {"backend": "lane"}
+        plain = {name: getattr(self, attribute) for attribute, name in names.items()}
+        cases: dict[str, Any] = {
+            "case": self.case.to_json(),
+            "unshrunk": None if self.unshrunk is None else self.unshrunk.to_json(),
+        }
+        if self.trace is None:
+            del plain["trace"]  # only findings of a serving loop have the field
+        else:
+            cases["trace"] = self.trace.to_json()
+        if self.format_version == 1:
+            del plain["prelude"], plain["reproduced"]
+        else:
+            cases["prelude"] = [call.to_json() for call in self.prelude]
+        if self.shrink is None:
+            del plain["shrink"]  # older findings have no such field
+        return {
+            "format_version": self.format_version,
+            "operation": self.operation,
+            **plain,
+            "versions": dict(self.versions),
+            **cases,
+        }
+
+
+def shows_in_company(finding: Finding) -> bool:
+    """Whether a finding shows in a process of its own alone: with the calls before it, or with a look at the
+    heap after it."""
+    return bool(finding.prelude) or not finding.reproduced or finding.message.startswith(DAMAGED)
+
+
+def today() -> str:
+    """The date of a finding made now, in UTC."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def versions(device: str | None = None) -> dict[str, str]:
+    """Versions of what a finding depends on, from the installed packages' metadata: nothing is imported."""
+    known = {"python": platform.python_version(), "device": device or platform.machine()}
+    for name in ("diffgdn", "torch", "triton", "numpy"):
+        try:
+            known[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            known[name] = "none"
+    return known
+
+
+def _safe(text: str) -> str:
+    """No separators of paths or of ids, and no leading dot."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "_", text).strip("._") or "_"
