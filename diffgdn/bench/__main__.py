@@ -30,7 +30,7 @@ def kernel_microseconds(call: Callable[[int], object], calls: int) -> float:
         for i in range(calls):
             call(i)
         torch.cuda.synchronize()
-    return sum(event.self_device_time_total for event in seen.key_averages()) / calls
+    return float(sum(event.self_device_time_total for event in seen.key_averages())) / calls
 
 
 def _prepare(target_name: str, shape: object) -> Callable[[int], object]:

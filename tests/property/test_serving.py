@@ -36,7 +36,7 @@ def test_requests_keep_what_is_theirs(
         finding = session.search(
             family,
             seed,
-            max_traces=max(1, settings.default.max_examples // SHARE),
+            max_traces=max(1, settings().max_examples // SHARE),
             max_seconds=MOST_SECONDS,
             save=corpus,
             say=print,
