@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from diffgdn.backend import selection
-from diffgdn.cases.case import Case, Edit, Gates, Only, Pool, Values
+from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
 from diffgdn.cases.prelude import Call
+from diffgdn.cases.sparsity import Only
 from diffgdn.cases.trace import Step, Trace
 from diffgdn.verdict.question import question_of
 

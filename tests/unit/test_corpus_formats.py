@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from diffgdn.cases import case, trace
-from diffgdn.cases.case import Case, Edit, Gates, Only, Pool, Values
+from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
 from diffgdn.cases.prelude import Call
+from diffgdn.cases.sparsity import Only
 from diffgdn.cases.trace import Step, Trace
 from diffgdn.findings import corpus, parse
 from diffgdn.findings.finding import FORMAT_VERSION, Finding

@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import pytest
@@ -239,7 +239,7 @@ def test_a_case_on_a_page_evaluates_and_is_printed_so(text: str) -> None:
 
 def test_the_tests_of_pytest_md_run_as_they_stand(tmp_path: Path) -> None:
     """conftest.py, the test and the kernel of README, in a folder of their own."""
-    shown = {page: [] for page, _ in PYTHON} | {"README.md": []}
+    shown = {page: list[str]() for page, _ in PYTHON} | {"README.md": list[str]()}
     for page, text in PYTHON:
         shown[page].append(text)
     conftest, test = shown["docs/pytest.md"]
@@ -345,7 +345,7 @@ def test_readme_names_every_page_of_docs() -> None:
 def test_the_version_is_stated_once() -> None:
     assert PYPROJECT["project"]["dynamic"] == ["version"]
     module = ast.parse((ROOT / "diffgdn" / "__init__.py").read_text())
-    stated = [
+    stated: list[Any] = [
         node.value.value
         for node in module.body
         if isinstance(node, ast.Assign)
