@@ -13,8 +13,8 @@ from typing import Any
 from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
 from diffgdn.campaign.worker_pool import Died, Pool
+from diffgdn.findings import trust
 from diffgdn.findings.finding import EXAMPLE, Finding
-from diffgdn.targets import trust
 
 POLL_SECONDS = 0.2
 MOST_FAILED_STARTS = 3

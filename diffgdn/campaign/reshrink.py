@@ -15,9 +15,8 @@ from typing import Any
 from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
 from diffgdn.campaign.worker_pool import Died, Pool, undisturbed
-from diffgdn.findings import corpus
+from diffgdn.findings import corpus, trust
 from diffgdn.findings.finding import COMPLETE, EXAMPLE, Finding
-from diffgdn.targets import trust
 from diffgdn.verdict.failures import FAULTS
 
 POLL_SECONDS = 0.2

@@ -86,8 +86,9 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict with `format_version`; `parse.finding_from_json` reads it back."""
-        plain = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
-        plain["lane"] = plain.pop("backend")  # as files have called it from the first
+        # files have called the backend `lane` from the first
+        names = {spec.name: spec.name for spec in dataclasses.fields(self)} | {"backend": "lane"}
+        plain = {name: getattr(self, attribute) for attribute, name in names.items()}
         cases: dict[str, Any] = {
             "case": self.case.to_json(),
             "unshrunk": None if self.unshrunk is None else self.unshrunk.to_json(),

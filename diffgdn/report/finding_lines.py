@@ -6,9 +6,9 @@ import os
 import shlex
 from pathlib import Path
 
+from diffgdn.findings import trust
 from diffgdn.findings.finding import UNFINISHED, Finding
 from diffgdn.findings.parse import printable
-from diffgdn.targets import trust
 
 DEFAULT_CORPUS = "findings"
 MOST_SHOWN = 5  # calls of a prelude

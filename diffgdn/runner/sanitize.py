@@ -17,10 +17,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffgdn.findings import corpus, parse
+from diffgdn.findings import corpus, parse, trust
 from diffgdn.findings.finding import Finding
 from diffgdn.findings.parse import printable
-from diffgdn.targets import trust
 from diffgdn.verdict.failures import relation_of
 
 TOOLS = ("memcheck", "racecheck", "initcheck")

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from diffgdn.cases.target_names import BUILT_IN
 from diffgdn.targets.base import FunctionTarget, Target, TargetError, default_contract, target
-from diffgdn.targets.trust import BUILT_IN
 
 __all__ = ["FunctionTarget", "Target", "TargetError", "default_contract", "get", "missing", "names", "target"]
 

@@ -54,7 +54,10 @@ WRONG = [
         "Invalid value for '--workers': expected auto or a number from 1 to 1024, got 'all'",
     ),
     ("fuzz --seed -1", "Invalid value for '--seed': -1 is not in the range"),
-    ("fuzz --backend cpu", "Invalid value for '--backend': 'cpu' is not one of 'gpu', 'interpret'."),
+    (
+        "fuzz --backend cpu",
+        "Invalid value for '--backend' / '--lane': 'cpu' is not one of 'gpu', 'interpret'.",
+    ),
     (
         "fuzz --backend gpu",
         "backend gpu: no NVIDIA GPU is visible; --backend interpret runs kernels on the CPU",

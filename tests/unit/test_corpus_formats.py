@@ -1,6 +1,8 @@
 """Every format version of a finding, by an example in tests/corpus/formats that is never written again."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,7 +51,7 @@ EXAMPLES = {
             edits=(Edit("q", 7, -4.0),),
         ),
         target="my_kernel.py:verify",
-        lane="gpu",
+        backend="gpu",
         kind="beyond_bound",
         message="got 1, expected 2 – error 1 is 4 times the bound\nin a second line",
         tensor="steps",
@@ -70,14 +72,14 @@ EXAMPLES = {
             boundary=True,
         ),
         target="vk",
-        lane="interpret",
+        backend="interpret",
         kind="relation_broken.split",
         message="it is wrong",
     ),
     "finding-1-trace-1": Finding(
         case=TRACE.last_call(),
         target="eager",
-        lane="interpret",
+        backend="interpret",
         kind="slot_changed",
         message="step 3 (decode 0): it changed",
         tensor="state",
@@ -88,7 +90,7 @@ EXAMPLES = {
     "finding-2-case-1": Finding(
         case=Case("gdn.decode", dtype="bfloat16"),
         target="vk",
-        lane="interpret",
+        backend="interpret",
         kind="beyond_bound",
         message="got 1.25, expected 0.25: error 1 is 5.47 times the bound 0.183",
         tensor="o",
@@ -99,7 +101,7 @@ EXAMPLES = {
     "finding-2-case-2": Finding(
         case=Case("gdn.update"),
         target="my_kernel.py:update",
-        lane="gpu",
+        backend="gpu",
         kind="crashed",
         message="the process that ran the kernel ended: killed by SIGKILL; not again in a fresh process",
         found="2026-11-27",
@@ -154,3 +156,9 @@ def test_a_version_of_the_future_is_refused_by_number(
     with pytest.raises(CorpusError) as caught:
         parse.read(path)
     assert str(caught.value) == f"{path}: {where}format_version: this diffgdn reads {reads}, got 3"
+
+
+@pytest.mark.parametrize("script", sorted((FORMATS / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_a_script_that_an_older_version_wrote_still_runs(script: Path) -> None:
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "right"), done.stderr

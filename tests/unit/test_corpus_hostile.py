@@ -74,7 +74,7 @@ def listening(path: Path) -> None:
         made.bind(str(path))
 
 
-TWICE = WHOLE.replace(b'"backend"', b'"target": "vk", "backend"')
+TWICE = WHOLE.replace(b'"lane"', b'"target": "vk", "lane"')
 HOSTILE: dict[str, tuple[Put, str]] = {
     # not what a file of text holds
     "empty": (holding(b""), "not JSON"),
@@ -129,7 +129,7 @@ HOSTILE: dict[str, tuple[Put, str]] = {
     "a tensor with an escape": (changed(tensor="\x1b]0;o\x07"), "tensor: expected up to 300 printable"),
     "a place of many digits": (changed(place="token " + "9" * 5000), "place: expected up to 300"),
     "a version with an escape": (changed(versions={"torch": "\x1b[2J"}), "versions: expected up to 300"),
-    "a backend of its own": (changed(backend="gpu; true"), "backend: expected interpret or gpu"),
+    "a backend of its own": (changed(lane="gpu; true"), "lane: expected interpret or gpu"),
     # sizes
     "a billion heads": (with_case(H=10**9, HV=10**9), "lens, tail and heads: "),
     "a trillion tokens": (with_case(lens=[10**12]), "lens, tail and heads: "),

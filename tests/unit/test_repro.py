@@ -262,7 +262,10 @@ def test_our_own_kernels_pass_their_scripts(
     source = repro.script(finding(case, target))
     imported = {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
     # the first for `interpreter`, if it is there
-    assert {name for name in imported if str(name).startswith("diffgdn")} == {"diffgdn", "diffgdn.kernels"}
+    assert {name for name in imported if str(name).startswith("diffgdn")} == {
+        "diffgdn.backend",
+        "diffgdn.kernels",
+    }
     code, shown = run_here(source, capsys)
     assert (code, "are wrong" in shown) == (0, True), shown
 

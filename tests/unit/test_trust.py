@@ -7,9 +7,9 @@ import pytest
 
 from diffgdn.cases.case import Case
 from diffgdn.cli import run
+from diffgdn.findings import trust
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
-from diffgdn.targets import trust
 
 MARK = "Path(__file__).with_name('ran').touch()"
 EVIL = f"from pathlib import Path\n{MARK}\nkernel = 1\n"

@@ -14,7 +14,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
-BUILT_IN = ("vk", "kv", "eager", "fla")
+from diffgdn.cases.target_names import BUILT_IN
+
 INSTALLED = {"site-packages", "dist-packages"}  # folders, also of an environment that lies in a project
 
 
