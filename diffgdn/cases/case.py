@@ -248,26 +248,18 @@ class Case(Record):
     def from_json(cls, data: Mapping[str, Any]) -> Case:
         """The case that `to_json` wrote. Raises ValueError naming the field that is unknown, missing or of
         the wrong type."""
-        return _from_json(cls, data)
-
-
-def _from_json(cls: type[Case], data: Mapping[str, Any]) -> Case:
-    require(isinstance(data, Mapping), f"a case must be a JSON object, got {type(data).__name__}")
-    version: Any = data.get("format_version")
-    require(
-        type(version) is int and 1 <= version <= FORMAT_VERSION,
-        f"format_version: this diffgdn reads 1 to {FORMAT_VERSION}, got {version!r:.40}",
-    )
-    body = {name: value for name, value in data.items() if name != "format_version"}
-    case = read(cls, body, "case", NESTED)
-    require(
-        version >= case.format_version,
-        f"format_version: this case needs version {case.format_version}, got {version}",
-    )
-    return case
-
-
-NESTED: dict[str, type] = {"pool": Pool, "gates": Gates, "values": Values, "edits": Edit, "only": Only}
+        require(isinstance(data, Mapping), f"a case must be a JSON object, got {type(data).__name__}")
+        version: Any = data.get("format_version")
+        require(
+            type(version) is int and 1 <= version <= FORMAT_VERSION,
+            f"format_version: this diffgdn reads 1 to {FORMAT_VERSION}, got {version!r:.40}",
+        )
+        case = read(cls, {name: raw for name, raw in data.items() if name != "format_version"}, "case")
+        require(
+            version >= case.format_version,
+            f"format_version: this case needs version {case.format_version}, got {version}",
+        )
+        return case
 
 
 def _choice(name: str, value: Any, allowed: Iterable[Any]) -> None:

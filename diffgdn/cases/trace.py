@@ -133,7 +133,7 @@ class Trace(Record):
             f"format_version: this diffgdn reads {FORMAT_VERSION}, got {version!r:.40}",
         )
         body = {name: value for name, value in data.items() if name != "format_version"}
-        return read(cls, body, "trace", {"steps": Step})
+        return read(cls, body, "trace")
 
     def call(self, number: int, slots: Mapping[int, int], rows: Mapping[int, int]) -> Case:
         """The case that a step's call is. slots and rows: of each request, in the pool and in the buffer."""
