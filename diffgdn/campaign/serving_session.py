@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 
 from diffgdn.cases.prelude import Call, fitting
-from diffgdn.cases.trace import CALLS, Trace
+from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_steps import CALLS
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import COMPLETE, OUT_OF_TIME, UNSHRUNK, Finding, today, versions
 from diffgdn.runner import ways

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from diffgdn.cases.case import Case, Gates, Only, Values
-from diffgdn.cases.sparsity import AXES, Kept, kept, places
+from diffgdn.cases.case import Case, Gates, Values
+from diffgdn.cases.sparsity import AXES, Kept, Only, kept, places
 from diffgdn.search import by_field
 
 # Kinds of failure, as `bucket.fault` names them, that may depend on numbers; others say nothing about them.

@@ -81,10 +81,10 @@ def test_a_value_of_another_type_is_refused_by_name(field: str, value: Any, mess
 
 
 def test_a_field_without_a_default_must_be_there() -> None:
-    with pytest.raises(ValueError, match="all: .*missing .*'count'"):
+    with pytest.raises(ValueError, match=r"all: .*missing .*'count'"):
         read(Everything, {}, "all")
 
 
 def test_a_type_that_has_no_reader_is_a_fault_of_the_record() -> None:
-    with pytest.raises(NotImplementedError, match="odd.table"):
+    with pytest.raises(NotImplementedError, match=r"odd\.table"):
         read(Odd, {"table": {}}, "odd")

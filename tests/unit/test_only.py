@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from diffgdn.cases import sparsity
-from diffgdn.cases.case import Case, Edit, Gates, Only, Pool, Values
+from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
+from diffgdn.cases.sparsity import Only
 from diffgdn.tensors import inputs
 
 PLAIN = Case(
