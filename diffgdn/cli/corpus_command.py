@@ -79,8 +79,8 @@ def prune(folder: Path, yes: bool, repeat: int, trusted: bool, isolation: str | 
 
     Each runs on the backend it was found on. One that is FLAKY or cannot be run stays, and so do examples.
     """
-    from diffgdn.campaign import automatic_workers
     from diffgdn.campaign import replay_findings as replays
+    from diffgdn.campaign.worker_pool import automatic_workers
 
     entries, problems = _read(folder)
     if problems:

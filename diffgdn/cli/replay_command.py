@@ -100,8 +100,8 @@ def replay(
 
     Exit status: 0 none fails any more, 1 at least one does, 2 one could not be run.
     """
-    from diffgdn.campaign import automatic_workers
     from diffgdn.campaign import replay_findings as replays
+    from diffgdn.campaign.worker_pool import automatic_workers
 
     backend = asked_backend(backend)
     given = names or (str(corpus),)

@@ -67,7 +67,7 @@ def resolution(
     from rich.console import Console
     from rich.progress import Progress
 
-    from diffgdn.campaign import automatic_workers
+    from diffgdn.campaign.worker_pool import automatic_workers
     from diffgdn.findings import corpus
     from diffgdn.selftest.resolution import result_table, study, summary
 

@@ -44,7 +44,8 @@ def shrink(
     Exit status: 0 each is as small as it gets, 2 one ran out of time again, fails no more or could not be
     run, 130 interrupted.
     """
-    from diffgdn.campaign import automatic_workers, reshrink
+    from diffgdn.campaign import reshrink
+    from diffgdn.campaign.worker_pool import automatic_workers
 
     backend = asked_backend(backend)
     entries = {path: finding for name in names for finding, path in located(name, corpus)}

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from diffgdn.campaign import events
+from diffgdn.campaign.config import Config
 from diffgdn.campaign.events import Event
 from diffgdn.findings.finding import Finding
 from diffgdn.report.calibration_table import CalibrationTally
 from diffgdn.report.vacuity_table import VacuityTally
 from diffgdn.verdict.failures import relation_of
+from diffgdn.verdict.question import AskRelation, AskVacuity, CompareWithOracle, MeasureErrors
+from diffgdn.verdict.relations import RELATIONS
 
 
 @dataclass
@@ -19,10 +22,11 @@ class OperationTally:
     """One operation's part.
 
     worst: the largest error as a share of its bound. parts: of the seconds. reached: seconds until its first
-    case.
+    case. steps: of its traces.
     """
 
     cases: int = 0
+    steps: int = 0
     exact: int = 0
     failed: int = 0
     repeated: int = 0
@@ -83,8 +87,9 @@ class Tally:
         match event:
             case events.CampaignStarted():
                 self.started, self._begin = event, self.clock()
-                self.operations = {operation: OperationTally() for operation in event.operations}
-                self.relations = {relation: RelationTally() for relation in event.relations}
+                self.operations = {operation: OperationTally() for operation in event.config.operations}
+                if self.mode == AskRelation.mode:
+                    self.relations = {relation: RelationTally() for relation in RELATIONS}
             case events.PhaseStarted():
                 self.phase, self.steps, self.steps_done = event.phase, event.steps, 0
                 self._phase_begin = self.clock()
@@ -132,9 +137,10 @@ class Tally:
         tally.seconds += event.seconds
         for part, seconds in event.parts.items():
             tally.parts[part] = tally.parts.get(part, 0.0) + seconds
-        if self.purpose == "vacuity":
+        tally.steps += event.steps or 0
+        if self.mode == AskVacuity.mode:
             self.vacuity.add(event)
-        elif self.purpose == "errors":
+        elif self.mode == MeasureErrors.mode:
             self.calibration.add(event)
         self.explored += event.phase == "explore"
         if tally.reached is None:
@@ -160,8 +166,15 @@ class Tally:
         )
 
     @property
-    def purpose(self) -> str:
-        return "verdict" if self.started is None else self.started.purpose
+    def config(self) -> Config:
+        """What the campaign was asked for; once it has begun."""
+        assert self.started is not None
+        return self.started.config
+
+    @property
+    def mode(self) -> str:
+        """How cases are asked about, one of question.MODES."""
+        return CompareWithOracle.mode if self.started is None else self.started.config.mode
 
     @property
     def oracle_share(self) -> float | None:

@@ -31,7 +31,7 @@ from diffgdn.cases.prelude import Call
 from diffgdn.findings.bucket import fault
 from diffgdn.runner import ways
 from diffgdn.runner.confirm import Confirm
-from diffgdn.runner.ways import Isolated, Runner
+from diffgdn.runner.ways import InChild, Runner
 from diffgdn.search.seeds import derive_seed
 from diffgdn.verdict.failures import KernelCrashed, Verdict
 
@@ -57,7 +57,7 @@ class Tally:
     surprises: list[str] = field(default_factory=list)
 
     def run(
-        self, case: Case, runner: Runner, target: str, plant: str | None, fresh: Isolated | None = None
+        self, case: Case, runner: Runner, target: str, plant: str | None, fresh: InChild | None = None
     ) -> None:
         """Run a case and compare its verdict with what was planted, a kind of failure or None.
 
@@ -152,7 +152,7 @@ def main(asked: str | None, count: int, target: str, seed: int, json_path: Path 
     isolated, direct = Tally(), Tally()
     with tempfile.TemporaryDirectory(prefix="diffgdn-") as folder:
         child, here = (ways.runner(way, chosen, Path(folder, "log")) for way in ways.WAYS)
-        fresh = Isolated(chosen, Path(folder, "log"))
+        fresh = InChild(chosen, Path(folder, "log"))
         try:
             device = child.about(planted_in).device
             way = trips(cases, child)
