@@ -1,4 +1,4 @@
-"""One child process as its parent sees it: started, watched, ended; and how a process ends with its parent."""
+"""A child process as its parent sees it: started, watched, ended; and how a child ends with its parent."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ FREE_BYTES = 512 << 20  # at the end of the heap that a process keeps
 class ChildProcess:
     """A process of this interpreter that has been started, as its parent sees it.
 
-    `python -m MODULE ARGUMENTS... DESCRIPTOR PARENT`, in a process group of its own. DESCRIPTOR is that of
-    its end of the connection, whose first message is the parent's sys.path; PARENT the process to end with. What
-    it prints goes to a log.
+    `python -m MODULE ARGUMENTS... DESCRIPTOR PARENT`, in a process group of its own: DESCRIPTOR is its end of
+    the connection, whose first message is the parent's sys.path; PARENT is the process to end with. What it
+    prints goes to a log.
     """
 
     def __init__(self, module: str, arguments: Sequence[str], log: Path) -> None:
