@@ -49,7 +49,8 @@ def _prepare(target_name: str, shape: object) -> Callable[[int], object]:
 
     from diffgdn import targets
     from diffgdn.bench.shapes import Shape
-    from diffgdn.tensors import arena, inputs
+    from diffgdn.tensors import inputs
+    from diffgdn.tensors.layout import arrange
 
     assert isinstance(shape, Shape)
     target = targets.get(target_name)
@@ -57,9 +58,9 @@ def _prepare(target_name: str, shape: object) -> Callable[[int], object]:
     if refusal:
         raise click.UsageError(f"{target_name}: {refusal}")
     data = inputs.draw(shape.case)
-    first = arena.arrange(shape.case, data, "cuda", target.layout)
+    first = arrange(shape.case, data, "cuda", target.layout)
     copies = int(max(1, min(MAX_COPIES, COPIES_BYTES // (first.arena.numel() * 2))))
-    sets = [first] + [arena.arrange(shape.case, data, "cuda", target.layout) for _ in range(copies - 1)]
+    sets = [first] + [arrange(shape.case, data, "cuda", target.layout) for _ in range(copies - 1)]
     with torch.no_grad():
         target.run(shape.case, first)
     torch.cuda.synchronize()

@@ -35,7 +35,7 @@ MOST_OF_TARGET = 128  # letters of it in an id: a file name has 255 at most
 class Finding:
     """A failing case, and what is known about it.
 
-    kind, message, tensor and place are those of the failed check (`checks.CheckFailure`). versions: of what
+    kind, message, tensor and place are those of the failed check (`failures.CheckFailure`). versions: of what
     ran it, by name. seed: of the campaign. found: the date, in ISO form. unshrunk: the case on which the
     failure was first seen, if it was larger. trace: where a serving loop failed, what it did; case is then
     its last call. shrink: one of SHRINKS; None where nobody knows, as in older files. prelude: calls of the
