@@ -19,12 +19,13 @@ from diffgdn.campaign.ledger import Ledger
 from diffgdn.campaign.overtime import LEEWAY_SECONDS, Awaited, Scripts
 from diffgdn.campaign.reach import Reach, problem
 from diffgdn.campaign.rotation import Rotation
-from diffgdn.campaign.worker_pool import Died, Pool, undisturbed
+from diffgdn.campaign.worker_pool import Died, Pool
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import fitting
 from diffgdn.cases.trace import Trace
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import UNSHRUNK, Finding, today
+from diffgdn.runner.child_process import undisturbed
 from diffgdn.search import hypothesis_search
 
 POLL_SECONDS = 0.2

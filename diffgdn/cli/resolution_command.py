@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from diffgdn.cases import operations
-from diffgdn.cases.case import DTYPES
+from diffgdn.cases.case_checks import DTYPES
 from diffgdn.cli.fuzz_command import MOST_SEED
 from diffgdn.cli.options import CONTEXT, Problem, Workers, writable_file
 

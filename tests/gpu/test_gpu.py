@@ -17,7 +17,7 @@ from diffgdn.strategies import geometries
 from diffgdn.targets.base import default_contract
 from diffgdn.tensors import arena, inputs
 from diffgdn.tensors.transfer import moved
-from diffgdn.verdict.execute import Verdict
+from diffgdn.verdict.failures import Verdict
 
 pytestmark = pytest.mark.gpu
 

@@ -184,7 +184,8 @@ def test_errors_beyond_the_limit_are_counted_too() -> None:
 
 def stored(report: dict[str, Any]) -> dict[str, Any]:
     """As it reads back from a file."""
-    return json.loads(json.dumps(report, allow_nan=False))
+    found: dict[str, Any] = json.loads(json.dumps(report, allow_nan=False))
+    return found
 
 
 def event(case: Case, largest: float) -> CaseRun:

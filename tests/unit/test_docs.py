@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import pytest
@@ -26,6 +26,7 @@ from diffgdn.cases import case as cases
 from diffgdn.cases import trace
 from diffgdn.cases.operations import FAMILIES, KINDS
 from diffgdn.cases.sparsity import Only
+from diffgdn.cases.trace_steps import Step
 from diffgdn.cli import cli
 from diffgdn.pytest_plugin import plugin_options
 from diffgdn.selftest import planted_faults
@@ -220,9 +221,9 @@ def test_python_on_a_page_compiles(page: str, text: str) -> None:
 VALUE = re.compile(r"\b(?:Case|Trace)\((?:op|family)=[^`\n]*\)(?=`|$)", re.MULTILINE)
 NAMES = {
     name: getattr(module, name)
-    for module, names in ((cases, ("Case", "Pool", "Gates", "Values", "Edit")), (trace, ("Trace", "Step")))
+    for module, names in ((cases, ("Case", "Pool", "Gates", "Values", "Edit")), (trace, ("Trace",)))
     for name in names
-} | {"Only": Only}
+} | {"Only": Only, "Step": Step}
 SHOWN = sorted({text for page in PAGES for text in VALUE.findall(page.read_text())})
 
 
@@ -239,7 +240,7 @@ def test_a_case_on_a_page_evaluates_and_is_printed_so(text: str) -> None:
 
 def test_the_tests_of_pytest_md_run_as_they_stand(tmp_path: Path) -> None:
     """conftest.py, the test and the kernel of README, in a folder of their own."""
-    shown = {page: [] for page, _ in PYTHON} | {"README.md": []}
+    shown = {page: list[str]() for page, _ in PYTHON} | {"README.md": list[str]()}
     for page, text in PYTHON:
         shown[page].append(text)
     conftest, test = shown["docs/pytest.md"]
@@ -345,7 +346,7 @@ def test_readme_names_every_page_of_docs() -> None:
 def test_the_version_is_stated_once() -> None:
     assert PYPROJECT["project"]["dynamic"] == ["version"]
     module = ast.parse((ROOT / "diffgdn" / "__init__.py").read_text())
-    stated = [
+    stated: list[Any] = [
         node.value.value
         for node in module.body
         if isinstance(node, ast.Assign)

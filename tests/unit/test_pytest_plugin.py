@@ -12,7 +12,7 @@ from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
 from diffgdn.pytest_plugin import answers as testing
 from diffgdn.verdict.checks import CheckFailure, NotFinite
-from diffgdn.verdict.execute import Verdict
+from diffgdn.verdict.failures import Verdict
 
 pytest_plugins = ["pytester"]
 
