@@ -139,17 +139,20 @@ class Book:
         getattr(self, f"_{step.act}")(step, named)
 
     def _arrive(self, step: Step, named: list[int]) -> None:
+        """Let the next request arrive, if a slot is free."""
         require(named == [self.arrived], f"arrive: the next request is {self.arrived}, got {step.requests}")
         require(self.free_slots > 0, f"arrive: all {self.loop.slots} slots are taken")
         self.live.append(self.arrived)
         self.arrived += 1
 
     def _finish(self, step: Step, named: list[int]) -> None:
+        """Let a live request finish; its draft is dropped."""
         require(len(named) == 1 and named[0] in self.live, f"finish: one live request, got {step.requests}")
         self.live.remove(named[0])
         self.drafts.pop(named[0], None)
 
     def _commit(self, step: Step, named: list[int]) -> None:
+        """Take the drafts of some requests as accepted up to a token."""
         require(all(one in self.drafts for one in named), f"commit: {step.requests} have not all a draft")
         require(len(step.accepted) == len(named), f"commit: accepted, one a request, got {step.accepted}")
         for one, accepted in zip(named, step.accepted, strict=True):
@@ -157,6 +160,7 @@ class Book:
             require(REJECTED <= accepted < length, f"commit: accepted -1 to {length - 1}, got {accepted}")
 
     def _call(self, step: Step, named: list[int]) -> None:
+        """Check the rows of a call; the drafts of a verify then wait for their commit."""
         act, lengths = step.act, step.lengths
         ready = self.ready
         require(all(one in ready for one in named), f"{act}: {step.requests} are not all live and ready")

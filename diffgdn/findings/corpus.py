@@ -96,6 +96,7 @@ class Corpus:
         return path
 
     def _require_inside(self, path: Path, name: str) -> None:
+        """Raise CorpusError unless a path, links followed, lies in this folder itself."""
         if os.path.dirname(os.path.realpath(path)) != os.path.realpath(self.path):
             raise CorpusError(f"{printable(name)}: not in {self.path}")
 

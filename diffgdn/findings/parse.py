@@ -101,12 +101,14 @@ def printable(text: str) -> str:
 
 
 def _integer(text: str) -> int:
+    """Read an integer of up to MOST_DIGITS digits; Python's own limit is larger."""
     if len(text) > MOST_DIGITS:
         raise CorpusError(f"an integer of {len(text)} digits")
     return int(text)
 
 
 def _number(text: str) -> float:
+    """Read a number that a float holds."""
     number = float(text)
     if math.isinf(number):
         raise CorpusError(f"{text:.40} is more than a float holds")
@@ -114,10 +116,12 @@ def _number(text: str) -> float:
 
 
 def _no_constant(name: str) -> float:
+    """Refuse NaN and infinities, which Python reads but JSON does not have."""
     raise CorpusError(f"{name} is not JSON")
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object whose fields have different names."""
     data = dict(pairs)
     if len(data) != len(pairs):
         raise CorpusError("a field is given twice")
@@ -201,11 +205,13 @@ def _built(body: dict[str, Any]) -> Finding:
 
 
 def _one_line(name: str, text: str) -> None:
+    """Check that text is short and printable."""
     if len(text) > MOST_LETTERS or not text.isprintable():
         raise CorpusError(f"{name}: expected up to {MOST_LETTERS} printable letters, got {text!r:.40}")
 
 
 def _date(text: str) -> None:
+    """Check that text is a date in ISO form."""
     try:
         datetime.date.fromisoformat(text)
     except ValueError:

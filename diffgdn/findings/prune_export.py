@@ -91,11 +91,13 @@ def export(entries: Iterable[Entry], to: Path) -> list[str]:
 
 
 def _require_new(path: Path, content: bytes | None = None) -> None:
+    """Raise FileExistsError if a file is there, unless it has this content."""
     if path.exists() and (content is None or path.read_bytes() != content):
         raise FileExistsError(17, "it is there already", str(path))
 
 
 def _archive(files: dict[str, bytes]) -> bytes:
+    """Return a ZIP file of these contents, without dates."""
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w") as archive:
         for name in sorted(files):

@@ -48,7 +48,7 @@ def _constant(flat: Tensor) -> bool:
 
 
 def _number(value: Tensor) -> str:
-    """Write the shortest decimal that reads back as the same value of the dtype (bf16 and fp16 by float32)."""
+    """Write the shortest decimal that reads back as the value, in float32 for bf16 and fp16."""
     if value.dtype == torch.float64:
         return repr(value.item())
     return str(np.float32(value.item())) if value.is_floating_point() else str(value.item())
@@ -67,6 +67,7 @@ def _listed(tensor: Tensor) -> str:
 
 
 def _wrapped(text: str) -> str:
+    """Break a long line between values."""
     return "\n ".join(textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False))
 
 
