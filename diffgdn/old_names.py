@@ -14,7 +14,7 @@ MODULES = {
     "diffgdn.execute": "diffgdn.verdict.execute",
     "diffgdn.interpreter": "diffgdn.backend.interpreter",
     "diffgdn.isolate": "diffgdn.runner",
-    "diffgdn.isolate.here": "diffgdn.runner.in_process",
+    "diffgdn.isolate.here": "diffgdn.old_here",
     "diffgdn.lane": "diffgdn.backend.selection",
     "diffgdn.prelude": "diffgdn.cases.prelude",
     "diffgdn.relations": "diffgdn.verdict.relations",

@@ -9,6 +9,7 @@ from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
 from diffgdn.cases.prelude import Call
 from diffgdn.cases.sparsity import Only
 from diffgdn.cases.trace import Step, Trace
+from diffgdn.verdict.question import question_of
 
 __all__ = ["Call", "Case", "Edit", "Gates", "Only", "Pool", "Step", "Trace", "Values", "ask"]
 
@@ -20,13 +21,13 @@ def ask(call: Call, target: str, backend: str, before: Sequence[Call] = ()) -> i
     at in the end, where it can be. Returns the exit status: 0 the call is right, 1 it is wrong.
     """
     selection.enter(backend)
-    from diffgdn.runner.in_process import Here  # imports torch, for which the backend must be chosen
+    from diffgdn.runner.in_process import InProcess  # imports torch, for which the backend must be chosen
 
-    runner = Here(backend)
+    runner = InProcess(backend)
     heap_is_readable = runner.damage() is None
     for earlier in before:
-        runner.run(earlier.subject, target, relation=earlier.relation)
-    verdict = runner.run(call.subject, target, relation=call.relation)
+        runner.run(earlier.subject, target, question_of(earlier))
+    verdict = runner.run(call.subject, target, question_of(call))
     print(verdict.refused or verdict.failure or "right")
     if verdict.comparison is not None:
         at = verdict.comparison.worst()

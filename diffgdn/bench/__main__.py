@@ -1,7 +1,8 @@
-"""`python -m diffgdn.bench`: time targets side by side on one GPU, and print microseconds and ratios.
+"""Time targets side by side on one GPU, and print microseconds and ratios: `python -m diffgdn.bench`.
 
-Times are sums of GPU kernel times per call (gaps on the host left out), medians over repeats that take turns
-between the targets, each call on one of several copies of its tensors so that caches do not flatter it.
+Times are sums of GPU kernel times per call (gaps on the host left out), medians over repeats that take
+turns between the targets, each call on one of several copies of its tensors so that caches do not flatter
+it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ REPEATS = 5
 
 
 def kernel_microseconds(call: Callable[[int], object], calls: int) -> float:
-    """Sum of the GPU kernel times of `calls` calls, a call."""
+    """Sum the GPU kernel times of `calls` calls, and divide by their number: microseconds a call.
+
+    Args:
+        call: makes the i-th call.
+    """
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -30,11 +35,16 @@ def kernel_microseconds(call: Callable[[int], object], calls: int) -> float:
         for i in range(calls):
             call(i)
         torch.cuda.synchronize()
-    return float(sum(event.self_device_time_total for event in seen.key_averages())) / calls
+    total: float = sum(event.self_device_time_total for event in seen.key_averages())
+    return total / calls
 
 
 def _prepare(target_name: str, shape: object) -> Callable[[int], object]:
-    """A function that makes the i-th call of a shape on a target."""
+    """Make a function that makes the i-th call of a shape on a target.
+
+    Raises:
+        click.UsageError: the target refuses the shape.
+    """
     import torch
 
     from diffgdn import targets

@@ -1,4 +1,4 @@
-"""One batch of cases of one operation: generated, run, told of, and shrunk where one fails in a new way."""
+"""One batch of cases of one operation: generated, run, told of, and shrunk if one fails in a new way."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis.strategies import SearchStrategy
@@ -15,12 +16,14 @@ from diffgdn.campaign import tasks
 from diffgdn.campaign.events import CaseRun
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
+from diffgdn.cases.trace import Trace, call_of
 from diffgdn.findings import bucket
 from diffgdn.findings.finding import COMPLETE, OUT_OF_TIME, Finding
 from diffgdn.runner.confirm import Confirmed
-from diffgdn.runner.ways import Familiar
+from diffgdn.runner.harness import Harness
 from diffgdn.search import hypothesis_search
 from diffgdn.verdict.failures import CheckFailure, Verdict
+from diffgdn.verdict.question import Question, Subject
 
 FAMILIAR = 5  # examples of a batch that may have been run before: the simplest ones come first in each
 REMEMBERED = 5000
@@ -30,42 +33,52 @@ class Passed:
     """Verdicts on the latest cases that passed: every batch begins with the simplest cases again."""
 
     def __init__(self) -> None:
-        self._verdicts: OrderedDict[tuple[str, str | None], Verdict] = OrderedDict()
+        self._verdicts: OrderedDict[tuple[str, Question], Verdict] = OrderedDict()
 
-    def get(self, case: Case, relation: str | None) -> Verdict | None:
-        return self._verdicts.get((case.id, relation))
+    def get(self, subject: Subject, question: Question) -> Verdict | None:
+        """Look up the verdict on a case or a trace; None for one that is new, or was long ago."""
+        return self._verdicts.get((subject.id, question))
 
-    def add(self, verdict: Verdict, relation: str | None) -> None:
-        self._verdicts[verdict.case.id, relation] = verdict
+    def add(self, subject: Subject, question: Question, verdict: Verdict) -> None:
+        """Remember a verdict that passed."""
+        self._verdicts[subject.id, question] = verdict
         if len(self._verdicts) > REMEMBERED:
             self._verdicts.popitem(last=False)
 
 
-class Batch:
-    """A search that lets a known failure pass, so that exploration goes past it.
+@dataclass(frozen=True)
+class Worker:
+    """What a batch needs of the worker that runs it.
 
-    run: gives the verdict on a case, as `Runner.run`. confirm: asks a failing one again in a fresh process.
-    doubts: how often failures were met that may be those of a finding that takes other calls before it.
     send: takes events and answers for the campaign. listen: gives what other workers have found since it was
-    last asked. finding: makes one of what was confirmed and the case it was first seen on. explain: gives a
-    failure in more words.
+    last asked. doubts: how often failures were met that may be those of a finding that takes other calls
+    before it.
     """
 
-    def __init__(
-        self,
-        task: tasks.Explore,
-        run: Callable[[Case, Familiar], Verdict],
-        send: Callable[[Any], None],
-        listen: Callable[[], set[tasks.Key]],
-        finding: Callable[[Confirmed, Case | None], Finding],
-        passed: Passed,
-        confirm: Callable[[Call, Verdict], Confirmed],
-        doubts: Counter[tasks.Key],
-        explain: Callable[[Case, CheckFailure], CheckFailure] = lambda case, failure: failure,
-    ) -> None:
-        self._task, self._run, self._send, self._listen = task, run, send, listen
-        self._finding, self._passed, self._explain = finding, passed, explain
-        self._confirm, self._doubts = confirm, doubts
+    harness: Harness
+    target: str
+    send: Callable[[Any], None]
+    listen: Callable[[], set[tasks.Key]]
+    passed: Passed
+    doubts: Counter[tasks.Key]
+
+    def confirm(self, call: Call, verdict: Verdict, question: Question) -> Confirmed:
+        """Ask a failure again in fresh processes; without a kernel there is nothing to ask."""
+        if not question.calls_kernel:
+            return Confirmed(call, verdict)
+        return self.harness.confirm(call, verdict, self.target)
+
+    def key(self, call: Call, failure: CheckFailure) -> tasks.Key:
+        """The key of a failure that comes alone."""
+        seen = Verdict(call_of(call.subject), "", "", failure)
+        return tasks.key(self.harness.finding(Confirmed(call, seen), self.target))
+
+
+class CaseBatch:
+    """A search that lets a known failure pass, so that exploration goes past it."""
+
+    def __init__(self, task: tasks.Explore, worker: Worker) -> None:
+        self._task, self._worker = task, worker
         self._known = set(task.known)
         self._announced: dict[str, tuple[Finding, float]] = {}  # by kind of failure, with the time
         self._finished: set[str] = set()  # kinds of failure
@@ -95,17 +108,20 @@ class Batch:
         return tasks.Done(cases=self._explored, findings=len(self._announced))
 
     def _answer(self, case: Case) -> Verdict:
-        self._known |= self._listen()
-        before = self._passed.get(case, self._task.relation)
+        question, worker = self._task.question, self._worker
+        self._known |= worker.listen()
+        before = worker.passed.get(case, question)
         if before is not None:
             return before
-        verdict = self._run(case, lambda fault: self._is_familiar(case, fault))
+        verdict = worker.harness.ask(
+            case, worker.target, question, familiar=lambda fault: self._is_familiar(case, fault)
+        )
         failure = verdict.failure
-        known = failure is not None and self._is_known(case, failure)
+        known = failure is not None and self._key(case, failure) in self._known
         self._explored += not self._shrinking
-        self._send(case_run(verdict, "explore", self._shrinking, known, self._task.relation))
+        worker.send(case_run(verdict, "explore", case, question, self._shrinking, known))
         if failure is None:
-            self._passed.add(verdict, self._task.relation)
+            worker.passed.add(case, question, verdict)
         elif bucket.fault(failure.kind) == self._kind:
             # Also into a known bucket: a bug that shows in many places ends in one of them, as one finding.
             # Also one that takes other calls before it: what comes out of the shrink is asked again.
@@ -113,12 +129,12 @@ class Batch:
                 self._failed[case.id] = verdict
                 return verdict
         elif not known and bucket.fault(failure.kind) not in self._finished and self._is_to_be_asked(verdict):
-            sure = self._confirm(Call(case, self._task.relation), verdict)
+            sure = self._confirm(case, verdict)
             if not sure.alone:
                 self._tell(sure)
-            elif not self._is_known(case, sure.failure):
+            elif self._key(case, sure.failure) not in self._known:
                 kind = bucket.fault(sure.failure.kind)
-                self._announce(case, sure)
+                self._announce(sure)
                 if self._task.shrink:
                     self._shrinking = True
                     if self._kind is None:
@@ -126,13 +142,14 @@ class Batch:
                     return sure.verdict
         return dataclasses.replace(verdict, failure=None, comparison=None)
 
-    def _is_known(self, case: Case, failure: CheckFailure) -> bool:
-        return self._key(case, failure) in self._known
+    def _call(self, case: Case) -> Call:
+        return Call(case, self._task.question.relation)
+
+    def _confirm(self, case: Case, verdict: Verdict) -> Confirmed:
+        return self._worker.confirm(self._call(case), verdict, self._task.question)
 
     def _key(self, case: Case, failure: CheckFailure) -> tasks.Key:
-        """Of a failure that comes alone."""
-        seen = Verdict(case, "", "", failure)
-        return tasks.key(self._finding(Confirmed(Call(case, self._task.relation), seen), None))
+        return self._worker.key(self._call(case), failure)
 
     def _is_to_be_asked(self, verdict: Verdict) -> bool:
         """Whether to ask a failure again that no finding stands for. Where one of its kind takes other calls
@@ -148,15 +165,15 @@ class Batch:
         damage = [one for one in self._known if one.region == bucket.HEAP and one.fault == key.fault]
         if not damage and not any(one.fault in doubtful and one[:2] == key[:2] for one in self._known):
             return True
-        self._doubts[key] += 1
-        return self._doubts[key].bit_count() == 1
+        self._worker.doubts[key] += 1
+        return self._worker.doubts[key].bit_count() == 1
 
     def _tell(self, sure: Confirmed) -> None:
         """Of what cannot be shrunk in this process: it takes others before it, or did not come again."""
-        finding = self._finding(sure, None)
+        finding = self._worker.harness.finding(sure, self._worker.target)
         if tasks.key(finding) not in self._known:
             self._known.add(tasks.key(finding))
-            self._send(tasks.Failed(finding, shrinks=False, again=sure.reproduced))
+            self._worker.send(tasks.Failed(finding, shrinks=False, again=sure.reproduced))
 
     def _is_familiar(self, case: Case, fault: CheckFailure) -> bool:
         """Whether a fault needs no confirmation: here or elsewhere it has been confirmed on another case."""
@@ -165,12 +182,12 @@ class Batch:
         mine = {tasks.key(finding) for finding, _ in self._announced.values()}
         return self._key(case, fault) in self._known | mine
 
-    def _announce(self, case: Case, sure: Confirmed) -> None:
+    def _announce(self, sure: Confirmed) -> None:
         kind = bucket.fault(sure.failure.kind)
         if kind not in self._announced:
-            finding = self._finding(self._explained(case, sure), None)
+            finding = self._finding(sure)
             self._announced[kind] = finding, time.monotonic()
-            self._send(tasks.Failed(finding, self._task.shrink))
+            self._worker.send(tasks.Failed(finding, self._task.shrink))
 
     def _shrunk(self, found: hypothesis_search.Found) -> None:
         kind = bucket.fault(found.failure.kind)
@@ -178,39 +195,42 @@ class Batch:
         self._shrinking, self._kind = self._task.again, None
         first, since = self._announced[kind]
         sure = self._smallest_alone(found)
-        smaller = self._finding(self._explained(sure.verdict.case, sure), found.unshrunk)
         astray = sure.verdict.case != found.case
         done = found.complete and not astray
-        smaller = dataclasses.replace(smaller, shrink=COMPLETE if done else OUT_OF_TIME)
-        self._send(tasks.Shrunk(first, smaller, time.monotonic() - since))
+        smaller = dataclasses.replace(
+            self._finding(sure, found.unshrunk), shrink=COMPLETE if done else OUT_OF_TIME
+        )
+        self._worker.send(tasks.Shrunk(first, smaller, time.monotonic() - since))
+
+    def _finding(self, sure: Confirmed, unshrunk: Case | None = None) -> Finding:
+        """A finding whose failure says as much as it can."""
+        worker = self._worker
+        failure = worker.harness.explained(sure.failure, sure.call, worker.target)
+        told = dataclasses.replace(sure, verdict=dataclasses.replace(sure.verdict, failure=failure))
+        return worker.harness.finding(told, worker.target, unshrunk)
 
     def _smallest_alone(self, found: hypothesis_search.Found) -> Confirmed:
         """The smallest case of a shrink that fails alone. The first one does; where the last does not, it was
         led astray by what other cases had left in the process, which is a failure of its own.
         """
         steps = list(self._failed.values())
-        first = Confirmed(Call(steps[0].case, self._task.relation), steps[0])
+        first = Confirmed(self._call(steps[0].case), steps[0])
         if found.case == steps[0].case:
             return first
         last = next((n for n, step in enumerate(steps) if step.case == found.case), len(steps) - 1)
-        sure = self._confirm(Call(found.case, self._task.relation), steps[last])
+        sure = self._confirm(found.case, steps[last])
         if sure.alone:
             return sure
         self._tell(sure)
         least, best = 0, first
         while last - least > 1:
             middle = (least + last) // 2
-            sure = self._confirm(Call(steps[middle].case, self._task.relation), steps[middle])
+            sure = self._confirm(steps[middle].case, steps[middle])
             if sure.alone:
                 least, best = middle, sure
             else:
                 last = middle
         return best
-
-    def _explained(self, case: Case, sure: Confirmed) -> Confirmed:
-        """With the failure in more words."""
-        failure = self._explain(case, sure.failure)
-        return dataclasses.replace(sure, verdict=dataclasses.replace(sure.verdict, failure=failure))
 
     def _clock(self) -> float:
         """Ends the search, by being late, when the cases are used up; a shrink, when all shrinks must end."""
@@ -225,14 +245,15 @@ class Batch:
 def case_run(
     verdict: Verdict,
     phase: str,
+    subject: Subject,
+    question: Question,
     shrinking: bool = False,
     repeated: bool = False,
-    relation: str | None = None,
 ) -> CaseRun:
-    """The event that tells of a verdict."""
+    """Make the event that tells of a verdict on a case or a trace."""
     failure = verdict.failure
     return CaseRun(
-        operation=verdict.case.op,
+        operation=subject.op,
         phase=phase,
         seconds=sum(verdict.seconds.values()),
         share=max(verdict.shares.values(), default=None),
@@ -241,9 +262,11 @@ def case_run(
         refused=verdict.refused,
         shrinking=shrinking,
         repeated=repeated,
-        relation=relation,
+        relation=question.relation,
         parts=verdict.seconds,
         case=verdict.case,
         rejected=verdict.rejected,
         errors=verdict.errors,
+        calls=tuple(dict.fromkeys(subject.operations)) if isinstance(subject, Trace) else (subject.op,),
+        steps=len(subject.steps) if isinstance(subject, Trace) else None,
     )

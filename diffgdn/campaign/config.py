@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffgdn.findings.finding import Finding
-from diffgdn.runner.ways import PURPOSES
+from diffgdn.verdict.question import MODES, Question
 
 SHRINK_SHARE = 6  # a shrink takes at most this part of the campaign's time, ...
 SHRINK_SECONDS = (3.0, 30.0)  # ... but within these limits
@@ -21,16 +21,33 @@ def shrink_seconds(max_time: float | None) -> float:
 
 
 @dataclass(frozen=True)
+class Workers:
+    """How worker processes run, whatever they are given to do.
+
+    count: how many there are. target: the one whose operations they announce, if they serve one alone. seed:
+    noted in findings. hang_seconds: after which a case counts as hung; memory_bytes: of host memory, that a
+    child may occupy; None for the usual. isolation: one of ways.WAYS; None for what suits the target and the
+    backend.
+    """
+
+    backend: str
+    count: int
+    target: str | None = None
+    seed: int | None = None
+    hang_seconds: float | None = None
+    memory_bytes: int | None = None
+    isolation: str | None = None
+
+
+@dataclass(frozen=True)
 class Config:
     """A campaign to be run.
 
-    max_time: seconds of exploration, for which start-up, replay and compilation do not count; max_cases:
-    cases explored, those of shrinks not counted. None: no such limit. corpus: the folder of findings; it need
-    not exist. hang_seconds: after which a case counts as hung; memory_bytes: of host memory, that a child may
-    occupy; None for the usual. isolation: one of isolate.WAYS; None for what suits the target and the
-    backend. relations: ask the relations of each case, one a batch, instead of the oracle. purpose: what each
-    case is run for otherwise, one of isolate.PURPOSES. allow_unreached: operations that no case reached, or
-    that were given up, are no problem.
+    mode: how each case is asked about, one of question.MODES. max_time: seconds of exploration, for which
+    start-up, replay and compilation do not count; max_cases: cases explored, those of shrinks not counted.
+    None: no such limit. corpus: the folder of findings; it need not exist. hang_seconds, memory_bytes,
+    isolation: as of `Workers`. allow_unreached: operations that no case reached, or that were given up, are
+    no problem.
     """
 
     target: str
@@ -44,8 +61,7 @@ class Config:
     hang_seconds: float | None = None
     memory_bytes: int | None = None
     isolation: str | None = None
-    relations: bool = False
-    purpose: str = "verdict"
+    mode: str = "oracle"
     allow_unreached: bool = False
 
     def __post_init__(self) -> None:
@@ -57,10 +73,28 @@ class Config:
         ):
             if value is not None and not value > 0:
                 raise ValueError(f"{name}: expected more than 0, got {value}")
-        if self.purpose not in PURPOSES:
-            raise ValueError(f"purpose: expected one of {', '.join(PURPOSES)}, got {self.purpose!r}")
+        if self.mode not in MODES:
+            raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {self.mode!r}")
         if not self.operations:
             raise ValueError("operations: expected at least one")
+
+    @property
+    def question(self) -> type[Question]:
+        """The questions that the campaign asks."""
+        return MODES[self.mode]
+
+    @property
+    def pool(self) -> Workers:
+        """How its workers run."""
+        return Workers(
+            self.backend,
+            self.workers,
+            self.target,
+            self.seed,
+            self.hang_seconds,
+            self.memory_bytes,
+            self.isolation,
+        )
 
 
 @dataclass(frozen=True)

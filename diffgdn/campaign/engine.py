@@ -22,10 +22,10 @@ from diffgdn.campaign.rotation import Rotation
 from diffgdn.campaign.worker_pool import Died, Pool, undisturbed
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import fitting
+from diffgdn.cases.trace import Trace
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import UNSHRUNK, Finding, today
 from diffgdn.search import hypothesis_search
-from diffgdn.verdict import relations
 
 POLL_SECONDS = 0.2
 CLOSING_SECONDS = 60.0  # for scripts that are missing when all else has ended
@@ -62,7 +62,7 @@ class _Campaign:
         self.deaths: Counter[str] = Counter()
         self.hangs: Counter[str] = Counter()
         self.failed_starts = 0
-        self.reach = Reach()
+        self.reach = Reach("case" if config.question.draws_cases else "trace")
         self.asked: tuple[str, ...] = ()  # operations, of those that the target has
         # Of the framework, not of a kernel: the campaign did not do what it was asked.
         self.fault: str | None = None
@@ -73,10 +73,8 @@ class _Campaign:
         interrupted, unable = False, None
         with tempfile.TemporaryDirectory(prefix="diffgdn-") as name:
             try:
-                self._announce()
-                limits = config.hang_seconds, config.isolation, config.memory_bytes
-                place = config.workers, config.backend, Path(name)
-                with Pool(*place, config.target, config.seed, *limits, config.purpose) as self.pool:
+                self.emit(events.CampaignStarted(config))
+                with Pool(config.pool, Path(name)) as self.pool:
                     self.awaited = Awaited(self.pool, self.emit)
                     try:
                         self._phases(old)
@@ -91,41 +89,26 @@ class _Campaign:
         unreached = self.reach.unreached(self.asked, config.max_time, config.max_cases)
         trouble = unable or self.fault or self.ledger.problem
         if trouble is None and not interrupted and not config.allow_unreached:
-            trouble = problem(unreached, len(self.asked), "case" if not self.reach.ended else None)
+            trouble = problem(unreached, len(self.asked), None if self.reach.ended else self.reach.word)
         seconds = time.monotonic() - begin
         self.emit(events.CampaignEnded(seconds, findings, interrupted, trouble, unreached))
         return Outcome(findings, interrupted, trouble, unreached)
-
-    def _announce(self) -> None:
-        config = self.config
-        self.emit(
-            events.CampaignStarted(
-                config.target,
-                config.operations,
-                config.backend,
-                config.seed,
-                config.workers,
-                config.max_time,
-                config.max_cases,
-                str(config.corpus),
-                tuple(relations.RELATIONS) if config.relations else (),
-                config.purpose,
-            )
-        )
 
     def _phases(self, old: list[Finding]) -> None:
         config = self.config
         with self._phase("start"):
             while self.ready is None:
                 self._receive()
-        self.asked = operations = self._operations()
-        if old and config.purpose != "vacuity":
+        operations = self._operations()
+        question = config.question
+        self.asked = tuple(name for op in operations for name in question.calls(op, self.ready.operations))
+        if old and question.calls_kernel:
             with self._phase("replay", len(old)):
-                self._each([tasks.RunCase(f.case, config.target, "replay", f) for f in old])
+                self._each([tasks.RunCase(f.case, config.target, "replay", finding=f) for f in old])
         menu = None
-        if config.backend == "gpu":
+        if config.backend == "gpu" and question.draws_cases:
             menu = strategies.Menu.draw(config.seed, operations, backend="gpu")
-            if config.purpose != "vacuity":  # which calls no kernel
+            if question.calls_kernel:
                 self._prepare(menu, operations)
         self.rotation = rotation = Rotation(
             operations,
@@ -134,7 +117,7 @@ class _Campaign:
             config.max_cases,
             shrink_seconds(config.max_time),
             menu,
-            relations=self._relations(operations),
+            questions={op: question.asked_of(op, config.target, self.ready.operations) for op in operations},
         )
         for operation in self.reach.left_out:
             rotation.drop(operation)
@@ -142,22 +125,16 @@ class _Campaign:
             rotation.start(config.max_time, GRACE_SECONDS)
             self._drive(lambda: rotation.next(self.ledger.known))
 
-    def _relations(self, operations: tuple[str, ...]) -> dict[str, tuple[str, ...]] | None:
-        """By operation, those that can apply to it on this target."""
-        assert self.ready is not None
-        if not self.config.relations:
-            return None
-        has = tuple(self.ready.operations)
-        return {op: relations.of(op, self.config.target, has) for op in operations}
-
     def _operations(self) -> tuple[str, ...]:
-        """The operations asked for that the target has; the others are skipped, with a word."""
+        """The operations asked for that the target has, or has something of; the others are skipped, with a
+        word."""
         assert self.ready is not None
-        for operation in self.config.operations:
-            if operation not in self.ready.operations:
-                reason = f"not implemented by target {self.config.target}"
+        config, has = self.config, self.ready.operations
+        operations = tuple(op for op in config.operations if config.question.calls(op, has))
+        for operation in config.operations:
+            if operation not in operations:
+                reason = f"not implemented by target {config.target}"
                 self.emit(events.OperationSkipped(operation, reason))
-        operations = tuple(op for op in self.config.operations if op in self.ready.operations)
         if not operations:
             raise _Unable(
                 f"target {self.config.target} implements none of {', '.join(self.config.operations)}; "
@@ -168,6 +145,7 @@ class _Campaign:
     def _prepare(self, menu: strategies.Menu, operations: tuple[str, ...]) -> None:
         """Compile each variant once, by one worker: Triton's cache on disk then serves the others."""
         assert self.ready is not None
+        plain = self.config.question.plain()
         cases = [
             (config, case)
             for operation in operations
@@ -179,7 +157,7 @@ class _Campaign:
         # is met.
         cases = sorted(cases, key=lambda entry: entry[0])[:MOST_VARIANTS]
         builds = [
-            tasks.RunCase(replace(case, config=config), self.config.target, "compile")
+            tasks.RunCase(replace(case, config=config), self.config.target, "compile", plain)
             for config, case in cases
         ]
         # The slowest to compile first, so that no worker is left with one at the end.
@@ -187,10 +165,10 @@ class _Campaign:
         with self._phase("compile", len(builds)):
             self._each(builds)
         shapes = [
-            tasks.RunCase(case, self.config.target, "geometries")
+            tasks.RunCase(case, self.config.target, "geometries", plain)
             for operation in operations
             for case in strategies.geometries.cases(operation)
-            if not self.config.relations
+            if isinstance(plain, self.config.question)
         ]
         with self._phase("geometries", len(shapes)):
             self._each(shapes)
@@ -400,6 +378,7 @@ class _Campaign:
             return
         if isinstance(task, tasks.Document | tasks.Confirm):
             return  # it is about a finding already
+        trace = died.calls[-1].subject if died.calls else None
         finding = Finding(
             case=case,
             target=self.config.target,
@@ -409,6 +388,7 @@ class _Campaign:
             versions={} if self.ready is None else self.ready.versions,
             seed=self.config.seed,
             found=today(),
+            trace=trace if isinstance(trace, Trace) else None,
             prelude=fitting(died.calls[:-1]),
             reproduced=False,  # so far
             shrink=UNSHRUNK,
@@ -422,7 +402,9 @@ class _Campaign:
     def _leave_out(self, operation: str, reason: str) -> None:
         """No more of this operation."""
         if operation not in self.reach.left_out:
-            self.reach.left_out[operation] = reason
+            assert self.ready is not None
+            called = self.config.question.calls(operation, self.ready.operations)
+            self.reach.left_out |= dict.fromkeys((operation, *called), reason)
             self.emit(events.OperationSkipped(operation, reason))
             if self.rotation is not None:
                 self.rotation.drop(operation)

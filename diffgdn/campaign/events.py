@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from diffgdn.campaign.config import Config
 from diffgdn.cases.case import Case
 from diffgdn.findings.finding import Finding
 from diffgdn.verdict.failures import Errors
@@ -35,20 +36,9 @@ Listener = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class CampaignStarted(Event):
-    """max_time: seconds of exploration; max_cases: cases explored; None for no limit. relations: what
-    is asked instead of the oracle. purpose: one of isolate.PURPOSES.
-    """
+    """A campaign begins, as it was configured."""
 
-    target: str
-    operations: tuple[str, ...]
-    backend: str
-    seed: int
-    workers: int
-    max_time: float | None
-    max_cases: int | None
-    corpus: str
-    relations: tuple[str, ...] = ()
-    purpose: str = "verdict"
+    config: Config
 
 
 @dataclass(frozen=True)
@@ -94,13 +84,13 @@ class CompileProgress(Event):
 
 @dataclass(frozen=True)
 class CaseRun(Event):
-    """A case was run and checked.
+    """A case or a trace was run and checked.
 
     seconds: inputs, kernel, oracle and checks together; parts: each of them. share: the worst error as a
     share of its bound. exact: nothing to round, so the answer must match bit for bit. failure: the kind, if
     it failed. shrinking: run to make a finding smaller, not to explore. repeated: it fails as a known finding
     does. relation: the one asked; share is then of its worst disagreement, None where bits must agree.
-    rejected, errors: as in the verdict.
+    rejected, errors: as in the verdict. calls: operations of the target that it called. steps: of a trace.
     """
 
     operation: str
@@ -117,6 +107,8 @@ class CaseRun(Event):
     case: Case | None = None
     rejected: Mapping[str, bool] = field(default_factory=dict)
     errors: tuple[Errors, ...] = ()
+    calls: tuple[str, ...] = ()
+    steps: int | None = None
 
 
 @dataclass(frozen=True)

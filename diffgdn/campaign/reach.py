@@ -9,31 +9,30 @@ from diffgdn.campaign.events import COUNTED, CaseRun
 
 
 class Reach:
-    """Counts, for each operation, the cases that ended and those that were refused.
+    """Counts, for each operation, the cases or traces that ended with it and those that were refused.
 
-    left_out: operations that the campaign gave up, with the reason.
+    begun: how many there were, refused ones included: what a limit on their number counts. left_out:
+    operations that the campaign gave up, with the reason. word: what is counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, word: str = "case") -> None:
+        self.word, self.begun = word, 0
         self.ended: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.left_out: dict[str, str] = {}
         self._refusals: dict[str, str] = {}
 
-    @property
-    def begun(self) -> int:
-        """Cases, those that were refused included: what a limit on their number counts."""
-        return self.ended.total() + self.refused.total()
-
     def ran(self, event: CaseRun) -> None:
         """Count a case: one that failed or hung has ended too, one that was refused has not been run."""
         if event.phase not in COUNTED or event.shrinking:
             return
-        if event.refused is None:
-            self.ended[event.operation] += 1
-        else:
-            self.refused[event.operation] += 1
-            self._refusals[event.operation] = event.refused
+        self.begun += 1
+        for operation in event.calls or (event.operation,):
+            if event.refused is None:
+                self.ended[operation] += 1
+            else:
+                self.refused[operation] += 1
+                self._refusals[operation] = event.refused
 
     def unreached(
         self, operations: Iterable[str], max_time: float | None, max_cases: int | None
@@ -42,9 +41,11 @@ class Reach:
 
         max_time: seconds that the campaign had, and max_cases: cases; None for no limit.
         """
-        otherwise = "no case of it ended"
-        if max_cases is not None and self.begun >= max_cases:
-            otherwise = f"the {max_cases} cases were used up before its turn"
+        otherwise = f"no {self.word} of it ended"
+        if self.word == "trace" and self.ended:
+            otherwise = f"none of {self.begun} traces called it"
+        elif max_cases is not None and self.begun >= max_cases:
+            otherwise = f"the {max_cases} {self.word}s were used up before its turn"
         elif max_time is not None:
             otherwise += f" within {max_time:g} s"
         reasons = {operation: self._reason(operation, otherwise) for operation in operations}
@@ -56,7 +57,7 @@ class Reach:
         if self.ended[operation]:
             return None
         if self.refused[operation]:
-            return f"all {self.refused[operation]} cases refused: {self._refusals[operation]}"
+            return f"all {self.refused[operation]} {self.word}s refused: {self._refusals[operation]}"
         return otherwise
 
 

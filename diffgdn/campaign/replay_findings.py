@@ -12,6 +12,7 @@ from typing import Any
 
 from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
+from diffgdn.campaign.config import Workers
 from diffgdn.campaign.worker_pool import Died, Pool
 from diffgdn.findings import trust
 from diffgdn.findings.finding import EXAMPLE, Finding
@@ -118,7 +119,8 @@ class _Replay:
         with (
             tempfile.TemporaryDirectory(prefix="diffgdn-") as folder,
             Pool(
-                workers, self.backend, Path(folder), None, None, self.hang_seconds, self.isolation
+                Workers(self.backend, workers, hang_seconds=self.hang_seconds, isolation=self.isolation),
+                Path(folder),
             ) as self.pool,
         ):
             while self.queue or self.running:
@@ -135,7 +137,12 @@ class _Replay:
         fresh = first and finding.kind != EXAMPLE
         self.running[index] = result
         picture = self.picture and result.text is None
-        self.pool.give(index, tasks.RunCase(finding.case, finding.target, "replay", finding, picture, fresh))
+        self.pool.give(
+            index,
+            tasks.RunCase(
+                finding.case, finding.target, "replay", finding=finding, picture=picture, fresh=fresh
+            ),
+        )
 
     def _handle(self, index: int, message: Any) -> None:
         if isinstance(message, tasks.Done):

@@ -14,6 +14,7 @@ from typing import Any
 
 from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
+from diffgdn.campaign.config import Workers
 from diffgdn.campaign.worker_pool import Died, Pool, undisturbed
 from diffgdn.findings import corpus, trust
 from diffgdn.findings.finding import COMPLETE, EXAMPLE, Finding
@@ -102,10 +103,11 @@ def run(
                 )
                 done(result)
         elif group:
-            count, limits = min(workers, len(group)), (None, None, hang_seconds, isolation)
+            count = min(workers, len(group))
+            config = Workers(name, count, hang_seconds=hang_seconds, isolation=isolation)
             with (
                 tempfile.TemporaryDirectory(prefix="diffgdn-") as folder,
-                Pool(count, name, Path(folder), *limits) as pool,
+                Pool(config, Path(folder)) as pool,
             ):
                 _Shrinks(group, pool, max_seconds, done).run()
     return results

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from typing import Any
 
 from diffgdn.campaign import tasks
-from diffgdn.cases.case import Case
+from diffgdn.cases.prelude import Call
 from diffgdn.cases.trace import Trace
 from diffgdn.findings import bucket
 from diffgdn.findings.finding import COMPLETE, OUT_OF_TIME, Finding, versions
+from diffgdn.runner.harness import Harness
 from diffgdn.search import hypothesis_search
-from diffgdn.verdict.failures import CheckFailure, PoisonLeaked, Verdict, relation_of
-
-Run = Callable[..., Verdict]  # as Session._run
+from diffgdn.verdict.failures import CheckFailure, Verdict
+from diffgdn.verdict.question import Subject, question_of
 
 
 class _Resumed:
     """A shrink of one finding. It ends early, with what it has, when it is told to stop."""
 
-    def __init__(self, finding: Finding, run: Run, pipe: Connection) -> None:
-        self.finding, self._run, self._pipe = finding, run, pipe
+    def __init__(self, finding: Finding, harness: Harness, pipe: Connection) -> None:
+        self.finding, self._harness, self._pipe = finding, harness, pipe
         self._stopped = False
         self.last: Verdict | None = None  # of the case that was run last
 
@@ -34,10 +32,11 @@ class _Resumed:
             self._stopped |= isinstance(self._pipe.recv(), tasks.Stop)
         return math.inf if self._stopped else time.monotonic()
 
-    def run(self, case: Case | Trace, **options: Any) -> Verdict:
-        """The verdict on a case. What does not come again in a fresh process counts as passing."""
-        kind = self.finding.kind
-        verdict = self._run(case, self.finding.target, kind, relation=relation_of(kind), **options)
+    def run(self, subject: Subject) -> Verdict:
+        """Ask what the finding was asked. What does not come again in a fresh process counts as passing."""
+        finding = self.finding
+        question = question_of(Call(subject, finding.call.relation))
+        verdict = self._harness.ask(subject, finding.target, question, finding.kind)
         self.last = verdict
         return verdict if verdict.confirmed else replace(verdict, failure=None)
 
@@ -46,10 +45,8 @@ class _Resumed:
         found = hypothesis_search.again(finding.case, finding.kind, self.run, seconds, self.clock)
         if found is None:
             return None
-        failure = found.failure
-        if isinstance(failure, PoisonLeaked):  # traced to the memory that it comes from
-            again = self.run(found.case, picture=True).failure
-            failure = again if isinstance(again, PoisonLeaked) else failure
+        call = Call(found.case, finding.call.relation)
+        failure = self._harness.explained(found.failure, call, finding.target)
         before = finding.unshrunk or (None if found.case == finding.case else finding.case)
         changed = replace(finding, case=found.case, unshrunk=before)
         return _described(changed, failure, found.complete)
@@ -71,13 +68,13 @@ class _Resumed:
         return verdict.failure, len(trace.steps) - 1 if verdict.step is None else verdict.step
 
 
-def shrink_finding(task: tasks.Shrink, run: Run, pipe: Connection, backend: str, device: str) -> tasks.Done:
+def shrink_finding(task: tasks.Shrink, harness: Harness, pipe: Connection) -> tasks.Done:
     """Do the task: send the smaller finding, or answer with what the finding does now. Raises RunnerError."""
-    began, resumed = time.monotonic(), _Resumed(task.finding, run, pipe)
+    began, resumed = time.monotonic(), _Resumed(task.finding, harness, pipe)
     trace = task.finding.trace
     smaller = resumed.of_case(task.seconds) if trace is None else resumed.of_trace(trace, task.seconds)
     if smaller is not None:
-        smaller = replace(smaller, backend=backend, versions=versions(device))
+        smaller = replace(smaller, backend=harness.backend, versions=versions(harness.device))
         pipe.send(tasks.Shrunk(task.finding, smaller, time.monotonic() - began))
         return tasks.Done()
     assert resumed.last is not None

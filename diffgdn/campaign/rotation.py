@@ -9,13 +9,13 @@ from typing import Any
 
 from diffgdn.campaign.tasks import Explore, Key
 from diffgdn.search.seeds import derive_seed
+from diffgdn.verdict.question import ORACLE, Question
 
 # A first batch is small so that every operation is soon reached. None is large: after its first ten examples
 # Hypothesis mostly varies the last ones (of 200 gdn.extend cases, twenty batches gave 171 builds, one batch
 # 62).
 FIRST_CASES = {"interpret": 3, "gpu": 8}
 MOST_CASES = {"interpret": 12, "gpu": 16}
-RELATION_CASES = 6  # a dozen relations take turns: with small batches all are soon asked
 BARREN_BATCHES = 4  # batches without one new case after which an operation has no more of them
 
 
@@ -36,13 +36,13 @@ class Rotation:
         shrink_seconds: float,
         menu: Any = None,
         clock: Callable[[], float] = time.monotonic,
-        relations: Mapping[str, Sequence[str]] | None = None,
+        questions: Mapping[str, Sequence[Question]] | None = None,
     ) -> None:
-        """relations: of each operation, to be asked in turn, one a batch; None to compare with the oracle."""
+        """questions: of each operation, to be asked in turn, one a batch; None to compare with the oracle."""
         self._queue = list(operations)
         self._backend, self._seed, self._left = backend, seed, max_cases
         self._shrink_seconds, self._menu, self._clock = shrink_seconds, menu, clock
-        self._relations = relations or {}
+        self._questions = questions or {}
         # Each operation begins with another, so that a short campaign still asks them all.
         self._offset = {operation: n for n, operation in enumerate(self._queue)}
         self._deadline: float | None = None
@@ -86,9 +86,9 @@ class Rotation:
         self._queue.append(operation)
         number = self._batches[operation]
         self._batches[operation] += 1
-        named = self._relations.get(operation, ())
-        relation = named[(number + self._offset[operation]) % len(named)] if named else None
-        most = MOST_CASES[self._backend] if relation is None else RELATION_CASES
+        asked = self._questions.get(operation) or (ORACLE,)
+        question = asked[(number + self._offset[operation]) % len(asked)]
+        most = question.most_cases or MOST_CASES[self._backend]
         cases = min(FIRST_CASES[self._backend] << min(number, 16), most)
         if self._left is not None:
             cases = min(cases, self._left)
@@ -103,7 +103,7 @@ class Rotation:
             known=known,
             menu=self._menu,
             shrink=number > 0,
-            relation=relation,
+            question=question,
         )
 
     def done(self, task: Explore, cases: int, failed: bool = False) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 from diffgdn.cases.case import Case
 from diffgdn.findings import bucket
 from diffgdn.findings.finding import Finding
+from diffgdn.verdict.question import ORACLE, Question
 
 # Two failures with the same key are the same finding.
 Key = bucket.Bucket
@@ -36,7 +37,7 @@ class Explore(Task):
     cases: how many to run at most; those of shrinks do not count. deadline: when to stop generating;
     shrink_until: when to stop shrinking; both on time.monotonic, which on Linux all processes share.
     shrink_seconds: for one shrink. shrink: False tells of failures and goes on. again: a batch that was run
-    so, and failed, now to be shrunk. relation: the one to ask of each case, instead of the oracle.
+    so, and failed, now to be shrunk. question: to ask of each case.
     """
 
     operation: str
@@ -49,20 +50,22 @@ class Explore(Task):
     menu: Any = None  # strategies.Menu
     shrink: bool = True
     again: bool = False
-    relation: str | None = None
+    question: Question = ORACLE
 
 
 @dataclass(frozen=True)
 class RunCase(Task):
     """Run one case.
 
-    phase: as in the events. finding: what is being replayed. picture: answer with where the error is, in
-    text. fresh: in a process that has run nothing else, which some findings need in any case.
+    phase: as in the events. question: to ask of it. finding: what is being replayed, asked as it was found.
+    picture: answer with where the error is, in text. fresh: in a process that has run nothing else, which
+    some findings need in any case.
     """
 
     case: Case
     target: str
     phase: str
+    question: Question = ORACLE
     finding: Finding | None = None
     picture: bool = False
     fresh: bool = False

@@ -9,45 +9,25 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
+from diffgdn.campaign.config import Workers
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
 from diffgdn.runner import child_process
-from diffgdn.runner.running_case import CurrentCase, current
 from diffgdn.runner.running_case import calls as current_calls
+from diffgdn.runner.running_case import current
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What a worker must know before its first task.
-
-    target: the one to announce in Ready; None to announce none. isolation: one of isolate.WAYS; None for
-    what suits each target. hang_seconds: after which a case counts as hung. memory_bytes: that a child may
-    occupy. purpose: of every case, one of isolate.PURPOSES.
-    """
-
-    backend: str
-    target: str | None
-    seed: int | None
-    folder: str
-    isolation: str | None = None
-    hang_seconds: float | None = None
-    memory_bytes: int | None = None
-    purpose: str = "verdict"
-
-
-def main(index: int, setup: Setup, pipe: Connection, parent: int = 0) -> None:
+def main(index: int, workers: Workers, folder: Path, pipe: Connection, parent: int = 0) -> None:
     """Serve tasks until the pipe closes, or the parent ends: a kernel that never returns closes no pipe."""
     child_process.end_with(parent)
     child_process.keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the campaign, which then ends its workers
-    folder = Path(setup.folder)
     log = os.open(_log(folder, index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -57,11 +37,11 @@ def main(index: int, setup: Setup, pipe: Connection, parent: int = 0) -> None:
     session = None
     try:
         backends.bind(index)
-        backends.enter(setup.backend)
+        backends.enter(workers.backend)
         from diffgdn.campaign.worker_session import Session, SetupError
 
         try:
-            session = Session(setup, pipe, CurrentCase(_case(folder, index)), index)
+            session = Session(workers, pipe, _case(folder, index), child_log(folder, index))
             ready = session.ready()
         except SetupError as error:
             pipe.send(tasks.SetupFailed(str(error)))

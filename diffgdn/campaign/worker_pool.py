@@ -20,6 +20,7 @@ from typing import Any
 
 from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks, worker
+from diffgdn.campaign.config import Workers
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
 from diffgdn.runner.child_process import START_SECONDS, ending, parent_to_end_with
@@ -61,30 +62,17 @@ class _Worker:
 
 
 class Pool:
-    """Workers 0 to count - 1 on one backend. A context manager: leaving it ends all of them."""
+    """Worker processes 0 to count - 1. A context manager: leaving it ends all of them."""
 
-    def __init__(
-        self,
-        count: int,
-        backend: str,
-        folder: Path,
-        target: str | None,
-        seed: int | None = None,
-        hang_seconds: float | None = None,
-        isolation: str | None = None,
-        memory_bytes: int | None = None,
-        purpose: str = "verdict",
-    ) -> None:
-        self._setup = worker.Setup(
-            backend, target, seed, str(folder), isolation, hang_seconds, memory_bytes, purpose
-        )
-        self.hang_seconds = backends.HANG_SECONDS[backend] if hang_seconds is None else hang_seconds
-        self._folder = folder
-        self._count = count
+    def __init__(self, workers: Workers, folder: Path) -> None:
+        """folder: for what workers print and note."""
+        hang = workers.hang_seconds
+        self.hang_seconds = backends.HANG_SECONDS[workers.backend] if hang is None else hang
+        self._config, self._folder = workers, folder
         self._workers: dict[int, _Worker] = {}
 
     def __enter__(self) -> Pool:
-        for index in range(self._count):
+        for index in range(self._config.count):
             self.start(index)
         return self
 
@@ -97,7 +85,7 @@ class Pool:
         ours, theirs = context.Pipe()
         process = context.Process(
             target=worker.main,
-            args=(index, self._setup, theirs, parent_to_end_with()),
+            args=(index, self._config, self._folder, theirs, parent_to_end_with()),
             name=f"worker {index}",
             daemon=True,
         )
@@ -199,7 +187,7 @@ class Pool:
         # A kernel in a child cannot have ended the worker.
         running = entry.task is not None and not worker.in_child(self._folder, index)
         case = worker.current_case(self._folder, index) if running else None
-        target = self._setup.target
+        target = self._config.target
         calls = () if case is None or target is None else worker.calls(self._folder, index, target)
         return Died(reason, entry.task, case, hung, calls)
 

@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from diffgdn.campaign.events import Listener
-from diffgdn.cli.fuzz_command import campaign_options, explore
+from diffgdn.cli.fuzz_command import campaign_options, explore, op_option, operations_matching
 from diffgdn.cli.options import CONTEXT, Problem, writable_folder
 
 
 @click.command(context_settings=CONTEXT)
+@op_option
 @campaign_options
 @click.option(
     "--plot",
@@ -21,7 +22,7 @@ from diffgdn.cli.options import CONTEXT, Problem, writable_folder
     type=click.Path(path_type=Path),
     help="Folder for a plot of each operation; needs matplotlib.",
 )
-def calibrate(folder: Path | None, **asked: Any) -> int:
+def calibrate(folder: Path | None, pattern: str, **asked: Any) -> int:
     """Measure how large errors are, in sigmas, which is what the limit on them rests on.
 
     A campaign as `diffgdn fuzz` runs it, that also counts |error| / noise of every element and every row of
@@ -37,4 +38,4 @@ def calibrate(folder: Path | None, **asked: Any) -> int:
         from diffgdn.report.plot import Plots
 
         also.append(Plots(folder))
-    return explore(**asked, purpose="errors", also=tuple(also))
+    return explore(operations_matching(pattern), "errors", **asked, also=tuple(also))

@@ -36,9 +36,6 @@ CAMPAIGN_OPTIONS = (
         "--target", default="vk", show_default=True, help="vk, kv, eager, fla, or your own: module:name."
     ),
     click.option(
-        "--op", "pattern", default="*", show_default=True, help="Operations, as a shell pattern: 'gdn.*'."
-    ),
-    click.option(
         "--max-time",
         type=Duration(),
         help="How long to explore: 30s, 10m, 8h.  [default: 60s, or no limit with --max-cases]",
@@ -74,6 +71,9 @@ CAMPAIGN_OPTIONS = (
     isolation_option,
     backend_option,
 )
+op_option = click.option(
+    "--op", "pattern", default="*", show_default=True, help="Operations, as a shell pattern: 'gdn.*'."
+)
 Command = TypeVar("Command", bound=Callable[..., int])
 
 
@@ -85,6 +85,7 @@ def campaign_options(command: Command) -> Command:
 
 
 @click.command(context_settings=CONTEXT)
+@op_option
 @campaign_options
 @click.option(
     "--relations",
@@ -96,7 +97,7 @@ def campaign_options(command: Command) -> Command:
     is_flag=True,
     help="Run no kernel: ask which wrong results the checks would let pass on each case.",
 )
-def fuzz(relations: bool, vacuity: bool, **asked: Any) -> int:
+def fuzz(pattern: str, relations: bool, vacuity: bool, **asked: Any) -> int:
     """Generate cases, run them on a target, check them against the oracle, shrink and save what fails.
 
     Start-up, replay and compilation do not count toward the limits. Ctrl-C ends early and keeps what was
@@ -107,12 +108,23 @@ def fuzz(relations: bool, vacuity: bool, **asked: Any) -> int:
     """
     if relations and vacuity:
         raise Problem("--vacuity: it asks no relation; leave out --relations")
-    return explore(**asked, relations=relations, purpose="vacuity" if vacuity else "verdict")
+    mode = "relations" if relations else "vacuity" if vacuity else "oracle"
+    return explore(operations_matching(pattern), mode, **asked)
+
+
+def operations_matching(pattern: str) -> tuple[str, ...]:
+    """The operations that a shell pattern names. Raises Problem if it names none."""
+    try:
+        return operations.matching(pattern)
+    except ValueError as error:
+        raise Problem(f"--op: {error}") from None
 
 
 def explore(
+    selected: tuple[str, ...],
+    mode: str,
+    *,
     target: str,
-    pattern: str,
     max_time: float | None,
     max_cases: int | None,
     workers: int,
@@ -123,16 +135,12 @@ def explore(
     allow_unreached: bool,
     isolation: str | None,
     backend: str | None,
-    relations: bool = False,
-    purpose: str = "verdict",
     also: tuple[Listener, ...] = (),
 ) -> int:
-    """Run a campaign with these options; its exit status. purpose: one of isolate.PURPOSES. also: who else
-    listens. Raises Problem."""
-    try:
-        selected = operations.matching(pattern)
-    except ValueError as error:
-        raise Problem(f"--op: {error}") from None
+    """Run a campaign over the selected operations with these options; its exit status.
+
+    mode: one of question.MODES. also: who else listens. Raises Problem.
+    """
     backend = chosen_backend(backend)
     writable_folder(corpus, "--corpus")
     if json_file is not None:
@@ -159,8 +167,7 @@ def explore(
         hang_seconds=hang_seconds,
         allow_unreached=allow_unreached,
         isolation=isolation,
-        relations=relations,
-        purpose=purpose,
+        mode=mode,
     )
     with ConsoleReport(Console(highlight=False)) as console:
         listeners: list[Listener] = [console, *also]

@@ -17,59 +17,34 @@ import math
 import os
 import random
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from diffgdn.backend import selection as backends
 from diffgdn.cases.prelude import Call
-from diffgdn.findings.finding import OUT_OF_TIME
 from diffgdn.pytest_plugin import plugin_options as options
+from diffgdn.pytest_plugin import state
+from diffgdn.pytest_plugin.answers import Answers, TimeUp
+from diffgdn.pytest_plugin.corpus_items import CorpusFile, CorpusItem
 from diffgdn.pytest_plugin.hypothesis_database import remember
-from diffgdn.pytest_plugin.testing import Answers, Harness, TimeUp, leaves, unfinished
-from diffgdn.report.finding_lines import company
-from diffgdn.runner.confirm import Confirmed
-from diffgdn.runner.ways import RunnerError
+from diffgdn.pytest_plugin.plugin_harness import unfinished
+from diffgdn.pytest_plugin.reporting import leaves, save_first, saved
+from diffgdn.pytest_plugin.state import RUNNING, Activation, State, active, state_of
+from diffgdn.verdict.question import question_of
 
 if TYPE_CHECKING:
     from diffgdn.cases.case import Case
-    from diffgdn.findings.finding import Finding
     from diffgdn.targets import Target
-    from diffgdn.verdict.failures import CheckFailure, Verdict
+    from diffgdn.verdict.failures import Verdict
 
 WORKERS_PER_GPU = 8  # each holds a CUDA context of some 500 MB, and a kernel rarely fills the GPU
 NEEDS_GPU = "needs a GPU: "
 SEED = "diffgdn_seed"
 REPEATS = "diffgdn_repeats"
-RUNNING = "diffgdn_running"  # the folder in which workers note the case that they run
 EXPLORES = "explores"
-
-
-class _Active:
-    """What `activate` decided for this process, and what belongs to the test that runs.
-
-    first: the finding of each class of failure of a test, as it was before it was shrunk, where it does not
-    come alone by the id of its case; saved: those of
-    them that were not there before.
-    """
-
-    backend: str | None = None
-    corpus: Path | None = None
-    harness: Harness | None = None
-    answers = Answers()
-    first: ClassVar[dict[type | str, Finding]] = {}
-    saved: ClassVar[set[str]] = set()
-    left_behind: str | None = None
-    interrupted: ClassVar[list[str]] = []  # lines about what was being shrunk
-    repeats: bool = False  # a seed was given
-
-
-def _harness() -> Harness:
-    assert _Active.harness is not None
-    return _Active.harness
 
 
 def activate(corpus: str | Path | None = None) -> None:
@@ -92,8 +67,7 @@ def activate(corpus: str | Path | None = None) -> None:
         raise pytest.UsageError(str(error)) from None
     if worker:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # one worker a core: more threads would only queue
-    _Active.backend = backend
-    _Active.corpus = None if corpus is None else Path(corpus).resolve()
+    state.remember(Activation(backend, None if corpus is None else Path(corpus).resolve()))
     options.register_profiles()
 
 
@@ -101,7 +75,7 @@ def activate(corpus: str | Path | None = None) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a GPU; skipped, with the reason, where there is none")
     config.addinivalue_line("markers", f"{EXPLORES}: draws cases in its body; --diffgdn-shards multiplies it")
-    if _Active.backend is None:
+    if state.activated() is None:
         return
     given: dict[str, Any] = getattr(config, "workerinput", {})
     seed = config.getoption("--diffgdn-seed")
@@ -113,28 +87,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if options.profile(config) in ("dev", "fuzz") and config.getoption("--hypothesis-seed", None) is None:
         config.option.hypothesis_seed = given.get(SEED) or str(random.SystemRandom().randrange(2**32))
     options.adjust_profiles(config, repeats)
-    _Active.repeats = repeats
-    _make_harness(config)
-
-
-def _make_harness(config: pytest.Config) -> None:
-    given: dict[str, Any] = getattr(config, "workerinput", {})
-    folder, name = given.get(RUNNING), given.get("workerid", "main")
-    assert _Active.backend is not None
-    _Active.harness = Harness(
-        _Active.backend,
-        config.getoption("--diffgdn-isolation"),
-        Path(config.getoption("--diffgdn-corpus")),
-        name,
-        None if folder is None else Path(folder),
-        config.getoption("--diffgdn-hang-after"),
-    )
+    active(config).repeats = repeats
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if _Active.harness is not None:
-        _Active.harness.close()
-        _Active.harness = None
+    state.close(config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -143,33 +100,36 @@ def pytest_configure_node(node: Any) -> None:
     them.
     """
     node.workerinput[SEED] = node.config.getoption("--hypothesis-seed", None)
-    node.workerinput[REPEATS] = _Active.repeats
-    if _Active.harness is not None:
-        node.workerinput[RUNNING] = str(_Active.harness.folder)
+    run = state_of(node.config)
+    if run is not None:
+        node.workerinput[REPEATS] = run.repeats
+        node.workerinput[RUNNING] = str(run.harness.folder)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
     """A worker that was killed leaves the case behind that it was running."""
-    if error is None or _Active.harness is None:
+    run = state_of(node.config)
+    if error is None or run is None:
         return
-    finding = _Active.harness.left_behind(node.gateway.id)
+    finding = run.harness.left_behind(node.gateway.id)
     if finding is not None:
-        path, problem = _Active.harness.findings.keep(finding)
-        _Active.left_behind = problem or f"saved as {path}\nReproduce with:\n    diffgdn replay {path}"
+        path, problem = run.harness.findings.keep(finding)
+        run.left_behind = problem or f"saved as {path}\nReproduce with:\n    diffgdn replay {path}"
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_handlecrashitem(crashitem: str, report: Any, sched: Any) -> None:
     """Called for the test of the worker that has just gone down."""
-    if _Active.left_behind is not None:
-        report.longrepr = f"{report.longrepr}\n{_Active.left_behind}"
-        _Active.left_behind = None
+    run = state_of(sched.config)
+    if run is not None and run.left_behind is not None:
+        report.longrepr = f"{report.longrepr}\n{run.left_behind}"
+        run.left_behind = None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A property once a shard. Properties are Hypothesis tests, and what is marked to explore in its body."""
-    if _Active.backend is None or "diffgdn_check" not in metafunc.fixturenames:
+    if state_of(metafunc.config) is None or "diffgdn_check" not in metafunc.fixturenames:
         return
     explores = metafunc.definition.get_closest_marker(EXPLORES) is not None
     shards = options.shards(metafunc.config)
@@ -184,7 +144,7 @@ def _draw_from_its_own_stream(item: pytest.Item) -> None:
 
     seed = item.config.getoption("--hypothesis-seed", None)
     shard = getattr(getattr(item, "callspec", None), "params", {}).get("diffgdn_shard", 0)
-    if _Active.backend is not None and seed is not None and seed.isdecimal():
+    if state_of(item.config) is not None and seed is not None and seed.isdecimal():
         text = f"{seed}/shard/{shard}"
         derived = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
         core.global_force_seed = derived if shard else int(seed)  # type: ignore[assignment]
@@ -198,7 +158,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
     try:
         return (yield)
     except (TimeUp, Unsatisfiable, UnsatisfiedAssumption) as error:
-        nothing = _Active.answers.nothing
+        run = state_of(pyfuncitem.config)
+        nothing = None if run is None else run.answers.nothing
         if nothing is not None and "diffgdn_check" in pyfuncitem.fixturenames:
             raise pytest.fail.Exception(nothing, pytrace=False) from None
         if isinstance(error, TimeUp):
@@ -206,25 +167,29 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
         raise
 
 
-def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-    """What was found last is left whole, and told of."""
-    for finding in _Active.first.values():
-        harness = _harness()
-        path = harness.findings.path / f"{finding.id}.json"
-        _Active.interrupted += [f"saved as {path}", *harness.documented(finding), *unfinished(finding, path)]
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Any:
+    """After Ctrl-C what was found last is left whole, and told of."""
+    run = state_of(session.config)
+    if run is not None and exitstatus == pytest.ExitCode.INTERRUPTED:
+        for finding in run.first.values():
+            path = run.harness.findings.path / f"{finding.id}.json"
+            run.interrupted += [
+                f"saved as {path}",
+                *run.harness.documented(finding),
+                *unfinished(finding, path),
+            ]
+    return (yield)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Workers for `-n auto`: a core each, and on GPUs no more than a GPU holds."""
-    if _Active.backend is None:
+    run = state_of(config)
+    if run is None:
         return None
     cores = len(os.sched_getaffinity(0))
-    return (
-        cores
-        if _Active.backend == "interpret"
-        else min(cores, WORKERS_PER_GPU * len(backends.visible_gpus()))
-    )
+    return cores if run.backend == "interpret" else min(cores, WORKERS_PER_GPU * len(backends.visible_gpus()))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -232,44 +197,51 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    if _Active.backend is None:
+    run = state_of(config)
+    if run is None:
         return []
     profile, seed = options.profile(config), config.getoption("--hypothesis-seed", None)
     draws = {"ci": "derandomized", "replay": "corpus only"}.get(profile, f"seed {seed}")
     target = config.getoption("--diffgdn-target")
-    head = f"diffgdn: backend {_Active.backend}, target {target}, profile {profile}, {draws}"
-    missing = _gpu_missing()
+    head = f"diffgdn: backend {run.backend}, target {target}, profile {profile}, {draws}"
+    missing = _gpu_missing(run)
     return [head] + ([f"diffgdn: gpu tests are skipped: {missing}"] if missing else [])
 
 
-def _gpu_missing() -> str | None:
-    if _Active.backend == "gpu":
+def _gpu_missing(run: State | None) -> str | None:
+    """Why tests that need a GPU cannot run, or None."""
+    if run is not None and run.backend == "gpu":
         return None
-    return backends.gpu_missing() or f"{backends.ENVIRONMENT}={_Active.backend}"
+    return backends.gpu_missing() or f"{backends.ENVIRONMENT}={None if run is None else run.backend}"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if _Active.harness is None and _Active.backend is not None:
-        _make_harness(item.config)  # activated by a conftest.py further down
-    _Active.first.clear()
-    _Active.saved.clear()
-    most = item.config.getoption("--diffgdn-max-time")
-    _Active.answers = Answers(
-        _save_first,
-        math.inf if most is None else most,
-        confirm=lambda call, verdict, target: _harness().confirm(call, verdict, target),
-        shorter=lambda sure, target, expired: _harness().shorter(sure, target, expired),
-    )
+    run = state_of(item.config)
+    if run is not None:
+        _begin(run, item.config.getoption("--diffgdn-max-time"))
     _draw_from_its_own_stream(item)
     test = getattr(item, "function", None)
     if hasattr(test, "hypothesis"):
         remember(test, f"{item.nodeid} {item.config.getoption('--diffgdn-target')}")
-    if item.get_closest_marker("gpu") is not None and (reason := _gpu_missing()) is not None:
+    if item.get_closest_marker("gpu") is not None and (reason := _gpu_missing(run)) is not None:
         pytest.skip(NEEDS_GPU + reason)
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    for line in _Active.interrupted:
+def _begin(run: State, max_time: float | None) -> None:
+    """Forget the test before."""
+    run.first.clear()
+    run.saved.clear()
+    run.answers = Answers(
+        lambda verdict, sure, target: save_first(run, verdict, sure, target),
+        math.inf if max_time is None else max_time,
+        confirm=run.harness.confirm,
+        shorter=run.harness.shorter,
+    )
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    run = state_of(config)
+    for line in () if run is None else run.interrupted:
         terminalreporter.write_line(line)
     skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
     reasons = [text[2] for text in skipped if isinstance(text, tuple) and NEEDS_GPU in text[2]]
@@ -279,44 +251,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         )
 
 
-# --- the corpus ---
-
-
-class CorpusFile(pytest.File):
-    """One finding."""
-
-    def collect(self) -> Iterator[pytest.Item]:
-        yield CorpusItem.from_parent(self, name="replay")
-
-
-class CorpusItem(pytest.Item):
-    """Runs a finding's case on its target, on this process's backend, under every check."""
-
-    def runtest(self) -> None:
-        from diffgdn import targets
-        from diffgdn.findings import parse
-
-        assert _Active.backend is not None
-        finding = parse.read(self.path)
-        if (reason := targets.missing(finding.target, _Active.backend)) is not None:
-            pytest.skip(f"target {finding.target}: {reason}")
-        verdict = _harness().replay(finding)
-        if verdict.refused is not None:
-            pytest.skip(f"{finding.target} does not take this case: {verdict.refused}")
-        if verdict.failure is not None:
-            raise verdict.failure.with_traceback(None)
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        if not isinstance(excinfo.value, (AssertionError, ValueError, RunnerError)):
-            return super().repr_failure(excinfo, style)
-        return f"{excinfo.typename}: {excinfo.value}\nReplay with:\n    diffgdn replay {self.path}"
-
-    def reportinfo(self) -> tuple[Path, None, str]:
-        return self.path, None, f"replay of {self.path.stem}"
-
-
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    if _Active.corpus is None or file_path.suffix != ".json" or file_path.resolve().parent != _Active.corpus:
+    run = state_of(parent.config)
+    if run is None or run.corpus is None or file_path.suffix != ".json":
+        return None
+    if file_path.resolve().parent != run.corpus:
         return None
     return CorpusFile.from_parent(parent, path=file_path)
 
@@ -325,7 +264,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The corpus first; under the replay profile, the corpus alone."""
     items.sort(key=lambda item: not isinstance(item, CorpusItem))
-    if _Active.backend is not None and options.profile(config) == "replay":
+    if state_of(config) is not None and options.profile(config) == "replay":
         others = [item for item in items if not isinstance(item, CorpusItem)]
         items[:] = items[: len(items) - len(others)]
         config.hook.pytest_deselected(items=others)
@@ -337,7 +276,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def diffgdn_backend() -> str:
     """The backend of this process, "interpret" or "gpu"."""
-    return _Active.backend or backends.detect()
+    activation = state.activated()
+    return backends.detect() if activation is None else activation.backend
 
 
 @pytest.fixture(scope="session")
@@ -361,9 +301,12 @@ def diffgdn_check(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
 
     def check(case: Case, target: str = chosen, relation: str | None = None) -> Verdict:
         __tracebackhide__ = True
-        kind = None if relation is None else f"relation_broken.{relation}"
-        verdict = _Active.answers.verdict(
-            case, target, lambda case: _harness().run(case, target, kind), relation
+        run = active(request.config)
+        verdict = run.answers.verdict(
+            case,
+            target,
+            lambda case: run.harness.ask(case, target, question_of(Call(case, relation))),
+            relation,
         )
         drawn = currently_in_test_context()
         if verdict is not None and verdict.refused is not None and not drawn:
@@ -384,50 +327,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Save what a failing test ended with, and say under its traceback how to run it again."""
     report = yield
     if call.when == "call" and call.excinfo is not None and report.failed:
-        text = "\n\n".join(_saved(failure) for failure in leaves(call.excinfo.value))
+        text = "\n\n".join(saved(active(item.config), failure) for failure in leaves(call.excinfo.value))
         if text:
             report.sections.append(("diffgdn", text))
     return report
-
-
-def _save_first(verdict: Verdict, sure: Confirmed, target: str) -> None:
-    """The failure as it was seen, before it is shrunk: a shrink may be interrupted."""
-    harness = _harness()
-    finding = harness.finding(sure, target)
-    _Active.first[type(sure.failure) if sure.alone else verdict.case.id] = finding
-    if not (harness.findings.path / f"{finding.id}.json").exists():
-        harness.findings.keep(finding)
-        _Active.saved.add(finding.id)
-
-
-def _saved(failure: CheckFailure) -> str:
-    """Save the finding that a test ended with, and say how to see it again."""
-    call, verdict, target, drawn = failure.__dict__["diffgdn"]
-    harness, first = _harness(), _Active.first.pop(type(failure), None)
-    first = _Active.first.pop(verdict.case.id, first)
-    sure = _Active.answers.company.get((verdict.case.id, target))
-    if sure is None and first is not None and first.case == verdict.case:
-        sure = Confirmed(call, verdict)  # it has been asked when it was first seen
-    sure = sure or harness.confirm(call, verdict, target)
-    astray = not sure.alone and first is not None and first.reproduced and not first.prelude
-    if sure.alone:
-        sure = replace(sure, verdict=replace(sure.verdict, failure=harness.explained(sure.verdict, target)))
-    finding = harness.finding(sure, target, None if first is None else first.case)
-    finding = replace(finding, shrink=OUT_OF_TIME if astray else _Active.answers.shrunk(verdict, drawn))
-    path, problem = harness.findings.keep(finding, anew=first is not None and first.id == finding.id)
-    example = [f"    @example(case={verdict.case!r})"] if sure.alone else []
-    said = [f"{type(sure.failure).__name__}: {sure.failure}"]
-    if problem is not None:
-        return "\n".join([*said, problem, "Reproduce with:", *example])
-    if astray:
-        assert first is not None
-        said += [f"its shrink went astray: {line.strip()}" for line in company(finding)[:1]]
-        said.append(f"as it was first seen: {harness.findings.path / first.id}.json")
-    elif first is not None and first.id != finding.id and first.id in _Active.saved:
-        harness.findings.remove(first)
-    depends = company(finding)
-    depends += [f"  {finding.case!r}"] if depends else []
-    lines = [*said, *depends, f"saved as {path}", *harness.documented(finding)]
-    return "\n".join(
-        [*lines, "Reproduce with:", f"    diffgdn replay {path}", *example, *unfinished(finding, path)]
-    )

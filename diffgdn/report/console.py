@@ -1,4 +1,4 @@
-"""The campaign on a screen: a live table on a terminal, lines elsewhere, and the final table."""
+"""Show the campaign on a screen: a live table on a terminal, lines elsewhere, and the final table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -18,8 +17,9 @@ from diffgdn.campaign import events
 from diffgdn.campaign.events import Event
 from diffgdn.findings.finding import OUT_OF_TIME
 from diffgdn.report import finding_lines as findings
-from diffgdn.report.table_style import empty_table, percent
-from diffgdn.report.tally import OperationTally, Tally
+from diffgdn.report.modes import REPORTS, taking_part
+from diffgdn.report.table_style import percent
+from diffgdn.report.tally import Tally
 
 LINE_SECONDS = 5.0
 FRAMES_PER_SECOND = 4.0
@@ -30,13 +30,13 @@ PHASE_WORDS = {
     "geometries": "model geometries",
     "explore": "exploring",
 }
-COMMANDS = {"verdict": "fuzz", "errors": "calibrate", "vacuity": "fuzz vacuity of"}  # by purpose
 
 
 class ConsoleReport:
-    """A listener that prints. A context manager: leaving it restores the terminal."""
+    """Print what happens: a listener, and a context manager whose exit restores the terminal."""
 
     def __init__(self, console: Console) -> None:
+        """Take the console that is printed to."""
         self._console = console
         self._tally = Tally()
         self._lock = threading.Lock()  # the live table is drawn from a thread of its own
@@ -53,6 +53,7 @@ class ConsoleReport:
         self._stop()
 
     def __call__(self, event: Event) -> None:
+        """Add an event up, and print what a person should know of it."""
         with self._lock:
             self._tally(event)
         if not isinstance(event, events.OperationSkipped):
@@ -92,17 +93,16 @@ class ConsoleReport:
         self._line()
 
     def _begin(self) -> None:
-        started = self._tally.started
-        assert started is not None
+        """Print what is asked for; on a terminal, start the live table."""
+        config, mode = self._tally.config, REPORTS[self._tally.mode]
         limits = [
-            *([_duration(started.max_time)] if started.max_time is not None else []),
-            *([f"{started.max_cases} cases"] if started.max_cases is not None else []),
+            *([_duration(config.max_time)] if config.max_time is not None else []),
+            *([f"{config.max_cases} {mode.word}s"] if config.max_cases is not None else []),
         ]
-        words = "fuzz relations of" if started.relations else COMMANDS[started.purpose]
-        workers = "1 worker" if started.workers == 1 else f"{started.workers} workers"
+        workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
         self._print(
-            f"{words} {started.target} on backend {started.backend}: "
-            f"{' or '.join(limits) or 'no limit'}, {workers}, seed {started.seed}"
+            f"{mode.command} {config.target} on backend {config.backend}: "
+            f"{' or '.join(limits) or 'no limit'}, {workers}, seed {config.seed}"
         )
         if self._console.is_terminal:
             self._live = Live(
@@ -119,18 +119,19 @@ class ConsoleReport:
         self._print(f"found: {findings.headline(event.finding)}", style="bold red")
 
     def _say_skipped(self) -> None:
-        """Operations left out for one reason in one line: they come in a row."""
+        """Print the operations left out for one reason in one line: they come in a row."""
         for reason, operations in self._skipped.items():
             self._print(f"left out: {', '.join(operations)}: {reason}", style="yellow")
         self._skipped.clear()
 
     def _replayed(self, event: events.FindingReplayed) -> None:
+        """Print the status of a finding that was replayed."""
         style = {"FAILED": "red", "FIXED": "green"}.get(event.status, "yellow")
         reason = f": {event.reason}" if event.reason and event.status != "FAILED" else ""
         self._print(f"replayed {event.finding.id}: {event.status}{reason}", style=style)
 
     def _line(self) -> None:
-        """Where nobody can watch a table move: a line now and then."""
+        """Print a line now and then where nobody can watch a table move."""
         if self._live is not None or self._tally.phase == "start":
             return
         now = time.monotonic()
@@ -139,8 +140,9 @@ class ConsoleReport:
             self._print(_status(self._tally))
 
     def _frame(self) -> RenderableType:
+        """Draw the live table; called by a thread of rich."""
         with self._lock:
-            return Group(_progress(self._tally), *_tables(self._tally)[:1])
+            return Group(_progress(self._tally), *REPORTS[self._tally.mode].tables(self._tally)[:1])
 
     def _stop(self) -> None:
         if self._live is not None:
@@ -148,10 +150,11 @@ class ConsoleReport:
             self._live = None
 
     def _end(self, event: events.CampaignEnded) -> None:
+        """Print tables, findings and the conclusion."""
         self._stop()
         if self._tally.phase == "start":
             return  # nothing was run: the command says why
-        for number, table in enumerate(_tables(self._tally)):
+        for number, table in enumerate(REPORTS[self._tally.mode].tables(self._tally)):
             if number:
                 self._console.print()
             self._console.print(table)
@@ -170,11 +173,12 @@ class ConsoleReport:
         self._print(_conclusion(self._tally, event), style="bold red" if self._tally.findings else style)
 
     def _print(self, text: str, style: str = "") -> None:
-        """Text as it is: no markup, no colours by content, no line breaks in a command to be copied."""
+        """Print text as it is: no markup, no colours by content, no line breaks in a command to be copied."""
         self._console.print(Text(text, style=style), soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:
+    """Write seconds in the units of a person: 4.2 s, 1 min 05 s, 2 h 03 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s".replace(".0 s", " s")
     minutes, rest = divmod(round(seconds), 60)
@@ -184,121 +188,61 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def _share(share: float | None) -> str:
-    if share is None:
-        return "-"
-    if not math.isfinite(share) or share >= 1000:
-        return "inf" if not math.isfinite(share) else f"{share:.1e}"
-    return f"{share:.2f}"
-
-
 def _count(number: int, word: str) -> str:
+    """Write a number and a word, with an s unless it is one."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
-def _runs(tally: Tally) -> str:
-    """What is counted: cases beside the oracle, or pairs of a case and what a relation makes of it."""
-    return "pairs" if tally.relations else "cases"
-
-
-def _taking_part(tally: Tally) -> dict[str, OperationTally]:
-    return {name: one for name, one in tally.operations.items() if one.cases or one.skipped is None}
-
-
 def _reached(tally: Tally) -> str:
-    part = _taking_part(tally)
+    """Write how many of the operations that take part had a case."""
+    part = taking_part(tally)
     return f"{sum(one.cases > 0 for one in part.values())} of {_count(len(part), 'operation')}"
 
 
 def _words(tally: Tally) -> str:
-    """What is being done."""
-    limit = None if tally.started is None else tally.started.max_time
+    """Say what is being done."""
+    limit = None if tally.started is None else tally.config.max_time
     if tally.phase == "explore" and limit is not None and tally.phase_seconds > limit:
         return "finishing what was begun"
     return PHASE_WORDS.get(tally.phase, "")
 
 
 def _status(tally: Tally) -> str:
-    words = _words(tally)
+    """Write how far the phase has come, in one line."""
+    words, mode = _words(tally), REPORTS[tally.mode]
     found = _count(len(tally.findings), "finding")
     if tally.phase != "explore":
         return f"{words}: {tally.steps_done} of {tally.steps}, {found}"
     return (
-        f"{words}, {_duration(tally.phase_seconds)}: {tally.cases} {_runs(tally)}, {tally.rate:.1f}/s, "
+        f"{words}, {_duration(tally.phase_seconds)}: {tally.cases} {mode.word}s, {tally.rate:.1f}/s, "
         f"{_reached(tally)}, {found}"
     )
 
 
 def _progress(tally: Tally) -> RenderableType:
-    started = tally.started
-    assert started is not None
+    """Draw the bar above the live table."""
+    config = tally.config
     done, total = float(tally.steps_done), float(tally.steps)
     if tally.phase == "explore":
         shares = [
-            *([tally.phase_seconds / started.max_time] if started.max_time else []),
-            *([tally.explored / started.max_cases] if started.max_cases else []),
+            *([tally.phase_seconds / config.max_time] if config.max_time else []),
+            *([tally.explored / config.max_cases] if config.max_cases else []),
         ]
         done, total = max(shares, default=0.0), 1.0
     row = Table.grid(padding=(0, 1))
     bar = ProgressBar(total=total or None, completed=min(done, total), width=24, pulse=total == 0)
     if tally.phase == "explore":
-        limit = f" of {_duration(started.max_time)}" if started.max_time else ""
-        text = f"{_duration(tally.phase_seconds)}{limit}  {tally.cases} cases  {tally.rate:.1f}/s"
+        limit = f" of {_duration(config.max_time)}" if config.max_time else ""
+        word = REPORTS[tally.mode].word
+        text = f"{_duration(tally.phase_seconds)}{limit}  {tally.cases} {word}s  {tally.rate:.1f}/s"
     else:
         text = f"{tally.steps_done} of {tally.steps}" if tally.steps else _duration(tally.phase_seconds)
     row.add_row(_words(tally), bar, text)
     return row
 
 
-def _tables(tally: Tally) -> list[Table]:
-    """What was found, by what was asked."""
-    if tally.purpose == "vacuity":
-        return tally.vacuity.tables()
-    if tally.purpose == "errors":
-        return [_table(tally), *tally.calibration.tables()]
-    return [_relations(tally)] if tally.relations else [_table(tally)]
-
-
-def _relations(tally: Tally) -> Table:
-    table = empty_table()
-    table.add_column("relation")
-    for name in ("pairs", "does not apply", "s a pair", "worst / bound", "findings"):
-        table.add_column(name, justify="right")
-    for relation, one in tally.relations.items():
-        found = len(tally.findings_about(relation))
-        bits = one.worst is None and one.pairs > 0
-        table.add_row(
-            escape(relation),
-            str(one.pairs),
-            str(one.refused),
-            f"{one.seconds / one.pairs:.2f}" if one.pairs else "-",
-            Text("bitwise") if bits else _share(one.worst),
-            Text(str(found), style="bold red") if found else Text("-", style="dim"),
-            style="dim" if one.pairs == 0 else "",
-        )
-    return table
-
-
-def _table(tally: Tally) -> Table:
-    table = empty_table()
-    table.add_column("operation")
-    for name in ("cases", "exact", "worst error / bound", "findings"):
-        table.add_column(name, justify="right")
-    for operation, one in _taking_part(tally).items():
-        found = len(tally.findings_of(operation))
-        table.add_row(
-            escape(operation),
-            str(one.cases),
-            str(one.exact),
-            _share(one.worst),
-            Text(str(found), style="bold red") if found else Text("-", style="dim"),
-            style="dim" if one.cases == 0 else "",
-        )
-    return table
-
-
 def _shrunk(event: events.FindingShrunk) -> str:
-    """How a shrink ended."""
+    """Say how a shrink ended."""
     if event.finding.shrink != OUT_OF_TIME:
         return f"shrunk in {_duration(event.seconds)}"
     if event.finding.id == event.before:
@@ -307,7 +251,7 @@ def _shrunk(event: events.FindingShrunk) -> str:
 
 
 def _unreached(event: events.CampaignEnded) -> list[str]:
-    """One line a reason why operations were not reached; Ctrl-C is reason enough by itself."""
+    """Write one line a reason why operations were not reached; none after Ctrl-C, which is reason enough."""
     if event.interrupted:
         return []
     operations: dict[str, list[str]] = {}
@@ -317,24 +261,31 @@ def _unreached(event: events.CampaignEnded) -> list[str]:
 
 
 def _conclusion(tally: Tally, event: events.CampaignEnded) -> str:
+    """Write the last line: how many cases, how fast, and what was found."""
+    mode = REPORTS[tally.mode]
     exact = sum(one.exact for one in tally.operations.values())
     shrinking = sum(one.shrinking for one in tally.operations.values())
     parts = [
-        f"{tally.cases} {_runs(tally)} in {_duration(tally.explore_seconds)} ({tally.rate:.1f}/s)",
+        f"{tally.cases} {mode.word}s in {_duration(tally.explore_seconds)} ({tally.rate:.1f}/s)",
         f"{_reached(tally)}",
-        *([] if tally.relations else [f"{exact} exact"]),
+        *([f"{exact} exact"] if mode.exact else []),
     ]
     if tally.oracle_share is not None:
         parts.append(f"oracle and noise {percent(tally.oracle_share)} of a case's time")
     if shrinking:
-        parts.append(f"{shrinking} more cases run while shrinking")
+        parts.append(f"{shrinking} more {'traces' if mode.word == 'trace' else 'cases'} run while shrinking")
     if tally.deaths:
         parts.append(_count(len(tally.deaths), "worker death"))
-    nothing = "nothing found" if tally.cases else "no case ended, so nothing is known"
-    found = _count(len(tally.findings), "finding") if tally.findings else nothing
-    if tally.purpose == "vacuity" and tally.cases:
-        vacuous = tally.vacuity.vacuous
-        share = f" ({percent(vacuous / tally.cases, 2)})" if vacuous else ""
-        found = f"{vacuous or 'none'} of them{share} {'let' if vacuous > 1 else 'lets'} a wrong result pass"
     head = "Interrupted: " if event.interrupted else ""
-    return f"{head}{', '.join(parts)}: {found}."
+    return f"{head}{', '.join(parts)}: {_found(tally)}."
+
+
+def _found(tally: Tally) -> str:
+    """Say what came of it all."""
+    mode = REPORTS[tally.mode]
+    if tally.cases and (said := mode.found(tally)) is not None:
+        return said
+    if tally.findings:
+        return _count(len(tally.findings), "finding")
+    ended = "trace" if mode.word == "trace" else "case"
+    return "nothing found" if tally.cases else f"no {ended} ended, so nothing is known"

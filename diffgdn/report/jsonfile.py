@@ -1,4 +1,4 @@
-"""The result of a campaign for machines: one JSON file, written when the campaign ends."""
+"""Write the result of a campaign for machines: one JSON file, when the campaign ends."""
 
 from __future__ import annotations
 
@@ -10,20 +10,28 @@ from typing import Any
 from diffgdn.campaign import events
 from diffgdn.campaign.events import Event
 from diffgdn.findings import corpus
+from diffgdn.report.modes import REPORTS
 from diffgdn.report.tally import Tally
 
 FORMAT_VERSION = 2  # 2: `backend`, which was `lane`
 
 
 class JsonFile:
-    """A listener that leaves a file."""
+    """Leave a file with the result of a campaign: a listener.
+
+    Attributes:
+        problem: why the file could not be written, in one line; None if it was, or the campaign has not
+            ended.
+    """
 
     def __init__(self, path: Path) -> None:
+        """Take the path of the file."""
         self._path = path
         self._tally = Tally()
         self.problem: str | None = None  # why it could not be written, in one line
 
     def __call__(self, event: Event) -> None:
+        """Add an event up; write the file when the campaign ends, unless it never began."""
         self._tally(event)
         if isinstance(event, events.CampaignEnded) and self._tally.phase != "start":
             text = json.dumps(summary(self._tally), indent=1, allow_nan=False, ensure_ascii=False)
@@ -34,23 +42,23 @@ class JsonFile:
 
 
 def summary(tally: Tally) -> dict[str, Any]:
-    """JSON-ready.
+    """Return the result of a campaign that has ended, ready for JSON.
 
-    Times in seconds; a share is an error over its bound, null where there was none or it is not finite.
+    Times are in seconds; a share is an error over its bound, null if there was none or it is not finite.
     """
-    started, ended = tally.started, tally.ended
-    assert started is not None
+    config, ended = tally.config, tally.ended
     assert ended is not None
     return {
         "format_version": FORMAT_VERSION,
-        "target": started.target,
-        "backend": started.backend,
+        "target": config.target,
+        "mode": config.mode,
+        "backend": config.backend,
         "device": tally.device,
-        "seed": started.seed,
-        "workers": started.workers,
-        "max_time": started.max_time,
-        "max_cases": started.max_cases,
-        "corpus": started.corpus,
+        "seed": config.seed,
+        "workers": config.workers,
+        "max_time": config.max_time,
+        "max_cases": config.max_cases,
+        "corpus": str(config.corpus),
         "versions": tally.versions,
         "interrupted": ended.interrupted,
         "problem": ended.stopped,
@@ -83,9 +91,7 @@ def summary(tally: Tally) -> dict[str, Any]:
             }
             for name, one in tally.operations.items()
         },
-        **({"relations": _relations(tally)} if tally.relations else {}),
-        **({"vacuity": tally.vacuity.to_json()} if tally.purpose == "vacuity" else {}),
-        **({"calibration": tally.calibration.to_json()} if tally.purpose == "errors" else {}),
+        **REPORTS[tally.mode].to_json(tally),
         "findings": [
             {"id": name, "path": path, **finding.to_json()}
             for name, (finding, path) in tally.findings.items()
@@ -93,19 +99,4 @@ def summary(tally: Tally) -> dict[str, Any]:
         "replayed": [
             {"id": one.finding.id, "status": one.status, "reason": one.reason} for one in tally.replayed
         ],
-    }
-
-
-def _relations(tally: Tally) -> dict[str, Any]:
-    """Of a campaign that asked relations. worst_share: null where bits were compared."""
-    return {
-        name: {
-            "pairs": one.pairs,
-            "refused": one.refused,
-            "failed": one.failed,
-            "worst_share": one.worst if one.worst is not None and math.isfinite(one.worst) else None,
-            "seconds": round(one.seconds, 3),
-            "findings": tally.findings_about(name),
-        }
-        for name, one in tally.relations.items()
     }

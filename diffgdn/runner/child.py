@@ -30,10 +30,10 @@ def main(backend: str, descriptor: int, parent: int) -> None:
     try:
         sys.path += [entry for entry in pipe.recv() if entry not in sys.path]
         backends.enter(backend)
-        from diffgdn.runner.in_process import Here
+        from diffgdn.runner.in_process import InProcess
 
         try:
-            runner = Here(backend)
+            runner = InProcess(backend)
         except RunnerError as error:
             pipe.recv()
             pipe.send(Answer(error=error, spent=True))

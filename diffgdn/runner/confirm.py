@@ -26,7 +26,7 @@ NOT_AGAIN = "not again in a fresh process"
 
 
 class Fresh(Protocol):
-    """What runs calls in a process of their own: `Isolated`."""
+    """What runs calls in a process of their own: `InChild`."""
 
     def afresh(
         self, calls: Sequence[Call], target: str, picture: bool = False, looks: Collection[int] = ()
@@ -89,7 +89,7 @@ class Confirm:
         """A failing verdict on a call, asked again in a few fresh processes. A prelude is all that had run
         before; `search.preludes.shorter` makes it less.
 
-        asked: whether it has been run alone again, with what `verdict.confirmed` says; None: as `Isolated`
+        asked: whether it has been run alone again, with what `verdict.confirmed` says; None: as `InChild`
         does with crashes and hangs.
         """
         asked = isinstance(verdict.failure, FAULTS) if asked is None else asked

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffgdn.backend.selection import HANG_SECONDS
-from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
-from diffgdn.cases.trace import Trace, call_of
+from diffgdn.cases.trace import call_of
 from diffgdn.runner.child_process import START_SECONDS, Ended, Process, TimedOut, host_memory
 from diffgdn.runner.messages import (
     About,
@@ -24,6 +23,7 @@ from diffgdn.runner.messages import (
     unfamiliar,
 )
 from diffgdn.verdict.failures import DAMAGED, FAULTS, KernelCrashed, KernelHung, Verdict
+from diffgdn.verdict.question import Question, Subject, question_of
 
 if TYPE_CHECKING:
     from diffgdn.findings.finding import Finding
@@ -37,7 +37,7 @@ MOST_FAILED_STARTS = 3
 MEMORY_SHARE = 0.5  # of the machine's, that a child may occupy
 
 
-class Isolated:
+class InChild:
     """A runner whose cases run in a child.
 
     The child lives on from case to case. One that dies, does not answer in time, takes too much memory or
@@ -82,22 +82,20 @@ class Isolated:
 
     def run(
         self,
-        case: Case | Trace,
+        subject: Subject,
         target: str,
+        question: Question | None = None,
         picture: bool = False,
         familiar: Familiar = unfamiliar,
-        relation: str | None = None,
-        purpose: str = "verdict",
     ) -> Verdict:
-        request = Request("run", (case, target, picture, unfamiliar, relation, purpose))
-        call = Call(case, relation)
-        verdict, alone = self._once(call, target, request)
+        question = question or question_of(Call(subject))
+        verdict, alone = self._once(subject, target, question, picture)
         if isinstance(verdict.failure, FAULTS) and not alone and not familiar(verdict.failure):
-            again, _ = self._once(call, target, request)
+            again, _ = self._once(subject, target, question, picture)
             if isinstance(again.failure, FAULTS):
                 return again
             message = f"{verdict.failure.message}; not again in a fresh process"
-            failure = type(verdict.failure)(case.op, None, None, message)
+            failure = type(verdict.failure)(subject.op, None, None, message)
             return replace(verdict, failure=failure, confirmed=False)
         return verdict
 
@@ -114,8 +112,7 @@ class Isolated:
         looks = looks if looks and self._damage() is None else ()  # not every heap can be looked at
         for number, call in enumerate(calls):
             last = number == len(calls) - 1
-            arguments = (call.subject, target, picture and last, unfamiliar, call.relation, "verdict")
-            verdict, _ = self._once(call, target, Request("run", arguments))
+            verdict, _ = self._once(call.subject, target, question_of(call), picture and last)
             if isinstance(verdict.failure, FAULTS):
                 break
             damage = self._damage() if number in looks else None
@@ -141,34 +138,35 @@ class Isolated:
             return str(end)
         return damage
 
-    def _once(self, call: Call, target: str, request: Request) -> tuple[Verdict, bool]:
-        """A verdict, and whether a fault in it speaks for the case alone: nothing ran before it in the child,
-        and nobody else can have ended it.
+    def _once(self, subject: Subject, target: str, question: Question, picture: bool) -> tuple[Verdict, bool]:
+        """Ask once. The verdict, and whether this subject alone can have caused a crash: the child was fresh
+        and was not killed from outside.
         """
-        case = call.subject
-        child, limit = self._ready(target), self._limit(case.op)
+        child, limit = self._ready(target), self._limit(subject.op)
         failure: KernelCrashed | KernelHung | None = None
         alone = child.cases == 0
         child.cases += 1
-        child.history.add(target, call)
+        if question.calls_kernel:
+            child.history.add(target, Call(subject, question.relation))
+        request = Request("run", (subject, target, question, picture))
         began = time.monotonic()
         try:
             answer = child.ask(request, limit, self._memory)
         except TimedOut:
-            self._hung.add(case.op)
-            failure = KernelHung(case.op, None, None, f"no answer within {limit:g} s")
+            self._hung.add(subject.op)
+            failure = KernelHung(subject.op, None, None, f"no answer within {limit:g} s")
         except Ended as end:
             # SIGKILL is what a person sends, or a machine whose memory has run out.
             alone = alone and end.status != -signal.SIGKILL
             reason = f"the process that ran the kernel ended: {end.reason}"
-            failure = KernelCrashed(case.op, None, None, reason)
+            failure = KernelCrashed(subject.op, None, None, reason)
         seconds = time.monotonic() - began
         if failure is None and not answer.spent:
-            self._slowest[case.op] = max(self._slowest.get(case.op, 0.0), seconds)
+            self._slowest[subject.op] = max(self._slowest.get(subject.op, 0.0), seconds)
         else:
             self._replace()
         if failure is not None:
-            verdict = Verdict(call_of(case), target, self._backend, failure, seconds={"kernel": seconds})
+            verdict = Verdict(call_of(subject), target, self._backend, failure, seconds={"kernel": seconds})
         else:
             verdict = _value(answer)
         return verdict if verdict.ok else replace(verdict, before=child.history.of(target)[:-1]), alone

@@ -14,22 +14,21 @@ from pathlib import Path
 import torch
 
 from diffgdn import targets
-from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call, History
-from diffgdn.cases.trace import Trace, call_of
+from diffgdn.cases.trace import call_of
 from diffgdn.findings import repro
 from diffgdn.findings.finding import Finding
 from diffgdn.runner import heap
 from diffgdn.runner.messages import About, Familiar, RunnerError, SetupError, unfamiliar
 from diffgdn.targets import Target
-from diffgdn.verdict import execute, localize, relations, vacuity
-from diffgdn.verdict.failures import KernelCrashed, Verdict, relation_of
-from diffgdn.verdict.serving.play import play
+from diffgdn.verdict import localize
+from diffgdn.verdict.failures import KernelCrashed, Verdict
+from diffgdn.verdict.question import Question, Subject, question_of
 
 MEMORY_TRIES = 4
 
 
-class Here:
+class InProcess:
     """A runner in this process, on one backend.
 
     A kernel that breaks the GPU context leaves a process in which every later result is worthless. Its case
@@ -66,17 +65,18 @@ class Here:
 
     def run(
         self,
-        case: Case | Trace,
+        subject: Subject,
         target: str,
+        question: Question | None = None,
         picture: bool = False,
         familiar: Familiar = unfamiliar,
-        relation: str | None = None,
-        purpose: str = "verdict",
     ) -> Verdict:
+        question = question or question_of(Call(subject))
         loaded = self._target(target)
-        self._history.add(target, Call(case, relation))
+        if question.calls_kernel:
+            self._history.add(target, Call(subject, question.relation))
         with _errors_in_one_line():
-            verdict = self._judged(case, target, loaded, picture, relation, purpose)
+            verdict = self._judged(subject, loaded, question, picture)
             if picture and verdict.comparison is not None:
                 verdict = replace(verdict, picture=localize.text(verdict.comparison))
         return verdict if verdict.ok else replace(verdict, before=self._history.of(target)[:-1])
@@ -91,11 +91,8 @@ class Here:
         with _errors_in_one_line():
             files = [repro.write(finding, folder)]
             if picture:
-                for call in finding.prelude:
-                    self._judged(call.subject, finding.target, loaded, False, call.relation)
-                relation = relation_of(finding.kind)
-                case = finding.trace or finding.case
-                comparison = self._judged(case, finding.target, loaded, False, relation).comparison
+                for call in (*finding.prelude, finding.call):
+                    comparison = self._judged(call.subject, loaded, question_of(call)).comparison
                 if comparison is not None:
                     files.append(localize.picture(comparison, folder / f"{finding.id}.png"))
         return files
@@ -111,27 +108,20 @@ class Here:
                 raise SetupError(str(error)) from None
         return self._targets[name]
 
-    def _judged(
-        self,
-        case: Case | Trace,
-        name: str,
-        target: Target,
-        explain: bool = False,
-        relation: str | None = None,
-        purpose: str = "verdict",
-    ) -> Verdict:
-        """The verdict on a case, and whether the GPU context has survived it."""
+    def _judged(self, subject: Subject, target: Target, question: Question, explain: bool = False) -> Verdict:
+        """Ask a question, and whether the GPU context has survived it."""
         try:
-            verdict = self._with_room(case, target, explain, relation, purpose)
+            verdict = self._with_room(subject, target, question, explain)
         except Exception:
             # Past the call itself, a broken context shows wherever the GPU is used next.
             if not self._context_broken():
                 raise
-            verdict = Verdict(call_of(case), name, self._backend)
+            verdict = Verdict(call_of(subject), target.name, self._backend)
         if (verdict.failure is None and self._broken is None) or not self._context_broken():
             return verdict
-        failure = KernelCrashed(case.op, None, None, f"the kernel broke its GPU context: {self._broken}")
-        return Verdict(call_of(case), name, self._backend, failure, seconds=verdict.seconds)
+        message = f"the kernel broke its GPU context: {self._broken}"
+        failure = KernelCrashed(subject.op, None, None, message)
+        return Verdict(call_of(subject), target.name, self._backend, failure, seconds=verdict.seconds)
 
     def _context_broken(self) -> bool:
         if self._backend == "gpu" and self._broken is None:
@@ -141,10 +131,8 @@ class Here:
                 self._broken = str(error).strip().splitlines()[0]
         return self._broken is not None
 
-    def _with_room(
-        self, case: Case | Trace, target: Target, explain: bool, relation: str | None, purpose: str
-    ) -> Verdict:
-        """The verdict on a case. Processes share a GPU's memory; one that finds it full waits for others."""
+    def _with_room(self, subject: Subject, target: Target, question: Question, explain: bool) -> Verdict:
+        """Ask a question. Processes share a GPU's memory; one that finds it full waits for others."""
         verdict: Verdict | None = None
         for attempt in range(MEMORY_TRIES):
             if attempt:
@@ -154,20 +142,13 @@ class Here:
                     break
                 time.sleep(attempt)
             try:
-                if isinstance(case, Trace):
-                    verdict = play(case, target, self._backend).verdict()
-                elif relation is not None:
-                    verdict = relations.run(case, target, self._backend, relation)
-                elif purpose == "vacuity":
-                    verdict = vacuity.run(case, target, self._backend)
-                else:
-                    verdict = execute.run(case, target, self._backend, explain, errors=purpose == "errors")
+                verdict = question.answer(subject, target, self._backend, explain)
             except torch.OutOfMemoryError:
                 continue
             if verdict.failure is None or not verdict.failure.message.startswith("OutOfMemoryError"):
                 return verdict
         return verdict or Verdict(
-            call_of(case), target.name, self._backend, refused="no room in the GPU's memory"
+            call_of(subject), target.name, self._backend, refused="no room in the GPU's memory"
         )
 
 

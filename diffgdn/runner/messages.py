@@ -7,17 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from diffgdn.cases.case import Case
-from diffgdn.cases.trace import Trace
 from diffgdn.verdict.failures import CheckFailure, Verdict
+from diffgdn.verdict.question import Question, Subject
 
 if TYPE_CHECKING:
     from diffgdn.findings.finding import Finding
-
-
-# What a case is run for: its verdict; the verdict and how its errors are distributed; or, without a kernel,
-# which wrong results the checks would let pass.
-PURPOSES = ("verdict", "errors", "vacuity")
 
 
 class RunnerError(Exception):
@@ -56,18 +50,16 @@ class Runner(Protocol):
 
     def run(
         self,
-        case: Case | Trace,
+        subject: Subject,
         target: str,
+        question: Question | None = None,
         picture: bool = False,
         familiar: Familiar = unfamiliar,
-        relation: str | None = None,
-        purpose: str = "verdict",
     ) -> Verdict:
-        """The verdict on a case.
+        """Ask a question about a case or a trace; None asks whether it is right.
 
         picture: with where the error is, as text, and which memory leaked. familiar: whether a crash or a
-        hang is known, and needs no confirmation in a fresh process. relation: the one to ask, instead of the
-        oracle. purpose: one of PURPOSES, where no relation is asked.
+        hang is known, and needs no confirmation in a fresh process.
         """
 
     def document(self, finding: Finding, folder: Path, picture: bool) -> list[Path]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from diffgdn.findings import corpus, parse, trust
 from diffgdn.findings.finding import Finding
 from diffgdn.findings.parse import printable
-from diffgdn.verdict.failures import relation_of
+from diffgdn.verdict.question import question_of
 
 TOOLS = ("memcheck", "racecheck", "initcheck")
 COMMAND = "compute-sanitizer"
@@ -101,14 +101,13 @@ def main(file: str) -> None:
     from diffgdn.backend import selection as backends
 
     backends.enter("gpu")
-    from diffgdn.runner.in_process import Here
+    from diffgdn.runner.in_process import InProcess
     from diffgdn.runner.messages import RunnerError
 
     finding = parse.read(Path(file))
     try:
-        verdict = Here("gpu").run(
-            finding.trace or finding.case, finding.target, relation=relation_of(finding.kind)
-        )
+        call = finding.call
+        verdict = InProcess("gpu").run(call.subject, finding.target, question_of(call))
     except RunnerError as error:
         sys.exit(str(error))
     if verdict.refused is not None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffgdn.runner.in_child import Isolated
-from diffgdn.runner.messages import PURPOSES, About, Familiar, Runner, RunnerError, SetupError, unfamiliar
+from diffgdn.runner.in_child import InChild
+from diffgdn.runner.messages import About, Familiar, Runner, RunnerError, SetupError, unfamiliar
 
 __all__ = [
-    "PURPOSES",
     "WAYS",
     "About",
     "Familiar",
-    "Isolated",
+    "InChild",
     "Runner",
     "RunnerError",
     "SetupError",
@@ -47,9 +46,9 @@ def runner(
     can be run.
     """
     if way == "child":
-        return Isolated(backend, log, hang_seconds, memory_bytes)
+        return InChild(backend, log, hang_seconds, memory_bytes)
     if way == "none":
-        from diffgdn.runner.in_process import Here
+        from diffgdn.runner.in_process import InProcess
 
-        return Here(backend)
+        return InProcess(backend)
     raise ValueError(f"isolation: expected {' or '.join(WAYS)}, got {way!r}")

@@ -7,8 +7,11 @@ from dataclasses import fields, replace
 
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call, fitting
+from diffgdn.cases.trace import Trace
 from diffgdn.runner.confirm import Confirm, Confirmed, message_of, said
 from diffgdn.search import by_field
+from diffgdn.search.traces import smaller
+from diffgdn.verdict.failures import CheckFailure
 
 Expired = Callable[[], bool]
 SIZES = ("H", "HV", "K", "V", "chunk_size")
@@ -103,6 +106,8 @@ def simpler(
             call.subject, lambda case: fails(prelude, replace(call, subject=case)), expired
         )
         call = replace(call, subject=smallest)
+    else:
+        call = replace(call, subject=_simplest_trace(call.subject, prelude, fails, expired))
     for number, one in enumerate(prelude):
         if isinstance(one.subject, Case):
             smallest = by_field.simplest(
@@ -112,6 +117,21 @@ def simpler(
             )
             prelude = _put(prelude, number, smallest)
     return prelude, call
+
+
+def _simplest_trace(
+    trace: Trace,
+    prelude: tuple[Call, ...],
+    fails: Callable[[tuple[Call, ...], Call], bool],
+    expired: Expired,
+) -> Trace:
+    """The smallest trace that fails after a prelude; what it fails with is not looked at."""
+
+    def play(candidate: Trace) -> smaller.Outcome:
+        failed = fails(prelude, Call(candidate))
+        return (CheckFailure(candidate.op, None, None, ""), len(candidate.steps) - 1) if failed else None
+
+    return smaller.simplest(trace, CheckFailure(trace.op, None, None, ""), play, expired)[0]
 
 
 def _put(prelude: tuple[Call, ...], number: int, case: Case) -> tuple[Call, ...]:

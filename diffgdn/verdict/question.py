@@ -28,11 +28,13 @@ class Question:
 
     mode: what a campaign that asks it is called in its configuration. calls_kernel: whether answering calls
     the target. most_cases: of a batch that a campaign asks it of; None for what suits the backend.
+    draws_cases: whether it is asked of cases; else of traces.
     """
 
     mode: ClassVar[str]
     calls_kernel: ClassVar[bool] = True
     most_cases: ClassVar[int | None] = None
+    draws_cases: ClassVar[bool] = True
 
     @property
     def relation(self) -> str | None:
@@ -54,6 +56,11 @@ class Question:
         target: its name; has: the operations that it implements.
         """
         return (cls(),)
+
+    @classmethod
+    def plain(cls) -> Question:
+        """The question to ask of a case that runs for another reason, such as to have a kernel compiled."""
+        return cls()
 
     @classmethod
     def calls(cls, operation: str, has: Collection[str]) -> tuple[str, ...]:
@@ -122,12 +129,18 @@ class AskRelation(Question):
         """List the relations that can apply to an operation on this target."""
         return tuple(cls(name) for name in relations.of(operation, target, tuple(has)))
 
+    @classmethod
+    def plain(cls) -> Question:
+        """Compare with the oracle: a relation would take several calls."""
+        return ORACLE
+
 
 @dataclass(frozen=True)
 class PlayTrace(Question):
     """Does a serving loop find pool, outputs and states right after every step?"""
 
     mode = "serving"
+    draws_cases = False
 
     def answer(self, subject: Subject, target: Target, backend: str, explain: bool = False) -> Verdict:
         from diffgdn.verdict.serving.play import play
@@ -147,8 +160,11 @@ MODES: dict[str, type[Question]] = {
 }
 
 
+ORACLE = CompareWithOracle()
+
+
 def question_of(call: Call) -> Question:
     """Say how a call of a finding, or of its prelude, is asked about."""
     if call.relation is not None:
         return AskRelation(call.relation)
-    return PlayTrace() if isinstance(call.subject, Trace) else CompareWithOracle()
+    return PlayTrace() if isinstance(call.subject, Trace) else ORACLE

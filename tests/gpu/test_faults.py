@@ -15,7 +15,7 @@ from diffgdn import campaign
 from diffgdn.campaign import engine, events
 from diffgdn.cases.case import Case, Pool
 from diffgdn.findings.corpus import Corpus
-from diffgdn.runner.ways import Isolated
+from diffgdn.runner.ways import InChild
 from diffgdn.verdict.failures import CheckFailure
 
 pytestmark = pytest.mark.gpu
@@ -34,9 +34,9 @@ def known(failure: CheckFailure) -> bool:
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Isolated]:
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InChild]:
     """One runner for all faults: what one leaves behind must not reach the next."""
-    made = Isolated("gpu", tmp_path_factory.mktemp("isolated") / "log", HANG_SECONDS)
+    made = InChild("gpu", tmp_path_factory.mktemp("isolated") / "log", HANG_SECONDS)
     yield made
     made.close()
 
@@ -51,7 +51,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Isolated]:
     ],
 )
 def test_a_fault_is_a_verdict_and_the_gpu_is_usable_after_it(
-    runner: Isolated, target: str, kind: str, message: str
+    runner: InChild, target: str, kind: str, message: str
 ) -> None:
     assert runner.run(CASE, "eager").ok
     before = runner.child

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from diffgdn.campaign.serving_session import Session
+from diffgdn import campaign, targets
 from diffgdn.cases.operations import FAMILIES
-from diffgdn.findings.corpus import Corpus
 from diffgdn.report import finding_lines as findings
+from diffgdn.verdict.question import PlayTrace
 
 pytestmark = pytest.mark.explores
 
@@ -22,28 +22,28 @@ MOST_SECONDS = 10.0  # on the backend of Triton's interpreter; a shrink of a fai
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_requests_keep_what_is_theirs(
-    family: str, request: pytest.FixtureRequest, diffgdn_backend: str, tmp_path: Path
+    family: str, request: pytest.FixtureRequest, diffgdn_backend: str
 ) -> None:
-    config = request.config
-    seed = zlib.crc32(str(config.getoption("--hypothesis-seed", None)).encode())
-    target = config.getoption("--diffgdn-target")
-    corpus = Corpus(Path(config.getoption("--diffgdn-corpus")))
-    hang_seconds = config.getoption("--diffgdn-hang-after")
-    with Session(target, diffgdn_backend, None, tmp_path / "child.log", seed, hang_seconds) as session:
-        missing = session.missing(family)
-        if missing is not None:
-            pytest.skip(missing)
-        finding = session.search(
-            family,
-            seed,
-            max_traces=max(1, settings().max_examples // SHARE),
-            max_seconds=MOST_SECONDS,
-            save=corpus,
-            say=print,
-        )
-        ended, missed = session.traces, session.unreached(family, MOST_SECONDS)
-    if not ended and finding is None:
-        pytest.fail(f"no trace ended: {next(iter(missed.values()))}", pytrace=False)
-    if finding is not None:
-        path = corpus.path / f"{finding.id}.json"
+    given = request.config
+    seed = zlib.crc32(str(given.getoption("--hypothesis-seed", None)).encode())
+    target, loop = given.getoption("--diffgdn-target"), f"{family}.serving"
+    if not PlayTrace.calls(loop, targets.get(target).operations):
+        pytest.skip(f"{target} has nothing that a loop of {family} calls")
+    config = campaign.Config(
+        target,
+        (loop,),
+        diffgdn_backend,
+        seed,
+        workers=1,
+        corpus=Path(given.getoption("--diffgdn-corpus")),
+        max_time=MOST_SECONDS,
+        max_cases=max(1, settings().max_examples // SHARE),
+        hang_seconds=given.getoption("--diffgdn-hang-after"),
+        mode=PlayTrace.mode,
+    )
+    outcome = campaign.run(config, lambda event: None)
+    for finding in outcome.findings:
+        path = config.corpus / f"{finding.id}.json"
         pytest.fail("\n".join(findings.lines(finding, path)), pytrace=False)
+    if outcome.problem is not None and "not reached" not in outcome.problem:
+        pytest.fail(outcome.problem, pytrace=False)

@@ -29,7 +29,7 @@ from diffgdn.findings.finding import Finding
 from diffgdn.findings.parse import MAX_BYTES, CorpusError, finding_from_json
 from diffgdn.report import finding_lines as report
 from diffgdn.runner.confirm import Confirm, Confirmed, again
-from diffgdn.runner.ways import Isolated
+from diffgdn.runner.ways import InChild
 from diffgdn.search import preludes
 from diffgdn.search.preludes import with_less
 from diffgdn.verdict.failures import BeyondBound, CheckFailure, KernelCrashed, Verdict
@@ -43,20 +43,20 @@ DAMAGES = "it damages the heap of the process: the block 0x[0-9a-f]+ bytes into 
 
 
 @pytest.fixture
-def runner(tmp_path: Path, strikes: Path) -> Iterator[Isolated]:
-    runner = Isolated("interpret", tmp_path / "log")
+def runner(tmp_path: Path, strikes: Path) -> Iterator[InChild]:
+    runner = InChild("interpret", tmp_path / "log")
     yield runner
     runner.close()
 
 
-def played(runner: Isolated, target: str, *cases: Case) -> Verdict:
+def played(runner: InChild, target: str, *cases: Case) -> Verdict:
     """The verdict on the last of some cases, run one after another."""
     verdicts = [runner.run(case, f"{FAULTS}:{target}") for case in cases]
     assert all(verdict.ok for verdict in verdicts[:-1])
     return verdicts[-1]
 
 
-def asked_again(runner: Isolated, target: str, *cases: Case) -> Confirmed:
+def asked_again(runner: InChild, target: str, *cases: Case) -> Confirmed:
     """What the failure of the last of some cases is confirmed to be, made as small as it gets."""
     verdict = played(runner, target, *cases)
     confirm = Confirm(runner, f"{FAULTS}:{target}")
@@ -76,7 +76,7 @@ def assert_of_two_dtypes(found: Finding) -> None:
 
 
 def test_a_wrong_number_that_takes_another_call_before_it_has_that_one_as_its_prelude(
-    runner: Isolated,
+    runner: InChild,
 ) -> None:
     others = [Case("gdn.decode", K=K, dtype="bfloat16") for K in (2, 4, 8)]
     wide = dataclasses.replace(HALF, lens=(1, 2), H=2, HV=4, pool=Pool(slots=2, indices=(0, 1)))
@@ -85,7 +85,7 @@ def test_a_wrong_number_that_takes_another_call_before_it_has_that_one_as_its_pr
     assert (sure.reproduced, sure.alone, sure.failure.kind) == (True, False, "beyond_bound")
 
 
-def test_heap_damage_is_laid_to_the_call_that_did_it(runner: Isolated) -> None:
+def test_heap_damage_is_laid_to_the_call_that_did_it(runner: InChild) -> None:
     """Not to the one in which the process ended."""
     innocent = [Case("gdn.decode", lens=(length,)) for length in (1, 2, 4, 5)]
     sure = asked_again(runner, "heap", *innocent, CULPRIT, *innocent[:2], VICTIM)
@@ -93,7 +93,7 @@ def test_heap_damage_is_laid_to_the_call_that_did_it(runner: Isolated) -> None:
     assert re.match(DAMAGES, sure.failure.message)
 
 
-def test_a_crash_that_takes_two_calls_names_both(runner: Isolated) -> None:
+def test_a_crash_that_takes_two_calls_names_both(runner: InChild) -> None:
     cases = [Case("gdn.decode", lens=(length,)) for length in (1, 2, 3, 4)]
     sure = asked_again(runner, "dirty", *cases)
     assert sure.failure.kind == "crashed"
@@ -102,12 +102,12 @@ def test_a_crash_that_takes_two_calls_names_both(runner: Isolated) -> None:
     assert min(subject.total for subject in subjects) == 3
 
 
-def test_what_fails_alone_is_a_plain_failure(runner: Isolated) -> None:
+def test_what_fails_alone_is_a_plain_failure(runner: InChild) -> None:
     sure = asked_again(runner, "wrong", FULL, CULPRIT)
     assert (sure.call, sure.alone) == (Call(CULPRIT), True)
 
 
-def test_what_does_not_come_again_keeps_what_had_run_before(runner: Isolated) -> None:
+def test_what_does_not_come_again_keeps_what_had_run_before(runner: InChild) -> None:
     sure = asked_again(runner, "wrong_once", FULL, HALF, CULPRIT)
     assert (sure.call, sure.reproduced) == (Call(CULPRIT), False)
     assert sure.prelude == (Call(FULL), Call(HALF))

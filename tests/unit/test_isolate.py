@@ -18,7 +18,7 @@ import torch
 from diffgdn.cases.case import Case, Pool
 from diffgdn.runner import in_child as isolated_module
 from diffgdn.runner import in_process
-from diffgdn.runner.ways import Isolated, RunnerError, SetupError
+from diffgdn.runner.ways import InChild, RunnerError, SetupError
 from diffgdn.selftest.faulty_target import Planted
 from diffgdn.verdict.failures import Verdict
 
@@ -29,12 +29,12 @@ HANG_SECONDS = 10.0  # the hungry one needs some to fill its memory on a busy ma
 MEMORY_BYTES = 1 << 30  # twice what a child needs that has imported torch
 
 
-def isolated(folder: Path) -> Isolated:
-    return Isolated("interpret", folder / "log", HANG_SECONDS, MEMORY_BYTES)
+def isolated(folder: Path) -> InChild:
+    return InChild("interpret", folder / "log", HANG_SECONDS, MEMORY_BYTES)
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Isolated]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InChild]:
     """One runner for many faults: what one leaves behind must not reach the next."""
     runner = isolated(tmp_path_factory.mktemp("shared"))
     yield runner
@@ -42,7 +42,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Isolated]:
 
 
 @pytest.fixture
-def runner(tmp_path: Path, strikes: Path) -> Iterator[Isolated]:
+def runner(tmp_path: Path, strikes: Path) -> Iterator[InChild]:
     runner = isolated(tmp_path)
     yield runner
     runner.close()
@@ -69,7 +69,7 @@ ENDED = "the process that ran the kernel ended: "
     ],
 )
 def test_a_fault_is_a_verdict_and_the_next_case_passes(
-    shared: Isolated, target: str, kind: str, message: str, gone: Callable[[int], bool]
+    shared: InChild, target: str, kind: str, message: str, gone: Callable[[int], bool]
 ) -> None:
     """In another child; the one with the fault is gone."""
     assert shared.run(CASE, "eager").ok
@@ -83,7 +83,7 @@ def test_a_fault_is_a_verdict_and_the_next_case_passes(
     assert shared.run(CASE, "eager").ok
 
 
-def test_a_child_lives_on_from_case_to_case(shared: Isolated) -> None:
+def test_a_child_lives_on_from_case_to_case(shared: InChild) -> None:
     """Also over what it prints, and over a kernel that raises."""
     assert shared.run(CASE, "eager").ok
     child = shared.child
@@ -93,7 +93,7 @@ def test_a_child_lives_on_from_case_to_case(shared: Isolated) -> None:
     assert shared.child == child
 
 
-def test_a_verdict_from_a_child_is_that_of_this_process(shared: Isolated) -> None:
+def test_a_verdict_from_a_child_is_that_of_this_process(shared: InChild) -> None:
     """Tensors stay in the child."""
     from diffgdn import targets
     from diffgdn.verdict import execute
@@ -107,7 +107,7 @@ def test_a_verdict_from_a_child_is_that_of_this_process(shared: Isolated) -> Non
 
 
 def test_a_child_that_somebody_kills_is_seen_once(
-    runner: Isolated, strikes: Path, until: Callable[[Callable[[], bool]], None]
+    runner: InChild, strikes: Path, until: Callable[[Callable[[], bool]], None]
 ) -> None:
     """It is told of, and not taken for what the case always does."""
 
@@ -124,7 +124,7 @@ def test_a_child_that_somebody_kills_is_seen_once(
     assert not verdict.confirmed
 
 
-def test_a_fault_that_an_earlier_case_prepared_is_not_confirmed(runner: Isolated) -> None:
+def test_a_fault_that_an_earlier_case_prepared_is_not_confirmed(runner: InChild) -> None:
     target = f"{FAULTS}:dirty"
     assert runner.run(Case("gdn.decode", lens=(3,)), target).ok
     verdict = runner.run(Case("gdn.decode", lens=(4,)), target)
@@ -132,7 +132,7 @@ def test_a_fault_that_an_earlier_case_prepared_is_not_confirmed(runner: Isolated
     assert not verdict.confirmed
 
 
-def test_a_known_fault_costs_no_second_child(runner: Isolated, strikes: Path) -> None:
+def test_a_known_fault_costs_no_second_child(runner: InChild, strikes: Path) -> None:
     """Nobody asks for its confirmation."""
     assert runner.run(CASE, "eager").ok
     verdict = runner.run(CASE, f"{FAULTS}:dying", familiar=lambda failure: True)
@@ -141,7 +141,7 @@ def test_a_known_fault_costs_no_second_child(runner: Isolated, strikes: Path) ->
 
 
 def test_a_target_that_ends_the_child_while_it_is_imported(
-    runner: Isolated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runner: InChild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(isolated_module, "MOST_FAILED_STARTS", 2)
     (tmp_path / "unloadable.py").write_text("import os\nos._exit(5)\n")
@@ -150,13 +150,13 @@ def test_a_target_that_ends_the_child_while_it_is_imported(
     assert runner.run(CASE, "eager").ok
 
 
-def test_a_target_that_cannot_be_had(shared: Isolated) -> None:
+def test_a_target_that_cannot_be_had(shared: InChild) -> None:
     with pytest.raises(SetupError, match="unknown target 'nonesuch'"):
         shared.run(CASE, "nonesuch")
     assert shared.run(CASE, "eager").ok
 
 
-def test_a_fault_outside_a_case_is_an_error_of_the_machinery(runner: Isolated, tmp_path: Path) -> None:
+def test_a_fault_outside_a_case_is_an_error_of_the_machinery(runner: InChild, tmp_path: Path) -> None:
     (tmp_path / "shy.py").write_text(
         "import os\nfrom diffgdn.targets import get\nshy = get('eager')\n"
         "shy.configurations = lambda op: os._exit(6)\n"
@@ -182,7 +182,7 @@ def test_a_call_that_ran_out_of_memory_lets_go_of_what_it_had(monkeypatch: pytes
     monkeypatch.setattr(targets, "get", lambda name: exhausting)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(held[-1]() is not None))
     monkeypatch.setattr(in_process, "_others_hold_memory", lambda: False)
-    verdict = in_process.Here("interpret").run(CASE, "exhausting.py:exhausting")
+    verdict = in_process.InProcess("interpret").run(CASE, "exhausting.py:exhausting")
     assert failure(verdict) == ("raised", "OutOfMemoryError: CUDA out of memory")
     assert alive == [False]
 
@@ -191,9 +191,9 @@ PARENT = """
 import sys
 from pathlib import Path
 from diffgdn.cases.case import Case
-from diffgdn.runner.in_child import Isolated
+from diffgdn.runner.in_child import InChild
 
-runner = Isolated("interpret", Path(sys.argv[1]))
+runner = InChild("interpret", Path(sys.argv[1]))
 print(runner.child, flush=True)
 runner.run(Case("gdn.decode"), sys.argv[2])
 """

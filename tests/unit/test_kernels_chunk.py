@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from diffgdn.kernels import chunk_gated_delta_rule, chunk_kda  # noqa: E402
-from diffgdn.kernels.chunk import tiles  # noqa: E402
+from diffgdn.kernels.chunk import chunk_tiles as tiles  # noqa: E402
 from diffgdn.kernels.device import INTERPRETED  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -481,7 +481,7 @@ def test_more_sequences_than_the_chunk_table_reads_at_once(kda: bool) -> None:
 
 def test_table_entries_past_the_last_token_stay_within_an_int32() -> None:
     """There are as many as sequences; counted on in chunks from the last token, most would pass 2**31."""
-    from diffgdn.kernels.chunk.table import chunk_table_kernel
+    from diffgdn.kernels.chunk.tile_table import chunk_table_kernel
 
     tokens, last = 2**31 - 64, 2**31 - 104  # one sequence of 16 tokens, then padding
     cu_seqlens = torch.tensor([last - 16, last], dtype=torch.int64, device=DEVICE)
@@ -496,11 +496,11 @@ def test_table_entries_past_the_last_token_stay_within_an_int32() -> None:
 @both
 def test_a_table_entry_block_smaller_than_the_table(kda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU does: programs of the table stage that own no sequence's first chunk."""
-    from diffgdn.kernels.chunk import table
+    from diffgdn.kernels.chunk import tile_table
 
-    monkeypatch.setattr(table, "INTERPRETED", False)
-    monkeypatch.setattr(table, "BLOCK_C", 2)
-    monkeypatch.setattr(table, "BLOCK_N", 2)
+    monkeypatch.setattr(tile_table, "INTERPRETED", False)
+    monkeypatch.setattr(tile_table, "BLOCK_C", 2)
+    monkeypatch.setattr(tile_table, "BLOCK_N", 2)
     tensors, lens = inputs(kda, 40, HV=1), [20, 0, 5, 2, 13]
     o, final, h = extend(kda, *tensors, cu_seqlens=bounds(lens))
     expected_o, expected_final, expected_h = truth(tensors, lens)

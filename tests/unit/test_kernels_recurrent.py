@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +19,9 @@ selection.enter(selection.detect())
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.backends.nvidia.compiler import CUDABackend  # noqa: E402
+from triton.runtime.jit import JITFunction, create_function_from_signature  # noqa: E402
 
 from diffgdn.kernels import (  # noqa: E402
     fused_recurrent_gated_delta_rule,
@@ -26,7 +33,8 @@ from diffgdn.kernels import (  # noqa: E402
     tiles,
 )
 from diffgdn.kernels.device import INTERPRETED  # noqa: E402
-from diffgdn.kernels.recurrent_launch import is_aligned  # noqa: E402
+from diffgdn.kernels.recurrent import recurrent_kernel  # noqa: E402
+from diffgdn.kernels.recurrent_launch import is_aligned, launch  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -691,3 +699,80 @@ def test_the_same_call_twice_gives_the_same_bits(kda: bool) -> None:
     first, second = x.pool.clone(), x.pool.clone()
     assert torch.equal(x.decode(first, ints(2, 4)), x.decode(second, ints(2, 4)))
     assert torch.equal(first, second)
+
+
+# -- what is compiled --
+
+
+@pytest.fixture
+def compiled_for(monkeypatch):
+    """What Triton looks compiled kernels up by, of each launch of the recurrent kernel, which is left out."""
+    found = []
+    jit = JITFunction(recurrent_kernel.fn, **recurrent_kernel.kwargs) if INTERPRETED else recurrent_kernel
+    specialised = create_function_from_signature(
+        jit.signature, jit.params, CUDABackend(GPUTarget("cuda", 90, 32))
+    )
+
+    def run(kernel, *args, grid, warmup, **options):
+        found.append(str(specialised(*args, **options)[1:]))
+
+    monkeypatch.setattr(type(recurrent_kernel), "run", run)
+    return found
+
+
+def launch_verify(N=3, T=5, HV=3, slots=4, pitch=0, offset=0, padding=0, index_stride=1, K=17):
+    """Verify with every tensor there is; 17 floats are aligned nowhere. pitch: between slots, if not 0."""
+    V, tokens = 16, N * T
+
+    def tensor(*shape, dtype=FP32):
+        """A view with `padding` more in its first axis but one, that starts `offset` elements into memory."""
+        whole = [*shape[:1], shape[1] + padding, *shape[2:]] if len(shape) > 1 else list(shape)
+        size = torch.Size(whole).numel()
+        memory = torch.zeros(size + 4, dtype=dtype, device=DEVICE)[offset : offset + size].view(whole)
+        return memory[:, : shape[1]] if len(shape) > 1 else memory
+
+    indices = tensor(N, index_stride, dtype=torch.int32)[:, 0]
+    pool = torch.empty(slots, max(pitch, HV * V * K), device="meta")[:, : HV * V * K].unflatten(1, (HV, V, K))
+    launch(
+        tensor(1, tokens, 1, K), tensor(1, tokens, 1, K), tensor(1, tokens, HV, V), tensor(1, tokens, HV),
+        tensor(1, tokens, HV), tensor(1, tokens, HV, V), kda=False, h0=pool, ht=pool, h_indices=indices,
+        cu_seqlens=tensor(N + 1, dtype=torch.int32), cache=tensor(N, T, HV, V, K), cache_indices=indices,
+        cache_steps=T, parents=tensor(N, T, dtype=torch.int32), scale=0.5, raw=True, A_log=tensor(HV),
+        dt_bias=tensor(HV),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"N": 1}, {"N": 16}, {"T": 1}, {"T": 16}, {"HV": 1}, {"HV": 16}, {"slots": 1}, {"slots": 100},
+        {"pitch": 2**20}, {"pitch": 2**31 + 7}, {"padding": 1}, {"padding": 11}, {"offset": 1},
+        {"index_stride": 4}, {"index_stride": 16},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_no_size_stride_or_place_compiles_another_kernel(other, compiled_for):
+    """Batches, slots and views vary freely: 1, multiples of 16 and numbers past 2^31 are like any other."""
+    launch_verify()
+    launch_verify(**other)
+    first, second = compiled_for
+    assert first == second
+
+
+@pytest.mark.parametrize("other", [{"K": 16}, {"K": 33}], ids=str)
+def test_a_head_dimension_compiles_another_kernel(other, compiled_for):
+    launch_verify()
+    launch_verify(**other)
+    assert len(set(compiled_for)) == 2
+
+
+def test_it_compiles_for_a_gpu_with_wide_loads_where_rows_are_aligned(tmp_path):
+    """In a process of its own: this one may interpret. Aligned rows of floats come in fours."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    script = Path(__file__).parent / "compile_recurrent.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    aligned, unaligned, _ = done.stdout.split()
+    assert (aligned, unaligned) == ("4", "1")

@@ -12,7 +12,7 @@ import pytest
 from diffgdn.cases.case import Case
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
-from diffgdn.pytest_plugin import testing
+from diffgdn.pytest_plugin import answers as testing
 from diffgdn.verdict.checks import NotFinite
 from diffgdn.verdict.failures import Verdict
 
@@ -253,7 +253,9 @@ def test_ctrl_c_during_a_shrink_leaves_the_finding_whole(project: pytest.Pyteste
 def test_a_shrink_that_runs_out_of_time_says_so(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project.makeconftest(f"from diffgdn import testing\ntesting.SHRINK_SECONDS = 0.0\n{ACTIVATE}")
+    project.makeconftest(
+        f"from diffgdn.pytest_plugin import answers\nanswers.SHRINK_SECONDS = 0.0\n{ACTIVATE}"
+    )
     project.makepyfile(REFUSED)
     options = ["--diffgdn-isolation=none", f"--diffgdn-target={TOYS}:wrong", "--diffgdn-seed=1"]
     run(project, *options).assert_outcomes(failed=1, passed=1)

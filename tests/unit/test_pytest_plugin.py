@@ -10,7 +10,7 @@ import pytest
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
-from diffgdn.pytest_plugin import testing
+from diffgdn.pytest_plugin import answers as testing
 from diffgdn.verdict.checks import CheckFailure, NotFinite
 from diffgdn.verdict.failures import Verdict
 
@@ -77,6 +77,7 @@ def test_a_gpu_test_is_skipped_and_the_reason_is_shown(project: pytest.Pytester)
     project.makepyfile(
         """
         import os
+        from types import SimpleNamespace
         import pytest
 
         @pytest.mark.gpu
@@ -258,6 +259,7 @@ def test_each_worker_gets_one_of_the_gpus_its_caller_made_visible(
     project.makepyfile(
         """
         import os, sys
+        from types import SimpleNamespace
         import pytest
 
         assert "torch" not in sys.modules
@@ -275,6 +277,7 @@ def test_auto_workers_are_the_cores_or_what_the_gpus_hold(project: pytest.Pytest
     project.makepyfile(
         """
         import os
+        from types import SimpleNamespace
         import pytest
         from diffgdn.backend import selection
         from diffgdn.pytest_plugin import hooks as pytest_plugin
@@ -285,7 +288,7 @@ def test_auto_workers_are_the_cores_or_what_the_gpus_hold(project: pytest.Pytest
         def test_auto(monkeypatch, request, on, cores, gpus, workers):
             monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores))
             monkeypatch.setattr(selection, "visible_gpus", lambda: ["0"] * gpus)
-            monkeypatch.setattr(pytest_plugin._Active, "backend", on)
+            monkeypatch.setattr(pytest_plugin, "state_of", lambda config: SimpleNamespace(backend=on))
             assert pytest_plugin.pytest_xdist_auto_num_workers(request.config) == workers
         """
     )

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from diffgdn.kernels.chunk import tiles
+from diffgdn.kernels.chunk import chunk_tiles as tiles
 
 DIMS = (1, 8, 16, 17, 20, 32, 33, 64, 100, 128, 200, 256)
 

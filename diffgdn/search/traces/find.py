@@ -46,9 +46,8 @@ class Search:
     search; the steps after the one that failed are cut off."""
 
     play: Play
-    deadline: float | None
-    on_trace: Callable[[Trace, Outcome], None]
-    on_failure: Callable[[Trace, CheckFailure], None]
+    expired: Callable[[], bool]
+    on_trace: Callable[[Trace, Outcome], None] = lambda trace, outcome: None
 
     began: float = field(default_factory=time.monotonic)
     traces: int = 0
@@ -56,7 +55,7 @@ class Search:
     found: tuple[Trace, CheckFailure] | None = None
 
     def __call__(self, trace: Trace) -> None:
-        if self.deadline is not None and time.monotonic() >= self.deadline:
+        if self.expired():
             raise _Stop
         self.traces += 1
         try:
@@ -68,8 +67,42 @@ class Search:
             failure, at = outcome
             self.found = replace_steps(trace, trace.steps[: at + 1]), failure
             self.seconds = time.monotonic() - self.began
-            self.on_failure(*self.found)
             raise _Stop
+
+    def run(
+        self,
+        family: str,
+        operations: Collection[str],
+        backend: str,
+        max_traces: int,
+        number: int,
+        steps: int = STEPS,
+    ) -> tuple[Trace, CheckFailure] | None:
+        """Play up to `max_traces` traces of a stream until one fails; that one and its failure, or None.
+
+        number: the seed of the stream. What `play` raises comes out of here.
+        """
+        drawn = seed(number)(machine(family, operations, backend, self))
+        try:
+            run_state_machine_as_test(
+                drawn,
+                settings=settings(
+                    max_examples=max_traces,
+                    stateful_step_count=steps,
+                    phases=(Phase.generate,),
+                    database=None,
+                    deadline=None,
+                    derandomize=False,
+                    print_blob=False,
+                    verbosity=Verbosity.quiet,
+                    report_multiple_bugs=False,
+                    suppress_health_check=list(HealthCheck),
+                ),
+            )
+        except _Stop as stop:
+            if stop.cause is not None:
+                raise stop.cause from None
+        return self.found
 
 
 def find(
@@ -84,37 +117,21 @@ def find(
     max_shrink_seconds: float = MAX_SHRINK_SECONDS,
     steps: int = STEPS,
     on_trace: Callable[[Trace, Outcome], None] = lambda trace, outcome: None,
-    on_failure: Callable[[Trace, CheckFailure], None] = lambda trace, failure: None,
 ) -> Found | None:
     """The first failing trace of a stream of up to `max_traces`, shrunk within a time limit, or None.
 
-    number: the seed of the stream. deadline: when to stop looking, on time.monotonic. on_failure: called with
-    the first failure, before it is shrunk. What `play` raises comes out of here.
+    number: the seed of the stream. deadline: when to stop looking, on time.monotonic. What `play` raises
+    comes out of here.
     """
-    search = Search(play, deadline, on_trace, on_failure)
-    drawn = seed(number)(machine(family, operations, backend, search))
-    try:
-        run_state_machine_as_test(
-            drawn,
-            settings=settings(
-                max_examples=max_traces,
-                stateful_step_count=steps,
-                phases=(Phase.generate,),
-                database=None,
-                deadline=None,
-                derandomize=False,
-                print_blob=False,
-                verbosity=Verbosity.quiet,
-                report_multiple_bugs=False,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    except _Stop as stop:
-        if stop.cause is not None:
-            raise stop.cause from None
-    if search.found is None:
+
+    def expired() -> bool:
+        return deadline is not None and time.monotonic() >= deadline
+
+    search = Search(play, expired, on_trace)
+    found = search.run(family, operations, backend, max_traces, number, steps)
+    if found is None:
         return None
-    first, failure = search.found
+    first, failure = found
     trace, failure, played, complete = shrunk(first, failure, play, max_shrink_seconds)
     return Found(trace, failure, first, search.traces, search.seconds, played, complete)
 

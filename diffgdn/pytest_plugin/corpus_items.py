@@ -1,0 +1,45 @@
+"""Findings of the corpus as tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffgdn.pytest_plugin.state import active
+from diffgdn.runner.messages import RunnerError
+
+
+class CorpusFile(pytest.File):
+    """One finding."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        yield CorpusItem.from_parent(self, name="replay")
+
+
+class CorpusItem(pytest.Item):
+    """Runs a finding's case on its target, on this process's backend, under every check."""
+
+    def runtest(self) -> None:
+        from diffgdn import targets
+        from diffgdn.findings import parse
+
+        state = active(self.config)
+        finding = parse.read(self.path)
+        if (reason := targets.missing(finding.target, state.backend)) is not None:
+            pytest.skip(f"target {finding.target}: {reason}")
+        verdict = state.harness.replay(finding)
+        if verdict.refused is not None:
+            pytest.skip(f"{finding.target} does not take this case: {verdict.refused}")
+        if verdict.failure is not None:
+            raise verdict.failure.with_traceback(None)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        if not isinstance(excinfo.value, (AssertionError, ValueError, RunnerError)):
+            return super().repr_failure(excinfo, style)
+        return f"{excinfo.typename}: {excinfo.value}\nReplay with:\n    diffgdn replay {self.path}"
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        return self.path, None, f"replay of {self.path.stem}"
