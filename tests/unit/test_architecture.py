@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS: dict[str, str] = PYPROJECT["tool"]["setuptools"]["package-dir"]  # {package: folder}
 CONTRACTS: list[dict[str, Any]] = PYPROJECT["tool"]["importlinter"]["contracts"]
-TWICE = {"checks", "tiles"}  # of kernels/chunk, which are being renamed
+TWICE = {"state"}  # of pytest_plugin and of kernels/chunk
 
 
 def modules() -> dict[str, Path]:

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import click
 import pytest
 
-from diffgdn.bench import __main__ as bench
 from diffgdn.cases import case as cases
 from diffgdn.cases import trace
 from diffgdn.cases.operations import FAMILIES, KINDS
@@ -29,7 +28,6 @@ from diffgdn.cases.sparsity import Only
 from diffgdn.cases.trace_steps import Step
 from diffgdn.cli import cli
 from diffgdn.pytest_plugin import plugin_options
-from diffgdn.selftest import planted_faults
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "tests" / "corpus" / "README.md"])
@@ -37,7 +35,6 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 STANDS_FOR = {"N": "2", "T": "vk", "P": "*", "D": "bfloat16", "TIME": "60s", "SEED": "1"}
 STARTS = ("diffgdn ", "make ", "python ", "pip install ")
-MODULES = {"diffgdn.bench": bench.main, "diffgdn.selftest.planted_faults": planted_faults.main}
 
 
 class Block(NamedTuple):
@@ -92,9 +89,12 @@ def words(line: str) -> list[str]:
 def parse(command: click.Command, given: list[str]) -> None:
     """Parse the arguments of a command, or of one below a group. Raises click.UsageError; nothing is run."""
     name = command.name or ""
-    while isinstance(command, click.Group) and given and given[0] in command.commands:
+    while isinstance(command, click.Group) and given:
+        below = command.get_command(click.Context(command), given[0])
+        if below is None:
+            break
         name, *given = given
-        command = command.commands[name]
+        command = below
     if isinstance(command, click.Group) and given and not given[0].startswith("-"):
         raise click.UsageError(f"no command {given[0]}")
     try:
@@ -157,8 +157,6 @@ def read(line: str) -> None:
         parse_pip(given)
     elif given[:2] == ["-m", "pytest"]:
         parse_pytest(given[2:])
-    elif given[0] == "-m":
-        parse(MODULES[given[1]], given[2:])
     else:
         assert given[0].endswith(".py"), line
 
@@ -174,14 +172,14 @@ def test_a_command_on_a_page_can_be_typed(page: str, line: str) -> None:
         "diffgdn fuzz --fast",
         "diffgdn fuzzy",
         "diffgdn fuzz --op",
-        "diffgdn resolution [--cases few]",
+        "diffgdn resolution [--max-cases few]",
         "make fuzzy",
         "make fuzz SPEED=9",
         "make fuzz ARGS='--fast'",
         "make test EXTRAS=all",
         "python -m pytest tests/nowhere",
         "python -m pytest --hypothesis-profile=slow",
-        "python -m diffgdn.bench --fast",
+        "diffgdn bench --fast",
         "pip install '.[all]'",
     ],
 )
@@ -192,7 +190,9 @@ def test_a_command_that_does_not_exist_is_noticed(line: str) -> None:
 
 def test_every_command_is_on_the_page_of_commands() -> None:
     page = (ROOT / "docs" / "commands.md").read_text()
-    for name, command in cli.commands.items():
+    context = click.Context(cli)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
         assert f"`diffgdn {name}`" in page
         for below in command.commands if isinstance(command, click.Group) else ():
             assert f"`{below}`" in page
