@@ -102,7 +102,7 @@ def test_a_verdict_from_a_child_is_that_of_this_process(shared: InChild) -> None
     target = f"{FAULTS}:wrong"
     there, here = shared.run(case, target), execute.run(case, targets.get(target), "interpret")
     assert failure(there) == failure(here)
-    assert in_process.comparison is not None
+    assert here.comparison is not None
     assert there.comparison is None
 
 
