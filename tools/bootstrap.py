@@ -23,9 +23,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+LOCK = ROOT / "requirements.lock"
 VENV_PYTHON = VENV / "bin" / "python"
 STAMPS = VENV / "ready"
 
@@ -57,6 +59,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("extras", nargs="*", default=["test"], help="of pyproject.toml (default: test)")
     parser.add_argument("--torch", default="", help="install this torch instead, as pip spells it")
+    parser.add_argument(
+        "--locked", action="store_true", help=f"the versions of {LOCK.name}, over the network"
+    )
     wish = parser.parse_args()
     extras = sorted({name for word in wish.extras for name in word.split(",") if name})
 
@@ -70,7 +75,7 @@ def main() -> int:
             f"Triton is built for Linux only, and this is {sys.platform}.",
             "A Linux container or WSL 2 will do.",
         )
-    key = fingerprint(wish.torch)
+    key = fingerprint(wish.torch, wish.locked)
     if VENV_PYTHON.exists() and all(stamped(name) == key for name in extras):
         return 0
 
@@ -87,6 +92,12 @@ def main() -> int:
         )
     lend(outer["sites"] if borrowed else [])
     project = f"{ROOT}[{','.join(extras)}]"
+    # no isolation: the build would bring a setuptools of its own choice, beside the locked one
+    editable = [*(["--no-build-isolation"] if wish.locked else []), "--editable", project]
+    if wish.locked:
+        say(f"installing what {LOCK.name} names")
+        if not pip_over_network("--require-hashes", "--requirement", str(LOCK)):
+            return fail(f"{LOCK.name} could not be installed; pip says why above.")
     if borrowed:
         say(f"torch {outer['version']} is already there: borrowed from {sys.executable}")
         done = pip("--no-index", "--no-build-isolation", "--editable", project, quiet=True)
@@ -102,7 +113,7 @@ def main() -> int:
         done = False
     if not done:
         say("installing diffgdn and what it needs")
-        if not pip_over_network("--editable", project):
+        if not pip_over_network(*editable):
             return fail("the installation failed; pip says why above.")
     STAMPS.mkdir(exist_ok=True)
     for name in extras:
@@ -111,10 +122,10 @@ def main() -> int:
     return 0
 
 
-def fingerprint(torch: str) -> str:
+def fingerprint(torch: str, locked: bool) -> str:
     """Everything that decides what .venv must hold."""
-    digest = hashlib.sha256(f"{ROOT} {sys.version} {sys.executable} {torch}".encode())
-    for path in (ROOT / "pyproject.toml", ROOT / "setup.py", Path(__file__)):
+    digest = hashlib.sha256(f"{ROOT} {sys.version} {sys.executable} {torch} {locked}".encode())
+    for path in (ROOT / "pyproject.toml", ROOT / "setup.py", Path(__file__), *([LOCK] if locked else [])):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -125,13 +136,14 @@ def stamped(extra: str) -> str:
     return stamp.read_text() if stamp.exists() else ""
 
 
-def probe() -> dict:
+def probe() -> dict[str, Any]:
     """What the python3 that runs this has: {sites, torch?, version?, cuda?, gpu?}."""
     answer = subprocess.run([sys.executable, "-P", "-c", PROBE], capture_output=True, text=True, check=True)
-    return json.loads(answer.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    return found
 
 
-def has_gpu(outer: dict) -> bool:
+def has_gpu(outer: dict[str, Any]) -> bool:
     """Any one sign is enough: containers can lack nvidia-smi or the device file."""
     if outer.get("gpu") or Path("/dev/nvidia0").exists():
         return True

@@ -1,6 +1,6 @@
 """The command line.
 
-Nothing here imports torch: that takes seconds, and a wrong argument should be told at once.
+Nothing here imports torch before it must: that takes seconds, and a wrong argument should be told at once.
 """
 
 from __future__ import annotations
@@ -8,23 +8,82 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
+from importlib import import_module
 from types import FrameType
 
 import click
 
 from diffgdn import __version__
-from diffgdn.cli.calibrate_command import calibrate
-from diffgdn.cli.corpus_command import commands as corpus
-from diffgdn.cli.doctor_command import doctor
-from diffgdn.cli.fuzz_command import fuzz
 from diffgdn.cli.options import CONTEXT
-from diffgdn.cli.replay_command import replay, show
-from diffgdn.cli.resolution_command import resolution
-from diffgdn.cli.serving_command import serving
-from diffgdn.cli.shrink_command import shrink
+
+# Name: module and attribute, and the first sentence of its help: `diffgdn --help` imports none of them.
+COMMANDS = {
+    "fuzz": (
+        "fuzz_command:fuzz",
+        "Generate cases, run them on a target, check them against the oracle, shrink and save what fails.",
+    ),
+    "calibrate": (
+        "calibrate_command:calibrate",
+        "Measure how large errors are, in sigmas, which is what the limit on them rests on.",
+    ),
+    "serving": (
+        "serving_command:serving",
+        "Serve requests over one pool of states, in random order, and check every request after every step.",
+    ),
+    "replay": (
+        "replay_command:replay",
+        "Run findings again: FIXED, FAILED, FLAKY n/m or ERROR for each.",
+    ),
+    "show": (
+        "replay_command:show",
+        "Show a finding: the case, what was wrong, and, after running it once more, where.",
+    ),
+    "shrink": (
+        "shrink_command:shrink",
+        "Take up the shrink of findings, also of those that were saved unshrunk.",
+    ),
+    "corpus": (
+        "corpus_command:commands",
+        "Look after a folder of findings.",
+    ),
+    "selftest": (
+        "selftest_command:selftest",
+        "Measure how good the verdicts are: planted faults, and the smallest error that is found.",
+    ),
+    "resolution": (
+        "resolution_command:resolution",
+        "Measure how small an error in correct results is still found, by our verdict and by others.",
+    ),
+    "bench": (
+        "bench_command:bench",
+        "Time kernels of targets side by side on the shapes that serving sees.",
+    ),
+    "doctor": (
+        "doctor_command:doctor",
+        "Tell the backend, versions and GPUs of this machine, and what is missing.",
+    ),
+}
 
 
-@click.group(context_settings=CONTEXT)
+class Commands(click.Group):
+    """The commands of COMMANDS, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name][0].split(":")
+        command: click.Command = getattr(import_module(f"diffgdn.cli.{module}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, words) in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="diffgdn", message="%(prog)s %(version)s")
 def cli() -> None:
     """Property-based differential testing for gated delta-rule attention kernels.
@@ -34,10 +93,6 @@ def cli() -> None:
     """
 
 
-for command in (fuzz, calibrate, serving, replay, show, shrink, corpus, resolution, doctor):
-    cli.add_command(command)
-
-
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
@@ -45,7 +100,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def run(arguments: list[str]) -> int:
     """Run a command line; its exit status. A usage or set-up problem is one line on stderr."""
     try:
-        return cli.main(arguments or ["--help"], prog_name="diffgdn", standalone_mode=False)
+        status: int = cli.main(arguments or ["--help"], prog_name="diffgdn", standalone_mode=False)
+        return status
     except click.ClickException as error:
         click.echo(f"diffgdn: {error.format_message()}", err=True)
         return 2

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from diffgdn.campaign.events import Listener
-from diffgdn.cli.fuzz_command import campaign_options, explore, op_option, operations_matching
-from diffgdn.cli.options import CONTEXT, Problem, writable_folder
+from diffgdn.cli.fuzz_command import campaign_options, explore
+from diffgdn.cli.options import CONTEXT, Problem, op_option, operations_matching, writable_folder
+
+if TYPE_CHECKING:
+    from diffgdn.campaign.events import Listener
 
 
 @click.command(context_settings=CONTEXT)

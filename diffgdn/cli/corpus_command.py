@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from diffgdn.cli.options import CONTEXT, Problem, isolation_option, trust_option
-from diffgdn.cli.replay_command import MOST_WORKERS, corpus_option, located
+from diffgdn.cli.replay_command import MOST_WORKERS, corpus_option, located, replay_workers_option
 from diffgdn.findings import bucket, corpus, prune_export
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.parse import CorpusError, printable
@@ -72,9 +72,10 @@ def show(name: str, corpus: Path) -> int:
     show_default=True,
     help="Runs that a finding must pass to be fixed.",
 )
+@replay_workers_option
 @trust_option
 @isolation_option
-def prune(folder: Path, yes: bool, repeat: int, trusted: bool, isolation: str | None) -> int:
+def prune(folder: Path, yes: bool, repeat: int, workers: int, trusted: bool, isolation: str | None) -> int:
     """Replay the findings of a folder, and remove those that are fixed or that a smaller one stands for.
 
     Each runs on the backend it was found on. One that is FLAKY or cannot be run stays, and so do examples.
@@ -88,7 +89,7 @@ def prune(folder: Path, yes: bool, repeat: int, trusted: bool, isolation: str | 
     results = replays.run(
         [entry.finding for entry in entries],
         repeat=repeat,
-        workers=min(MOST_WORKERS, automatic_workers("interpret")),
+        workers=workers or min(MOST_WORKERS, automatic_workers("interpret")),
         isolation=isolation,
         trusted=trusted,
     )

@@ -5,54 +5,43 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from diffgdn.campaign.events import Event, Listener
-from diffgdn.cases import operations
 from diffgdn.cli.options import (
     CONTEXT,
-    Duration,
     Problem,
-    Workers,
     backend_option,
     chosen_backend,
     hang_option,
     isolation_option,
+    json_option,
+    max_cases_option,
+    max_time_option,
+    op_option,
+    operations_matching,
+    seed_option,
     unreached_option,
+    workers_option,
     writable_file,
     writable_folder,
 )
-from diffgdn.findings.parse import CorpusError
 from diffgdn.report.finding_lines import DEFAULT_CORPUS
 
-DEFAULT_SECONDS = 60.0
-MOST_SEED = 2**64 - 1
+if TYPE_CHECKING:
+    from diffgdn.campaign.events import Event, Listener
 
+DEFAULT_SECONDS = 60.0
 
 CAMPAIGN_OPTIONS = (
     click.option(
         "--target", default="vk", show_default=True, help="vk, kv, eager, fla, or your own: module:name."
     ),
-    click.option(
-        "--max-time",
-        type=Duration(),
-        help="How long to explore: 30s, 10m, 8h.  [default: 60s, or no limit with --max-cases]",
-    ),
-    click.option("--max-cases", type=click.IntRange(min=1), help="How many cases to explore."),
-    click.option(
-        "--workers",
-        type=Workers(),
-        default="auto",
-        show_default=True,
-        help="Processes; auto: one a core, at most 16 a GPU.",
-    ),
-    click.option(
-        "--seed",
-        type=click.IntRange(0, MOST_SEED),
-        help="Explore the same cases as the campaign with this seed.",
-    ),
+    max_time_option("How long to explore: 30s, 10m, 8h.  [default: 60s, or no limit with --max-cases]"),
+    max_cases_option("How many cases to explore."),
+    workers_option("Processes; auto: one a core, at most 16 a GPU."),
+    seed_option("Explore the same cases as the campaign with this seed."),
     click.option(
         "--corpus",
         type=click.Path(path_type=Path),
@@ -60,19 +49,11 @@ CAMPAIGN_OPTIONS = (
         show_default=True,
         help="Folder of findings: replayed first, added to.",
     ),
-    click.option(
-        "--json",
-        "json_file",
-        type=click.Path(path_type=Path),
-        help="Write the result of the campaign to this file.",
-    ),
+    json_option("Write the result of the campaign to this file."),
     hang_option,
     unreached_option,
     isolation_option,
     backend_option,
-)
-op_option = click.option(
-    "--op", "pattern", default="*", show_default=True, help="Operations, as a shell pattern: 'gdn.*'."
 )
 Command = TypeVar("Command", bound=Callable[..., int])
 
@@ -112,14 +93,6 @@ def fuzz(pattern: str, relations: bool, vacuity: bool, **asked: Any) -> int:
     return explore(operations_matching(pattern), mode, **asked)
 
 
-def operations_matching(pattern: str) -> tuple[str, ...]:
-    """The operations that a shell pattern names. Raises Problem if it names none."""
-    try:
-        return operations.matching(pattern)
-    except ValueError as error:
-        raise Problem(f"--op: {error}") from None
-
-
 def explore(
     selected: tuple[str, ...],
     mode: str,
@@ -150,6 +123,7 @@ def explore(
 
     from diffgdn import campaign
     from diffgdn.campaign.worker_pool import automatic_workers
+    from diffgdn.findings.parse import CorpusError
     from diffgdn.report.console import ConsoleReport
     from diffgdn.report.jsonfile import JsonFile
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from diffgdn.backend import selection as backends
+from diffgdn.cases import operations
 from diffgdn.runner import duration, ways
 
+MOST_SEED = 2**64 - 1
+Option = Callable[[Any], Any]  # a decorator, as click types it
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -20,7 +24,7 @@ class Problem(click.ClickException):
     exit_code = 2
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click alone
     """90, 90s, 1.5m, 8h: seconds."""
 
     name = "time"
@@ -34,7 +38,7 @@ class Duration(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class Workers(click.ParamType):
+class Workers(click.ParamType):  # type: ignore[type-arg]
     """`auto`, which becomes 0, or a number of processes."""
 
     name = "workers"
@@ -80,6 +84,20 @@ def writable_file(path: Path, option: str) -> None:
     writable_folder(path.parent, option)
 
 
+def operations_matching(pattern: str) -> tuple[str, ...]:
+    """The operations that a shell pattern names. Raises Problem if it names none."""
+    try:
+        return operations.matching(pattern)
+    except ValueError as error:
+        raise Problem(f"--op: {error}") from None
+
+
+# Options that several commands have. They are spelled alike; what they count differs, and so their help may.
+
+op_option = click.option(
+    "--op", "pattern", default="*", show_default=True, help="Operations, as a shell pattern: 'gdn.*'."
+)
+
 isolation_option = click.option(
     "--isolation",
     type=click.Choice(ways.WAYS),
@@ -116,3 +134,28 @@ backend_option = click.option(
     type=click.Choice(backends.BACKENDS),
     help="Where kernels run: a GPU, or Triton's interpreter on the CPU.  [default: a GPU if there is one]",
 )
+
+
+def max_time_option(words: str) -> Option:
+    """--max-time TIME, as `max_time` in seconds or None."""
+    return click.option("--max-time", type=Duration(), help=words)
+
+
+def max_cases_option(words: str) -> Option:
+    """--max-cases N, as `max_cases` or None."""
+    return click.option("--max-cases", type=click.IntRange(min=1), help=words)
+
+
+def workers_option(words: str) -> Option:
+    """--workers N or auto, as `workers`, which is 0 for auto."""
+    return click.option("--workers", type=Workers(), default="auto", show_default=True, help=words)
+
+
+def seed_option(words: str) -> Option:
+    """--seed N, as `seed` or None."""
+    return click.option("--seed", type=click.IntRange(0, MOST_SEED), help=words)
+
+
+def json_option(words: str) -> Option:
+    """--json FILE, as `json_file` or None."""
+    return click.option("--json", "json_file", type=click.Path(path_type=Path), help=words)

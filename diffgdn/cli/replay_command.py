@@ -19,6 +19,7 @@ from diffgdn.cli.options import (
     hang_option,
     isolation_option,
     trust_option,
+    workers_option,
 )
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
@@ -39,6 +40,8 @@ corpus_option = click.option(
     show_default=True,
     help="The folder that IDs belong to.",
 )
+
+replay_workers_option = workers_option(f"Processes; auto: one a core, at most {MOST_WORKERS}.")
 
 
 def located(name: str, corpus: Path) -> list[tuple[Finding, Path]]:
@@ -78,6 +81,7 @@ def asked_backend(backend: str | None) -> str | None:
     type=click.Choice(sanitize.TOOLS),
     help="Run each finding once on a GPU under this tool of compute-sanitizer, and tell what it says.",
 )
+@replay_workers_option
 @trust_option
 @hang_option
 @isolation_option
@@ -87,6 +91,7 @@ def replay(
     corpus: Path,
     repeat: int,
     sanitizer: str | None,
+    workers: int,
     trusted: bool,
     hang_seconds: float | None,
     isolation: str | None,
@@ -114,7 +119,7 @@ def replay(
     found = list(entries.values())
     if sanitizer is not None:
         return _watched(found, sanitizer, trusted, backend)
-    workers = min(MOST_WORKERS, automatic_workers("interpret"))
+    workers = workers or min(MOST_WORKERS, automatic_workers("interpret"))
     results = replays.run(
         found,
         backend,

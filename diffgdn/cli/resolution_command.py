@@ -9,24 +9,32 @@ from pathlib import Path
 
 import click
 
-from diffgdn.cases import operations
-from diffgdn.cases.case import DTYPES
-from diffgdn.cli.fuzz_command import MOST_SEED
-from diffgdn.cli.options import CONTEXT, Problem, Workers, writable_file
+from diffgdn.cases.case_checks import DTYPES
+from diffgdn.cli.options import (
+    CONTEXT,
+    Problem,
+    json_option,
+    max_cases_option,
+    max_time_option,
+    op_option,
+    operations_matching,
+    seed_option,
+    workers_option,
+    writable_file,
+)
 
 DEFAULT_CASES = 30
 
 
 @click.command(context_settings=CONTEXT)
-@click.option(
-    "--op", "pattern", default="*", show_default=True, help="Operations, as a shell pattern: 'gdn.*'."
+@op_option
+@max_time_option("How long to measure; batches that have begun are finished.")
+@max_cases_option(
+    f"How many cases in all.  [default: {DEFAULT_CASES} an operation, or no limit with --max-time]"
 )
 @click.option(
-    "--cases",
-    type=click.IntRange(min=1),
-    help=f"How many cases of each operation.  [default: {DEFAULT_CASES}, unless --max-cases says]",
-)
-@click.option("--max-cases", type=click.IntRange(min=1), help="How many cases in all, as for fuzz.")
+    "--cases", type=click.IntRange(min=1), hidden=True
+)  # of each operation, as it was asked for at first
 @click.option(
     "--dtype",
     type=click.Choice(DTYPES),
@@ -34,33 +42,31 @@ DEFAULT_CASES = 30
     show_default=True,
     help="Of q, k, v and the output. The tolerances compared with are those for bfloat16.",
 )
-@click.option("--seed", type=click.IntRange(0, MOST_SEED), help="Measure the same cases again.")
-@click.option(
-    "--workers", type=Workers(), default="auto", show_default=True, help="Processes; auto: one a core."
-)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
+@workers_option("Processes; auto: one a core.")
+@seed_option("Measure the same cases again.")
+@json_option("Write all figures to this file.")
 def resolution(
     pattern: str,
-    cases: int | None,
+    max_time: float | None,
     max_cases: int | None,
+    cases: int | None,
     dtype: str,
-    seed: int | None,
     workers: int,
+    seed: int | None,
     json_file: Path | None,
 ) -> int:
-    """Measure how small an error in correct results is still found, by our verdict and by other tolerances.
+    """Measure how small an error in correct results is still found, by our verdict and by others.
 
     No kernel runs, and no GPU is used. Errors of eight kinds are put into the results of random cases: a
     wrong element, row or token, a gain, a bias, a stale slot, a state rounded too often.
     """
-    try:
-        selected = operations.matching(pattern)
-    except ValueError as error:
-        raise Problem(f"--op: {error}") from None
+    selected = operations_matching(pattern)
     if cases is not None and max_cases is not None:
         raise Problem("--max-cases: of all operations together; leave out --cases, which is of each")
-    if cases is None:
-        cases = DEFAULT_CASES if max_cases is None else _of_each(max_cases, len(selected))
+    if max_cases is not None:
+        cases = _of_each(max_cases, len(selected))
+    elif cases is None and max_time is None:
+        cases = DEFAULT_CASES
     if json_file is not None:
         writable_file(json_file, "--json")
 
@@ -84,8 +90,8 @@ def resolution(
         f"seed {asked.seed}"
     )
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("measuring", total=len(asked.batches()))
-        measured = study.run(asked, lambda done: progress.update(task, completed=done))
+        task = progress.add_task("measuring", total=asked.number_of_batches)
+        measured = study.run(asked, lambda done: progress.update(task, completed=done), max_time)
     seconds = time.monotonic() - start
     console.print(result_table.table(measured))
     for line in result_table.words(measured):

@@ -7,8 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from diffgdn.cli.options import CONTEXT, Duration, backend_option, hang_option, isolation_option, trust_option
-from diffgdn.cli.replay_command import MOST_WORKERS, asked_backend, corpus_option, located
+from diffgdn.cli.options import (
+    CONTEXT,
+    backend_option,
+    hang_option,
+    isolation_option,
+    max_time_option,
+    trust_option,
+)
+from diffgdn.cli.replay_command import (
+    MOST_WORKERS,
+    asked_backend,
+    corpus_option,
+    located,
+    replay_workers_option,
+)
 from diffgdn.report import finding_lines as findings
 
 if TYPE_CHECKING:
@@ -18,11 +31,8 @@ if TYPE_CHECKING:
 @click.command(context_settings=CONTEXT)
 @click.argument("names", nargs=-1, required=True, metavar="[PATH or ID]...")
 @corpus_option
-@click.option(
-    "--max-time",
-    type=Duration(),
-    help="How long to shrink each finding.  [default: 60s, 4m for one that crashes or hangs]",
-)
+@max_time_option("How long to shrink each finding.  [default: 60s, 4m for one that crashes or hangs]")
+@replay_workers_option
 @trust_option
 @hang_option
 @isolation_option
@@ -31,6 +41,7 @@ def shrink(
     names: tuple[str, ...],
     corpus: Path,
     max_time: float | None,
+    workers: int,
     trusted: bool,
     hang_seconds: float | None,
     isolation: str | None,
@@ -56,7 +67,7 @@ def shrink(
         [(finding, path) for path, finding in entries.items()],
         backend,
         max_time,
-        min(MOST_WORKERS, automatic_workers("interpret")),
+        workers or min(MOST_WORKERS, automatic_workers("interpret")),
         done=_say,
         isolation=isolation,
         trusted=trusted,

@@ -1,30 +1,27 @@
-"""`python -m diffgdn.selftest.planted_faults`: thousands of cases with a fault planted in 1 % of them.
+"""Run thousands of cases with a fault planted in 1 % of them: `diffgdn selftest faults`.
 
 Every case runs in a child process and then in this one, where the faults that end a process are left out.
-Every planted fault must be the verdict of its case, no other case may fail, and every failure must come again
-alone in a fresh process, as a campaign asks for it. Printed: what was planted and
-what was found, cases a second in both ways, and what the way to the child and back costs a case.
+Every planted fault must be the verdict of its case, no other case may fail, and every failure must come
+again alone in a fresh process, as a campaign asks for it. Printed: what was planted and what was found,
+cases a second in both ways, and what the way to the child and back costs a case.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
 from hypothesis.strategies import SearchStrategy
 
 from diffgdn import strategies
-from diffgdn.backend import selection
 from diffgdn.cases import operations
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
@@ -43,10 +40,14 @@ SHOWN = 10  # surprises that are listed
 
 @dataclass
 class Tally:
-    """What became of the cases that ran in one way.
+    """Count what became of the cases that ran in one way.
 
-    milliseconds: of each case that passed. planted, found: by kind of failure. surprises: planted faults that
-    were not found as such, and failures of cases that have none.
+    Attributes:
+        seconds: of all cases.
+        milliseconds: of each case that passed.
+        planted, found: by kind of failure.
+        surprises: planted faults that were not found as such, and failures of cases that have none, in
+            words.
     """
 
     cases: int = 0
@@ -59,10 +60,13 @@ class Tally:
     def run(
         self, case: Case, runner: Runner, target: str, plant: str | None, fresh: InChild | None = None
     ) -> None:
-        """Run a case and compare its verdict with what was planted, a kind of failure or None.
+        """Run a case and compare its verdict with what was planted. A case that the target refuses shows
+        nothing.
 
-        A case that the target refuses shows nothing. fresh: what asks failures again, for which the time does
-        not count: each must come alone.
+        Args:
+            plant: a kind of failure, or None.
+            fresh: asks failures again, for which the time does not count: each must come alone. None asks
+                nothing.
         """
         begin = time.perf_counter()
         verdict = runner.run(case, target)
@@ -82,7 +86,7 @@ class Tally:
             self.surprises.append(f"{plant or 'nothing'} planted, got {verdict.failure}: {case!r}")
 
     def figures(self) -> dict[str, Any]:
-        """What is worth keeping, ready for JSON."""
+        """Return what is worth keeping, ready for JSON."""
         return {
             "cases": self.cases,
             "cases_per_second": self.cases / self.seconds,
@@ -94,7 +98,7 @@ class Tally:
 
 
 def drawn(count: int, backend: str, seed: int) -> Iterator[Case]:
-    """Distinct cases of all operations in turn, batch after batch, as a campaign draws them."""
+    """Draw distinct cases of all operations in turn, batch after batch, as a campaign does."""
     menu = strategies.Menu.draw(seed, operations.OPERATIONS, backend="gpu") if backend == "gpu" else None
     streams = {op: strategies.cases(op, backend=backend, menu=menu) for op in operations.OPERATIONS}
     seen: set[str] = set()
@@ -109,6 +113,7 @@ def drawn(count: int, backend: str, seed: int) -> Iterator[Case]:
 
 
 def _batch(stream: SearchStrategy[Case], backend: str, seed: int) -> list[Case]:
+    """Draw the cases of one batch."""
     from diffgdn.search import hypothesis_search
 
     cases: list[Case] = []
@@ -122,7 +127,7 @@ def _batch(stream: SearchStrategy[Case], backend: str, seed: int) -> list[Case]:
 
 
 def trips(cases: list[Case], runner: Runner) -> list[float]:
-    """Milliseconds to the child and back, with a case that its target refuses unseen."""
+    """Time the way to the child and back, in milliseconds, with cases that the target refuses unseen."""
     out = []
     for case in cases[:TRIPS]:
         begin = time.perf_counter()
@@ -131,66 +136,84 @@ def trips(cases: list[Case], runner: Runner) -> list[float]:
     return out[1:]  # the first imports the target
 
 
-@click.command()
-@click.option(
-    "--backend", "asked", type=click.Choice(selection.BACKENDS), help="Default: a GPU where there is one."
-)
-@click.option("--cases", "count", type=click.IntRange(min=100), default=10_000, show_default=True)
-@click.option("--target", type=click.Choice(["vk", "eager"]), default="eager", show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here.")
-def main(asked: str | None, count: int, target: str, seed: int, json_path: Path | None) -> None:
-    """Plant faults in 1 % of the cases; exit status 1 if one is lost, or found where there is none."""
-    chosen = asked or selection.detect()
-    selection.enter(chosen)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in a campaign's workers
-    planted_in = f"{PLANTS}:{target}"
-    with click.progressbar(drawn(count, chosen, seed), count, label="drawing") as bar:
-        cases = list(bar)
+Watched = Callable[[Iterable[Case], str], Iterable[Case]]
+
+
+def _unwatched(cases: Iterable[Case], doing: str) -> Iterable[Case]:
+    return cases
+
+
+@dataclass(frozen=True)
+class Study:
+    """What came of the cases of one backend, target and seed.
+
+    Attributes:
+        trip_ms: median and 99 % quantile of the way to the child and back.
+        tallies: by the way in which cases ran.
+    """
+
+    device: str
+    backend: str
+    target: str
+    seed: int
+    trip_ms: dict[str, float]
+    tallies: dict[str, Tally]
+
+    @property
+    def surprises(self) -> int:
+        """Count faults that were lost, wrong or unconfirmed, and failures without one."""
+        return sum(len(tally.surprises) for tally in self.tallies.values())
+
+    def report(self) -> dict[str, Any]:
+        """Return what is worth keeping, ready for JSON."""
+        head = {"device": self.device, "backend": self.backend, "target": self.target, "seed": self.seed}
+        figures = {name: tally.figures() for name, tally in self.tallies.items()}
+        return {**head, "trip_ms": self.trip_ms, **figures}
+
+    def words(self) -> Iterator[str]:
+        """Yield the lines that a person reads."""
+        yield f"{self.target} on backend {self.backend} ({self.device}), seed {self.seed}"
+        for name, tally in self.tallies.items():
+            told = tally.figures()
+            speed = (
+                f"{told['cases_per_second']:.1f}/s, median {told['median_ms']:.1f} ms of those that passed"
+            )
+            planted = ", ".join(f"{n} {kind}" for kind, n in sorted(told["planted"].items()))
+            yield f"{name}: {tally.cases} cases, {speed}"
+            yield f"  planted {tally.planted.total()} ({planted})"
+            yield f"  found {tally.found.total()}; lost, wrong or unconfirmed: {len(tally.surprises)}"
+            for line in tally.surprises[:SHOWN]:
+                yield f"    {line}"
+        median, most = self.trip_ms["median"], self.trip_ms["99 %"]
+        yield f"to the child and back: median {median:.2f} ms, 99 % below {most:.2f} ms"
+
+
+def run(backend: str, count: int, target: str, seed: int, watched: Watched = _unwatched) -> Study:
+    """Plant faults in 1 % of `count` cases, and run them. The backend must have been entered.
+
+    Args:
+        watched: hands the cases on, and shows how far they are.
+    """
     from diffgdn.selftest.plants import plant_of
 
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in a campaign's workers
+    planted_in = f"{PLANTS}:{target}"
+    cases = list(watched(drawn(count, backend, seed), "drawing"))
     isolated, direct = Tally(), Tally()
     with tempfile.TemporaryDirectory(prefix="diffgdn-") as folder:
-        child, here = (ways.runner(way, chosen, Path(folder, "log")) for way in ways.WAYS)
-        fresh = InChild(chosen, Path(folder, "log"))
+        child, here = (ways.runner(way, backend, Path(folder, "log")) for way in ways.WAYS)
+        fresh = InChild(backend, Path(folder, "log"))
         try:
             device = child.about(planted_in).device
             way = trips(cases, child)
-            with click.progressbar(cases, label="running") as bar:
-                for case in bar:
-                    plant = plant_of(case)
-                    kind = None if plant is None else plant.kind
-                    isolated.run(case, child, planted_in, kind, fresh)
-                    if kind != KernelCrashed.kind:
-                        direct.run(case, here, planted_in, kind)
+            for case in watched(cases, "running"):
+                plant = plant_of(case)
+                kind = None if plant is None else plant.kind
+                isolated.run(case, child, planted_in, kind, fresh)
+                if kind != KernelCrashed.kind:
+                    direct.run(case, here, planted_in, kind)
         finally:
             child.close()
             fresh.close()
     trip = {"median": statistics.median(way), "99 %": statistics.quantiles(way, n=100)[-1]}
-    head = {"device": device, "backend": chosen, "target": target, "seed": seed, "trip_ms": trip}
-    tallies = {"in a child": isolated.figures(), "in this process": direct.figures()}
-    _show(head, tallies)
-    if json_path:
-        json_path.write_text(json.dumps({**head, **tallies}, indent=1))
-    if isolated.surprises or direct.surprises:
-        raise SystemExit(1)
-
-
-def _show(head: dict[str, Any], tallies: dict[str, dict[str, Any]]) -> None:
-    click.echo(f"{head['target']} on backend {head['backend']} ({head['device']}), seed {head['seed']}")
-    for name, tally in tallies.items():
-        speed = f"{tally['cases_per_second']:.1f}/s, median {tally['median_ms']:.1f} ms of those that passed"
-        planted = ", ".join(f"{n} {kind}" for kind, n in sorted(tally["planted"].items()))
-        click.echo(f"{name}: {tally['cases']} cases, {speed}")
-        click.echo(f"  planted {sum(tally['planted'].values())} ({planted})")
-        click.echo(
-            f"  found {sum(tally['found'].values())}; lost, wrong or unconfirmed: {len(tally['surprises'])}"
-        )
-        for line in tally["surprises"][:SHOWN]:
-            click.echo(f"    {line}")
-    trip = head["trip_ms"]
-    click.echo(f"to the child and back: median {trip['median']:.2f} ms, 99 % below {trip['99 %']:.2f} ms")
-
-
-if __name__ == "__main__":
-    main()
+    return Study(device, backend, target, seed, trip, {"in a child": isolated, "in this process": direct})

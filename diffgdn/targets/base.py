@@ -44,14 +44,14 @@ class Target(Protocol):
     def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
         """Call the kernel once; pool and buffer are written in place, and so is packed_decode's `out`.
 
-        Returns by name, in any dtype and with states in its own layout: o [B, T, HV, V] ([1, tokens, HV, V] if
-        packed), and if asked for final [N, HV, V, K] and boundary [chunks, HV, V, K].
+        Returns by name, in any dtype and with states in its own layout: o [B, T, HV, V], where a packed batch
+        has B = 1; if asked for, final [N, HV, V, K] and boundary [chunks, HV, V, K].
         """
 
 
 def default_contract(op: str) -> Contract:
-    """Give the usual contract: operands and stored intermediates of chunked operations in the input dtype, all
-    else in fp32."""
+    """Give the usual contract: operands and stored intermediates of chunked operations in the input dtype,
+    all else in fp32."""
     return CHUNKED if OPERATIONS[op].is_chunked else RECURRENT
 
 

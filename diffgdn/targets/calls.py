@@ -158,8 +158,8 @@ def _packed_decode(case: Case, arguments: Arguments) -> dict[str, Any]:
 def results(case: Case, arguments: Arguments, returned: Any) -> dict[str, Tensor]:
     """Name the tensors that a function returned as `results_of` does, states still in the call's layout.
 
-    `o` always; `final` and `boundary` if they were asked for and returned. Pool and buffer are not among them:
-    they lie in the arguments. Raises TypeError for a value that is no tensor.
+    `o` always; `final` and `boundary` if they were asked for and returned. Pool and buffer are in the
+    arguments. Raises TypeError for a value that is no tensor.
     """
     if case.operation.single_token:
         return {"o": arguments["out"]}

@@ -94,7 +94,7 @@ def _names(code: CodeType) -> Iterator[str]:
 
 @contextmanager
 def pinned(tuners: Iterable[Any], entry: int) -> Iterator[None]:
-    """Have autotuners launch entry `entry`, modulo the length of their list, without benchmarks, while active.
+    """While active, autotuners launch entry `entry`, modulo the length of their list, without benchmarks.
 
     Entries that the tuner's own early pruning takes out for a call do not count. One that does not fit the
     device (see UNFIT) gives way to the next, as it would under autotuning; if none fits, its error is raised.

@@ -33,7 +33,7 @@ def property_of(
         op, backend=backend, menu=menu, configs=target.configurations(op), layout=target.layout
     )
 
-    @settings(max_examples=max(1, settings.default.max_examples // share))
+    @settings(max_examples=max(1, settings().max_examples // share))
     @given(case=cases)
     def test(case: Case) -> None:
         check(case, name)

@@ -49,7 +49,7 @@ def test_the_relation_holds(
     ]
 
     @settings(
-        max_examples=max(len(ops), settings.default.max_examples // FEWER),
+        max_examples=max(len(ops), settings().max_examples // FEWER),
         suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
     )
     @given(case=st.one_of(cases))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def expected_kind(fault: str, case: Case) -> str | None:
 FACTORS = (0.5, 0.9, 1.1, 2.0)  # of the bound
 
 
-def case_of(op: str, dtype: str, pool_dtype: str, exact: bool = False, **changed: object) -> Case:
+def case_of(op: str, dtype: str, pool_dtype: str, exact: bool = False, **changed: Any) -> Case:
     """A small case with an empty sequence, padding and an unnamed slot, where the operation has them; the
     interpreter makes its call twice."""
     operation = OPERATIONS[op]
@@ -162,7 +163,7 @@ def test_where_no_state_is_written_none_is_compared(op: str, agree: Agreement) -
 
 @pytest.mark.parametrize("op", OPERATIONS)
 def test_whatever_is_wrong_fails_both(op: str, agree: Agreement) -> None:
-    scripts = {}
+    scripts: dict[Any, Any] = {}
     for number, fault in enumerate(FAULTS, list(OPERATIONS).index(op)):
         dtype, pool_dtype = PAIRS[number % len(PAIRS)]
         case = case_of(op, dtype, pool_dtype)

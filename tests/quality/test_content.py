@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from diffgdn import targets
-from diffgdn.cases.case import Case, Gates, Only, Values
+from diffgdn.cases.case import Case, Gates, Values
+from diffgdn.cases.sparsity import Only
 from diffgdn.findings import bucket
 from diffgdn.reference.noise import Contract
 from diffgdn.search import hypothesis_search

@@ -185,7 +185,8 @@ def test_errors_beyond_the_limit_are_counted_too() -> None:
 
 def stored(report: dict[str, Any]) -> dict[str, Any]:
     """As it reads back from a file."""
-    return json.loads(json.dumps(report, allow_nan=False))
+    found: dict[str, Any] = json.loads(json.dumps(report, allow_nan=False))
+    return found
 
 
 def event(case: Case, largest: float) -> CaseRun:
@@ -220,7 +221,8 @@ def test_an_infinite_error_has_no_margin() -> None:
 def test_the_oracles_share_of_the_time() -> None:
     """Over all operations; None where the oracle was not asked."""
     tally = Tally()
-    tally(CampaignStarted("eager", ("gdn.update", "gdn.decode"), "interpret", 1, 1, None, 2, "findings"))
+    operations = ("gdn.update", "gdn.decode")
+    tally(CampaignStarted(campaign.Config("eager", operations, "interpret", 1, 1, Path("findings"))))
     tally(CaseRun("gdn.update", "explore", 3.0, parts={"kernel": 1.0, "oracle": 2.0}))
     assert tally.oracle_share == pytest.approx(2 / 3)
     tally(CaseRun("gdn.decode", "explore", 1.0, parts={"kernel": 1.0}))
@@ -229,7 +231,7 @@ def test_the_oracles_share_of_the_time() -> None:
     assert Tally().oracle_share is None
 
 
-def explored(folder: Path, purpose: str, isolation: str) -> tuple[Tally, str]:
+def explored(folder: Path, mode: str, isolation: str) -> tuple[Tally, str]:
     """A small campaign on the eager target, and what it shows."""
     operations = ("gdn.decode", "kda.recurrent")
     config = campaign.Config(
@@ -241,7 +243,7 @@ def explored(folder: Path, purpose: str, isolation: str) -> tuple[Tally, str]:
         folder,
         max_cases=12,
         isolation=isolation,
-        purpose=purpose,
+        mode=mode,
     )
     screen, tally = io.StringIO(), Tally()
     report = ConsoleReport(Console(file=screen, width=80))
@@ -308,9 +310,10 @@ def test_a_plot_of_each_operation(tmp_path: Path) -> None:
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("one.png", "two.png"))
 
 
-def test_an_unknown_purpose_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="purpose: expected one of verdict, errors, vacuity, got 'speed'"):
-        campaign.Config("eager", ("gdn.decode",), "interpret", 1, 1, tmp_path, purpose="speed")
+def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
+    known = "oracle, errors, vacuity, relations, serving"
+    with pytest.raises(ValueError, match=f"mode: expected one of {known}, got 'speed'"):
+        campaign.Config("eager", ("gdn.decode",), "interpret", 1, 1, tmp_path, mode="speed")
 
 
 def test_the_eager_target_is_within_the_limit() -> None:

@@ -5,13 +5,15 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from diffgdn.backend import selection as backends
 from diffgdn.cases.case import Case
-from diffgdn.cli import run
+from diffgdn.cli import COMMANDS, cli, run
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import EXAMPLE, Finding
 
@@ -53,6 +55,14 @@ WRONG = [
         "fuzz --workers all",
         "Invalid value for '--workers': expected auto or a number from 1 to 1024, got 'all'",
     ),
+    ("bench --op nope", "--op: no operation matches 'nope'; known: gdn.extend, "),
+    ("bench --shape 3x3", "--shape: no shape '3x3'; known: 1x1, "),
+    ("bench --json .", "--json .: it is a folder"),
+    ("bench", "bench: timing kernels needs a GPU"),
+    ("selftest faults --max-cases 9", "Invalid value for '--max-cases': 9 is not in the range x>=100."),
+    ("selftest faults --json .", "--json .: it is a folder"),
+    ("selftest nope", "No such command 'nope'."),
+    ("replay --workers 0", "Invalid value for '--workers': expected auto or a number"),
     ("fuzz --seed -1", "Invalid value for '--seed': -1 is not in the range"),
     (
         "fuzz --backend cpu",
@@ -273,3 +283,95 @@ def test_an_interrupted_campaign_ends_at_once(folder: Path, number: signal.Signa
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "")
     assert list(folder.iterdir()) == []
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """Modules that are imported once a command line has run."""
+    told = "print(*sys.modules, file=sys.stderr)"
+    script = f"import sys; from diffgdn import cli; cli.run({list(arguments)!r}); {told}"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(ended.stderr.split())
+
+
+def test_help_imports_no_command_and_a_command_no_other() -> None:
+    assert not any(name.endswith("_command") for name in loaded_by("--help"))
+    fuzz = loaded_by("fuzz", "--help")
+    assert {name for name in fuzz if name.endswith("_command")} == {"diffgdn.cli.fuzz_command"}
+    assert not fuzz & {"torch", "triton", "hypothesis", "rich"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_begins_as_the_list_of_commands_says(name: str) -> None:
+    context = click.Context(cli)
+    command = cli.get_command(context, name)
+    assert command is not None
+    assert command.name == name
+    first = " ".join((command.help or "").split("\n\n")[0].split()).split(". ")[0]
+    assert first.rstrip(".") == COMMANDS[name][1].rstrip(".")
+
+
+def every_command(group: click.Group = cli, above: str = "") -> Iterator[tuple[str, click.Command]]:
+    """(name, command) of all, `corpus list` for one below a group."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from every_command(command, f"{above}{name} ")
+        else:
+            yield f"{above}{name}", command
+
+
+SHARED = {
+    "--op": {"fuzz", "calibrate", "resolution", "selftest resolution", "bench"},
+    "--max-time": {"fuzz", "calibrate", "serving", "resolution", "selftest resolution", "shrink"},
+    "--max-cases": {"fuzz", "calibrate", "serving", "resolution", "selftest resolution", "selftest faults"},
+    "--seed": {"fuzz", "calibrate", "serving", "resolution", "selftest resolution", "selftest faults"},
+    "--workers": {"fuzz", "calibrate", "serving", "resolution", "selftest resolution"}
+    | {"replay", "shrink", "corpus prune"},
+    "--json": {
+        "fuzz",
+        "calibrate",
+        "serving",
+        "resolution",
+        "selftest resolution",
+        "selftest faults",
+        "bench",
+    },
+    "--backend": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "selftest faults"},
+    "--hang-after": {"fuzz", "calibrate", "serving", "replay", "shrink"},
+    "--isolation": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "corpus prune"},
+}
+KINDS = {  # what a value of it is, wherever it is taken
+    "--max-time": "time",
+    "--max-cases": "integer range",
+    "--seed": "integer range",
+    "--workers": "workers",
+    "--json": "path",
+    "--backend": "choice",
+    "--hang-after": "time",
+    "--isolation": "choice",
+    "--op": "text",
+}
+
+
+@pytest.mark.parametrize("option", SHARED)
+def test_an_option_is_spelled_alike_on_every_command(option: str) -> None:
+    having = {
+        name: parameter
+        for name, command in every_command()
+        for parameter in command.params
+        if option in parameter.opts
+    }
+    assert set(having) == SHARED[option]
+    assert {parameter.type.name for parameter in having.values()} == {KINDS[option]}
+    assert len({parameter.name for parameter in having.values()}) == 1
+
+
+def test_an_old_spelling_still_works_and_is_not_shown() -> None:
+    old = [("serving", "--max-traces"), ("resolution", "--cases"), ("selftest faults", "--cases")]
+    commands = dict(every_command())
+    for name, spelling in old:
+        [option] = [parameter for parameter in commands[name].params if spelling in parameter.opts]
+        assert isinstance(option, click.Option)
+        assert option.hidden

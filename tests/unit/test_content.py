@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from diffgdn.cases.case import Case, Gates, Only, Pool, Values
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.sparsity import Only
 from diffgdn.search import sparsify
 from diffgdn.tensors import inputs
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from diffgdn.cases.case import Case, Edit, Pool
-from diffgdn.cases.trace import Step, Trace
+from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_steps import Step
 from diffgdn.cli import run
 from diffgdn.findings import corpus, parse
 from diffgdn.findings.corpus import Corpus
@@ -194,7 +195,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("strange")
 
 
-def seen(folder: Path) -> list[tuple[str, int, int]]:
+def seen(folder: Path) -> list[tuple[str, float, float]]:
     return sorted((str(path), *path.lstat()[6:9:2]) for path in folder.resolve().parent.rglob("*"))
 
 

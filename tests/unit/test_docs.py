@@ -16,19 +16,18 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import pytest
 
-from diffgdn.bench import __main__ as bench
 from diffgdn.cases import case as cases
 from diffgdn.cases import trace
 from diffgdn.cases.operations import FAMILIES, KINDS
 from diffgdn.cases.sparsity import Only
+from diffgdn.cases.trace_steps import Step
 from diffgdn.cli import cli
 from diffgdn.pytest_plugin import plugin_options
-from diffgdn.selftest import planted_faults
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "tests" / "corpus" / "README.md"])
@@ -36,7 +35,6 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 STANDS_FOR = {"N": "2", "T": "vk", "P": "*", "D": "bfloat16", "TIME": "60s", "SEED": "1"}
 STARTS = ("diffgdn ", "make ", "python ", "pip install ")
-MODULES = {"diffgdn.bench": bench.main, "diffgdn.selftest.planted_faults": planted_faults.main}
 
 
 class Block(NamedTuple):
@@ -91,9 +89,12 @@ def words(line: str) -> list[str]:
 def parse(command: click.Command, given: list[str]) -> None:
     """Parse the arguments of a command, or of one below a group. Raises click.UsageError; nothing is run."""
     name = command.name or ""
-    while isinstance(command, click.Group) and given and given[0] in command.commands:
+    while isinstance(command, click.Group) and given:
+        below = command.get_command(click.Context(command), given[0])
+        if below is None:
+            break
         name, *given = given
-        command = command.commands[name]
+        command = below
     if isinstance(command, click.Group) and given and not given[0].startswith("-"):
         raise click.UsageError(f"no command {given[0]}")
     try:
@@ -156,8 +157,6 @@ def read(line: str) -> None:
         parse_pip(given)
     elif given[:2] == ["-m", "pytest"]:
         parse_pytest(given[2:])
-    elif given[0] == "-m":
-        parse(MODULES[given[1]], given[2:])
     else:
         assert given[0].endswith(".py"), line
 
@@ -173,14 +172,14 @@ def test_a_command_on_a_page_can_be_typed(page: str, line: str) -> None:
         "diffgdn fuzz --fast",
         "diffgdn fuzzy",
         "diffgdn fuzz --op",
-        "diffgdn resolution [--cases few]",
+        "diffgdn resolution [--max-cases few]",
         "make fuzzy",
         "make fuzz SPEED=9",
         "make fuzz ARGS='--fast'",
         "make test EXTRAS=all",
         "python -m pytest tests/nowhere",
         "python -m pytest --hypothesis-profile=slow",
-        "python -m diffgdn.bench --fast",
+        "diffgdn bench --fast",
         "pip install '.[all]'",
     ],
 )
@@ -191,7 +190,9 @@ def test_a_command_that_does_not_exist_is_noticed(line: str) -> None:
 
 def test_every_command_is_on_the_page_of_commands() -> None:
     page = (ROOT / "docs" / "commands.md").read_text()
-    for name, command in cli.commands.items():
+    context = click.Context(cli)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
         assert f"`diffgdn {name}`" in page
         for below in command.commands if isinstance(command, click.Group) else ():
             assert f"`{below}`" in page
@@ -220,9 +221,9 @@ def test_python_on_a_page_compiles(page: str, text: str) -> None:
 VALUE = re.compile(r"\b(?:Case|Trace)\((?:op|family)=[^`\n]*\)(?=`|$)", re.MULTILINE)
 NAMES = {
     name: getattr(module, name)
-    for module, names in ((cases, ("Case", "Pool", "Gates", "Values", "Edit")), (trace, ("Trace", "Step")))
+    for module, names in ((cases, ("Case", "Pool", "Gates", "Values", "Edit")), (trace, ("Trace",)))
     for name in names
-} | {"Only": Only}
+} | {"Only": Only, "Step": Step}
 SHOWN = sorted({text for page in PAGES for text in VALUE.findall(page.read_text())})
 
 
@@ -239,7 +240,7 @@ def test_a_case_on_a_page_evaluates_and_is_printed_so(text: str) -> None:
 
 def test_the_tests_of_pytest_md_run_as_they_stand(tmp_path: Path) -> None:
     """conftest.py, the test and the kernel of README, in a folder of their own."""
-    shown = {page: [] for page, _ in PYTHON} | {"README.md": []}
+    shown = {page: list[str]() for page, _ in PYTHON} | {"README.md": list[str]()}
     for page, text in PYTHON:
         shown[page].append(text)
     conftest, test = shown["docs/pytest.md"]
@@ -288,6 +289,51 @@ def test_every_page_is_in_a_table_of_contents() -> None:
     assert {path for path in pages if "_build" not in path.parts} == listed
 
 
+def explained() -> set[str]:
+    """Words of the glossary: its headings, and what it has in bold, in small letters."""
+    text = (ROOT / "docs" / "glossary.md").read_text()
+    found = re.findall(r"^### (.*)$", text, re.MULTILINE) + re.findall(r"\*\*(.+?)\*\*", text)
+    return {word.lower() for word in found}
+
+
+def test_the_glossary_has_every_bold_word_of_the_architecture() -> None:
+    bold = re.findall(r"\*\*(.+?)\*\*", (ROOT / "ARCHITECTURE.md").read_text())
+    assert len(bold) >= 10
+    assert [word for word in bold if not {word.lower(), word.lower().removesuffix("s")} & explained()] == []
+
+
+def test_the_glossary_has_every_folder_of_the_framework() -> None:
+    folders = [path.parent.name for path in sorted((ROOT / "diffgdn").glob("*/__init__.py"))]
+    assert len(folders) > 10
+    assert [name for name in folders if name not in explained()] == []
+
+
+def test_the_glossary_explains_a_word_once() -> None:
+    headings = re.findall(r"^### (.*)$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    assert sorted({heading.lower() for heading in headings}) == sorted(
+        heading.lower() for heading in headings
+    )
+
+
+def named_files() -> list[tuple[str, str]]:
+    """(page, path) of every file and folder of ours that a page names in backquotes, from the root."""
+    found = set()
+    for page in [*(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "README.md"]:
+        prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for path in re.findall(r"`((?:diffgdn|strategies|kernels|tests|tools|docs)/[\w./-]*)`", prose):
+            found.add((str(page.relative_to(ROOT)), path))
+    return sorted(found)
+
+
+FROM_THE_GUIDES = {"diffgdn/targets/loop.py"}  # made by who follows them
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    named = named_files()
+    assert len(named) > 60
+    assert [one for one in named if not (ROOT / one[1]).exists() and one[1] not in FROM_THE_GUIDES] == []
+
+
 def test_readme_names_every_page_of_docs() -> None:
     """Its table of contents is the way in for who reads no site."""
     readme = (ROOT / "README.md").read_text()
@@ -300,7 +346,7 @@ def test_readme_names_every_page_of_docs() -> None:
 def test_the_version_is_stated_once() -> None:
     assert PYPROJECT["project"]["dynamic"] == ["version"]
     module = ast.parse((ROOT / "diffgdn" / "__init__.py").read_text())
-    stated = [
+    stated: list[Any] = [
         node.value.value
         for node in module.body
         if isinstance(node, ast.Assign)

@@ -70,7 +70,10 @@ def element(arguments: Arguments, name: str, offset: int) -> Tensor:
 
 
 def write(name: str, offset: int) -> Act:
-    return lambda case, arguments, results: element(arguments, name, offset).fill_(1)
+    def act(case: Case, arguments: Arguments, results: dict[str, Tensor]) -> None:
+        element(arguments, name, offset).fill_(1)
+
+    return act
 
 
 def read(name: str, offset: int) -> Act:

@@ -38,6 +38,13 @@ def test_test_runs_the_ci_profile_on_all_cores() -> None:
     assert test.split()[1:] == ["-m", "pytest", "-n", "auto", "--hypothesis-profile=ci"]
 
 
+def test_a_locked_setup_is_one_where_it_is_asked_for() -> None:
+    for goal in ("fuzz", "test", "lint", "docs", "coverage"):
+        setup, *_ = dry_run(goal, "LOCKED=1").splitlines()
+        assert "--locked" in setup.split()
+    assert "--locked" not in dry_run("test")
+
+
 def test_docs_are_built_with_every_warning_an_error() -> None:
     setup, build = dry_run("docs").splitlines()
     assert setup.split()[-1] == "docs"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from diffgdn.cases.case import Case, Gates, Only, Pool, Values
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.sparsity import Only
 from diffgdn.reference import noise
 from diffgdn.targets.base import default_contract
 from diffgdn.tensors import inputs

@@ -235,6 +235,22 @@ def test_workers_change_no_figure() -> None:
     assert {one.op for one in alone} == set(ops)
 
 
+def test_without_a_number_of_cases_it_goes_on_until_the_time_is_up() -> None:
+    """Each operation has one batch, however short the time."""
+    ops = ("gdn.packed_decode", "kda.packed_decode")
+    done: list[int] = []
+    found = study.run(study.Study(ops, cases=None, seed=5), done.append, max_seconds=0.001)
+    assert len(done) == len(ops)
+    assert {one.op for one in found} == set(ops)
+
+
+def test_the_number_of_batches_is_that_of_the_batches() -> None:
+    for cases in (1, 10, 11, 30):
+        asked = study.Study(("gdn.decode", "kda.decode"), cases=cases, seed=5)
+        assert asked.number_of_batches == len(list(asked.batches()))
+        assert sum(count for *_, count in asked.batches()) == 2 * cases
+
+
 def test_the_99th_of_a_hundred() -> None:
     sizes: list[float | None] = [float(i) for i in range(100, 0, -1)]
     assert summary.quantile(sizes, 0.99) == 99.0

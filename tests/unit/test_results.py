@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_without_a_kernel_it_is_the_same_but_for_a_state_returned_again(case: Ca
 
 
 def test_final_states_of_gdn_recurrent_are_fp32_and_of_the_others_as_given() -> None:
-    given = {"pool": Pool(indices=(), dtype="bfloat16")}
+    given: dict[str, Any] = {"pool": Pool(indices=(), dtype="bfloat16")}
     assert result_of(Case("gdn.recurrent", **given), "final").dtype == "float32"
     assert result_of(Case("kda.recurrent", **given), "final").dtype == "bfloat16"
     assert result_of(Case("gdn.extend", pool=Pool(dtype="float16")), "final").dtype == "float16"

@@ -4,6 +4,7 @@ shape makes them right."""
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -46,20 +47,20 @@ def asked(case: Case) -> dict[str, bool]:
 
 
 @pytest.mark.parametrize("case", [INFORMATIVE, KEPT, RETURNED, CHUNKED, RAW], ids=lambda case: case.op)
-def test_an_informative_case_rejects_every_wrong_result(case):
+def test_an_informative_case_rejects_every_wrong_result(case: Case) -> None:
     """All eight apply, and not one passes."""
     assert asked(case) == dict.fromkeys(WRONG, True)
 
 
 @pytest.mark.parametrize("case", [INFORMATIVE, KEPT, RETURNED, CHUNKED, RAW], ids=lambda case: case.op)
-def test_right_results_pass(case):
+def test_right_results_pass(case: Case) -> None:
     """What is rejected is wrong: the truth, rounded once, is not."""
     right = vacuity.prepare(case, EAGER.contract(case.op))
     assert not vacuity.rejects(right, right.results)
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_vacuous_case_lets_it_pass(name):
+def test_a_vacuous_case_lets_it_pass(name: str) -> None:
     """Measuring means that a case can fail to notice."""
     assert WRONG[name].unless(VACUOUS[name]) is None
     assert asked(VACUOUS[name])[name] is False
@@ -98,13 +99,13 @@ def test_a_vacuous_case_lets_it_pass(name):
         ("last token dropped", replace(INFORMATIVE, lens=(0, 0)), "none can be dropped"),
     ],
 )
-def test_a_wrong_result_that_is_right_is_not_asked_for(name, case, why):
+def test_a_wrong_result_that_is_right_is_not_asked_for(name: str, case: Case, why: str) -> None:
     """Where a case's shape leaves no way to be wrong, it says why, and the answers leave it out."""
     assert why in (WRONG[name].unless(case) or "")
     assert name not in asked(case)
 
 
-def test_a_dropped_token_is_missing_from_output_and_state():
+def test_a_dropped_token_is_missing_from_output_and_state() -> None:
     """Either alone is enough to be noticed; other tokens have their output."""
     right = vacuity.prepare(INFORMATIVE, EAGER.contract(INFORMATIVE.op))
     (wrong,) = WRONG["last token dropped"].make(right)
@@ -113,21 +114,21 @@ def test_a_dropped_token_is_missing_from_output_and_state():
     assert all(vacuity.rejects(right, {name: wrong[name]}) for name in ("o", "state"))
 
 
-def test_weak_gates_forget_nothing():
+def test_weak_gates_forget_nothing() -> None:
     """Under the law of strong decay it is the strength that says whether the state before a token matters."""
     weak = replace(INFORMATIVE, gates=Gates(law="underflow", strength=0.0078125))
     assert asked(weak)["neighbour's slot"] is True
 
 
-def test_a_stale_output_needs_other_numbers():
+def test_a_stale_output_needs_other_numbers() -> None:
     """Where the call before this one had the very same tensors, its output is no mistake."""
     assert "stale output" not in asked(VACUOUS["swapped heads"])
 
 
-def test_a_refused_case_is_not_asked():
+def test_a_refused_case_is_not_asked() -> None:
     """What the target does not take has no contract to measure against."""
 
-    class Picky(type(EAGER)):
+    class Picky(type(EAGER)):  # type: ignore[misc]
         def refuses(self, case: Case, backend: str) -> str | None:
             return "not today"
 
@@ -135,7 +136,7 @@ def test_a_refused_case_is_not_asked():
     assert (verdict.refused, verdict.rejected) == ("not today", {})
 
 
-def test_exact_cases_are_told_apart():
+def test_exact_cases_are_told_apart() -> None:
     """The verdict says whether the tolerance was zero."""
     exact = replace(
         INFORMATIVE, values=Values(law="exact"), gates=Gates(law="exact", beta="exact"), scale=1.0
@@ -145,14 +146,16 @@ def test_exact_cases_are_told_apart():
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
-def test_emulated_results_are_those_of_a_run(op):
+def test_emulated_results_are_those_of_a_run(op: str) -> None:
     """Names, shapes and dtypes of the results that wrong ones are made of: what the eager target leaves."""
     from diffgdn.tensors import inputs
     from diffgdn.tensors.layout import arrange
     from diffgdn.verdict.execute import Run
 
     length = 1 if OPERATIONS[op].single_token else 2
-    keeps = {"steps": length, "buffer": 2, "rows": (1, -1)} if OPERATIONS[op].keeps_steps else {}
+    keeps: dict[str, Any] = (
+        {"steps": length, "buffer": 2, "rows": (1, -1)} if OPERATIONS[op].keeps_steps else {}
+    )
     case = Case(
         op,
         (length, length),
@@ -175,7 +178,7 @@ def test_emulated_results_are_those_of_a_run(op):
     assert all(torch.allclose(ours[name].double(), kernel[name].double(), atol=0.05) for name in ours)
 
 
-def test_every_rounding_of_a_contract_can_be_made():
+def test_every_rounding_of_a_contract_can_be_made() -> None:
     """Results of a kernel that rounds wherever it may differ from the truth, and pass."""
     right = vacuity.prepare(RAW, EAGER.contract(RAW.op))
     rounded = reference_kernel.computed(RAW, right.data, EAGER.contract(RAW.op))
