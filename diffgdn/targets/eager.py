@@ -42,7 +42,7 @@ class Eager:
         g, beta = _gates(case, arguments)
         out = torch.zeros(case.tokens, case.HV, case.V, dtype=dtype, device=v.device)
         finals, boundaries = [], []
-        slots, kept_rows = _named(case, arguments, "indices"), _named(case, arguments, "rows")
+        slots, kept_rows = _read_indices(case, arguments, "indices"), _read_indices(case, arguments, "rows")
         for n, length in enumerate(case.lens):
             start = case.starts[n]
             part = slice(start, start + length)
@@ -108,7 +108,7 @@ def _gates(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor]:
     )
 
 
-def _named(case: Case, arguments: Arguments, name: str) -> list[int]:
+def _read_indices(case: Case, arguments: Arguments, name: str) -> list[int]:
     """Read the caller's slot or row of each sequence; its own number if no tensor is given."""
     tensor = arguments.get(name)
     return list(range(len(case.lens))) if tensor is None else tensor.tolist()

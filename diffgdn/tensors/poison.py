@@ -24,7 +24,7 @@ PARTS = ("guards", "inside")  # of fresh memory that is poisoned
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
-def _repeated(pattern: int, size: int) -> int:
+def _repeat(pattern: int, size: int) -> int:
     """Repeat a 16-bit pattern to an integer of `size` bytes."""
     return int.from_bytes(pattern.to_bytes(2, "little") * (size // 2), "little")
 
@@ -36,7 +36,7 @@ def fill(tensor: Tensor, pattern: int = POISON) -> Tensor:
     """
     size = tensor.dtype.itemsize
     if tensor.numel() and size in _WORDS and not tensor.dtype.is_complex:
-        tensor.view(_WORDS[size]).fill_(_repeated(pattern, size))
+        tensor.view(_WORDS[size]).fill_(_repeat(pattern, size))
     return tensor
 
 
@@ -50,7 +50,7 @@ def unwritten(tensor: Tensor, pattern: int = FRESH) -> Tensor:
     """Mark the elements of a float tensor that still hold the pattern that memory was filled with: bool, of
     its shape."""
     size = tensor.dtype.itemsize
-    return tensor.contiguous().view(_WORDS[size]) == _repeated(pattern, size)
+    return tensor.contiguous().view(_WORDS[size]) == _repeat(pattern, size)
 
 
 @dataclass(frozen=True)

@@ -164,11 +164,11 @@ def collect(
             held = arguments[result.lies]
             out[result.name] = (held.mT if layout == "kv" else held)[result.index]
         elif result.name in returned:
-            out[result.name] = _shaped(result, returned[result.name], layout)
+            out[result.name] = _shape(result, returned[result.name], layout)
     return out
 
 
-def _shaped(result: Result, tensor: Tensor, layout: str) -> Tensor:
+def _shape(result: Result, tensor: Tensor, layout: str) -> Tensor:
     """View a returned tensor in the shape of its result. Raises WrongSize."""
     inner = result.shape[1:]
     expected = result.held * math.prod(inner)

@@ -14,7 +14,7 @@ from torch import Tensor
 ALIGNED = 16  # bytes
 
 
-def moved(tensors: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
+def move(tensors: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
     """Move tensors to a device in one transfer, and return all by name.
 
     Tensors that are there already come back as they are; the others, which must lie on one device, as

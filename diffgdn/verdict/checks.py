@@ -146,7 +146,7 @@ def check_finite(
             comparison.case.op,
             comparison.name,
             comparison.place(index),
-            f"memory that must not be read reached the result{_named(source(mask))} "
+            f"memory that must not be read reached the result{_name_leak(source(mask))} "
             f"({_count(mask)}; finite once it is zero)",
         )
     raise NotFinite(
@@ -158,7 +158,8 @@ def check_finite(
     )
 
 
-def _named(source: str | None) -> str:
+def _name_leak(source: str | None) -> str:
+    """Append the leaking memory to a message, if it is known."""
     return "" if source is None else f": {source}"
 
 

@@ -17,7 +17,7 @@ from diffgdn.strategies import geometries
 from diffgdn.targets.base import default_contract
 from diffgdn.tensors import inputs
 from diffgdn.tensors.layout import arrange
-from diffgdn.tensors.transfer import moved
+from diffgdn.tensors.transfer import move
 from diffgdn.verdict.failures import Verdict
 
 pytestmark = pytest.mark.gpu
@@ -93,6 +93,6 @@ def test_bits_arrive_on_a_gpu_and_come_back() -> None:
         "turned": torch.arange(12, dtype=torch.float64).view(3, 4).T,
         "none": torch.empty(0, 7, dtype=torch.int64),
     }
-    back = moved(moved(tensors, "cuda"), "cpu")
+    back = move(move(tensors, "cuda"), "cpu")
     for name, tensor in tensors.items():
         assert torch.equal(back[name], tensor), name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diffgdn.tensors.transfer import moved
+from diffgdn.tensors.transfer import move
 
 TENSORS = {
     "half": torch.arange(3, dtype=torch.float16),
@@ -16,11 +16,11 @@ TENSORS = {
 
 
 def test_tensors_that_are_there_stay_as_they_are() -> None:
-    assert all(moved(TENSORS, "cpu")[name] is tensor for name, tensor in TENSORS.items())
+    assert all(move(TENSORS, "cpu")[name] is tensor for name, tensor in TENSORS.items())
 
 
 def test_shapes_and_dtypes_arrive() -> None:
-    there = moved({**TENSORS, "there": torch.empty(2, device="meta")}, "meta")
+    there = move({**TENSORS, "there": torch.empty(2, device="meta")}, "meta")
     assert list(there) == [*TENSORS, "there"]
     for name, tensor in TENSORS.items():
         assert (there[name].shape, there[name].dtype) == (tensor.shape, tensor.dtype)

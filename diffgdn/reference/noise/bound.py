@@ -31,7 +31,7 @@ from diffgdn.reference.oracle import chunked as form
 from diffgdn.reference.oracle import recurrence as form_by_step
 from diffgdn.reference.oracle.lanes import Lanes, make
 from diffgdn.tensors.inputs import Data
-from diffgdn.tensors.transfer import moved
+from diffgdn.tensors.transfer import move
 
 SAMPLES = 8
 # The samples times what an element is pooled with are at least so many. Chunks, whose matrices are as large
@@ -79,7 +79,7 @@ def reference(
             its dtype.
         device: where it is computed; the reference comes back on the CPU.
     """
-    data = moved(data, device)
+    data = move(data, device)
     lanes = make(case, data, Exact(), device)
     if case.values.law == "exact":
         truth = oracle.along(case, lanes, Exact())
@@ -92,7 +92,7 @@ def reference(
 def _on_cpu(truth: Expected, noise: dict[str, Tensor], exact: bool, conditions: tuple[str, ...]) -> Reference:
     """Move a reference to the CPU, all of its tensors in one transfer."""
     parts = {f"truth {name}": tensor for name, tensor in truth.items().items()}
-    parts = moved(parts | noise, "cpu")
+    parts = move(parts | noise, "cpu")
     expected = Expected(**{name: parts[f"truth {name}"] for name in truth.items()})
     return Reference(expected, {name: parts[name] for name in noise}, exact, conditions)
 
@@ -109,7 +109,7 @@ def measure(
     Returns:
         by name of the truth, tensors of its shape in float64.
     """
-    data = moved(data, device)
+    data = move(data, device)
     return _first_order(case, data, make(case, data, Exact(), device), contract)[1]
 
 

@@ -18,7 +18,7 @@ from diffgdn.cases.case import Case
 from diffgdn.reference.noise.contract import Contract, Size
 from diffgdn.reference.noise.draws import Draws
 from diffgdn.reference.oracle.lanes import Lanes, Layout
-from diffgdn.tensors.transfer import moved
+from diffgdn.tensors.transfer import move
 
 DECAY_STEPS = 64.0  # to 1 in a log decay: exp2 is looked up by the leading bits of its argument
 # From here on a decay is below the normal numbers of fp32, give or take its own error, and may be taken for
@@ -89,7 +89,7 @@ def _gates(
         g, absolute, [samples, T, L, 1 or K], and beta, relative, [samples, T, L, 1].
     """
     width = case.K if case.operation.is_kda else 1
-    data = moved({name: data[name] for name in ("a", "dt_bias", "A_log")}, lanes.v.device)
+    data = move({name: data[name] for name in ("a", "dt_bias", "A_log")}, lanes.v.device)
     raw = data["a"].double().view(case.tokens, case.HV, width)
     raw = raw + data["dt_bias"].double().view(case.HV, width)
     rate = torch.exp(data["A_log"].double()).view(1, case.HV, 1).expand(case.tokens, case.HV, 1)

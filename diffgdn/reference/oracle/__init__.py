@@ -14,7 +14,7 @@ from torch import Tensor
 from diffgdn.cases.case import Case
 from diffgdn.reference.oracle import chunked, lanes, recurrence
 from diffgdn.reference.oracle.lanes import Exact, Rounding
-from diffgdn.tensors.transfer import moved
+from diffgdn.tensors.transfer import move
 
 __all__ = ["Exact", "Expected", "Rounding", "chunked_form", "expected"]
 
@@ -63,7 +63,7 @@ def _pick(case: Case, padded: Tensor, inner: int, counts: list[int]) -> Tensor:
         return padded[: counts[0]].movedim(0, lane_axis - 1)
     time = [t for count in counts for t in range(count)]
     sequence = [n for n, count in enumerate(counts) for _ in range(count)]
-    index = moved({"index": torch.tensor([time, sequence], dtype=torch.int64)}, padded.device)["index"]
+    index = move({"index": torch.tensor([time, sequence], dtype=torch.int64)}, padded.device)["index"]
     split = torch.unflatten(padded, lane_axis, (N, case.HV)).movedim(lane_axis, 1)  # [T, N, ..., HV, d...]
     return split[index[0], index[1]].movedim(0, lane_axis - 1)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diffgdn.cases.case import Case
-from diffgdn.tensors.transfer import moved
+from diffgdn.tensors.transfer import move
 
 L2NORM_EPS = 1e-6
 
@@ -161,7 +161,7 @@ class Layout:
         """Lay the tokens of a case out on a device."""
         time = torch.arange(max(case.lens))[:, None]
         token = (torch.tensor(case.starts[:-1]) + time).clamp(max=max(case.tokens - 1, 0))
-        parts = moved({"live": time < torch.tensor(case.lens), "token": token}, device)
+        parts = move({"live": time < torch.tensor(case.lens), "token": token}, device)
         self.live, self._token = parts["live"], parts["token"]
 
     def spread(self, x: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ def make(
         rounding: applied to the l2norm and to raw gates; its `lead` becomes the leading dimensions.
         device: where the lanes are to lie.
     """
-    data = moved(data, device)
+    data = move(data, device)
     N, HV, group = len(case.lens), case.HV, case.HV // case.H
     layout = Layout(case, device)
     q, k = (data[name].double().expand(*rounding.lead, case.tokens, case.H, case.K) for name in "qk")
