@@ -21,7 +21,7 @@ endif
 help:
 	@echo "make fuzz   check kernels against the oracle for TIME=$(TIME)  [BACKEND=interpret|gpu] [EXTRAS=test,fla] [ARGS=...]"
 	@echo "make test   replay the corpus, then all tests                [BACKEND=interpret|gpu] [ARGS=...]"
-	@echo "make lint   ruff and mypy"
+	@echo "make lint   ruff, mypy and who imports whom"
 	@echo "make docs   the pages as a site, in docs/_build/html"
 	@echo "make coverage  all tests, and what they reached      [ARGS=...]"
 	@echo "make setup  .venv alone; every target above does this first"
@@ -36,9 +36,15 @@ fuzz: setup
 test: setup
 	@$(BIN)/python -m pytest -n auto --hypothesis-profile=ci $(ARGS)
 
+# Every tool has its say. lint-imports reads the one package that typecheck.sh lays out.
 lint:
 	@$(PYTHON) tools/bootstrap.py --torch "$(TORCH)" lint
-	@$(BIN)/ruff check .; ruff=$$?; tools/typecheck.sh && exit $$ruff
+	@status=0; \
+	$(BIN)/ruff check . || status=1; \
+	$(BIN)/ruff format --check . || status=1; \
+	tools/typecheck.sh || status=1; \
+	(cd build/typecheck && ../../$(BIN)/lint-imports --no-logo ../../pyproject.toml) || status=1; \
+	exit $$status
 
 # -n: every name is known; -W: a warning is an error, once all are told.
 docs:

@@ -7,7 +7,7 @@ device of the tensors, whichever is current.
 from .chunk.gdn import chunk_gated_delta_rule
 from .chunk.kda import chunk_kda
 from .packed_decode import fused_recurrent_gated_delta_rule_packed_decode, fused_recurrent_kda_packed_decode
-from .pool import fused_recurrent_gated_delta_rule_update, fused_sigmoid_gating_delta_rule_update
+from .pool_calls import fused_recurrent_gated_delta_rule_update, fused_sigmoid_gating_delta_rule_update
 from .sequences import fused_recurrent_gated_delta_rule, fused_recurrent_kda
 
 __all__ = [

@@ -20,15 +20,21 @@ MAX_HEAD_DIM = 256
 
 
 def wrong_value(name, expected, got):
+    """Return a ValueError that names the argument, what was expected and what came. To be raised."""
     return ValueError(f"{name}: expected {expected}, got {got}")
 
 
 def wrong_type(name, expected, got):
+    """Return a TypeError that names the argument, what was expected and what came. To be raised."""
     return TypeError(f"{name}: expected {expected}, got {got}")
 
 
 def tensor(name, x, dtypes=None, ndim=None):
-    """x is a tensor of one of these dtypes, and of one of these numbers of dimensions."""
+    """Check that x is a tensor of one of these dtypes, and of one of these numbers of dimensions.
+
+    dtypes, ndim: None for any; ndim: an int or several. Raises TypeError for no tensor or another dtype,
+    ValueError for another number of dimensions.
+    """
     if not isinstance(x, torch.Tensor):
         raise wrong_type(name, "a torch.Tensor", "None" if x is None else type(x).__name__)
     if dtypes is not None and x.dtype not in dtypes:
@@ -41,23 +47,25 @@ def tensor(name, x, dtypes=None, ndim=None):
 
 
 def shape(name, x, axes, sizes):
-    """x has exactly these sizes; axes says what they are called, such as "[B, T, HV]"."""
+    """Check that x has exactly these sizes. axes: what they are called, such as "[B, T, HV]"."""
     if tuple(x.shape) != tuple(sizes):
         raise wrong_value(name, f"shape {axes} = {tuple(sizes)}", tuple(x.shape))
 
 
 def last_dim_contiguous(name, x):
+    """Check that the last dimension of x has stride 1, or one element. All other strides may be any."""
     if x.shape[-1] > 1 and x.stride(-1) != 1:
         raise wrong_value(name, "its last dimension contiguous (stride 1)", f"stride {x.stride(-1)}")
 
 
 def contiguous(name, x):
+    """Check that x is contiguous as torch has it."""
     if not x.is_contiguous():
         raise wrong_value(name, "a contiguous tensor", f"strides {x.stride()} for shape {tuple(x.shape)}")
 
 
 def rows_apart(name, x):
-    """No two elements of a tensor that is written share an address (as they do after expand)."""
+    """Check that no two elements of x, which is written, share an address (as they do after expand)."""
     reach = 0
     for stride, size in sorted(
         (stride, size) for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1
@@ -72,7 +80,7 @@ def rows_apart(name, x):
 
 
 def one_device(tensors):
-    """All tensors of {name: tensor or None} are where the first one is, and kernels can run there."""
+    """Check that all of {name: tensor or None} are where the first one is, and that kernels can run there."""
     present = {name: x for name, x in tensors.items() if x is not None}
     first, x0 = next(iter(present.items()))
     for name, x in present.items():
@@ -85,19 +93,23 @@ def one_device(tensors):
 
 
 def heads(H, HV):
-    """Each query head serves the same number of value heads."""
+    """Check that each of H query heads serves the same number of the HV value heads."""
     if H < 1 or HV < 1 or HV % H:
         raise wrong_value("v", f"a number of value heads HV that is a multiple of q's H = {H}", f"HV = {HV}")
 
 
 def head_dims(K, V):
+    """Check that the head dimensions K (of q and k) and V (of v) are from 1 to MAX_HEAD_DIM."""
     for name, axis, dim in (("k", "K", K), ("v", "V", V)):
         if not 1 <= dim <= MAX_HEAD_DIM:
             raise wrong_value(name, f"a head dimension {axis} from 1 to {MAX_HEAD_DIM}", f"{axis} = {dim}")
 
 
 def number(name, x):
-    """A finite Python number."""
+    """Return x as a float if it is a finite Python number.
+
+    Raises TypeError for anything else (True and False too), ValueError for NaN and infinities.
+    """
     if isinstance(x, bool) or not isinstance(x, Real):
         raise wrong_type(name, "a number", type(x).__name__)
     if not math.isfinite(x):
@@ -106,28 +118,35 @@ def number(name, x):
 
 
 def scale_or_default(scale, K):
+    """Return the factor of q: K^-0.5 for None, else the finite number `scale`, zero included."""
     return K**-0.5 if scale is None else number("scale", scale)
 
 
 def flag(name, x):
+    """Check that x is True or False. Raises TypeError for anything else, 0 and 1 too."""
     if not isinstance(x, bool):
         raise wrong_type(name, "True or False", repr(x))
 
 
 def one_of(name, x, choices):
+    """Check that x equals one of these choices. Raises ValueError if not."""
     if x not in choices:
         raise wrong_value(name, " or ".join(map(repr, choices)), repr(x))
 
 
 def values_wanted(validate, x):
-    """Whether values are to be checked: as asked, or, unasked, where reading them synchronises nothing."""
+    """Return whether values are to be checked: as asked, or, unasked, where x is on a CPU.
+
+    Reading values of a GPU tensor waits for the GPU. Raises TypeError for another `validate` than True, False
+    and None.
+    """
     if validate is not None and not isinstance(validate, bool):
         raise wrong_type("validate", "True, False or None", repr(validate))
     return x.device.type == "cpu" if validate is None else validate
 
 
 def sequence_bounds(cu_seqlens):
-    """cu_seqlens is [N+1]; returns N."""
+    """Check that cu_seqlens is [N + 1], contiguous, int32 or int64; return N, the number of sequences."""
     tensor("cu_seqlens", cu_seqlens, INTEGERS, ndim=1)
     if cu_seqlens.numel() < 1:
         raise wrong_value("cu_seqlens", "N + 1 >= 1 elements", f"{cu_seqlens.numel()}")
@@ -136,7 +155,7 @@ def sequence_bounds(cu_seqlens):
 
 
 def values_of_cu_seqlens(cu_seqlens, tokens):
-    """0 = cu_seqlens[0] <= cu_seqlens[1] <= ... <= tokens; returns the bounds as a list."""
+    """Check 0 = cu_seqlens[0] <= cu_seqlens[1] <= ... <= tokens; return these bounds as a list."""
     bounds = cu_seqlens.tolist()
     if bounds[0] != 0:
         raise wrong_value("cu_seqlens", "cu_seqlens[0] = 0", bounds[0])
@@ -151,12 +170,16 @@ def values_of_cu_seqlens(cu_seqlens, tokens):
 
 
 def indices(name, x, N):
+    """Check that x is [N], int32 or int64, with any stride."""
     tensor(name, x, INTEGERS, ndim=1)
     shape(name, x, "[N]", (N,))
 
 
 def values_of_indices(name, x, rows, distinct, of):
-    """Indices are negative (padding) or rows of `of`; where that is written, the live ones differ."""
+    """Check that indices x are negative (padding) or below `rows`, the number of rows of the argument `of`.
+
+    distinct: `of` is written, so that no two of them that are not negative may be equal. Raises ValueError.
+    """
     live = [i for i in x.tolist() if i >= 0]
     for i in live:
         if i >= rows:
@@ -169,7 +192,11 @@ def values_of_indices(name, x, rows, distinct, of):
 
 
 def qkv(q, k, v):
-    """q, k [B, T, H, K] and v [B, T, HV, V] agree with each other; returns B, T, H, HV, K, V."""
+    """Check q, k [B, T, H, K] and v [B, T, HV, V] against each other; return B, T, H, HV, K, V.
+
+    All three in one dtype of fp32, bf16 and fp16, HV % H == 0, K and V from 1 to MAX_HEAD_DIM, the last
+    dimension contiguous.
+    """
     tensor("q", q, FLOATS, ndim=4)
     tensor("k", k, (q.dtype,), ndim=4)
     tensor("v", v, (q.dtype,), ndim=4)
@@ -186,14 +213,18 @@ def qkv(q, k, v):
 
 
 def per_token(name, x, axes, sizes, dtypes):
-    """A gate or beta: one of these dtypes, this shape, contiguous in the last dimension."""
+    """Check a gate or beta: one of these dtypes, this shape, contiguous in the last dimension."""
     tensor(name, x, dtypes)
     shape(name, x, axes, sizes)
     last_dim_contiguous(name, x)
 
 
 def states(name, x, rows, HV, V, K, layout, written):
-    """x holds states [rows, HV, V, K] (kv: [rows, HV, K, V]); rows None: any number. Any leading strides."""
+    """Check that x holds states [rows, HV, V, K] (layout "kv": [rows, HV, K, V]), of fp32, bf16 or fp16.
+
+    rows: None for any number. Any leading strides, the last dimension contiguous; written: no two elements
+    at one address.
+    """
     tensor(name, x, FLOATS, ndim=4)
     rows = x.shape[0] if rows is None else rows
     if layout == "kv":
@@ -206,7 +237,10 @@ def states(name, x, rows, HV, V, K, layout, written):
 
 
 def per_head(name, x, numel, axes, dtypes):
-    """A_log or dt_bias, of any shape and strides with this many elements; returns it flat and contiguous."""
+    """Check that x, A_log or dt_bias, has this many elements, in any shape; return it flat and contiguous.
+
+    axes: what the elements are, for the message. A copy is made where strides ask for it.
+    """
     tensor(name, x, dtypes)
     if x.numel() != numel:
         raise wrong_value(name, f"{numel} elements, {axes}", f"{x.numel()} (shape {tuple(x.shape)})")

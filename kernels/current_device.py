@@ -6,5 +6,5 @@ import torch
 
 
 def current(device):
-    """A context in which `device` is the current one. A CPU has no such notion: nothing is done."""
+    """Return a context in which `device` is the current one; one that does nothing for the CPU."""
     return nullcontext() if device.type == "cpu" else torch.get_device_module(device).device(device)

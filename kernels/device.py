@@ -1,6 +1,9 @@
 """Small @triton.jit helpers shared by the kernels: norms, gates, products.
 
-Everything here works on fp32 block values and returns fp32.
+Everything here works on fp32 block values and returns fp32. Decays are natural logs, zero or less: the state
+is multiplied by exp(g). The softplus gate is that of Mamba-2 (Dao and Gu 2024, "Transformers are SSMs"),
+which Gated DeltaNet takes over (Yang, Kautz and Hatamizadeh 2024), and Kimi Linear per channel (Kimi Team
+2025).
 """
 
 import triton
@@ -16,23 +19,23 @@ L2NORM_EPS = tl.constexpr(1e-6)
 
 @triton.jit
 def l2norm(b_x, AXIS: tl.constexpr):
-    """Scale b_x to unit length along AXIS: x / sqrt(sum(x^2) + 1e-6). b_x fp32, padding lanes zero."""
+    """Return b_x scaled to unit length along AXIS: x / sqrt(sum(x^2) + 1e-6). Lanes past its end are zero."""
     return b_x * (1.0 / tl.sqrt(tl.sum(b_x * b_x, axis=AXIS, keep_dims=True) + L2NORM_EPS))
 
 
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + exp(-x)), with exponentials of numbers <= 0 only: neither side overflows or loses digits."""
+    """Return 1 / (1 + exp(-x)), by exponentials of numbers <= 0 alone: nothing overflows or loses digits."""
     e = tl.exp(-tl.abs(x))
     return tl.where(x < 0, e, 1.0) / (1.0 + e)
 
 
 @triton.jit
 def softplus(x, beta, threshold):
-    """log(1 + exp(beta x)) / beta, and x itself where beta x is past the threshold.
+    """Return log(1 + exp(beta x)) / beta, and x itself where beta x is past the threshold. beta > 0.
 
-    log1p is formed as e * log(u) / (u - 1) with u = 1 + e rounded, which keeps its relative accuracy
-    for tiny e.
+    log1p is formed as e * log(u) / (u - 1) with u = 1 + e rounded, which keeps its relative accuracy for tiny
+    e (Goldberg 1991, "What Every Computer Scientist Should Know About Floating-Point Arithmetic", theorem 4).
     """
     bx = x * beta
     e = tl.exp(tl.minimum(bx, threshold))
@@ -44,23 +47,29 @@ def softplus(x, beta, threshold):
 
 @triton.jit
 def softplus_gate(x, A_log, beta, threshold):
-    """Natural log decay of the raw gate x = a + dt_bias: -exp(A_log) * softplus(x)."""
+    """Return the natural log decay of the raw gate x = a + dt_bias: -exp(A_log) * softplus(x).
+
+    beta, threshold: those of softplus.
+    """
     return -tl.exp(A_log) * softplus(x, beta, threshold)
 
 
 @triton.jit
 def bounded_gate(x, A_log, lower_bound):
-    """Natural log decay of the raw gate x = a + dt_bias, bounded: lower_bound * sigmoid(exp(A_log) * x)."""
+    """Return the natural log decay of the raw gate x = a + dt_bias, from lower_bound (below zero) to 0.
+
+    It is lower_bound * sigmoid(exp(A_log) * x).
+    """
     return lower_bound * sigmoid(tl.exp(A_log) * x)
 
 
 @triton.jit
 def dot(b_a, b_b):
-    """b_a @ b_b accumulated in fp32; fp32 operands multiply in IEEE fp32, never tf32."""
+    """Return b_a @ b_b in fp32, accumulated in fp32; fp32 operands multiply in IEEE fp32, never tf32."""
     return tl.dot(b_a, b_b, input_precision="ieee")
 
 
 @triton.jit
 def dot_add(b_a, b_b, b_acc):
-    """b_acc + b_a @ b_b, as dot does it."""
+    """Return b_acc + b_a @ b_b, accumulated into b_acc [fp32] as dot does it."""
     return tl.dot(b_a, b_b, acc=b_acc, input_precision="ieee")

@@ -10,7 +10,7 @@ def fused_recurrent_gated_delta_rule_packed_decode(
     mixed_qkv, a, b, A_log, dt_bias, scale, initial_state, out, ssm_state_indices,
     use_qk_l2norm_in_kernel=False, *, batch_invariant=False, validate=None,
 ):  # fmt: skip
-    """One GDN token for each of B sequences.
+    """Decode one GDN token for each of B sequences.
 
     g = -exp(A_log) * softplus(a + dt_bias), beta = sigmoid(b), then S <- exp(g) S; S <- S + beta (v - S k)
     k^T; out = scale S q.
@@ -36,10 +36,10 @@ def fused_recurrent_kda_packed_decode(
     mixed_qkv, a, b, A_log, dt_bias, scale, initial_state, out, ssm_state_indices,
     use_qk_l2norm_in_kernel=False, lower_bound=None, *, batch_invariant=False, validate=None,
 ):  # fmt: skip
-    """One KDA token for each of B sequences: the packed decode of GDN, with gates per channel of K.
+    """Decode one KDA token for each of B sequences: the packed decode of GDN, with gates per channel of K.
 
     a [B, HV * K] (or [B, HV, K]), dt_bias HV * K elements. With lower_bound, g = lower_bound *
-    sigmoid(exp(A_log) * (a + dt_bias)).
+    sigmoid(exp(A_log) * (a + dt_bias)). Writes, returns and raises what that one does.
     """
     return _packed_decode(
         mixed_qkv, a, b, A_log, dt_bias, scale, initial_state, out, ssm_state_indices,
@@ -51,6 +51,7 @@ def _packed_decode(
     mixed_qkv, a, b, A_log, dt_bias, scale, pool, out, indices, l2norm, kda, lower_bound, batch_invariant,
     validate,
 ):  # fmt: skip
+    """Check the arguments of both functions and launch; kda: gates per channel. Returns (out, pool)."""
     check.tensor("mixed_qkv", mixed_qkv, check.FLOATS, ndim=2)
     check.last_dim_contiguous("mixed_qkv", mixed_qkv)
     check.tensor("initial_state", pool, check.FLOATS, ndim=4)

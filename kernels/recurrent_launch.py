@@ -4,11 +4,15 @@ import triton
 
 from . import tiles
 from .current_device import current
-from .recurrent import BOUNDED, GIVEN, SOFTPLUS, recurrent_kernel
+from .recurrent import recurrent_kernel
+from .recurrent_steps import BOUNDED, GIVEN, SOFTPLUS, Variant
 
 
 def packed_tokens(x, cu_seqlens):
-    """[B, T, ...] as [1, B*T, ...] where cu_seqlens cuts the sequences: a view, save for odd strides."""
+    """Return x [B, T, ...] as [1, B*T, ...] if cu_seqlens cuts the sequences: a view, save for odd strides.
+
+    x itself if it is None, or dense, or one batch row already.
+    """
     return x if cu_seqlens is None or x is None or x.shape[0] == 1 else x.flatten(0, 1).unsqueeze(0)
 
 
@@ -20,8 +24,9 @@ def launch(
 ):  # fmt: skip
     """Run all sequences of q, k [B, T, H, K], v, o [B, T, HV, V], g, beta [B, T, HV] (kda: g [B, T, HV, K]).
 
-    Writes o (None: not wanted), ht (h0 itself, or a tensor apart) and cache. raw: g is the raw gate and beta
-    raw.
+    g: natural log decay, or with raw the raw gate; beta, raw likewise, None for ones. Written: o (None: not
+    wanted), ht (h0 itself, or a tensor apart) and cache [rows, steps, HV, V, K], its first cache_steps steps.
+    The rest as the public functions have it. Nothing is checked, and nothing but packed_tokens copies.
     """
     q, k, v, g, beta, flat_o = (packed_tokens(x, cu_seqlens) for x in (q, k, v, g, beta, o))
     B, T, H, K = k.shape
@@ -42,28 +47,31 @@ def launch(
     sequence = (0, 1, 2) if cu_seqlens is None else (1, 1, 2)
 
     tile = tiles.pick(V, kda)
+    BK = max(triton.next_power_of_2(K), 16)
+    variant = Variant(
+        K=K, V=V, BK=BK, BV=tile.BV, WHOLE_ROWS=V % tile.BV == 0, WHOLE_COLUMNS=K == BK,
+        ALIGNED=all(is_aligned(x, batch_invariant) for x in rows_read),
+        PACKED_ROWS=all(x.shape[-2] == 1 or x.stride(-2) == row for x in states),
+        KV=kv, KDA=kda, L2NORM=l2norm, RAW_BETA=raw,
+        GATE=GIVEN.value if not raw else SOFTPLUS.value if lower_bound is None else BOUNDED.value,
+        ONE_TOKEN=cu_seqlens is None and T == 1, FINAL_APART=final_apart, ZERO_PADDED=zero_padded,
+    )  # fmt: skip
     grid = (N * HV * triton.cdiv(V, tile.BV),)
     with current(k.device):
         recurrent_kernel[grid](
             q, k, v, g, beta, A_log, dt_bias, flat_o, h0, ht, h_indices, cu_seqlens, cache, cache_indices,
-            parents, scale, 0.0 if lower_bound is None else lower_bound, softplus_beta, softplus_threshold,
+            parents, scale, (0.0 if lower_bound is None else lower_bound, softplus_beta, softplus_threshold),
             N, T, B * T, HV, HV // H, cache_steps, 0 if parents is None else parents.shape[1],
             *strides(q, sequence), *strides(k, sequence), *strides(v, sequence),
             *strides(g, sequence), *strides(beta, sequence), *strides(flat_o, sequence),
             *strides(h0, (0, 1, 2)), *strides(ht, (0, 1, 2)), *strides(cache, (0, 1, 2, 3)),
             *strides(h_indices, (0,)), *strides(cache_indices, (0,)), *strides(parents, (0, 1)),
-            K=K, V=V, BK=max(triton.next_power_of_2(K), 16), BV=tile.BV,
-            ALIGNED=all(is_aligned(x, batch_invariant) for x in rows_read),
-            PACKED_ROWS=all(x.shape[-2] == 1 or x.stride(-2) == row for x in states),
-            KV=kv, KDA=kda, L2NORM=l2norm, RAW_BETA=raw,
-            GATE=GIVEN.value if not raw else SOFTPLUS.value if lower_bound is None else BOUNDED.value,
-            ONE_TOKEN=cu_seqlens is None and T == 1, FINAL_APART=final_apart, ZERO_PADDED=zero_padded,
-            num_warps=tile.num_warps, num_stages=tile.num_stages,
+            VARIANT=variant, num_warps=tile.num_warps, num_stages=tile.num_stages,
         )  # fmt: skip
 
 
 def is_aligned(x, whatever_the_sizes):
-    """Whether the rows of x, its last dimension, all start on 16-byte boundaries.
+    """Return whether the rows of x, its last dimension, all start on 16-byte boundaries.
 
     The answer picks a variant of the kernel, and with it maybe the order of a sum: where the bits must not
     depend on the batch, the stride of a batch of one counts too.
@@ -77,5 +85,8 @@ def is_aligned(x, whatever_the_sizes):
 
 
 def strides(x, dims):
-    """The strides of these dimensions; one of a single element may say anything and is never stepped."""
+    """Return the strides of these dimensions, in elements; zeros if x is None.
+
+    That of a dimension of one element may say anything and is never stepped: zero too.
+    """
     return [0 if x is None or x.shape[dim] == 1 else x.stride(dim) for dim in dims]

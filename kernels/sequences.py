@@ -10,7 +10,10 @@ def fused_recurrent_gated_delta_rule(
     q, k, v, g, beta=None, scale=None, initial_state=None, output_final_state=False, cu_seqlens=None,
     use_qk_l2norm_in_kernel=False, *, batch_invariant=False, validate=None,
 ):  # fmt: skip
-    """Gated delta rule (GDN), token by token: S <- exp(g) S; S <- S + beta (v - S k) k^T; o = scale S q.
+    """Run whole sequences through the gated delta rule (GDN), token by token.
+
+    S <- exp(g) S; S <- S + beta (v - S k) k^T; o = scale S q (Yang, Kautz and Hatamizadeh 2024, "Gated Delta
+    Networks", section 3).
 
     Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; with cu_seqlens [N + 1] B is 1
     and T all tokens. Any strides, past 2^31 elements too, the last dimension contiguous; cu_seqlens
@@ -44,7 +47,9 @@ def fused_recurrent_kda(
     use_qk_l2norm_in_kernel=True, cu_seqlens=None, *, output_final_state=None, batch_invariant=False,
     validate=None,
 ):  # fmt: skip
-    """Kimi delta attention (KDA), token by token: one decay per channel of K.
+    """Run whole sequences through Kimi delta attention (KDA), token by token: one decay per channel of K.
+
+    S <- S diag(exp(g)), then as GDN (Kimi Team 2025, "Kimi Linear", section 3).
 
     Shapes, dtypes and the other arguments are those of fused_recurrent_gated_delta_rule, save g [B, T, HV,
     K]. inplace_final_state: the final state is written into initial_state, which is returned; an empty
@@ -52,7 +57,8 @@ def fused_recurrent_kda(
     initial_state's dtype (fp32 without one). output_final_state: None for a final state wherever there is an
     initial one or none is to be overwritten, True for one in any case, False for none that is new.
 
-    Returns (o, final state or None).
+    Returns (o, final state or None). Raises ValueError or TypeError, before anything is written, for
+    arguments that do not fit together.
     """
     B, T, H, HV, K, V = check.qkv(q, k, v)
     check.per_token("g", g, "[B, T, HV, K]", (B, T, HV, K), (torch.float32, q.dtype))
@@ -81,7 +87,10 @@ def fused_recurrent_kda(
 def _check(
     q, k, v, g, beta, scale, initial_state, cu_seqlens, l2norm, batch_invariant, validate, written=False
 ):
-    """What both functions ask of the rest of their arguments; returns N and the scale."""
+    """Check what both functions ask of the rest of their arguments; return N and the scale.
+
+    written: initial_state is overwritten. Raises ValueError or TypeError.
+    """
     B, T, H, K = q.shape
     HV, V = v.shape[2:]
     if beta is not None:

@@ -8,6 +8,8 @@ from .device import INTERPRETED
 
 
 class Tile(NamedTuple):
+    """How the recurrent kernel is cut and compiled."""
+
     BV: int  # rows of the state a program holds
     num_warps: int
     num_stages: int
@@ -30,6 +32,6 @@ override: Tile | None = None
 
 
 def pick(V, kda):
-    """The tile for states of V rows."""
+    """Return the tile for states of V rows: BV is at most V, rounded up to a power of two."""
     tile = override if override is not None else INTERPRETER if INTERPRETED else KDA if kda else GDN
     return tile._replace(BV=min(tile.BV, triton.next_power_of_2(V)))

@@ -1,5 +1,4 @@
-"""The strategy of cases: draws a build, heads, sequences, laws and flags, simplest first, and puts them
-together."""
+"""Draws cases: a build, heads, sequences, laws and flags, simplest first, put together."""
 
 from __future__ import annotations
 
@@ -11,9 +10,9 @@ from hypothesis.errors import InvalidArgument
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.strategies import geometries, laws, sizes
-from diffgdn.strategies.batch import Batch, among, draw_batch, rarely, whole
+from diffgdn.strategies.batch_layout import Batch, among, draw_batch, rarely, whole
+from diffgdn.strategies.informative import LEFT_AS_DRAWN, make_informative
 from diffgdn.strategies.menu import BACKENDS, STATES, Build, Menu, builds, exactable
-from diffgdn.strategies.telling import UNTOLD, telling
 
 LAYOUTS = ("vk", "kv")
 H_FEW = (1, 1, 1, 1, 2, 2, 3)
@@ -31,12 +30,13 @@ CROWDS = (2, 40, 264)  # heads of two sequences: with 64 states or fewer, with m
 def cases(
     op: str, *, backend: str = "interpret", menu: Menu | None = None, configs: int = 1, layout: str = "vk"
 ) -> st.SearchStrategy[Case]:
-    """Cases of an operation.
+    """Return the strategy of cases of an operation.
 
-    backend: "interpret" or "gpu", which decides how large they are. menu: what kernels specialise on comes
-    from its builds; None: anything goes. configs: entries of a foreign kernel's configuration list, one of
-    which each case is pinned to. layout: "vk" or "kv", of the target's states. Shrinks toward one sequence,
-    one head, one token, ones, and no gate. Raises InvalidArgument, with the value, for anything else.
+    op: a name of OPERATIONS. backend: "interpret" or "gpu", which decides how large they are. menu: what
+    kernels specialise on comes from its builds; None: anything goes. configs: entries of a foreign kernel's
+    configuration list, one of which each case is pinned to. layout: "vk" or "kv", of the target's states.
+    Shrinks toward one sequence, one head, one token, ones, and no gate. Raises InvalidArgument, with the
+    value, for anything else.
     """
     if op not in OPERATIONS:
         raise InvalidArgument(f"op={op!r}: expected one of {', '.join(OPERATIONS)}")
@@ -53,7 +53,10 @@ def cases(
 
 
 def _exact_draws(op: str, backend: str, menu: Menu | None) -> dict[str, st.SearchStrategy[bool]]:
-    """By dtype, whether a case is to be exact where it can be: more often where fewer builds allow it."""
+    """Return, by dtype, the draw of whether a case is to be exact if it can be.
+
+    It is True more often if fewer builds allow it, so that EXACT_SHARE of all cases are.
+    """
     wanted = EXACT_SHARE / LIVE_SHARE[OPERATIONS[op].has_pool]
     out = {}
     for dtype, share in exactable(op, backend, menu).items():
@@ -71,9 +74,10 @@ def _cases(
     configs: int,
     exactness: dict[str, st.SearchStrategy[bool]],
 ) -> Case:
+    """Draw one case. chosen: its build. exactness: by dtype, whether it is to be exact if it can be."""
     operation = OPERATIONS[op]
     # First: where Hypothesis leaves all the rest at its simplest, the case is to prove something too.
-    told = draw(among(False, *[True] * (UNTOLD - 1)))
+    informed = draw(among(False, *[True] * (LEFT_AS_DRAWN - 1)))
     build = draw(chosen)
     wanted_exact = draw(exactness[build.dtype])
     H, HV = _draw_heads(draw, operation, backend, build)
@@ -86,10 +90,11 @@ def _cases(
     edits = laws.draw_edits(draw, {} if exact else _editable(operation, build, batch, H, HV))
     case = _assemble(op, build, batch, H, HV, gates, values)
     case = replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)))
-    return telling(case) if told else case
+    return make_informative(case) if informed else case
 
 
 def _assemble(op: str, build: Build, batch: Batch, H: int, HV: int, gates: Gates, values: Values) -> Case:
+    """Return the case of these parts, without scale, edits and configuration."""
     return Case(
         op=op,
         lens=batch.lens,
@@ -118,7 +123,7 @@ def _assemble(op: str, build: Build, batch: Batch, H: int, HV: int, gates: Gates
 
 
 def _draw_heads(draw: st.DrawFn, operation: Operation, backend: str, build: Build) -> tuple[int, int]:
-    """H and HV: a few heads and their ratio; on a GPU at times those of a published model."""
+    """Draw H and HV: a few heads and their ratio; on a GPU at times those of a published model."""
     few = backend == "interpret"
     H = draw(among(*(H_FEW if few else H_MORE)))
     ratio = draw(among(*RATIOS))
@@ -131,7 +136,7 @@ def _draw_heads(draw: st.DrawFn, operation: Operation, backend: str, build: Buil
 
 
 def _editable(operation: Operation, build: Build, batch: Batch, H: int, HV: int) -> dict[str, int]:
-    """Elements of the tensors that may be edited, padding tokens left out."""
+    """Return how many elements each tensor that may be edited has, padding tokens left out."""
     tokens = sum(batch.lens)
     sizes = {"q": tokens * H * build.K, "k": tokens * H * build.K, "v": tokens * HV * build.V}
     if not (operation.raw_gates or build.raw):
@@ -140,18 +145,18 @@ def _editable(operation: Operation, build: Build, batch: Batch, H: int, HV: int)
 
 
 def representative(op: str, build: Build) -> Case:
-    """A small case that makes kernels compile the build."""
+    """Return a small case that makes kernels compile the build."""
     return representatives(op, build)[0]
 
 
 def representatives(op: str, build: Build) -> tuple[Case, ...]:
-    """Small cases that make kernels compile all that a build may meet: one, or for a crowded build one a
-    tile."""
+    """Return small cases that make kernels compile all that a build may meet: one; if crowded, one a tile."""
     many = build.crowded and not build.batch_invariant and not OPERATIONS[op].is_chunked
     return tuple(_representative(op, build, heads) for heads in (CROWDS if many else CROWDS[:1]))
 
 
 def _representative(op: str, build: Build, heads: int) -> Case:
+    """Return a case of two sequences with so many query heads and value heads."""
     operation = OPERATIONS[op]
     # Two of everything: a dimension of one element has no stride, and might pass for an aligned one.
     length = 1 if operation.single_token or (not build.packed and build.one) else 2

@@ -1,4 +1,4 @@
-"""Heads of published models: where kernels must be right first.
+"""Lists the heads of published models: where kernels must be right first.
 
 Query heads and value heads as the models' published configurations give them, K = V = 128 throughout.
 """
@@ -13,8 +13,11 @@ from diffgdn.cases.operations import FAMILIES, OPERATIONS
 
 @dataclass(frozen=True)
 class Geometry:
-    """Heads of a model, or of one of its tensor-parallel shards. lower_bound: of the kda gate, where the
-    model has one."""
+    """Heads of a model, or of one of its tensor-parallel shards.
+
+    family: "gdn" or "kda". H, HV: query and value heads. lower_bound: of the kda gate (natural log), None if
+    the model has none.
+    """
 
     name: str
     family: str
@@ -51,13 +54,13 @@ LENS = {  # small token counts that still cross a chunk, hold an empty sequence,
 
 
 def heads(family: str) -> tuple[tuple[int, int], ...]:
-    """(H, HV) of a family's models, fewest value heads first."""
+    """Return (H, HV) of a family's models, fewest value heads first."""
     pairs = {(geometry.H, geometry.HV) for geometry in GEOMETRIES if geometry.family == family}
     return tuple(sorted(pairs, key=lambda pair: (pair[1], pair[0])))
 
 
 def cases(op: str) -> list[Case]:
-    """One case a published geometry, with its full heads, realistic gates and a few tokens."""
+    """Return one case a published geometry of the operation's family: its heads, its gates, few tokens."""
     operation = OPERATIONS[op]
     lens = LENS[operation.kind]
     out = []

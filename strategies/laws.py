@@ -1,5 +1,7 @@
-"""Laws of the values and gates of a case, and edits of single elements. Numbers only:
-`diffgdn.tensors.inputs` makes the tensors."""
+"""Draws laws of the values and gates of a case, and edits of single elements.
+
+Numbers only: `diffgdn.tensors.inputs` makes the tensors.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from diffgdn.cases.case import Edit, Gates, Values
 from diffgdn.cases.operations import Operation
-from diffgdn.strategies.batch import Batch, among, rarely, whole
+from diffgdn.strategies.batch_layout import Batch, among, rarely, whole
 from diffgdn.strategies.menu import Build
 
 # Repeated to be drawn more often; the simplest first.
@@ -56,7 +58,7 @@ EDITS = {
 
 
 def can_be_exact(build: Build, batch: Batch) -> bool:
-    """Whether a case may leave nothing to round: a sequence with tokens has a state to read."""
+    """Return whether a case may leave nothing to round: a sequence with tokens has a state to read."""
     return build.can_be_exact and any(
         length > 0 and slot >= 0
         for length, slot in zip(batch.lens, batch.pool.indices or [0] * len(batch.lens), strict=True)
@@ -64,7 +66,10 @@ def can_be_exact(build: Build, batch: Batch) -> bool:
 
 
 def draw_gates(draw: st.DrawFn, operation: Operation, build: Build, longest: int, exact: bool) -> Gates:
-    """Laws of g and beta. exact: those under which every number of the case can be exact."""
+    """Draw the laws of g and beta. longest: tokens of the longest sequence, within which a jump lies.
+
+    exact: laws under which every number of the case can be exact.
+    """
     law, strength = draw(among(*GATES)), draw(among(*STRENGTHS))
     if operation.is_chunked:  # near the boundary of a chunk, whatever the size of chunks
         at = draw(whole(0, 3)) * build.chunk_size + draw(among(0, -1, 1, 5))
@@ -88,7 +93,7 @@ def draw_gates(draw: st.DrawFn, operation: Operation, build: Build, longest: int
 
 
 def draw_values(draw: st.DrawFn, build: Build, exact: bool) -> Values:
-    """Laws of q, k, v and the initial state."""
+    """Draw the laws of q, k, v and the initial state. exact: those under which all numbers can be exact."""
     law, seed = draw(among(*VALUES)), draw(whole(0, SEEDS))
     state = draw(among("law", "law", "law", "zero"))
     limits = EXPONENTS_HALF if "float16" in (build.dtype, build.state_dtype) else EXPONENTS
@@ -98,14 +103,20 @@ def draw_values(draw: st.DrawFn, build: Build, exact: bool) -> Values:
 
 
 def draw_scale(draw: st.DrawFn, K: int, exact: bool) -> float | None:
-    """None for K**-0.5, or a power of two. exact: a power of two, which K**-0.5 is where K is one of four."""
+    """Draw the factor of q: None for K**-0.5, or a power of two.
+
+    exact: a power of two, which K**-0.5 is if K is a power of four.
+    """
     scale = draw(among(*SCALES))
     power_of_four = K & (K - 1) == 0 and math.isqrt(K) ** 2 == K
     return 1.0 if scale is None and exact and not power_of_four else scale
 
 
 def draw_edits(draw: st.DrawFn, sizes: dict[str, int]) -> tuple[Edit, ...]:
-    """At times one to three elements set by hand. sizes: of the tensors that may be edited."""
+    """Draw, once in ten times, one to three elements set by hand; else none.
+
+    sizes: elements of each tensor that may be edited.
+    """
     wanted = draw(rarely(10))
     names = [name for name, size in sizes.items() if size > 0]
     if not wanted or not names:

@@ -71,18 +71,18 @@ class Build:
 
     @property
     def can_be_exact(self) -> bool:
-        """Whether a case may leave nothing to round: no normalisation, and a state to read."""
+        """Return whether a case may leave nothing to round: no normalisation, and a state to read."""
         return self.given and not self.l2norm
 
     def variants(self, op: str) -> int:
-        """Kernels that this build makes the compiler compile, at most."""
+        """Return how many kernels this build makes the compiler compile, at most."""
         if OPERATIONS[op].is_chunked:
             return STAGES[OPERATIONS[op].family] + self.l2norm
         return TILES if self.crowded and not self.batch_invariant else 1
 
 
 def exactable(op: str, backend: str, menu: Menu | None) -> dict[str, float]:
-    """By dtype, the share of an operation's builds that can have exact cases."""
+    """Return, by dtype, the share (0 to 1) of an operation's builds that can have exact cases."""
     if menu is None:
         table = options(op, backend)
         share = 1.0
@@ -96,7 +96,7 @@ def exactable(op: str, backend: str, menu: Menu | None) -> dict[str, float]:
 
 
 def published(op: str) -> Build:
-    """The build of published models: K = V = 128 in bf16 with l2norm inside, fp32 states and gates."""
+    """Return the build of published models: K = V = 128, bf16, l2norm inside, fp32 states and gates."""
     operation = OPERATIONS[op]
     raw = op == "kda.extend"  # elsewhere the operation leaves no choice
     bounded = operation.is_kda and (operation.raw_gates or raw)
@@ -112,7 +112,7 @@ def published(op: str) -> Build:
 
 
 def options(op: str, backend: str) -> dict[str, tuple[Any, ...]]:
-    """What each choice of a build is drawn from, simplest first, repeated to be drawn more often.
+    """Return what each choice of a build is drawn from, simplest first, repeated to be drawn more often.
 
     `square` and `own_gates` are choices without a field: K = V, the larger; and gates in the dtype of q.
     """
@@ -156,7 +156,7 @@ def options(op: str, backend: str) -> dict[str, tuple[Any, ...]]:
 
 
 def make(op: str, picks: dict[str, Any]) -> Build:
-    """The build of these choices, with what does not apply left at its default."""
+    """Return the build of these choices, with what does not apply left at its default."""
     picks = dict(picks)
     if picks.pop("square"):
         picks["K"] = picks["V"] = max(picks["K"], picks["V"])
@@ -180,20 +180,23 @@ def make(op: str, picks: dict[str, Any]) -> Build:
 
 @cache
 def builds(op: str, backend: str) -> st.SearchStrategy[Build]:
-    """Any build of an operation."""
+    """Return the strategy of any build of an operation."""
     table = {name: st.sampled_from(values) for name, values in options(op, backend).items()}
     return st.fixed_dictionaries(table).map(partial(make, op))
 
 
 def _simplicity(build: Build) -> tuple[Any, ...]:
-    """Orders builds: fewer departures from the simplest one first, then smaller dimensions."""
+    """Return what builds are ordered by: departures from the simplest one, then the size of a state."""
     departures = sum(getattr(build, name) != getattr(Build(), name) for name in Build.__dataclass_fields__)
     return departures, build.K * build.V, repr(build)
 
 
 def _balanced(found: set[Build], build: Build, size: int) -> bool:
-    """Whether a menu of this size stays varied with one more build: half of it at least can have exact cases,
-    one build of its dtype among them, and no more than one entry is without a state."""
+    """Return whether a menu of this size stays varied with one more build.
+
+    Half of it at least can have exact cases, one build of its dtype among them, and no more than one entry is
+    without a state.
+    """
     stateless = sum(not other.given for other in found)
     able = [other.dtype for other in found if other.can_be_exact]
     room = len(found) - len(able) < size // 2 and build.dtype in able
@@ -212,8 +215,11 @@ class Menu:
     def draw(
         cls, seed: int, operations: Iterable[str], backend: str = "gpu", per_operation: int = PER_OPERATION
     ) -> Menu:
-        """The menu of a campaign: the same seed gives the same builds. The build of published models is
-        always one of them."""
+        """Draw the menu of a campaign: the same seed gives the same builds.
+
+        The build of published models is always one of them. Raises InvalidArgument for an unknown backend or
+        operation, and for less than one build an operation.
+        """
         if backend not in BACKENDS:
             raise InvalidArgument(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
         if not isinstance(per_operation, int) or per_operation < 1:
@@ -233,8 +239,10 @@ class Menu:
         return cls(seed=seed, backend=backend, builds=tuple(drawn))
 
     def entries(self, op: str) -> tuple[Build, ...]:
-        """The builds of an operation, simplest first. Raises InvalidArgument for one that is not on the
-        menu."""
+        """Return the builds of an operation, simplest first.
+
+        Raises InvalidArgument for one that is not on the menu.
+        """
         for name, found in self.builds:
             if name == op:
                 return found
@@ -243,6 +251,6 @@ class Menu:
 
     @property
     def variants(self) -> int:
-        """Kernels to compile for the whole menu, at most."""
+        """Return how many kernels are compiled for the whole menu, at most."""
         chunked = any(OPERATIONS[op].is_chunked for op, _ in self.builds)
         return TABLES * chunked + sum(build.variants(op) for op, found in self.builds for build in found)

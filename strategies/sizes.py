@@ -1,4 +1,4 @@
-"""How large a case may be, so that a backend gets through many of them.
+"""Limits how large a case may be, so that a backend gets through many of them.
 
 The interpreter pays for each program and each token of it, whatever their width. A GPU pays for the noise of
 the case: the reference computation walks every token of every state, several times.
@@ -37,8 +37,11 @@ LONGEST = {
 
 @dataclass(frozen=True)
 class Room:
-    """What a batch may hold. grain: tokens that cost one unit of budget, whole or begun. slots: as far as a
-    slot index reaches."""
+    """What a batch may hold.
+
+    grain: tokens that cost one unit of budget, whole or begun. longest: tokens of a sequence. sequences: how
+    many. slots: slot indices stay below it.
+    """
 
     grain: int
     budget: int
@@ -47,11 +50,12 @@ class Room:
     slots: int
 
     def cost(self, length: int) -> int:
+        """Return the units of budget that a sequence of `length` tokens costs."""
         return -(-length // self.grain)
 
 
 def room(op: str, backend: str, build: Build, HV: int, roomy: bool) -> Room:
-    """The room of a case with HV value heads; roomy: the rare larger one."""
+    """Return the room of a case with HV value heads; roomy: the rare larger one."""
     kind, state = OPERATIONS[op].kind, HV * build.K * build.V
     grain = build.chunk_size if kind == "extend" else 1
     if backend == "interpret" and kind == "extend":

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -125,13 +126,14 @@ def stamped(extra: str) -> str:
     return stamp.read_text() if stamp.exists() else ""
 
 
-def probe() -> dict:
+def probe() -> dict[str, Any]:
     """What the python3 that runs this has: {sites, torch?, version?, cuda?, gpu?}."""
     answer = subprocess.run([sys.executable, "-P", "-c", PROBE], capture_output=True, text=True, check=True)
-    return json.loads(answer.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    return found
 
 
-def has_gpu(outer: dict) -> bool:
+def has_gpu(outer: dict[str, Any]) -> bool:
     """Any one sign is enough: containers can lack nvidia-smi or the device file."""
     if outer.get("gpu") or Path("/dev/nvidia0").exists():
         return True

@@ -6,20 +6,21 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 FIELDS = ("covered_lines", "num_statements", "covered_branches", "num_branches")
 
 
-def folders(report: dict) -> dict[str, Counter]:
+def folders(report: dict[str, Any]) -> dict[str, Counter[str]]:
     """FIELDS of the files of each folder, summed; a file at the top of a package counts to that package."""
-    found: dict[str, Counter] = {}
+    found: dict[str, Counter[str]] = {}
     for name, file in report["files"].items():
         total = found.setdefault(Path(name).parent.as_posix(), Counter())
         total.update({field: file["summary"][field] for field in FIELDS})
     return found
 
 
-def share(total: Counter) -> float:
+def share(total: Counter[str]) -> float:
     """Percent of lines and branches that were reached."""
     possible = total["num_statements"] + total["num_branches"]
     return 100 * (total["covered_lines"] + total["covered_branches"]) / possible if possible else 100.0

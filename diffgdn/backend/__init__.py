@@ -1,1 +1,1 @@
-"""Where kernels run, chosen before torch is imported, and Triton's interpreter, repaired."""
+"""Choose where kernels run, before torch is imported; and repair Triton's interpreter."""

@@ -1,9 +1,8 @@
-"""Which backend kernels run on: Triton's interpreter on CPU tensors, or a GPU. Imports neither torch nor
-triton.
+"""Choose the backend that kernels run on: Triton's interpreter on CPU tensors, or a GPU.
 
-Triton decides once, when it is imported, whether its functions are interpreted; CUDA decides once, at its
-first use, which devices exist. So a process asks for its backend and its GPU here before anything imports
-torch.
+Imports neither torch nor triton. Triton decides once, when it is imported, whether its functions are
+interpreted; CUDA decides once, at its first use, which devices exist. So a process asks for its backend and
+its GPU here before anything imports torch.
 """
 
 from __future__ import annotations
@@ -27,9 +26,11 @@ HANG_SECONDS = {"interpret": 60.0, "gpu": 120.0}
 
 
 def detect() -> str:
-    """The backend that DIFFGDN_BACKEND asks for; else `gpu` where torch can use a GPU, else `interpret`.
+    """Return the backend that DIFFGDN_BACKEND asks for; else `gpu` if torch can use a GPU, else
+    `interpret`.
 
-    Raises ValueError if DIFFGDN_BACKEND is neither.
+    Raises:
+        ValueError: DIFFGDN_BACKEND, or DIFFGDN_LANE in its absence, is neither.
     """
     name = ENVIRONMENT if os.environ.get(ENVIRONMENT) else OLD_ENVIRONMENT
     asked = os.environ.get(name, "")
@@ -41,7 +42,7 @@ def detect() -> str:
 
 
 def gpu_missing() -> str | None:
-    """Why the gpu backend cannot be entered here, or None."""
+    """Say why the gpu backend cannot be entered here, in a few words; None if it can."""
     if not visible_gpus():
         if os.environ.get("CUDA_VISIBLE_DEVICES") is not None and devices_found():
             return f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']!r} hides every GPU"
@@ -52,10 +53,12 @@ def gpu_missing() -> str | None:
 
 
 def enter(backend: str) -> None:
-    """Make this process run kernels on a backend. Call it before triton is imported; twice does no harm.
+    """Make this process run kernels on a backend; call it before triton is imported. A second call does no
+    harm.
 
-    Raises ValueError for an unknown backend, RuntimeError if triton has already been imported for the other
-    one.
+    Raises:
+        ValueError: the backend is unknown.
+        RuntimeError: triton has already been imported for the other one.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected gpu or interpret, got {backend!r}")
@@ -73,9 +76,12 @@ def enter(backend: str) -> None:
 
 
 def bind(worker_index: int) -> None:
-    """Give this process one of the visible GPUs, round robin by worker. Call it before torch is imported.
+    """Give this process one of the visible GPUs, round robin by worker; call it before torch is imported.
 
-    Without a GPU it does nothing. Raises RuntimeError if CUDA is already in use here.
+    Without a GPU it does nothing.
+
+    Raises:
+        RuntimeError: CUDA is already in use here.
     """
     gpus = visible_gpus()
     if not gpus:
@@ -87,7 +93,8 @@ def bind(worker_index: int) -> None:
 
 
 def visible_gpus() -> list[str]:
-    """Ids, as in CUDA_VISIBLE_DEVICES, of the GPUs the caller made visible; no CUDA context is created."""
+    """List the ids, as in CUDA_VISIBLE_DEVICES, of the GPUs that the caller made visible; no CUDA context
+    is created."""
     devices = [device for device, _ in devices_found()]
     asked = os.environ.get("CUDA_VISIBLE_DEVICES")
     if asked is None or not devices:
@@ -103,7 +110,7 @@ def visible_gpus() -> list[str]:
 
 
 def torch_cuda() -> str | None:
-    """The CUDA version that the installed torch was built for, or None. Reads a file, imports nothing."""
+    """Read the CUDA version that the installed torch was built for, None if none; imports nothing."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return None
@@ -113,14 +120,15 @@ def torch_cuda() -> str | None:
 
 
 def _triton_interprets() -> bool | None:
-    """True or False as triton was imported; None if it was not. Its own library functions show which."""
+    """Tell whether triton was imported to interpret; None if it was not. Its own library functions show
+    which."""
     standard = sys.modules.get("triton.language.standard")
     function = getattr(standard, "cdiv", None)
     return None if function is None else type(function).__name__ == "InterpretedFunction"
 
 
 def devices_found() -> list[tuple[str, str]]:
-    """All devices of this machine, visible or not: id and name.
+    """List all devices of this machine, visible or not, by id and name.
 
     A partitioned GPU (MIG) counts as its slices. Asks the driver through NVML; no CUDA context is created.
     """
@@ -143,7 +151,7 @@ def devices_found() -> list[tuple[str, str]]:
 
 
 def _slices(handle: Any) -> list[str]:
-    """UUIDs of the slices of a partitioned GPU; none if it is whole."""
+    """List the UUIDs of the slices of a partitioned GPU; none if it is whole."""
     try:
         current, _ = pynvml.nvmlDeviceGetMigMode(handle)
         most = pynvml.nvmlDeviceGetMaxMigDeviceCount(handle) if current else 0

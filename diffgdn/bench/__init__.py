@@ -1,1 +1,1 @@
-"""How fast kernels are: GPU kernel time of each operation on the shapes that serving sees."""
+"""Time kernels: GPU kernel time of each operation on the shapes that serving sees."""

@@ -1,7 +1,8 @@
-"""`python -m diffgdn.bench`: time targets side by side on one GPU, and print microseconds and ratios.
+"""Time targets side by side on one GPU, and print microseconds and ratios: `python -m diffgdn.bench`.
 
-Times are sums of GPU kernel times per call (gaps on the host left out), medians over repeats that take turns
-between the targets, each call on one of several copies of its tensors so that caches do not flatter it.
+Times are sums of GPU kernel times per call (gaps on the host left out), medians over repeats that take
+turns between the targets, each call on one of several copies of its tensors so that caches do not flatter
+it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ REPEATS = 5
 
 
 def kernel_microseconds(call: Callable[[int], object], calls: int) -> float:
-    """Sum of the GPU kernel times of `calls` calls, a call."""
+    """Sum the GPU kernel times of `calls` calls, and divide by their number: microseconds a call.
+
+    Args:
+        call: makes the i-th call.
+    """
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -30,16 +35,22 @@ def kernel_microseconds(call: Callable[[int], object], calls: int) -> float:
         for i in range(calls):
             call(i)
         torch.cuda.synchronize()
-    return sum(event.self_device_time_total for event in seen.key_averages()) / calls
+    total: float = sum(event.self_device_time_total for event in seen.key_averages())
+    return total / calls
 
 
 def _prepare(target_name: str, shape: object) -> Callable[[int], object]:
-    """A function that makes the i-th call of a shape on a target."""
+    """Make a function that makes the i-th call of a shape on a target.
+
+    Raises:
+        click.UsageError: the target refuses the shape.
+    """
     import torch
 
     from diffgdn import targets
     from diffgdn.bench.shapes import Shape
-    from diffgdn.tensors import arena, inputs
+    from diffgdn.tensors import inputs
+    from diffgdn.tensors.layout import arrange
 
     assert isinstance(shape, Shape)
     target = targets.get(target_name)
@@ -47,9 +58,9 @@ def _prepare(target_name: str, shape: object) -> Callable[[int], object]:
     if refusal:
         raise click.UsageError(f"{target_name}: {refusal}")
     data = inputs.draw(shape.case)
-    first = arena.arrange(shape.case, data, "cuda", target.layout)
+    first = arrange(shape.case, data, "cuda", target.layout)
     copies = int(max(1, min(MAX_COPIES, COPIES_BYTES // (first.arena.numel() * 2))))
-    sets = [first] + [arena.arrange(shape.case, data, "cuda", target.layout) for _ in range(copies - 1)]
+    sets = [first] + [arrange(shape.case, data, "cuda", target.layout) for _ in range(copies - 1)]
     with torch.no_grad():
         target.run(shape.case, first)
     torch.cuda.synchronize()

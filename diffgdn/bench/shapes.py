@@ -1,4 +1,4 @@
-"""The shapes that are timed: K = V = 128, bf16 inputs, fp32 gates and state, as published models are
+"""List the shapes that are timed: K = V = 128, bf16 inputs, fp32 gates and state, as published models are
 served."""
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ DRAFT_TOKENS = 4
 
 @dataclass(frozen=True)
 class Shape:
-    """One timed call. label: sequences x tokens."""
+    """Hold one timed call.
+
+    Attributes:
+        label: sequences x tokens.
+    """
 
     op: str
     label: str
@@ -22,6 +26,7 @@ class Shape:
 
 
 def _case(op: str, sequences: int, length: int, H: int, HV: int) -> Case:
+    """Make the case of a shape, over a pool with a slot for each sequence."""
     verify = op.endswith("verify")
     pool = Pool(
         slots=sequences,
@@ -47,8 +52,8 @@ def _case(op: str, sequences: int, length: int, H: int, HV: int) -> Case:
 
 
 def shapes(op: str) -> list[Shape]:
-    """The timed shapes of an operation: prefill for extend, batches for the rest; none for recurrent and
-    update."""
+    """List the timed shapes of an operation: prefill for extend, batches for the rest; none for recurrent
+    and update."""
     kda = op.startswith("kda")
     if op.endswith(".extend"):
         heads = (32, 32) if kda else (16, 32)

@@ -45,7 +45,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def run(arguments: list[str]) -> int:
     """Run a command line; its exit status. A usage or set-up problem is one line on stderr."""
     try:
-        return cli.main(arguments or ["--help"], prog_name="diffgdn", standalone_mode=False)
+        status: int = cli.main(arguments or ["--help"], prog_name="diffgdn", standalone_mode=False)
+        return status
     except click.ClickException as error:
         click.echo(f"diffgdn: {error.format_message()}", err=True)
         return 2

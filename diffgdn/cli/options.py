@@ -20,7 +20,7 @@ class Problem(click.ClickException):
     exit_code = 2
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click alone
     """90, 90s, 1.5m, 8h: seconds."""
 
     name = "time"
@@ -34,7 +34,7 @@ class Duration(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class Workers(click.ParamType):
+class Workers(click.ParamType):  # type: ignore[type-arg]
     """`auto`, which becomes 0, or a number of processes."""
 
     name = "workers"

@@ -1,1 +1,1 @@
-"""Listeners: what a campaign's events look like on a screen and in a file."""
+"""Listen to a campaign: what its events look like on a screen and in a file."""

@@ -1,4 +1,4 @@
-"""How many sigmas errors came to in a campaign: added up, as tables, and for the JSON file."""
+"""Add up how many sigmas errors came to in a campaign, and show it as tables and in the JSON file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ LEVELS = ("elements", "rows")  # of a result: each element, and each last axis
 
 
 class Key(NamedTuple):
-    """What a histogram is of."""
+    """Name what a histogram is of.
+
+    Attributes:
+        dtype: of q.
+        level: one of LEVELS.
+    """
 
     operation: str
     dtype: str
@@ -30,12 +35,18 @@ class Key(NamedTuple):
 
 @dataclass
 class CalibrationTally:
-    """worst: the case with the largest error of an element, and its sigmas, by operation."""
+    """Add up the histograms of a campaign.
+
+    Attributes:
+        histograms: of errors in sigmas.
+        worst: by operation, the largest error of an element, in sigmas, and its case.
+    """
 
     histograms: dict[Key, Histogram] = field(default_factory=dict)
     worst: dict[str, tuple[float, Case]] = field(default_factory=dict)
 
     def add(self, event: CaseRun) -> None:
+        """Add the errors of a case."""
         case = event.case
         assert case is not None
         for result, elements, rows in event.errors:
@@ -46,14 +57,14 @@ class CalibrationTally:
                 self.worst[case.op] = elements.largest, case
 
     def grouped(self, by: Callable[[Key], tuple[str, ...]]) -> dict[tuple[str, ...], Histogram]:
-        """Histograms added up over what `by` leaves out."""
+        """Add histograms up over what `by` leaves out of their keys."""
         out: dict[tuple[str, ...], Histogram] = {}
         for key, found in self.histograms.items():
             out[by(key)] = out.get(by(key), Histogram()) + found
         return out
 
     def tables(self) -> list[Table]:
-        """By operation, then by result and dtype."""
+        """Make two tables: by operation, then by result and dtype."""
         operations = self.grouped(lambda key: (key.operation, key.level))
         every = self.grouped(lambda key: ("all", key.level)) if len(operations) > len(LEVELS) else {}
         results = self.grouped(lambda key: (key.result, key.dtype, key.level))
@@ -63,7 +74,10 @@ class CalibrationTally:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """margin: the limit over the largest; null where there was no error, or one that is not finite."""
+        """Return the counts and their figures, ready for JSON.
+
+        `margin` is the limit over the largest error; null if there was no error, or one that is not finite.
+        """
         operations: dict[str, Any] = {}
         for (op, level), found in self.grouped(lambda key: (key.operation, key.level)).items():
             operations.setdefault(op, {})[level] = _numbers(found)
@@ -80,11 +94,12 @@ class CalibrationTally:
 
 
 def margin(found: Histogram) -> float | None:
-    """How much larger the limit is than the largest that was seen."""
+    """Divide the limit by the largest error that was seen; None if there was none, or it is not finite."""
     return MAX_SIGMAS / found.largest if 0.0 < found.largest < math.inf else None
 
 
 def _numbers(found: Histogram) -> dict[str, Any]:
+    """Compute the figures of a histogram, ready for JSON; null for infinity."""
     values = {f"{100 * share:g} %": found.quantile(share) for share in QUANTILES}
     values["largest"] = found.largest
     finite = {name: None if value == math.inf else value for name, value in values.items()}
@@ -92,6 +107,12 @@ def _numbers(found: Histogram) -> dict[str, Any]:
 
 
 def _table(words: Iterable[str], groups: dict[tuple[str, ...], Histogram]) -> Table:
+    """Make a table with a row for each group.
+
+    Args:
+        words: headings of the parts of a group's key.
+        groups: histograms by key.
+    """
     table = empty_table(padding=1)  # fits 80 columns
     for word in words:
         table.add_column(word, no_wrap=True)
@@ -102,12 +123,12 @@ def _table(words: Iterable[str], groups: dict[tuple[str, ...], Histogram]) -> Ta
         table.add_row(
             *key,
             compact(found.total),
-            *(_noises(found.quantile(share)) for share in QUANTILES),
-            _noises(found.largest),
+            *(_in_sigmas(found.quantile(share)) for share in QUANTILES),
+            _in_sigmas(found.largest),
             "-" if kept is None else f"{kept:.2f}",
         )
     return table
 
 
-def _noises(value: float | None) -> str:
+def _in_sigmas(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""The campaign on a screen: a live table on a terminal, lines elsewhere, and the final table."""
+"""Show the campaign on a screen: a live table on a terminal, lines elsewhere, and the final table."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ PHASE_WORDS = {
 
 
 class ConsoleReport:
-    """A listener that prints. A context manager: leaving it restores the terminal."""
+    """Print what happens: a listener, and a context manager whose exit restores the terminal."""
 
     def __init__(self, console: Console) -> None:
+        """Take the console that is printed to."""
         self._console = console
         self._tally = Tally()
         self._lock = threading.Lock()  # the live table is drawn from a thread of its own
@@ -52,6 +53,7 @@ class ConsoleReport:
         self._stop()
 
     def __call__(self, event: Event) -> None:
+        """Add an event up, and print what a person should know of it."""
         with self._lock:
             self._tally(event)
         if not isinstance(event, events.OperationSkipped):
@@ -91,6 +93,7 @@ class ConsoleReport:
         self._line()
 
     def _begin(self) -> None:
+        """Print what is asked for; on a terminal, start the live table."""
         config, mode = self._tally.config, REPORTS[self._tally.mode]
         limits = [
             *([_duration(config.max_time)] if config.max_time is not None else []),
@@ -116,18 +119,19 @@ class ConsoleReport:
         self._print(f"found: {findings.headline(event.finding)}", style="bold red")
 
     def _say_skipped(self) -> None:
-        """Operations left out for one reason in one line: they come in a row."""
+        """Print the operations left out for one reason in one line: they come in a row."""
         for reason, operations in self._skipped.items():
             self._print(f"left out: {', '.join(operations)}: {reason}", style="yellow")
         self._skipped.clear()
 
     def _replayed(self, event: events.FindingReplayed) -> None:
+        """Print the status of a finding that was replayed."""
         style = {"FAILED": "red", "FIXED": "green"}.get(event.status, "yellow")
         reason = f": {event.reason}" if event.reason and event.status != "FAILED" else ""
         self._print(f"replayed {event.finding.id}: {event.status}{reason}", style=style)
 
     def _line(self) -> None:
-        """Where nobody can watch a table move: a line now and then."""
+        """Print a line now and then where nobody can watch a table move."""
         if self._live is not None or self._tally.phase == "start":
             return
         now = time.monotonic()
@@ -136,6 +140,7 @@ class ConsoleReport:
             self._print(_status(self._tally))
 
     def _frame(self) -> RenderableType:
+        """Draw the live table; called by a thread of rich."""
         with self._lock:
             return Group(_progress(self._tally), *REPORTS[self._tally.mode].tables(self._tally)[:1])
 
@@ -145,6 +150,7 @@ class ConsoleReport:
             self._live = None
 
     def _end(self, event: events.CampaignEnded) -> None:
+        """Print tables, findings and the conclusion."""
         self._stop()
         if self._tally.phase == "start":
             return  # nothing was run: the command says why
@@ -167,11 +173,12 @@ class ConsoleReport:
         self._print(_conclusion(self._tally, event), style="bold red" if self._tally.findings else style)
 
     def _print(self, text: str, style: str = "") -> None:
-        """Text as it is: no markup, no colours by content, no line breaks in a command to be copied."""
+        """Print text as it is: no markup, no colours by content, no line breaks in a command to be copied."""
         self._console.print(Text(text, style=style), soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:
+    """Write seconds in the units of a person: 4.2 s, 1 min 05 s, 2 h 03 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s".replace(".0 s", " s")
     minutes, rest = divmod(round(seconds), 60)
@@ -182,16 +189,18 @@ def _duration(seconds: float) -> str:
 
 
 def _count(number: int, word: str) -> str:
+    """Write a number and a word, with an s unless it is one."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _reached(tally: Tally) -> str:
+    """Write how many of the operations that take part had a case."""
     part = taking_part(tally)
     return f"{sum(one.cases > 0 for one in part.values())} of {_count(len(part), 'operation')}"
 
 
 def _words(tally: Tally) -> str:
-    """What is being done."""
+    """Say what is being done."""
     limit = None if tally.started is None else tally.config.max_time
     if tally.phase == "explore" and limit is not None and tally.phase_seconds > limit:
         return "finishing what was begun"
@@ -199,6 +208,7 @@ def _words(tally: Tally) -> str:
 
 
 def _status(tally: Tally) -> str:
+    """Write how far the phase has come, in one line."""
     words, mode = _words(tally), REPORTS[tally.mode]
     found = _count(len(tally.findings), "finding")
     if tally.phase != "explore":
@@ -210,6 +220,7 @@ def _status(tally: Tally) -> str:
 
 
 def _progress(tally: Tally) -> RenderableType:
+    """Draw the bar above the live table."""
     config = tally.config
     done, total = float(tally.steps_done), float(tally.steps)
     if tally.phase == "explore":
@@ -231,7 +242,7 @@ def _progress(tally: Tally) -> RenderableType:
 
 
 def _shrunk(event: events.FindingShrunk) -> str:
-    """How a shrink ended."""
+    """Say how a shrink ended."""
     if event.finding.shrink != OUT_OF_TIME:
         return f"shrunk in {_duration(event.seconds)}"
     if event.finding.id == event.before:
@@ -240,7 +251,7 @@ def _shrunk(event: events.FindingShrunk) -> str:
 
 
 def _unreached(event: events.CampaignEnded) -> list[str]:
-    """One line a reason why operations were not reached; Ctrl-C is reason enough by itself."""
+    """Write one line a reason why operations were not reached; none after Ctrl-C, which is reason enough."""
     if event.interrupted:
         return []
     operations: dict[str, list[str]] = {}
@@ -250,6 +261,7 @@ def _unreached(event: events.CampaignEnded) -> list[str]:
 
 
 def _conclusion(tally: Tally, event: events.CampaignEnded) -> str:
+    """Write the last line: how many cases, how fast, and what was found."""
     mode = REPORTS[tally.mode]
     exact = sum(one.exact for one in tally.operations.values())
     shrinking = sum(one.shrinking for one in tally.operations.values())
@@ -269,7 +281,7 @@ def _conclusion(tally: Tally, event: events.CampaignEnded) -> str:
 
 
 def _found(tally: Tally) -> str:
-    """What came of it all."""
+    """Say what came of it all."""
     mode = REPORTS[tally.mode]
     if tally.cases and (said := mode.found(tally)) is not None:
         return said

@@ -1,4 +1,4 @@
-"""How a finding reads: what is wrong, where, on which case, and how to see it again."""
+"""Put a finding into words: what is wrong, where, on which case, and how to see it again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_SHOWN = 5  # calls of a prelude
 
 
 def headline(finding: Finding) -> str:
-    """Operation, kind and tensor in one line."""
+    """Write operation, kind of failure, tensor, target and backend in one line."""
     tensor = f" in {finding.tensor}" if finding.tensor else ""
     return (
         f"{finding.operation}  {finding.kind}{tensor}  (target {finding.target}, backend {finding.backend})"
@@ -23,7 +23,11 @@ def headline(finding: Finding) -> str:
 
 
 def lines(finding: Finding, path: str | os.PathLike[str]) -> list[str]:
-    """A finding for a person, in plain text. path: of its JSON file."""
+    """Write a finding for a person, as lines of plain text.
+
+    Args:
+        path: of its JSON file; commands name it.
+    """
     message = [printable(part) for part in finding.message.splitlines() if part.strip()] or ["no message"]
     out = [headline(finding), *(f"  {part}" for part in message)]
     if finding.place:
@@ -43,7 +47,7 @@ def lines(finding: Finding, path: str | os.PathLike[str]) -> list[str]:
 
 
 def company(finding: Finding) -> list[str]:
-    """What a finding depends on, if it does, in lines."""
+    """Write what a finding depends on, as lines; none if it fails alone."""
     calls = [f"    {printable(call.words())}" for call in finding.prelude]
     count = "1 call" if len(calls) == 1 else f"{len(calls)} calls"
     if not finding.reproduced:
@@ -58,14 +62,14 @@ def company(finding: Finding) -> list[str]:
 
 
 def origin(finding: Finding) -> str:
-    """When a finding was found, and what ran it, in one line."""
+    """Write when a finding was found, and what ran it, in one line."""
     versions = ", ".join(f"{key} {value}" for key, value in finding.versions.items())
     seed = "" if finding.seed is None else f", seed {finding.seed}"
     return f"found {finding.found or 'by hand'}{seed}{f'; {versions}' if versions else ''}"
 
 
 def size(finding: Finding) -> str:
-    """How large the case was on which the failure was first seen."""
+    """Write how large the case was on which the failure was first seen. The finding must have been shrunk."""
     assert finding.unshrunk is not None
     case = finding.unshrunk
     sequences = "1 sequence" if len(case.lens) == 1 else f"{len(case.lens)} sequences"
@@ -74,7 +78,8 @@ def size(finding: Finding) -> str:
 
 
 def commands(finding: Finding, path: Path) -> list[str]:
-    """Command lines that show the failure again."""
+    """List the command lines that show the failure again: a replay, and the script beside `path` if there
+    is one."""
     out = [_command("replay", finding, path)]
     script = path.with_suffix(".py")
     if script.exists():
@@ -83,7 +88,7 @@ def commands(finding: Finding, path: Path) -> list[str]:
 
 
 def _command(name: str, finding: Finding, path: Path) -> str:
-    """A command line about a finding."""
+    """Write a command line about a finding."""
     default = path.parent == Path(DEFAULT_CORPUS)
     vouched = "" if trust.refusal(finding.target) is None else "--trust-targets "
     return f"diffgdn {name} {vouched}{shlex.quote(finding.id if default else str(path))}"

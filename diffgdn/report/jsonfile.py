@@ -1,4 +1,4 @@
-"""The result of a campaign for machines: one JSON file, written when the campaign ends."""
+"""Write the result of a campaign for machines: one JSON file, when the campaign ends."""
 
 from __future__ import annotations
 
@@ -17,14 +17,21 @@ FORMAT_VERSION = 2  # 2: `backend`, which was `lane`
 
 
 class JsonFile:
-    """A listener that leaves a file."""
+    """Leave a file with the result of a campaign: a listener.
+
+    Attributes:
+        problem: why the file could not be written, in one line; None if it was, or the campaign has not
+            ended.
+    """
 
     def __init__(self, path: Path) -> None:
+        """Take the path of the file."""
         self._path = path
         self._tally = Tally()
         self.problem: str | None = None  # why it could not be written, in one line
 
     def __call__(self, event: Event) -> None:
+        """Add an event up; write the file when the campaign ends, unless it never began."""
         self._tally(event)
         if isinstance(event, events.CampaignEnded) and self._tally.phase != "start":
             text = json.dumps(summary(self._tally), indent=1, allow_nan=False, ensure_ascii=False)
@@ -35,9 +42,9 @@ class JsonFile:
 
 
 def summary(tally: Tally) -> dict[str, Any]:
-    """JSON-ready.
+    """Return the result of a campaign that has ended, ready for JSON.
 
-    Times in seconds; a share is an error over its bound, null where there was none or it is not finite.
+    Times are in seconds; a share is an error over its bound, null if there was none or it is not finite.
     """
     config, ended = tally.config, tally.ended
     assert ended is not None

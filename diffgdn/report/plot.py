@@ -1,4 +1,4 @@
-"""How errors are distributed, as one image an operation. Needs matplotlib."""
+"""Draw how errors are distributed, one image an operation. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ STYLES = dict(zip(LEVELS, ("-", ":"), strict=True))
 
 
 class Plots:
-    """A listener that leaves an image of each operation, <operation>.png, in a folder."""
+    """Leave an image of each operation, <operation>.png, in a folder: a listener."""
 
     def __init__(self, folder: Path) -> None:
+        """Take the folder, which is made at the end of the campaign."""
         self._folder = folder
         self._tally = Tally()
 
     def __call__(self, event: Event) -> None:
+        """Add an event up; draw when the campaign ends, unless it never began."""
         self._tally(event)
         if isinstance(event, events.CampaignEnded) and self._tally.phase != "start":
             groups = self._tally.calibration.grouped(lambda key: (key.operation, key.dtype, key.level))
@@ -34,8 +36,12 @@ class Plots:
 
 
 def draw(operation: str, groups: dict[tuple[str, ...], Histogram], path: Path) -> None:
-    """The share of elements, and of rows, whose error is x sigmas or more, by (dtype, level), and the
-    limit."""
+    """Draw the share of elements, and of rows, whose error is x sigmas or more, and the limit.
+
+    Args:
+        groups: histograms by (dtype, level).
+        path: of the image, whose ending says its format.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Adds events up: the numbers that every report shows."""
+"""Add events up: the numbers that every report shows."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ from diffgdn.verdict.relations import RELATIONS
 
 @dataclass
 class OperationTally:
-    """One operation's part.
+    """Count one operation's part.
 
-    worst: the largest error as a share of its bound. parts: of the seconds. reached: seconds until its first
-    case. steps: of its traces.
+    Attributes:
+        worst: the largest error as a share of its bound, None if there was none.
+        seconds: of its cases; parts: of these, by what was done.
+        reached: seconds from the start of the campaign until its first case, None before that.
+        skipped: why it was left out.
+        refusal: why the target refused its latest case.
+        steps: of its traces.
     """
 
     cases: int = 0
@@ -42,10 +47,11 @@ class OperationTally:
 
 @dataclass
 class RelationTally:
-    """One relation's part.
+    """Count one relation's part.
 
-    pairs: cases of which it was asked. worst: the largest disagreement as a share of its bound, None where
-    only bits were compared.
+    Attributes:
+        pairs: cases of which it was asked.
+        worst: the largest disagreement as a share of its bound, None if only bits were compared.
     """
 
     pairs: int = 0
@@ -57,9 +63,12 @@ class RelationTally:
 
 @dataclass
 class Tally:
-    """A listener that counts.
+    """Count what a campaign's events tell: a listener.
 
-    seconds: of the phases that have ended. findings: by id, with the path of their file.
+    Attributes:
+        clock: seconds, for the parts of a campaign that are under way.
+        seconds: of the phases that have ended, by name.
+        findings: by id, with the path of their file.
     """
 
     clock: Callable[[], float] = time.monotonic
@@ -84,6 +93,7 @@ class Tally:
     _phase_begin: float = 0.0
 
     def __call__(self, event: Event) -> None:
+        """Add an event up."""
         match event:
             case events.CampaignStarted():
                 self.started, self._begin = event, self.clock()
@@ -117,6 +127,7 @@ class Tally:
                 self.ended = event
 
     def _case(self, event: events.CaseRun) -> None:
+        """Add up a case that was run in a phase that counts."""
         self.steps_done += 1
         tally = self.operations[event.operation]
         if event.phase not in events.COUNTED:
@@ -149,6 +160,7 @@ class Tally:
             tally.worst = event.share if tally.worst is None else max(tally.worst, event.share)
 
     def _asked(self, tally: RelationTally, event: events.CaseRun) -> None:
+        """Add up a relation that was asked of a case."""
         if event.refused is not None:
             tally.refused += 1
             return
@@ -159,7 +171,8 @@ class Tally:
             tally.worst = event.share if tally.worst is None else max(tally.worst, event.share)
 
     def _replace(self, event: events.FindingShrunk) -> None:
-        """The smaller finding in the place of the larger, so that they stay in the order they were found."""
+        """Put the smaller finding in the place of the larger, so that they stay in the order they were
+        found."""
         new = event.finding.id, (event.finding, event.path)
         self.findings = dict(
             new if name == event.before else (name, entry) for name, entry in self.findings.items()
@@ -167,45 +180,49 @@ class Tally:
 
     @property
     def config(self) -> Config:
-        """What the campaign was asked for; once it has begun."""
+        """Return what the campaign was asked for; it has begun."""
         assert self.started is not None
         return self.started.config
 
     @property
     def mode(self) -> str:
-        """How cases are asked about, one of question.MODES."""
+        """Return how cases are asked about, one of question.MODES."""
         return CompareWithOracle.mode if self.started is None else self.started.config.mode
 
     @property
     def oracle_share(self) -> float | None:
-        """Of the time of all cases, what the oracle took, with the noise that it is asked for; None where it
-        was not asked."""
+        """Give the fraction of total case time spent in the oracle and the noise model; None if neither
+        ran."""
         seconds = sum(tally.seconds for tally in self.operations.values())
         oracle = sum(tally.parts.get("oracle", 0.0) for tally in self.operations.values())
         return oracle / seconds if oracle else None
 
     @property
     def cases(self) -> int:
+        """Give how many cases counted, of all operations."""
         return sum(tally.cases for tally in self.operations.values())
 
     @property
     def phase_seconds(self) -> float:
-        """Time in the phase that is under way, or of the last one."""
+        """Give the seconds of the phase that is under way, or of the last one."""
         return self.seconds.get(self.phase, self.clock() - self._phase_begin)
 
     @property
     def explore_seconds(self) -> float:
+        """Give the seconds of exploration so far, or of all of it."""
         if "explore" in self.seconds:
             return self.seconds["explore"]
         return self.phase_seconds if self.phase == "explore" else 0.0
 
     @property
     def rate(self) -> float:
-        """Cases a second of exploration, over all workers."""
+        """Give cases a second of exploration, over all workers."""
         return self.explored / self.explore_seconds if self.explore_seconds > 0 else 0.0
 
     def findings_about(self, relation: str) -> list[str]:
+        """List the ids of findings that broke a relation."""
         return [name for name, (finding, _) in self.findings.items() if relation_of(finding.kind) == relation]
 
     def findings_of(self, operation: str) -> list[str]:
+        """List the ids of findings of an operation."""
         return [name for name, (finding, _) in self.findings.items() if finding.operation == operation]

@@ -1,4 +1,4 @@
-"""Which wrong results would have passed: counted, as tables, and for the JSON file."""
+"""Count which wrong results would have passed, and show them as tables and in the JSON file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from diffgdn.report.table_style import empty_table, percent
 
 @dataclass
 class WrongTally:
-    """One wrong result's part. cases: to which it applies; passes: the shortest of those that let it pass."""
+    """Count what became of one wrong result.
+
+    Attributes:
+        cases: to which it applies.
+        rejected: of these, those that do not let it pass.
+        passes: the shortest case that lets it pass, None if none does.
+    """
 
     cases: int = 0
     rejected: int = 0
@@ -22,13 +28,21 @@ class WrongTally:
 
     @property
     def share(self) -> float:
+        """Give the share of cases that reject it."""
         return self.rejected / self.cases
 
 
 @dataclass
 class VacuityTally:
-    """vacuous: cases that let any wrong result pass. exact: by operation and dtype, of how many cases how
-    many leave nothing to round."""
+    """Count what a vacuity campaign asked.
+
+    Attributes:
+        cases: that were asked.
+        vacuous: cases that let any wrong result pass.
+        wrong: by wrong result.
+        exact: by operation and dtype, how many cases there were, and how many of them leave nothing to
+            round.
+    """
 
     cases: int = 0
     vacuous: int = 0
@@ -36,6 +50,7 @@ class VacuityTally:
     exact: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
 
     def add(self, event: CaseRun) -> None:
+        """Count a case that was asked."""
         case = event.case
         assert case is not None
         self.cases += 1
@@ -50,6 +65,7 @@ class VacuityTally:
                 tally.passes = case
 
     def tables(self) -> list[Table]:
+        """Make the tables of wrong results and of exact cases."""
         wrong, exact = empty_table(), empty_table()
         wrong.add_column("wrong result")
         for name in ("applies to", "rejected", "passes"):
@@ -67,10 +83,11 @@ class VacuityTally:
         return [wrong, exact]
 
     def lines(self) -> list[str]:
-        """An example of each wrong result that passes somewhere."""
+        """Write an example of each wrong result that passes somewhere."""
         return [f"{name} passes: {one.passes!r}" for name, one in self.wrong.items() if one.passes]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the counts, ready for JSON."""
         return {
             "cases": self.cases,
             "vacuous": self.vacuous,

@@ -1,1 +1,1 @@
-"""How good the verdicts are: planted faults, and the smallest error that is found."""
+"""Measure how good the verdicts are: by planted faults, and by the smallest error that is found."""

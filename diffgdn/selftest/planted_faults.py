@@ -1,9 +1,9 @@
-"""`python -m diffgdn.selftest.planted_faults`: thousands of cases with a fault planted in 1 % of them.
+"""Run thousands of cases with a fault planted in 1 % of them: `python -m diffgdn.selftest.planted_faults`.
 
 Every case runs in a child process and then in this one, where the faults that end a process are left out.
-Every planted fault must be the verdict of its case, no other case may fail, and every failure must come again
-alone in a fresh process, as a campaign asks for it. Printed: what was planted and
-what was found, cases a second in both ways, and what the way to the child and back costs a case.
+Every planted fault must be the verdict of its case, no other case may fail, and every failure must come
+again alone in a fresh process, as a campaign asks for it. Printed: what was planted and what was found,
+cases a second in both ways, and what the way to the child and back costs a case.
 """
 
 from __future__ import annotations
@@ -43,10 +43,14 @@ SHOWN = 10  # surprises that are listed
 
 @dataclass
 class Tally:
-    """What became of the cases that ran in one way.
+    """Count what became of the cases that ran in one way.
 
-    milliseconds: of each case that passed. planted, found: by kind of failure. surprises: planted faults that
-    were not found as such, and failures of cases that have none.
+    Attributes:
+        seconds: of all cases.
+        milliseconds: of each case that passed.
+        planted, found: by kind of failure.
+        surprises: planted faults that were not found as such, and failures of cases that have none, in
+            words.
     """
 
     cases: int = 0
@@ -59,10 +63,13 @@ class Tally:
     def run(
         self, case: Case, runner: Runner, target: str, plant: str | None, fresh: InChild | None = None
     ) -> None:
-        """Run a case and compare its verdict with what was planted, a kind of failure or None.
+        """Run a case and compare its verdict with what was planted. A case that the target refuses shows
+        nothing.
 
-        A case that the target refuses shows nothing. fresh: what asks failures again, for which the time does
-        not count: each must come alone.
+        Args:
+            plant: a kind of failure, or None.
+            fresh: asks failures again, for which the time does not count: each must come alone. None asks
+                nothing.
         """
         begin = time.perf_counter()
         verdict = runner.run(case, target)
@@ -82,7 +89,7 @@ class Tally:
             self.surprises.append(f"{plant or 'nothing'} planted, got {verdict.failure}: {case!r}")
 
     def figures(self) -> dict[str, Any]:
-        """What is worth keeping, ready for JSON."""
+        """Return what is worth keeping, ready for JSON."""
         return {
             "cases": self.cases,
             "cases_per_second": self.cases / self.seconds,
@@ -94,7 +101,7 @@ class Tally:
 
 
 def drawn(count: int, backend: str, seed: int) -> Iterator[Case]:
-    """Distinct cases of all operations in turn, batch after batch, as a campaign draws them."""
+    """Draw distinct cases of all operations in turn, batch after batch, as a campaign does."""
     menu = strategies.Menu.draw(seed, operations.OPERATIONS, backend="gpu") if backend == "gpu" else None
     streams = {op: strategies.cases(op, backend=backend, menu=menu) for op in operations.OPERATIONS}
     seen: set[str] = set()
@@ -109,6 +116,7 @@ def drawn(count: int, backend: str, seed: int) -> Iterator[Case]:
 
 
 def _batch(stream: SearchStrategy[Case], backend: str, seed: int) -> list[Case]:
+    """Draw the cases of one batch."""
     from diffgdn.search import hypothesis_search
 
     cases: list[Case] = []
@@ -122,7 +130,7 @@ def _batch(stream: SearchStrategy[Case], backend: str, seed: int) -> list[Case]:
 
 
 def trips(cases: list[Case], runner: Runner) -> list[float]:
-    """Milliseconds to the child and back, with a case that its target refuses unseen."""
+    """Time the way to the child and back, in milliseconds, with cases that the target refuses unseen."""
     out = []
     for case in cases[:TRIPS]:
         begin = time.perf_counter()
@@ -177,6 +185,7 @@ def main(asked: str | None, count: int, target: str, seed: int, json_path: Path 
 
 
 def _show(head: dict[str, Any], tallies: dict[str, dict[str, Any]]) -> None:
+    """Print the figures."""
     click.echo(f"{head['target']} on backend {head['backend']} ({head['device']}), seed {head['seed']}")
     for name, tally in tallies.items():
         speed = f"{tally['cases_per_second']:.1f}/s, median {tally['median_ms']:.1f} ms of those that passed"

@@ -1,4 +1,4 @@
-"""The faults that `diffgdn.selftest.planted_faults` plants, and the targets that have them.
+"""Hold the faults that `diffgdn.selftest.planted_faults` plants, and the targets that have them.
 
 Which cases have one goes by their id, so that parent and child agree without a word: one in a hundred, each
 kind equally often.
@@ -25,13 +25,19 @@ FAR = 2**40  # elements from any tensor, where nothing is mapped
 
 @dataclass(frozen=True)
 class Plant:
-    """A fault, and the kind of failure that it must become, as `bucket.fault` names it."""
+    """Describe a fault.
+
+    Attributes:
+        kind: of the failure that it must become, as `bucket.fault` names it.
+        strike: called with a case and what the kernel returned.
+    """
 
     kind: str
     strike: Callable[[Case, dict[str, Tensor]], None]
 
 
 def _raise(case: Case, results: dict[str, Tensor]) -> None:
+    """Raise, as a kernel's checks might."""
     raise RuntimeError("planted")
 
 
@@ -41,11 +47,13 @@ def _store_far_kernel(p_x, far):  # type: ignore[no-untyped-def]  # triton resol
 
 
 def store_far(x: Tensor) -> None:
-    """On a GPU: an illegal memory access, which breaks the context of the process."""
+    """Store far outside a tensor on a GPU: an illegal memory access, which breaks the context of the
+    process."""
     _store_far_kernel[(1,)](x, FAR)
 
 
 def _crash(case: Case, results: dict[str, Tensor]) -> None:
+    """End the process, or break its GPU context."""
     if results["o"].is_cuda:
         store_far(results["o"])
     else:
@@ -53,7 +61,7 @@ def _crash(case: Case, results: dict[str, Tensor]) -> None:
 
 
 def _spoil(case: Case, results: dict[str, Tensor]) -> None:
-    """One element of the first token's output."""
+    """Spoil one element of the first token's output, in place."""
     o = results["o"]
     largest = max(1.0, float(o.reshape(case.tokens, case.HV, case.V)[0].abs().max()))
     o[(0,) * o.ndim] = min(FACTOR * largest, torch.finfo(o.dtype).max / 2)
@@ -63,7 +71,8 @@ RAISE, CRASH, SPOIL = Plant("raised", _raise), Plant("crashed", _crash), Plant("
 
 
 def plant_of(case: Case) -> Plant | None:
-    """The fault of a case, if it has one. Without tokens there is no value to be wrong: it raises instead."""
+    """Return the fault of a case, None if it has none. Without tokens there is no value to be wrong: it
+    raises instead."""
     number = int(case.id, 16)
     if number % ONE_IN:
         return None
@@ -78,9 +87,10 @@ def _strike(case: Case, results: dict[str, Tensor]) -> None:
 
 
 class _Refusing(Planted):
-    """Takes no case: what is left is the way to it and back."""
+    """Take no case: what is left is the way to it and back."""
 
     def refuses(self, case: Case, backend: str) -> str | None:
+        """Refuse every case."""
         return "not today"
 
 

@@ -2,11 +2,17 @@
 
 The stages, in the order they run, each a kernel of its own:
 
-    table      which token each chunk starts at, and how many it has
+    tile_table which token each chunk starts at, and how many it has
     normalise  l2norm of q and k, where asked
     gates      kda only: gate activation and its cumulative sum within each chunk
     wy_gdn     the triangular system of a chunk, its inverse, and from it w and u
     wy_kda     the same with a gate per channel; also kg, qg and A_qk
     state      the running state over the chunks of a sequence: h before each chunk, v_new, the final state
     output     o from h, v_new and the attention within the chunk
+
+This is the chunkwise form of the delta rule by Yang, Wang, Zhang, Shen and Kim (2024, "Parallelizing Linear
+Transformers with the Delta Rule over Sequence Length", section 3). It rests on the WY representation of
+products of Householder matrices (Bischof and Van Loan 1987, "The WY Representation for Products of
+Householder Matrices"). A decay per head is added by Yang, Kautz and Hatamizadeh (2024, "Gated Delta
+Networks", section 3), one per channel by the Kimi Team (2025, "Kimi Linear", section 3).
 """

@@ -19,7 +19,10 @@ STRONGEST = tl.constexpr(-150.0)
 
 @triton.jit
 def log2_cumsum(b_g):
-    """The running sum over axis 0 of natural log decays b_g (fp32; 0 past the chunk's end), in log2 units."""
+    """Return the running sum over axis 0 of natural log decays b_g in log2 units.
+
+    b_g: fp32, 0 past the chunk's end.
+    """
     return tl.cumsum(tl.where(b_g < STRONGEST, STRONGEST, b_g) * LOG2E, axis=0)
 
 
@@ -30,6 +33,13 @@ def kda_gate_kernel(
     K: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr,
     RAW: tl.constexpr, BIAS: tl.constexpr, BOUNDED: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
+    """Store the running sums of one chunk's decays for one value head: a program each of chunks * HV.
+
+    p_g [B, T, HV, K], any float dtype: the natural log decay, or with RAW the raw gate, to which p_dt_bias
+    [HV, K] (BIAS) is added; p_A_log [HV] and lower_bound (BOUNDED) as in `device`. Written: p_gc [tokens, HV,
+    K], fp32, in log2 units. g_b, g_t, g_h: strides of p_g in units of UNIT elements. p_table: as tile_table
+    makes it.
+    """
     i_c, i_hv = chunk_and_head(tl.program_id(0), HV)
     start = tl.load(p_table + i_c * 2).to(tl.int64)
     rows = tl.load(p_table + i_c * 2 + 1)
@@ -55,7 +65,11 @@ def kda_gate_kernel(
 
 
 def kda_gates(g, A_log, dt_bias, lower_bound, table, chunk_size):
-    """Stage, kda: the cumulative sums of g [B, T, HV, K], log decay or (with A_log) raw, as fp32 log2."""
+    """Run the stage, kda: return the sums of g from each chunk's start, [B, T, HV, K] fp32 in log2 units.
+
+    g [B, T, HV, K]: the natural log decay or, with A_log [HV], the raw gate. dt_bias [HV, K] or None.
+    lower_bound: None for the softplus gate.
+    """
     B, T, HV, K = g.shape
     gc = torch.empty(B, T, HV, K, dtype=torch.float32, device=g.device)
     strides, unit = in_units(g)

@@ -3,7 +3,7 @@
 import torch
 
 from .. import arguments as check
-from .checks import check_shared
+from .chunk_checks import check_shared
 from .pipeline import run
 
 
@@ -12,9 +12,10 @@ def chunk_gated_delta_rule(
     head_first=False, use_qk_l2norm_in_kernel=False, inplace_update=True, *, output_final_state=False,
     output_boundary_states=True, chunk_size=64, layout="vk", batch_invariant=False, validate=None,
 ):  # fmt: skip
-    """Gated delta rule (GDN) over whole sequences, chunk by chunk.
+    """Run whole sequences through the gated delta rule (GDN), chunk by chunk.
 
-    S <- exp(g) S; S <- S + beta (v - S k) k^T; o = scale S q.
+    S <- exp(g) S; S <- S + beta (v - S k) k^T; o = scale S q (Yang, Kautz and Hatamizadeh 2024, "Gated Delta
+    Networks", section 3).
 
     Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; with cu_seqlens [N + 1] B is 1
     and T all tokens, without it N = B; at most 2^31 - 64 tokens B T. Any strides, past 2^31 elements too, the

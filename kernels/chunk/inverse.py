@@ -1,9 +1,10 @@
 """The inverse of a chunk's unit lower triangular matrix, in fp32, by substitution on blocks of doubling size.
 
-For a lower triangular matrix cut in four, inv([[A, 0], [P, C]]) = [[inv(A), 0], [-inv(C) P inv(A),
-inv(C)]]. Starting from the diagonal (whose inverse is itself) and doubling, each step uses true inverses
-only. A series in powers of the matrix would need fewer products, and loses all accuracy for near-parallel
-keys, where the powers grow and cancel.
+For a lower triangular matrix cut in four, inv([[A, 0], [P, C]]) = [[inv(A), 0], [-inv(C) P inv(A), inv(C)]].
+Starting from the diagonal (whose inverse is itself) and doubling, each step uses true inverses only. A series
+in powers of the matrix would need fewer products, and loses all accuracy for near-parallel keys, where the
+powers grow and cancel. (Higham 2002, "Accuracy and Stability of Numerical Algorithms", section 14.2: how
+triangular matrices are inverted block by block, and the errors of it.)
 """
 
 import triton
@@ -14,7 +15,7 @@ from ..device import dot
 
 @triton.jit
 def diagonal_blocks(b_L, BT: tl.constexpr, S: tl.constexpr):
-    """The diagonal [S, S] blocks of b_L [BT, BT] as [BT // S, S, S]."""
+    """Return the diagonal [S, S] blocks of b_L [BT, BT] as [BT // S, S, S]."""
     N: tl.constexpr = BT // S
     if N == 1:
         b_D = tl.reshape(b_L, [1, S, S])
@@ -27,7 +28,10 @@ def diagonal_blocks(b_L, BT: tl.constexpr, S: tl.constexpr):
 
 @triton.jit
 def merge(b_X, b_L, BT: tl.constexpr, S: tl.constexpr):
-    """From the inverses b_X [BT // S, S, S] of the diagonal blocks of I + b_L to those of twice the size."""
+    """Return the inverses of the diagonal [2S, 2S] blocks of I + b_L [BT, BT], as [BT // (2S), 2S, 2S].
+
+    b_X [BT // S, S, S]: the inverses of its diagonal [S, S] blocks. All fp32.
+    """
     N: tl.constexpr = BT // (2 * S)
     b_A, b_C = tl.split(tl.permute(tl.reshape(b_X, [N, 2, S, S]), (0, 2, 3, 1)))  # [N, S, S]
     b_P = tl.permute(tl.reshape(diagonal_blocks(b_L, BT, 2 * S), [N, 2, S, 2, S]), (0, 2, 4, 1, 3))
@@ -47,7 +51,10 @@ def merge(b_X, b_L, BT: tl.constexpr, S: tl.constexpr):
 
 @triton.jit
 def invert(b_L, BT: tl.constexpr):
-    """inv(I + b_L) [BT, BT] for b_L [BT, BT] fp32, zero on and above the diagonal. BT is 16, 32 or 64."""
+    """Return inv(I + b_L) [BT, BT] for b_L [BT, BT] fp32, zero on and above the diagonal.
+
+    BT is 16, 32 or 64.
+    """
     i = tl.arange(0, 16)[:, None]
     j = tl.arange(0, 16)[None, :]
     if BT == 16:

@@ -3,7 +3,7 @@
 import torch
 
 from .. import arguments as check
-from .checks import check_shared
+from .chunk_checks import check_shared
 from .pipeline import run
 
 
@@ -14,7 +14,9 @@ def chunk_kda(
     chunk_indices=None, chunk_offsets=None, *, inplace_update=True, output_final_state=False, chunk_size=64,
     layout="vk", batch_invariant=False, validate=None,
 ):  # fmt: skip
-    """Kimi delta attention (KDA) over whole sequences: chunk_gated_delta_rule with g [B, T, HV, K].
+    """Run whole sequences through Kimi delta attention (KDA): chunk_gated_delta_rule with g [B, T, HV, K].
+
+    S <- S diag(exp(g)), then as there (Kimi Team 2025, "Kimi Linear", section 3).
 
     Shapes, dtypes, the pool and the other arguments are those of chunk_gated_delta_rule, save: g [B, T, HV,
     K] is the natural log of the decay, or with A_log the raw gate, in fp32 throughout: g = -exp(A_log) *
@@ -25,7 +27,8 @@ def chunk_kda(
     device. track_state, track_chunk_idx: not supported, must be None.
 
     Returns o [B, T, HV, V]; (o, h) with output_intermediate_states; the final state [N, HV, V, K] comes
-    last of the tuple with output_final_state.
+    last of the tuple with output_final_state. Raises ValueError or TypeError, before anything is written, for
+    arguments that do not fit together.
     """
     B, T, _, HV, K, _ = check.qkv(q, k, v)
     check.per_token("g", g, "[B, T, HV, K]", (B, T, HV, K), (torch.float32, q.dtype))

@@ -15,6 +15,11 @@ def l2norm_kernel(
     p_x, p_y, x_b: tl.int64, x_t: tl.int64, x_h: tl.int64, T, H, rows,
     K: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
+    """Store BR of the `rows` = B * T * H rows of p_x [B, T, H, K], scaled to unit length, to p_y.
+
+    p_y is contiguous. x_b, x_t, x_h: strides of p_x in units of UNIT elements. Computed in fp32 and rounded
+    once, to p_y's dtype.
+    """
     o_r = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)
     o_k = tl.arange(0, BK)
     o_t = o_r // H
@@ -26,7 +31,10 @@ def l2norm_kernel(
 
 
 def normalise(x):
-    """x [B, T, H, K], its last dimension contiguous -> a new contiguous tensor of unit rows."""
+    """Run the stage: return x [B, T, H, K] with its rows scaled to unit length, contiguous, in x's dtype.
+
+    x: its last dimension contiguous. See `device.l2norm` for the formula.
+    """
     B, T, H, K = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     rows = B * T * H

@@ -2,8 +2,9 @@
 
     o_i = scale * (exp(g_i) q_i . h + sum_{j <= i} A_qk[i, j] v_new_j),    A_qk[i, j] = q_i.k_j exp(g_i - g_j)
 
-kda has per-channel gates: its q arrives with exp(g) in it, and A_qk from the stage that made the triangular
-system.
+It is the chunkwise output of Yang, Kautz and Hatamizadeh (2024, "Gated Delta Networks", section 3), with g
+summed from the chunk's start. kda has per-channel gates: its q arrives with exp(g) in it, and A_qk from the
+stage that made the triangular system.
 """
 
 import torch
@@ -11,8 +12,8 @@ import triton
 import triton.language as tl
 
 from ..device import dot_add
+from .chunk_tiles import tile
 from .strides import chunk_and_head, in_units
-from .tiles import tile
 
 
 @triton.jit(do_not_specialize=["q_b", "q_t", "q_h", "k_b", "k_t", "k_h", "scale", "T", "HV", "G"])
@@ -23,6 +24,13 @@ def output_kernel(
     K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     KDA: tl.constexpr, KV: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
+    """Store the output of one chunk, value head and BV columns of V: a program each.
+
+    p_q [B, T, H, K] (KDA: qg [B, T, HV, K]), p_k [B, T, H, K], strides in units of UNIT elements; p_gc
+    [tokens, HV], fp32 in log2 units; p_A [tokens, HV, BT]; p_h [chunks, HV, V, K] (KV: [chunks, HV, K, V]);
+    p_v_new [tokens, HV, V]. p_k and p_gc are for GDN alone, p_A for KDA. Written: p_o [tokens, HV, V],
+    padding tokens with zeros. p_table: as tile_table makes it.
+    """
     NV: tl.constexpr = (V + BV - 1) // BV
     i_p = tl.program_id(0)
     i_ch = i_p // NV
@@ -80,7 +88,7 @@ def output_kernel(
 
 
 def output(q, k, v_new, gc, A, h, scale, table, *, layout, chunk_size):
-    """Returns o, like v_new in q's dtype, with zero rows for padding tokens.
+    """Run the stage: return o [B, T, HV, V] in q's dtype, with zero rows for padding tokens.
 
     gdn: q, k [B, T, H, K], gc [B, T, HV], A None. kda: q as qg [B, T, HV, K], A [B, T, HV, BT]; k and gc
     None.

@@ -8,7 +8,7 @@ from .gates import kda_gates
 from .normalise import normalise
 from .output import output
 from .state import state_pass
-from .table import chunk_count, chunk_table
+from .tile_table import chunk_count, chunk_table
 from .wy_gdn import wy_gdn
 from .wy_kda import wy_kda
 
@@ -19,7 +19,11 @@ def run(
     boundary_states, chunk_size, layout, batch_invariant, raw_beta=False, A_log=None, dt_bias=None,
     lower_bound=None,
 ):  # fmt: skip
-    """Checked arguments in; o, final state or None, boundary states or None out. g with a K axis: kda."""
+    """Run all stages on checked arguments; return (o, final state or None, boundary states or None).
+
+    g [B, T, HV] for gdn, [B, T, HV, K] for kda. What is returned, and what is written to initial_state, is as
+    the public functions say. indices: initial_state_indices.
+    """
     B, T, HV, V = v.shape
     K = k.shape[3]
     tokens = B * T

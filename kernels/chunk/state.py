@@ -2,6 +2,8 @@
 
     h[c] = S,    v_new = u - w S,    S <- exp(g_end) S + sum_i exp(g_end - g_i) k_i v_new_i^T
 
+with g summed from the chunk's start (Yang, Kautz and Hatamizadeh 2024, "Gated Delta Networks", section 3).
+
 The block of S in registers is [BK, BV], whatever the layout in memory: K whole, V cut into tiles that do
 not see each other.
 """
@@ -11,8 +13,8 @@ import triton
 import triton.language as tl
 
 from ..device import dot, dot_add
+from .chunk_tiles import tile
 from .strides import chunk_and_head, in_units
-from .tiles import tile
 
 
 @triton.jit(do_not_specialize=["k_b", "k_t", "k_h", "s_n", "s_h", "s_r", "i_s", "T", "HV", "G"])
@@ -24,6 +26,16 @@ def state_kernel(
     KDA: tl.constexpr, KV: tl.constexpr, HAS_POOL: tl.constexpr, HAS_INDICES: tl.constexpr,
     WRITE_POOL: tl.constexpr, WRITE_FINAL: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
+    """Walk BV columns of V of one sequence's and value head's state over its chunks: a program each.
+
+    p_k [B, T, H, K] (KDA: kg [B, T, HV, K]), strides in units of UNIT elements; p_w [tokens, HV, K] and p_u
+    [tokens, HV, V]; p_gc [tokens, HV] (KDA: [tokens, HV, K]), fp32 in log2 units; p_pool: states, strides
+    s_n, s_h, s_r of slot, head and row in elements; p_indices [N], stride i_s; p_cu [N + 1]; p_first [N]:
+    each sequence's first chunk. Written: p_h, the state before each chunk; p_v_new [tokens, HV, V]; with
+    WRITE_POOL the final states to their slots, not those of negative slots and empty sequences; with
+    WRITE_FINAL all of them to p_final, [N, HV, V, K]. With KV all states are [.., K, V]. S is in fp32,
+    products in the dtype of p_w.
+    """
     NV: tl.constexpr = (V + BV - 1) // BV
     i_p = tl.program_id(0)
     i_nh = i_p // NV
@@ -114,7 +126,7 @@ def state_pass(
     chunk_size,
     batch_invariant,
 ):
-    """Runs every sequence from its state in the pool (or zero). Returns h [chunks, HV, V, K] and v_new.
+    """Run the stage, each sequence from its state in the pool or zero; return h [chunks, HV, V, K] and v_new.
 
     k [B, T, H, K] (kda: kg [B, T, HV, K]); gc as the gate stage made it. final, if given, takes [N, HV, V,
     K]. The pool is written only with write_pool. With layout "kv" all states are [K, V].

@@ -13,12 +13,12 @@ UNIT_BYTES = 16  # the widest load
 
 @triton.jit
 def chunk_and_head(i_ch, HV):
-    """The chunk and the value head of the i_ch-th of chunks times HV heads, in 64 bits."""
+    """Return the chunk and the value head of the i_ch-th of chunks times HV heads, in 64 bits."""
     return (i_ch // HV).to(tl.int64), (i_ch % HV).to(tl.int64)
 
 
 def in_units(*tensors):
-    """Strides of all but the last dimension, of each tensor in turn, in units of UNIT elements; and UNIT.
+    """Return strides of all but the last dimension, tensor by tensor, in units of UNIT elements; and UNIT.
 
     UNIT is 16 bytes' worth of elements where every stride is a multiple of it and every tensor starts on
     one (the kernel multiplies by the constant UNIT, which is how the compiler learns that wide loads are

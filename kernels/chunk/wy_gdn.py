@@ -6,7 +6,9 @@
     w = X (beta exp(g) k)
 
 with g summed from the chunk's start; v_new = u - w S is then the chunk's delta for the state S before it
-(WY form of Yang et al., "Gated Delta Networks", section 3). The sums of g are stored for the later stages.
+(Bischof and Van Loan's WY form, as Yang, Wang, Zhang, Shen and Kim 2024 have it for the delta rule and Yang,
+Kautz and Hatamizadeh 2024, "Gated Delta Networks", section 3, with gates). The sums of g are stored for the
+later stages.
 """
 
 import torch
@@ -14,10 +16,10 @@ import triton
 import triton.language as tl
 
 from ..device import dot, dot_add
+from .chunk_tiles import tile
 from .gates import log2_cumsum
 from .inverse import invert
 from .strides import chunk_and_head, in_units
-from .tiles import tile
 
 
 @triton.jit(
@@ -46,6 +48,13 @@ def wy_gdn_kernel(
     K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     UNIT: tl.constexpr,
 ):  # fmt: skip
+    """Store w, u and the sums of g of one chunk and value head: a program each of chunks * HV.
+
+    p_k [B, T, H, K] and p_v [B, T, HV, V], strides in units of UNIT elements; p_g, natural log decays, and
+    p_beta [B, T, HV], strides in elements. Written: p_gc [tokens, HV], fp32 in log2 units; p_w [tokens, HV,
+    K] and p_u [tokens, HV, V] in k's dtype. The system is solved in fp32; X is rounded to k's dtype for the
+    products. p_table: as tile_table makes it.
+    """
     i_c, i_hv = chunk_and_head(tl.program_id(0), HV)
     start = tl.load(p_table + i_c * 2).to(tl.int64)
     rows = tl.load(p_table + i_c * 2 + 1)
@@ -89,8 +98,10 @@ def wy_gdn_kernel(
 
 
 def wy_gdn(k, v, g, beta, table, chunk_size):
-    """Returns gc fp32 [B, T, HV] (log2 units, summed within chunks), w [B, T, HV, K] and u [B, T, HV, V] in
-    k's dtype."""
+    """Run the stage: return gc [B, T, HV], w [B, T, HV, K] and u [B, T, HV, V].
+
+    gc: sums of g from each chunk's start, fp32 in log2 units. w, u: in k's dtype. g is the natural log decay.
+    """
     B, T, HV, V = v.shape
     H, K = k.shape[2:]
     gc = torch.empty(B, T, HV, dtype=torch.float32, device=k.device)

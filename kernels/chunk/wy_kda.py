@@ -4,7 +4,7 @@
     A_qk[i, j] = sum_c q_ic k_jc exp(g_ic - g_jc) for j <= i
 
 with g summed from the chunk's start; X, u, w as for gdn, and kg = k exp(g_end - g), qg = q exp(g) for the
-later stages.
+later stages (Kimi Team 2025, "Kimi Linear", section 3).
 
 The exponential lies inside the sum over channels, so for a matrix product it has to be split between the
 two factors. Splitting it at a token m with j <= m <= i makes both exponents, g_i - g_m and g_m - g_j, zero
@@ -18,9 +18,9 @@ import triton
 import triton.language as tl
 
 from ..device import dot, sigmoid
+from .chunk_tiles import tile
 from .inverse import invert
 from .strides import chunk_and_head, in_units
-from .tiles import tile
 
 
 @triton.jit(
@@ -49,6 +49,14 @@ def wy_kda_kernel(
     K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BC: tl.constexpr,
     LOG_BT: tl.constexpr, LOG_LEAF: tl.constexpr, RAW_BETA: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
+    """Store what later stages need of one chunk and value head: a program each of chunks * HV.
+
+    p_q, p_k [B, T, H, K] and p_v [B, T, HV, V], strides in units of UNIT elements; p_gc [tokens, HV, K], fp32
+    in log2 units; p_beta [B, T, HV], strides in elements, with RAW_BETA before the sigmoid. Written, in k's
+    dtype: p_w, p_kg, p_qg [tokens, HV, K], p_u [tokens, HV, V], p_A [tokens, HV, BT], zeros above the
+    diagonal. LOG_BT, LOG_LEAF: log2 of BT and LEAF. The system is solved in fp32. p_table: as tile_table
+    makes it.
+    """
     i_c, i_hv = chunk_and_head(tl.program_id(0), HV)
     start = tl.load(p_table + i_c * 2).to(tl.int64)
     rows = tl.load(p_table + i_c * 2 + 1)
@@ -154,7 +162,10 @@ def wy_kda_kernel(
 
 
 def wy_kda(q, k, v, gc, beta, table, chunk_size, *, raw_beta):
-    """Returns w, kg, qg [B, T, HV, K], u [B, T, HV, V] and A_qk [B, T, HV, BT], all in k's dtype."""
+    """Run the stage: return w, kg, qg [B, T, HV, K], u [B, T, HV, V] and A_qk [B, T, HV, BT], in k's dtype.
+
+    gc [B, T, HV, K]: as the gate stage makes it, fp32 in log2 units. raw_beta: beta is before the sigmoid.
+    """
     B, T, HV, V = v.shape
     H, K = k.shape[2:]
     new = {"dtype": k.dtype, "device": k.device}

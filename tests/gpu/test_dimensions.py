@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from diffgdn.cases.case import Case, Gates, Pool, Values
-from diffgdn.verdict.execute import Verdict
+from diffgdn.verdict.failures import Verdict
 
 pytestmark = pytest.mark.gpu
 

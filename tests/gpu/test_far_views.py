@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +57,7 @@ def tokens(device: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("function", [chunk_gated_delta_rule, fused_recurrent_gated_delta_rule_update])
-def test_tensors_on_a_device_that_is_not_current(function) -> None:
+def test_tensors_on_a_device_that_is_not_current(function: Callable[..., Any]) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs in one process")
     returned = {}

@@ -363,14 +363,14 @@ for kind, dtype in ((tl.float8e4nv, torch.float8_e4m3fn), (tl.float8e5, torch.fl
 
 
 for kind in (tl.float8e4nv, tl.float8e5):
-    for source, values in FLOATS.items():
-        if source != "fp64":
+    for width, values in FLOATS.items():
+        if width != "fp64":
             idiom(
                 values,
                 out=[(u8, (N,)), (f32, (N,))],
                 truth=None,
                 rule=CHOSEN,
-                name=f"{kind.name}_of_{source}_outside",
+                name=f"{kind.name}_of_{width}_outside",
                 KIND=kind,
                 N=N,
             )(through_eight_bits)

@@ -8,6 +8,7 @@ sum: K additions in fp32, each of which a tensor core may truncate at an ulp of 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import triton
@@ -77,7 +78,7 @@ def one_hot(rows: int, columns: int) -> Tensor:
 
 for m, n, k in ((16, 16, 16), (64, 16, 32)):
     size = f"{m}x{n}x{k}"
-    shape = dict(M=m, N=n, K=k)
+    shape: dict[str, Any] = dict(M=m, N=n, K=k)
     if m == 16:
         for name, dtype in (("bf16", bf16), ("fp16", f16), ("fp32", f32)):
             a, b = whole(m, k, dtype=dtype), whole(k, n, stream=1, dtype=dtype)

@@ -15,7 +15,7 @@ from diffgdn.cases.operations import OPERATIONS
 from diffgdn.pytest_plugin.hypothesis_database import remember
 from diffgdn.strategies import Menu
 from diffgdn.targets import Target
-from diffgdn.verdict.execute import Verdict
+from diffgdn.verdict.failures import Verdict
 
 pytestmark = pytest.mark.explores
 
@@ -33,7 +33,7 @@ def property_of(
         op, backend=backend, menu=menu, configs=target.configurations(op), layout=target.layout
     )
 
-    @settings(max_examples=max(1, settings.default.max_examples // share))
+    @settings(max_examples=max(1, settings().max_examples // share))
     @given(case=cases)
     def test(case: Case) -> None:
         check(case, name)

@@ -14,7 +14,7 @@ from diffgdn.pytest_plugin.hypothesis_database import remember
 from diffgdn.strategies import Menu
 from diffgdn.targets import Target
 from diffgdn.verdict import relations
-from diffgdn.verdict.execute import Verdict
+from diffgdn.verdict.failures import Verdict
 from diffgdn.verdict.relations import RELATIONS
 
 pytestmark = pytest.mark.explores
@@ -49,7 +49,7 @@ def test_the_relation_holds(
     ]
 
     @settings(
-        max_examples=max(len(ops), settings.default.max_examples // FEWER),
+        max_examples=max(len(ops), settings().max_examples // FEWER),
         suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
     )
     @given(case=st.one_of(cases))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,9 +23,10 @@ from diffgdn.findings import repro
 from diffgdn.findings.finding import Finding
 from diffgdn.reference import noise
 from diffgdn.tensors import inputs
+from diffgdn.tensors.layout import arrange
 from diffgdn.tensors.results import RETURNED, result_of, returned_names
 from diffgdn.verdict import execute
-from diffgdn.verdict.checks import Comparison
+from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
 from diffgdn.verdict.failures import Verdict
 
 TARGET = str(Path(__file__).parents[1] / "unit" / "planted_functions.py") + ":planted"
@@ -63,7 +65,7 @@ def expected_kind(fault: str, case: Case) -> str | None:
 FACTORS = (0.5, 0.9, 1.1, 2.0)  # of the bound
 
 
-def case_of(op: str, dtype: str, pool_dtype: str, exact: bool = False, **changed: object) -> Case:
+def case_of(op: str, dtype: str, pool_dtype: str, exact: bool = False, **changed: Any) -> Case:
     """A small case with an empty sequence, padding and an unnamed slot, where the operation has them; the
     interpreter makes its call twice."""
     operation = OPERATIONS[op]
@@ -161,7 +163,7 @@ def test_where_no_state_is_written_none_is_compared(op: str, agree: Agreement) -
 
 @pytest.mark.parametrize("op", OPERATIONS)
 def test_whatever_is_wrong_fails_both(op: str, agree: Agreement) -> None:
-    scripts = {}
+    scripts: dict[Any, Any] = {}
     for number, fault in enumerate(FAULTS, list(OPERATIONS).index(op)):
         dtype, pool_dtype = PAIRS[number % len(PAIRS)]
         case = case_of(op, dtype, pool_dtype)
@@ -216,11 +218,11 @@ def right_results(case: Case, monkeypatch: pytest.MonkeyPatch) -> list[Compariso
     """The results of a case as the kernel leaves them, beside the truth."""
     monkeypatch.setenv("PLANTED", "right")
     run = execute.Run(case, target(), "interpret", explain=False)
-    arguments = execute.arena.arrange(case, inputs.draw(case), "cpu")
+    arguments = arrange(case, inputs.draw(case), "cpu")
     results = run.results(arguments, run.call(arguments))
-    stored = [(result_of(case, name).truth, tensor.dtype) for name, tensor in results.items()]
+    stored = received_dtypes(case, results)
     reference = noise.reference(case, inputs.draw(case), target().contract(case.op), stored)
-    return list(execute.comparisons(case, results, reference))
+    return list(compare_results(case, results, reference))
 
 
 def place_of(case: Case, name: str, at: tuple[int, ...]) -> tuple[str | int, list[int]]:

@@ -37,7 +37,7 @@ def test_requests_keep_what_is_theirs(
         workers=1,
         corpus=Path(given.getoption("--diffgdn-corpus")),
         max_time=MOST_SECONDS,
-        max_cases=max(1, settings.default.max_examples // SHARE),
+        max_cases=max(1, settings().max_examples // SHARE),
         hang_seconds=given.getoption("--diffgdn-hang-after"),
         mode=PlayTrace.mode,
     )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from hypothesis.strategies import SearchStrategy
 
 from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.strategies import Menu, cases
 
+Condition = Callable[[Case], bool]
+Minimal = Callable[[SearchStrategy[Case], Condition], Case]
 
-def simplest(op: str, **changes: object) -> Case:
+
+def simplest(op: str, **changes: Any) -> Case:
     """The simplest case of an operation, with changes."""
     pool = Pool() if OPERATIONS[op].has_pool else Pool(indices=())
     if OPERATIONS[op].keeps_steps:
@@ -24,8 +28,8 @@ def simplest(op: str, **changes: object) -> Case:
 class Planted(NamedTuple):
     """A condition, how the minimal case differs from the simplest one, and where it is planted."""
 
-    condition: Callable[[Case], bool]
-    changes: dict[str, object]
+    condition: Condition
+    changes: dict[str, Any]
     ops: tuple[str, ...]
 
 
@@ -137,7 +141,7 @@ PLANTED = {
         ("kda.extend",),
     ),
 }
-VERIFY = {
+VERIFY: dict[str, tuple[Condition, dict[str, Any]]] = {
     "a parent that is not the previous token": (
         lambda c: any(parent < step - 1 for tree in c.parents for step, parent in enumerate(tree)),
         {"lens": (3,), "parents": ((-1, 0, 0),), "pool": Pool(steps=3, buffer=1, rows=(0,))},
@@ -166,7 +170,7 @@ VERIFY = {
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
-def test_without_a_condition_the_simplest_case_is_left(minimal, op):
+def test_without_a_condition_the_simplest_case_is_left(minimal: Minimal, op: str) -> None:
     """One sequence, one head, one token, ones, no gate, slot 0."""
     assert minimal(cases(op), lambda case: True) == simplest(op)
 
@@ -174,7 +178,7 @@ def test_without_a_condition_the_simplest_case_is_left(minimal, op):
 @pytest.mark.parametrize(
     ("op", "name"), [(op, name) for name, planted in PLANTED.items() for op in planted.ops]
 )
-def test_nothing_is_left_but_what_the_condition_needs(minimal, op, name):
+def test_nothing_is_left_but_what_the_condition_needs(minimal: Minimal, op: str, name: str) -> None:
     """The minimal case is the simplest one with exactly the changes that the condition is about."""
     planted = PLANTED[name]
     expected = dict(planted.changes)
@@ -185,13 +189,13 @@ def test_nothing_is_left_but_what_the_condition_needs(minimal, op, name):
 
 
 @pytest.mark.parametrize("name", VERIFY)
-def test_trees_and_drafts_shrink_to_the_smallest_that_do(minimal, name):
+def test_trees_and_drafts_shrink_to_the_smallest_that_do(minimal: Minimal, name: str) -> None:
     """Trees keep the one branch that matters, drafts the one sequence."""
     condition, changes = VERIFY[name]
     assert minimal(cases("gdn.verify"), condition) == simplest("gdn.verify", **changes)
 
 
-def test_a_pool_past_32_bits_shrinks_to_one_sequence_in_the_last_of_two_slots(minimal):
+def test_a_pool_past_32_bits_shrinks_to_one_sequence_in_the_last_of_two_slots(minimal: Minimal) -> None:
     """Offsets beyond 2**31 elements need a wide pitch, and a 16-bit state to keep the pool small."""
 
     def far(case: Case) -> bool:
@@ -202,7 +206,7 @@ def test_a_pool_past_32_bits_shrinks_to_one_sequence_in_the_last_of_two_slots(mi
     assert minimal(cases("gdn.decode"), far) == simplest("gdn.decode", pool=pool)
 
 
-def test_a_menu_case_shrinks_to_the_simplest_entry_that_still_fails(minimal):
+def test_a_menu_case_shrinks_to_the_simplest_entry_that_still_fails(minimal: Minimal) -> None:
     """On a menu the build cannot shrink past its entries; everything else does."""
     menu = Menu.draw(7, ["gdn.extend"])
     found = minimal(cases("gdn.extend", backend="gpu", menu=menu), lambda case: max(case.lens) > 70)

@@ -20,7 +20,7 @@ from diffgdn.cases.case import Case
 from diffgdn.search import hypothesis_search
 from diffgdn.strategies import Menu
 from diffgdn.verdict import execute
-from diffgdn.verdict.execute import Verdict
+from diffgdn.verdict.failures import Verdict
 
 pytestmark = pytest.mark.explores
 

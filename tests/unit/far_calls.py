@@ -38,7 +38,13 @@ N, T, H, HV, K, V = 3, 5, 3, 3, 8, 8  # an axis needs three elements to be two s
 BF16, FP32 = torch.bfloat16, torch.float32
 
 # Every argument's last dimension is contiguous, save those of these.
-VECTORS = ("A_log", "dt_bias", "initial_state_indices", "ssm_state_indices", "intermediate_state_indices")
+VECTORS: tuple[str, ...] = (
+    "A_log",
+    "dt_bias",
+    "initial_state_indices",
+    "ssm_state_indices",
+    "intermediate_state_indices",
+)
 VECTORS += ("retrieve_parent_token",)
 
 

@@ -100,12 +100,14 @@ def _outputs(given: Given, returned: Any) -> list[torch.Tensor]:
 
 
 def _input(given: Given) -> torch.Tensor:
-    return given["mixed_qkv"] if "mixed_qkv" in given else given["k"]
+    found: torch.Tensor = given["mixed_qkv"] if "mixed_qkv" in given else given["k"]
+    return found
 
 
 def _states(given: Given) -> torch.Tensor:
     states = given.get("initial_state_source")
-    return given["initial_state"] if states is None else states
+    found: torch.Tensor = given["initial_state"] if states is None else states
+    return found
 
 
 def _beside(x: torch.Tensor, offset: int) -> torch.Tensor:

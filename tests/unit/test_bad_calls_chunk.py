@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -11,23 +13,24 @@ from diffgdn.backend import selection
 selection.enter(selection.detect())
 
 import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 from diffgdn.kernels import chunk_gated_delta_rule, chunk_kda  # noqa: E402
 from diffgdn.kernels.device import INTERPRETED  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
-FUNCTIONS = {"gdn": chunk_gated_delta_rule, "kda": chunk_kda}
+FUNCTIONS: dict[str, Callable[..., Any]] = {"gdn": chunk_gated_delta_rule, "kda": chunk_kda}
 
 
-def tensor(*shape, dtype=torch.bfloat16):
+def tensor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     return torch.ones(*shape, dtype=dtype, device=DEVICE)
 
 
-def integers(*values, dtype=torch.int64):
+def integers(*values: int, dtype: torch.dtype = torch.int64) -> Tensor:
     return torch.tensor(values, device=DEVICE, dtype=dtype)
 
 
-def good_call(which):
+def good_call(which: str) -> dict[str, Any]:
     """Two sequences of 4 and 6 tokens, H = 2, HV = 4, K = 8, V = 6, five slots."""
     return {
         "q": tensor(1, 10, 2, 8),
@@ -186,7 +189,7 @@ CALLS += [("gdn", *call) for call in GDN] + [("kda", *call) for call in KDA]
 @pytest.mark.parametrize(
     ("which", "wrong", "error", "message"), CALLS, ids=lambda x: x if isinstance(x, str) else ""
 )
-def test_wrong_call(which, wrong, error, message):
+def test_wrong_call(which: str, wrong: dict[str, Any], error: type[Exception], message: str) -> None:
     call = good_call(which) | wrong
     before = {name: x.clone() for name, x in call.items() if isinstance(x, torch.Tensor)}
     with pytest.raises(error, match=re.escape(message)):
@@ -197,7 +200,7 @@ def test_wrong_call(which, wrong, error, message):
 
 
 @pytest.mark.parametrize("which", FUNCTIONS)
-def test_batches_cannot_be_packed_as_well(which):
+def test_batches_cannot_be_packed_as_well(which: str) -> None:
     call = good_call(which)
     for name in ("q", "k", "v", "g", "beta"):
         call[name] = call[name].unflatten(1, (2, 5)).squeeze(0)
@@ -206,7 +209,7 @@ def test_batches_cannot_be_packed_as_well(which):
 
 
 @pytest.mark.parametrize("which", FUNCTIONS)
-def test_more_tokens_than_an_int32_counts_are_refused(which):
+def test_more_tokens_than_an_int32_counts_are_refused(which: str) -> None:
     call = good_call(which)
     for name in ("q", "k", "v", "g", "beta"):
         call[name] = call[name][:, :1].expand(1, 2**31 - 63, *call[name].shape[2:])
@@ -216,7 +219,7 @@ def test_more_tokens_than_an_int32_counts_are_refused(which):
 
 
 @pytest.mark.parametrize("which", FUNCTIONS)
-def test_the_call_that_all_of_these_spoil_is_a_good_one(which):
+def test_the_call_that_all_of_these_spoil_is_a_good_one(which: str) -> None:
     call = good_call(which)
     before = call["initial_state"].clone()
     FUNCTIONS[which](**call)
@@ -224,7 +227,7 @@ def test_the_call_that_all_of_these_spoil_is_a_good_one(which):
 
 
 @pytest.mark.parametrize("which", FUNCTIONS)
-def test_values_are_taken_on_trust_if_so_asked(which):
+def test_values_are_taken_on_trust_if_so_asked(which: str) -> None:
     """Nothing is raised for shared slots that are written. (Which of the two wins is not promised.)"""
     call = good_call(which) | {"initial_state_indices": integers(3, 3), "validate": False}
     FUNCTIONS[which](**call)

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from diffgdn.backend import selection
@@ -10,6 +13,7 @@ from diffgdn.backend import selection
 selection.enter(selection.detect())
 
 import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 from diffgdn import kernels  # noqa: E402
 from diffgdn.kernels.device import INTERPRETED  # noqa: E402
@@ -18,27 +22,27 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 B, T, H, HV, K, V, SLOTS, STEPS = 2, 3, 2, 4, 8, 6, 5, 4
 
 
-def ints(*values, dtype=torch.int32):
+def ints(*values: int, dtype: torch.dtype = torch.int32) -> Tensor:
     return torch.tensor(values, dtype=dtype, device=DEVICE)
 
 
-def floats(*shape, dtype=torch.float32):
+def floats(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.ones(shape, dtype=dtype, device=DEVICE)
 
 
-def whole():
+def whole() -> dict[str, Any]:
     return dict(
         q=floats(B, T, H, K), k=floats(B, T, H, K), v=floats(B, T, HV, V), g=floats(B, T, HV),
         beta=floats(B, T, HV), initial_state=floats(B, HV, V, K), output_final_state=True, validate=True,
     )  # fmt: skip
 
 
-def whole_kda():
+def whole_kda() -> dict[str, Any]:
     call = whole() | dict(g=floats(B, T, HV, K), inplace_final_state=True)
     return call
 
 
-def update():
+def update() -> dict[str, Any]:
     return dict(
         q=floats(B, T, H, K), k=floats(B, T, H, K), v=floats(B, T, HV, V), g=floats(B, T, HV),
         beta=floats(B, T, HV), initial_state_source=floats(SLOTS, HV, V, K), initial_state_indices=ints(3, 0),
@@ -46,7 +50,7 @@ def update():
     )  # fmt: skip
 
 
-def verify():
+def verify() -> dict[str, Any]:
     return update() | dict(
         disable_state_update=True, intermediate_states_buffer=floats(3, STEPS, HV, V, K),
         intermediate_state_indices=ints(2, -1), cache_steps=STEPS,
@@ -54,7 +58,7 @@ def verify():
     )  # fmt: skip
 
 
-def decode():
+def decode() -> dict[str, Any]:
     return dict(
         A_log=floats(HV), a=floats(B * T, HV), dt_bias=floats(HV), softplus_beta=1.0, softplus_threshold=20.0,
         q=floats(B, T, H, K), k=floats(B, T, H, K), v=floats(B, T, HV, V), b=floats(B, T, HV),
@@ -62,11 +66,11 @@ def decode():
     )  # fmt: skip
 
 
-def decode_kda():
+def decode_kda() -> dict[str, Any]:
     return decode() | dict(a=floats(B, T, HV, K), dt_bias=floats(HV, K), is_kda=True, lower_bound=-5.0)
 
 
-def packed():
+def packed() -> dict[str, Any]:
     return dict(
         mixed_qkv=floats(B, 2 * H * K + HV * V), a=floats(B, HV), b=floats(B, HV), A_log=floats(HV),
         dt_bias=floats(HV), scale=1.0, initial_state=floats(SLOTS, HV, V, K), out=floats(B, 1, HV, V),
@@ -74,7 +78,7 @@ def packed():
     )  # fmt: skip
 
 
-def packed_kda():
+def packed_kda() -> dict[str, Any]:
     return packed() | dict(a=floats(B, HV * K), dt_bias=floats(HV * K))
 
 
@@ -93,7 +97,7 @@ every_second = lambda x: torch.cat([x, x], -1)[..., ::2]
 meta = lambda x: x.to("meta")
 
 # (a good call, what is changed in it, the error, its message)
-BAD = [
+BAD: list[tuple[Callable[[], dict[str, Any]], dict[str, Any], type[Exception], str]] = [
     # types and dtypes
     (whole, dict(q=None), TypeError, "q: expected a torch.Tensor, got None"),
     (update, dict(k=[1.0]), TypeError, "k: expected a torch.Tensor, got list"),
@@ -215,13 +219,13 @@ BAD = [
 ]  # fmt: skip
 
 
-def run(good, changes):
+def run(good: Callable[[], dict[str, Any]], changes: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     call = {name: value for name, value in (good() | changes).items() if value is not MISSING}
     return getattr(kernels, FUNCTIONS[good])(**call), call
 
 
 @pytest.mark.parametrize("good", FUNCTIONS, ids=lambda good: good.__name__)
-def test_the_call_that_the_bad_ones_differ_from_is_accepted(good):
+def test_the_call_that_the_bad_ones_differ_from_is_accepted(good: Callable[[], dict[str, Any]]) -> None:
     result, _ = run(good, {})
     assert result is not None
 
@@ -231,7 +235,9 @@ def test_the_call_that_the_bad_ones_differ_from_is_accepted(good):
     BAD,
     ids=[f"{good.__name__}-{'-'.join(changes)}-{i}" for i, (good, changes, _, _) in enumerate(BAD)],
 )
-def test_a_bad_call_is_refused_by_name_and_writes_nothing(good, changes, error, message):
+def test_a_bad_call_is_refused_by_name_and_writes_nothing(
+    good: Callable[[], dict[str, Any]], changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
     call = {name: value for name, value in (good() | changes).items() if value is not MISSING}
     tensors = {name: x for name, x in call.items() if isinstance(x, torch.Tensor) and x.device.type != "meta"}
     before = {name: x.clone() for name, x in tensors.items()}
@@ -243,7 +249,7 @@ def test_a_bad_call_is_refused_by_name_and_writes_nothing(good, changes, error, 
         assert torch.equal(x, before[name]), name
 
 
-def test_values_are_left_unread_when_the_caller_says_so():
+def test_values_are_left_unread_when_the_caller_says_so() -> None:
     harmless_twice = dict(initial_state_indices=ints(1, 1), cu_seqlens=ints(0, 3, 3))
     result, _ = run(update, harmless_twice | dict(validate=False))
     assert result.shape == (B, T, HV, V)

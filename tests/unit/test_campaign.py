@@ -472,7 +472,8 @@ def test_a_target_that_cannot_be_had(tmp_path: Path, target: str, problem: str) 
     assert outcome.exit_code == 2
     assert outcome.problem is not None
     assert problem in outcome.problem
-    assert told[-1] == dataclasses.replace(told[-1], stopped=outcome.problem, findings=())  # type: ignore[type-var]
+    last: Any = told[-1]
+    assert last == dataclasses.replace(last, stopped=outcome.problem, findings=())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -98,7 +98,8 @@ def test_a_crash_that_takes_two_calls_names_both(runner: InChild) -> None:
     sure = asked_again(runner, "dirty", *cases)
     assert sure.failure.kind == "crashed"
     assert (len(sure.prelude), sure.heap) == (1, False)
-    assert min(one.subject.total for one in (*sure.prelude, sure.call)) == 3
+    subjects: list[Any] = [one.subject for one in (*sure.prelude, sure.call)]
+    assert min(subject.total for subject in subjects) == 3
 
 
 def test_what_fails_alone_is_a_plain_failure(runner: InChild) -> None:
@@ -299,7 +300,8 @@ def batch(
         return Verdict(case, "vk", "interpret", failure)
 
     def finding(sure: Confirmed, unshrunk: Case | None) -> Finding:
-        failure, kept = sure.failure, {"prelude": sure.prelude, "reproduced": sure.reproduced}
+        failure = sure.failure
+        kept: dict[str, Any] = {"prelude": sure.prelude, "reproduced": sure.reproduced}
         place = failure.kind, failure.message, failure.tensor
         return Finding(sure.verdict.case, "vk", "interpret", *place, unshrunk=unshrunk, **kept)
 

@@ -195,7 +195,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("strange")
 
 
-def seen(folder: Path) -> list[tuple[str, int, int]]:
+def seen(folder: Path) -> list[tuple[str, float, float]]:
     return sorted((str(path), *path.lstat()[6:9:2]) for path in folder.resolve().parent.rglob("*"))
 
 

@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import pytest
@@ -240,7 +240,7 @@ def test_a_case_on_a_page_evaluates_and_is_printed_so(text: str) -> None:
 
 def test_the_tests_of_pytest_md_run_as_they_stand(tmp_path: Path) -> None:
     """conftest.py, the test and the kernel of README, in a folder of their own."""
-    shown = {page: [] for page, _ in PYTHON} | {"README.md": []}
+    shown = {page: list[str]() for page, _ in PYTHON} | {"README.md": list[str]()}
     for page, text in PYTHON:
         shown[page].append(text)
     conftest, test = shown["docs/pytest.md"]
@@ -289,6 +289,51 @@ def test_every_page_is_in_a_table_of_contents() -> None:
     assert {path for path in pages if "_build" not in path.parts} == listed
 
 
+def explained() -> set[str]:
+    """Words of the glossary: its headings, and what it has in bold, in small letters."""
+    text = (ROOT / "docs" / "glossary.md").read_text()
+    found = re.findall(r"^### (.*)$", text, re.MULTILINE) + re.findall(r"\*\*(.+?)\*\*", text)
+    return {word.lower() for word in found}
+
+
+def test_the_glossary_has_every_bold_word_of_the_architecture() -> None:
+    bold = re.findall(r"\*\*(.+?)\*\*", (ROOT / "ARCHITECTURE.md").read_text())
+    assert len(bold) >= 10
+    assert [word for word in bold if not {word.lower(), word.lower().removesuffix("s")} & explained()] == []
+
+
+def test_the_glossary_has_every_folder_of_the_framework() -> None:
+    folders = [path.parent.name for path in sorted((ROOT / "diffgdn").glob("*/__init__.py"))]
+    assert len(folders) > 10
+    assert [name for name in folders if name not in explained()] == []
+
+
+def test_the_glossary_explains_a_word_once() -> None:
+    headings = re.findall(r"^### (.*)$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    assert sorted({heading.lower() for heading in headings}) == sorted(
+        heading.lower() for heading in headings
+    )
+
+
+def named_files() -> list[tuple[str, str]]:
+    """(page, path) of every file and folder of ours that a page names in backquotes, from the root."""
+    found = set()
+    for page in [*(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "README.md"]:
+        prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for path in re.findall(r"`((?:diffgdn|strategies|kernels|tests|tools|docs)/[\w./-]*)`", prose):
+            found.add((str(page.relative_to(ROOT)), path))
+    return sorted(found)
+
+
+FROM_THE_GUIDES = {"diffgdn/targets/loop.py"}  # made by who follows them
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    named = named_files()
+    assert len(named) > 60
+    assert [one for one in named if not (ROOT / one[1]).exists() and one[1] not in FROM_THE_GUIDES] == []
+
+
 def test_readme_names_every_page_of_docs() -> None:
     """Its table of contents is the way in for who reads no site."""
     readme = (ROOT / "README.md").read_text()
@@ -301,7 +346,7 @@ def test_readme_names_every_page_of_docs() -> None:
 def test_the_version_is_stated_once() -> None:
     assert PYPROJECT["project"]["dynamic"] == ["version"]
     module = ast.parse((ROOT / "diffgdn" / "__init__.py").read_text())
-    stated = [
+    stated: list[Any] = [
         node.value.value
         for node in module.body
         if isinstance(node, ast.Assign)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_every_kernel_is_launched_while_the_tensors_device_is_current(
             yield
         entered.pop()
 
-    def run(kernel, *args, **kwargs):
+    def run(kernel: Any, *args: Any, **kwargs: Any) -> Any:
         launched.append([*entered])
         return launch(kernel, *args, **kwargs)
 

@@ -46,7 +46,7 @@ class Ran(NamedTuple):
     def of(self, kind: type[events.Event]) -> list[Any]:
         return [event for event in self.told if isinstance(event, kind)]
 
-    def index(self, kind: type[events.Event], op: str) -> int:
+    def index(self, kind: type[Any], op: str) -> int:  # type: ignore[override]
         """The first event of a kind about a finding of an operation."""
         return next(n for n, e in enumerate(self.told) if isinstance(e, kind) and e.finding.operation == op)
 

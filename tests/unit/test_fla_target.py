@@ -132,13 +132,13 @@ def old_chunk(
     return _recurrence(**given)[:2]
 
 
-NEW = {
+NEW: dict[str, Callable[..., Any]] = {
     "gdn.extend": chunk_gdn,
     "gdn.recurrent": fused_recurrent,
     "kda.extend": chunk_kda,
     "kda.recurrent": fused_recurrent,
 }
-OLD = {"gdn.extend": old_chunk, "kda.extend": old_chunk}
+OLD: dict[str, Callable[..., Any]] = {"gdn.extend": old_chunk, "kda.extend": old_chunk}
 
 
 class OnCpu(Fla):

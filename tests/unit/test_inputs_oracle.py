@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import replace
+from typing import Any
 
 import mpmath
 import pytest
@@ -26,7 +27,7 @@ QUIET = settings(
 )
 
 
-def differences(got: dict, expected: dict) -> dict[str, float]:
+def differences(got: dict[Any, Any], expected: dict[Any, Any]) -> dict[str, float]:
     """Largest difference of each result over (sequence or token, head), as a share of that lane's largest
     value."""
     out = {}
@@ -39,7 +40,7 @@ def differences(got: dict, expected: dict) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
-def test_the_two_derivations_agree(op):
+def test_the_two_derivations_agree(op: str) -> None:
     """Recurrence and chunked form, on whatever the strategies draw."""
 
     @settings(QUIET, max_examples=50)
@@ -62,14 +63,14 @@ def shrunk(case: Case) -> Case:
     return replace(case, K=K, V=V, lens=lens, parents=parents, edits=())
 
 
-def fifty_digits(case: Case, data: dict) -> tuple[dict, dict]:
+def fifty_digits(case: Case, data: dict[str, torch.Tensor]) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """Outputs by (token, head) and final states by (sequence, head), with lists of mpf for vectors."""
     mp = mpmath.mp
 
-    def row(name: str, *index: int) -> list:
+    def row(name: str, *index: int) -> list[Any]:
         return [mp.mpf(float(x)) for x in data[name][index].reshape(-1)]
 
-    def gates(token: int, hv: int) -> tuple[list, object]:
+    def gates(token: int, hv: int) -> tuple[list[Any], object]:
         if not case.raw_gates:
             return row("g", token, hv), row("beta", token, hv)[0]
         rate, bias, raw = mp.exp(row("A_log", hv)[0]), row("dt_bias", hv), row("a", token, hv)
@@ -80,7 +81,7 @@ def fifty_digits(case: Case, data: dict) -> tuple[dict, dict]:
             g = [mp.mpf(case.gates.lower_bound) / (1 + mp.exp(-rate * each)) for each in x]
         return g, 1 / (1 + mp.exp(-row("b", token, hv)[0]))
 
-    def unit(x: list) -> list:
+    def unit(x: list[Any]) -> list[Any]:
         length = mp.sqrt(sum(each * each for each in x) + mp.mpf("1e-6")) if case.l2norm else 1
         return [each / length for each in x]
 
@@ -109,7 +110,7 @@ def fifty_digits(case: Case, data: dict) -> tuple[dict, dict]:
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
-def test_the_oracle_agrees_with_fifty_digits(op):
+def test_the_oracle_agrees_with_fifty_digits(op: str) -> None:
     """Both derivations against a recurrence of its own in mpmath, gates and norms included."""
 
     @settings(QUIET, max_examples=8)
@@ -145,7 +146,7 @@ def branch(tree: tuple[int, ...], leaf: int) -> list[int]:
 
 
 @pytest.mark.parametrize("op", ["gdn.verify", "kda.verify", "gdn.update"])
-def test_a_tree_is_a_chain_along_each_branch(op):
+def test_a_tree_is_a_chain_along_each_branch(op: str) -> None:
     """Every step of a tree ends where a chain of its ancestors and itself ends."""
 
     @settings(QUIET, max_examples=25)
@@ -170,13 +171,15 @@ def test_a_tree_is_a_chain_along_each_branch(op):
         picked["state"] = data["state"][n : n + 1]
         alone = oracle.expected(chain, picked)
         # Batches of other sizes sum in another order; what cancels keeps the error of what it came from.
+        assert whole.steps is not None
+        assert alone.steps is not None
         for got, wanted in ((whole.o[tokens], alone.o), (whole.steps[tokens], alone.steps)):
             torch.testing.assert_close(got, wanted, rtol=1e-13, atol=1e-13 * float(wanted.abs().max()))
 
     agree()
 
 
-def test_a_boundary_state_is_the_state_before_its_chunk():
+def test_a_boundary_state_is_the_state_before_its_chunk() -> None:
     """For 130 tokens at chunk 64 there are three: at 0, 64 and 128; an empty sequence has none."""
     case = Case(
         op="gdn.extend",
@@ -190,12 +193,15 @@ def test_a_boundary_state_is_the_state_before_its_chunk():
     )
     data = inputs.draw(case)
     found = oracle.expected(case, data).boundary
+    assert found is not None
     assert found.shape == (4, 1, 4, 8)
     assert torch.equal(found[0], data["state"][0].double())
     for chunk, tokens in ((1, 64), (2, 128)):
         head = replace(case, lens=(tokens,), pool=Pool(), boundary=False)
         cut = {name: x[:1] if name == "state" else x[:tokens] for name, x in data.items()}
-        assert torch.equal(found[chunk], oracle.expected(head, cut).state[0])
+        state = oracle.expected(head, cut).state
+        assert state is not None
+        assert torch.equal(found[chunk], state[0])
 
 
 GOLDEN = {
@@ -268,7 +274,7 @@ def checksum(case: Case) -> str:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_inputs_keep_their_bits(name):
+def test_inputs_keep_their_bits(name: str) -> None:
     """A saved case must mean the same tensors for ever: change these checksums only with the format
     version."""
     case, expected = GOLDEN[name]
@@ -276,7 +282,7 @@ def test_inputs_keep_their_bits(name):
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
-def test_inputs_are_finite_but_for_padding(op):
+def test_inputs_are_finite_but_for_padding(op: str) -> None:
     """No law overflows its dtype; padding tokens alone are NaN, so that reading them shows."""
 
     @settings(QUIET, max_examples=40)
@@ -294,7 +300,7 @@ def test_inputs_are_finite_but_for_padding(op):
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
-def test_results_fit_half_precision_where_they_are_stored_in_it(op):
+def test_results_fit_half_precision_where_they_are_stored_in_it(op: str) -> None:
     """Scales are drawn so that no output or state of a correct kernel overflows fp16."""
 
     @settings(QUIET, max_examples=30)
@@ -306,7 +312,7 @@ def test_results_fit_half_precision_where_they_are_stored_in_it(op):
     check()
 
 
-def test_a_saved_case_means_the_same_tensors_whatever_else_is_drawn():
+def test_a_saved_case_means_the_same_tensors_whatever_else_is_drawn() -> None:
     """Elements depend on the case's own seed and on names: a longer batch begins with the same tokens."""
     short = Case(op="gdn.recurrent", lens=(3,), pool=Pool(indices=()), values=Values(law="normal", seed=9))
     long = replace(short, lens=(7,))
@@ -317,7 +323,7 @@ def test_a_saved_case_means_the_same_tensors_whatever_else_is_drawn():
     )
 
 
-def test_raw_gates_come_close_to_the_gates_that_are_wanted():
+def test_raw_gates_come_close_to_the_gates_that_are_wanted() -> None:
     """The raw gate of a law gives about the decay that the law gives directly."""
     pool, gates, values = Pool(), Gates(law="uniform", beta="uniform"), Values(law="normal", seed=4)
     direct = inputs.draw(Case(op="gdn.update", lens=(40,), pool=pool, gates=gates, values=values))

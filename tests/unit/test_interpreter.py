@@ -342,7 +342,7 @@ def test_a_function_is_the_same_under_any_name() -> None:
 def loop_kernel(out, n, stride: tl.int64):
     total = tl.zeros((), tl.int64)
     for i in range(n):
-        total += i.to(tl.int64) * (i * stride)
+        total += i.to(tl.int64) * (i * stride)  # type: ignore[attr-defined]
     for i in tl.range(0, n, 2, num_stages=2):
         total += i
     for i in tl.static_range(3):
@@ -429,7 +429,7 @@ def test_a_grid_may_be_computed_from_arguments() -> None:
 def test_device_guards_do_nothing_for_cpu_tensors() -> None:
     x = torch.zeros(1)
     interpreter.repair()
-    with torch.cuda.device(x.device), torch.cuda.device_of(x), torch.cpu.device(x.device.index):
+    with torch.cuda.device(x.device), torch.cuda.device_of(x), torch.cpu.device(x.device.index):  # type: ignore[attr-defined]
         pass
 
 

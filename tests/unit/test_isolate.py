@@ -102,7 +102,7 @@ def test_a_verdict_from_a_child_is_that_of_this_process(shared: InChild) -> None
     target = f"{FAULTS}:wrong"
     there, here = shared.run(case, target), execute.run(case, targets.get(target), "interpret")
     assert failure(there) == failure(here)
-    assert in_process.comparison is not None
+    assert here.comparison is not None
     assert there.comparison is None
 
 
@@ -168,6 +168,8 @@ def test_a_fault_outside_a_case_is_an_error_of_the_machinery(runner: InChild, tm
 
 def test_a_call_that_ran_out_of_memory_lets_go_of_what_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anyone asks whether others hold the GPU's memory."""
+    from diffgdn import targets
+
     held: list[weakref.ref[torch.Tensor]] = []
     alive: list[bool] = []
 
@@ -177,7 +179,7 @@ def test_a_call_that_ran_out_of_memory_lets_go_of_what_it_had(monkeypatch: pytes
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     exhausting = Planted("exhausting", exhaust, lambda case: True)
-    monkeypatch.setattr(in_process.targets, "get", lambda name: exhausting)
+    monkeypatch.setattr(targets, "get", lambda name: exhausting)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(held[-1]() is not None))
     monkeypatch.setattr(in_process, "_others_hold_memory", lambda: False)
     verdict = in_process.InProcess("interpret").run(CASE, "exhausting.py:exhausting")

@@ -3,6 +3,9 @@ recurrence."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from diffgdn.backend import selection
@@ -11,26 +14,39 @@ selection.enter(selection.detect())
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 from diffgdn.kernels import chunk_gated_delta_rule, chunk_kda  # noqa: E402
-from diffgdn.kernels.chunk import tiles  # noqa: E402
+from diffgdn.kernels.chunk import chunk_tiles as tiles  # noqa: E402
 from diffgdn.kernels.device import INTERPRETED  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 # What a few roundings to the dtype of q, k, v may do to results of size one; fp32 as it sums.
 ROUNDINGS = {BF16: 0.04, FP16: 0.005, FP32: 1e-5}
+Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # q, k, v, g, beta
 both = pytest.mark.parametrize("kda", [False, True], ids=["gdn", "kda"])
 
 
 # -- inputs ------------------------------------------------------------------------------------------------
 
 
-def draw(*shape, seed=0):
+def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
-def inputs(kda, tokens, H=1, HV=2, K=16, V=16, B=1, dtype=FP32, unit=True, gate=0.3):
+def inputs(
+    kda: bool,
+    tokens: int,
+    H: int = 1,
+    HV: int = 2,
+    K: int = 16,
+    V: int = 16,
+    B: int = 1,
+    dtype: torch.dtype = FP32,
+    unit: bool = True,
+    gate: float = 0.3,
+) -> Five:
     """q, k, v, g, beta: rows of q and k of length one (rounded), gates of this typical size."""
     q, k, v = draw(B, tokens, H, K, seed=1), draw(B, tokens, H, K, seed=2), draw(B, tokens, HV, V, seed=3)
     if unit:
@@ -39,20 +55,30 @@ def inputs(kda, tokens, H=1, HV=2, K=16, V=16, B=1, dtype=FP32, unit=True, gate=
     return q.to(dtype), k.to(dtype), v.to(dtype), g, draw(B, tokens, HV, seed=5).sigmoid()
 
 
-def bounds(lens, dtype=torch.int64):
+def bounds(lens: list[int], dtype: torch.dtype = torch.int64) -> Tensor:
     return torch.tensor([0, *lens], device=DEVICE).cumsum(0).to(dtype)
 
 
-def index(*slots, dtype=torch.int64):
+def index(*slots: int, dtype: torch.dtype = torch.int64) -> Tensor:
     return torch.tensor(slots, device=DEVICE, dtype=dtype)
 
 
-def extend(kda, q, k, v, g, beta, chunk_size=16, **options):
+def extend(
+    kda: bool,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    *,
+    chunk_size: int = 16,
+    **options: Any,
+) -> tuple[Any, ...]:
     """Either function; returns o, the final state, the boundary states."""
     boundary = options.pop("boundary", True)
     final = options.pop("output_final_state", True)
     if not kda:
-        return chunk_gated_delta_rule(
+        returned: tuple[Any, ...] = chunk_gated_delta_rule(
             q,
             k,
             v,
@@ -63,6 +89,7 @@ def extend(kda, q, k, v, g, beta, chunk_size=16, **options):
             output_boundary_states=boundary,
             **options,
         )
+        return returned
     results = chunk_kda(
         q,
         k,
@@ -81,7 +108,17 @@ def extend(kda, q, k, v, g, beta, chunk_size=16, **options):
 # -- the truth ---------------------------------------------------------------------------------------------
 
 
-def walk(S, q, k, v, g, beta, scale=None, l2norm=False):
+def walk(
+    S: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    *,
+    scale: float | None = None,
+    l2norm: bool = False,
+) -> tuple[Tensor, list[Tensor], Tensor]:
     """One sequence [T, ...] from state S [HV, V, K], in float64: outputs [T, HV, V], the state before each
     step, the last one."""
     S, q, k, v, g, beta = (x.double() for x in (S, q, k, v, g, beta))
@@ -100,7 +137,13 @@ def walk(S, q, k, v, g, beta, scale=None, l2norm=False):
     return torch.stack(outputs) if outputs else v, before, S
 
 
-def truth(tensors, lens, starts=None, chunk_size=16, **options):
+def truth(
+    tensors: Sequence[Tensor],
+    lens: list[int],
+    starts: Tensor | None = None,
+    chunk_size: int = 16,
+    **options: Any,
+) -> tuple[Tensor, Tensor, Any]:
     """Packed sequences of these lengths, starts [N, HV, V, K]: o of their tokens, final states, boundary
     states."""
     q, k, v, g, beta = (x.flatten(0, 1) for x in tensors)
@@ -118,7 +161,7 @@ def truth(tensors, lens, starts=None, chunk_size=16, **options):
     return torch.cat(outputs), torch.stack(finals), torch.stack(boundaries) if boundaries else None
 
 
-def close(actual, expected, dtype=FP32):
+def close(actual: Tensor, expected: Tensor, dtype: torch.dtype = FP32) -> None:
     """Equal up to the roundings that a computation in `dtype` makes, measured against the size of the
     whole."""
     assert actual.shape == expected.shape
@@ -134,7 +177,7 @@ def close(actual, expected, dtype=FP32):
 
 @both
 @pytest.mark.parametrize("dtype", [BF16, FP16, FP32], ids=["bf16", "fp16", "fp32"])
-def test_agrees_with_the_recurrence(kda, dtype):
+def test_agrees_with_the_recurrence(kda: bool, dtype: torch.dtype) -> None:
     tensors, lens = inputs(kda, 40, dtype=dtype), [33, 7]
     pool = draw(4, 2, 16, 16, seed=6)
     start = pool.clone()
@@ -156,7 +199,7 @@ def test_agrees_with_the_recurrence(kda, dtype):
 
 @both
 @pytest.mark.parametrize("chunk_size", [16, 32, 64])
-def test_any_chunk_size_gives_the_same(kda, chunk_size):
+def test_any_chunk_size_gives_the_same(kda: bool, chunk_size: int) -> None:
     """... for a length that fills neither the last chunk nor its last block of 16."""
     tensors = inputs(kda, 75, HV=1)
     o, final, h = extend(kda, *tensors, chunk_size=chunk_size)
@@ -168,7 +211,7 @@ def test_any_chunk_size_gives_the_same(kda, chunk_size):
 
 @both
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 32])
-def test_lengths_around_a_chunk(kda, length):
+def test_lengths_around_a_chunk(kda: bool, length: int) -> None:
     tensors = inputs(kda, length, HV=1)
     o, final, h = extend(kda, *tensors)
     expected_o, expected_final, expected_h = truth(tensors, [length])
@@ -179,7 +222,7 @@ def test_lengths_around_a_chunk(kda, length):
 
 @both
 @pytest.mark.parametrize(("H", "HV"), [(2, 2), (2, 6)], ids=["HV=H", "HV=3H"])
-def test_value_heads_in_groups(kda, H, HV):
+def test_value_heads_in_groups(kda: bool, H: int, HV: int) -> None:
     """Each head has its own gates, beta, state and slot; query head h serves value heads from h * HV / H
     on."""
     tensors = inputs(kda, 18, H=H, HV=HV)
@@ -191,7 +234,7 @@ def test_value_heads_in_groups(kda, H, HV):
 
 @both
 @pytest.mark.parametrize(("K", "V"), [(1, 1), (3, 20), (20, 3), (40, 24)])
-def test_head_dimensions_that_are_no_powers_of_two(kda, K, V):
+def test_head_dimensions_that_are_no_powers_of_two(kda: bool, K: int, V: int) -> None:
     tensors = inputs(kda, 20, HV=1, K=K, V=V)
     start = draw(1, 1, V, K, seed=6)
     o, final, h = extend(kda, *tensors, initial_state=start, inplace_update=False)
@@ -202,7 +245,7 @@ def test_head_dimensions_that_are_no_powers_of_two(kda, K, V):
 
 
 @both
-def test_head_dimensions_of_256(kda):
+def test_head_dimensions_of_256(kda: bool) -> None:
     tensors = inputs(kda, 17, HV=1, K=256, V=256)
     o, final, _ = extend(kda, *tensors)
     expected_o, expected_final, _ = truth(tensors, [17])
@@ -211,7 +254,7 @@ def test_head_dimensions_of_256(kda):
 
 
 @both
-def test_blocks_of_k_and_v_smaller_than_the_whole(kda, monkeypatch):
+def test_blocks_of_k_and_v_smaller_than_the_whole(kda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU does for large heads."""
     small = {"BK": 16, "BV": 16}
     overrides = {
@@ -233,7 +276,7 @@ def test_blocks_of_k_and_v_smaller_than_the_whole(kda, monkeypatch):
 
 @both
 @pytest.mark.parametrize("dtype", [BF16, FP32], ids=["bf16", "fp32"])
-def test_l2norm_inside(kda, dtype):
+def test_l2norm_inside(kda: bool, dtype: torch.dtype) -> None:
     """q and k of any length are scaled to one; a zero row stays zero."""
     q, k, v, g, beta = inputs(kda, 20, dtype=dtype, unit=False)
     q[0, 3], k[0, 5] = 0, 0
@@ -245,7 +288,7 @@ def test_l2norm_inside(kda, dtype):
 
 
 @both
-def test_scale_multiplies_the_output_once(kda):
+def test_scale_multiplies_the_output_once(kda: bool) -> None:
     tensors = inputs(kda, 20)
     expected, _, _ = truth(tensors, [20], scale=1.0)
     close(extend(kda, *tensors, scale=3)[0][0], 3 * expected)
@@ -253,7 +296,7 @@ def test_scale_multiplies_the_output_once(kda):
 
 
 @both
-def test_gates_and_beta_in_the_dtype_of_q(kda):
+def test_gates_and_beta_in_the_dtype_of_q(kda: bool) -> None:
     q, k, v, g, beta = inputs(kda, 20, dtype=BF16)
     o, final, _ = extend(kda, q, k, v, g.bfloat16(), beta.bfloat16())
     expected_o, expected_final, _ = truth((q, k, v, g.bfloat16(), beta.bfloat16()), [20])
@@ -267,7 +310,9 @@ def test_gates_and_beta_in_the_dtype_of_q(kda):
 @both
 @pytest.mark.parametrize("chunk_size", [16, 64])
 @pytest.mark.parametrize("strength", [30.0, 3000.0, float("inf")])
-def test_strong_gates_stay_finite_and_forgotten_keys_stay_forgotten(kda, chunk_size, strength):
+def test_strong_gates_stay_finite_and_forgotten_keys_stay_forgotten(
+    kda: bool, chunk_size: int, strength: float
+) -> None:
     """Decay past fp32's range inside a chunk, mixed with no decay at all, by token and (kda) by channel."""
     q, k, v, g, beta = inputs(kda, 70, HV=1)
     g = torch.where(draw(*g.shape, seed=7) > 0.5, -strength, 0.0)
@@ -282,7 +327,7 @@ def test_strong_gates_stay_finite_and_forgotten_keys_stay_forgotten(kda, chunk_s
 
 
 @both
-def test_strong_gates_in_bf16(kda):
+def test_strong_gates_in_bf16(kda: bool) -> None:
     q, k, v, g, beta = inputs(kda, 70, HV=1, dtype=BF16)
     g = torch.where(draw(*g.shape, seed=7) > 0.5, -2661.0, 0.0)
     o, final, _ = extend(kda, q, k, v, g, beta, chunk_size=64)
@@ -292,7 +337,7 @@ def test_strong_gates_in_bf16(kda):
 
 
 @pytest.mark.parametrize("leaf", [1, 2, 4, 8])
-def test_kda_gates_split_further_down(leaf, monkeypatch):
+def test_kda_gates_split_further_down(leaf: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a GPU does it: matrix products with split exponents even between neighbouring tokens."""
     monkeypatch.setitem(tiles.OVERRIDES, "wy_kda", {"LEAF": leaf})
     q, k, v, g, beta = inputs(True, 41, HV=1)
@@ -304,7 +349,7 @@ def test_kda_gates_split_further_down(leaf, monkeypatch):
 
 
 @both
-def test_full_decay_on_every_token_leaves_each_token_its_own(kda):
+def test_full_decay_on_every_token_leaves_each_token_its_own(kda: bool) -> None:
     """o_i = scale beta_i (k_i . q_i) v_i, and the last token's delta alone is the state."""
     q, k, v, g, beta = inputs(kda, 70, HV=1)
     o, final, h = extend(kda, q, k, v, torch.full_like(g, -1e4), beta, chunk_size=64)
@@ -315,7 +360,7 @@ def test_full_decay_on_every_token_leaves_each_token_its_own(kda):
 
 
 @both
-def test_no_decay_at_all(kda):
+def test_no_decay_at_all(kda: bool) -> None:
     q, k, v, g, beta = inputs(kda, 40)
     o, final, _ = extend(kda, q, k, v, torch.zeros_like(g), beta)
     expected_o, expected_final, _ = truth((q, k, v, torch.zeros_like(g), beta), [40])
@@ -324,7 +369,7 @@ def test_no_decay_at_all(kda):
 
 
 @both
-def test_decay_right_before_the_end_of_a_sequence_is_felt(kda):
+def test_decay_right_before_the_end_of_a_sequence_is_felt(kda: bool) -> None:
     """A chunk's last token is its own last one, not its last row's."""
     q, k, v, g, beta = inputs(kda, 19, HV=1)
     g = torch.zeros_like(g)
@@ -335,7 +380,7 @@ def test_decay_right_before_the_end_of_a_sequence_is_felt(kda):
 
 @both
 @pytest.mark.parametrize("chunk_size", [16, 32, 64])
-def test_near_parallel_keys(kda, chunk_size):
+def test_near_parallel_keys(kda: bool, chunk_size: int) -> None:
     """Where powers of the chunk's matrix reach 1e18 and cancel: fp32 keeps its digits all the same."""
     q, k, v, g, beta = inputs(kda, 64, HV=1)
     k = F.normalize(k[:, :1] + 0.01 * k, dim=-1)
@@ -347,10 +392,10 @@ def test_near_parallel_keys(kda, chunk_size):
 
 
 @both
-@pytest.mark.parametrize("beta", [0.0, 1.0, 2.0])
-def test_beta_at_its_ends(kda, beta):
+@pytest.mark.parametrize("value", [0.0, 1.0, 2.0])
+def test_beta_at_its_ends(kda: bool, value: float) -> None:
     q, k, v, g, _ = inputs(kda, 20, HV=1)
-    beta = torch.full((1, 20, 1), beta, device=DEVICE)
+    beta = torch.full((1, 20, 1), value, device=DEVICE)
     start = draw(1, 1, 16, 16, seed=6)
     o, final, _ = extend(kda, q, k, v, g, beta, initial_state=start, inplace_update=False)
     expected_o, expected_final, _ = truth((q, k, v, g, beta), [20], start)
@@ -360,7 +405,7 @@ def test_beta_at_its_ends(kda, beta):
 
 @pytest.mark.parametrize("lower_bound", [None, -5.0], ids=["softplus", "lower_bound"])
 @pytest.mark.parametrize("biased", [False, True], ids=["", "dt_bias"])
-def test_kda_raw_gates(lower_bound, biased):
+def test_kda_raw_gates(lower_bound: float | None, biased: bool) -> None:
     """-exp(A_log) softplus(g + dt_bias), or lower_bound sigmoid(exp(A_log) (g + dt_bias)): a scale, not a
     clamp."""
     q, k, v, g, beta = inputs(True, 20)
@@ -380,7 +425,7 @@ def test_kda_raw_gates(lower_bound, biased):
     close(final, expected_final)
 
 
-def test_kda_raw_beta():
+def test_kda_raw_beta() -> None:
     q, k, v, g, _ = inputs(True, 20)
     raw = 4 * draw(1, 20, 2, seed=8)
     o = chunk_kda(q, k, v, g, raw, beta_is_raw=True, chunk_size=16)
@@ -392,7 +437,7 @@ def test_kda_raw_beta():
 
 @both
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=["int32", "int64"])
-def test_empty_sequences_anywhere_leave_their_slots_alone(kda, dtype):
+def test_empty_sequences_anywhere_leave_their_slots_alone(kda: bool, dtype: torch.dtype) -> None:
     tensors, lens = inputs(kda, 25, HV=1), [0, 17, 0, 0, 8, 0]
     pool = draw(8, 1, 16, 16, seed=6)
     start, slots = pool.clone(), [5, 0, 7, 2, 3, 1]
@@ -414,7 +459,7 @@ def test_empty_sequences_anywhere_leave_their_slots_alone(kda, dtype):
 
 @both
 @pytest.mark.parametrize("lens", [[15, 17], [17, 15], [16, 16, 1], [1, 1, 1, 30]], ids=str)
-def test_chunks_do_not_straddle_sequences(kda, lens):
+def test_chunks_do_not_straddle_sequences(kda: bool, lens: list[int]) -> None:
     tensors = inputs(kda, sum(lens), HV=1, gate=20.0)
     o, final, h = extend(kda, *tensors, cu_seqlens=bounds(lens))
     expected_o, expected_final, expected_h = truth(tensors, lens)
@@ -424,7 +469,7 @@ def test_chunks_do_not_straddle_sequences(kda, lens):
 
 
 @both
-def test_more_sequences_than_the_chunk_table_reads_at_once(kda):
+def test_more_sequences_than_the_chunk_table_reads_at_once(kda: bool) -> None:
     lens = [1, 0, 2] * 25
     q, k, v, g, beta = inputs(kda, 75, HV=1, K=1, V=1)
     o, final, h = extend(kda, q, k, v, g, beta, cu_seqlens=bounds(lens))
@@ -434,9 +479,9 @@ def test_more_sequences_than_the_chunk_table_reads_at_once(kda):
     assert h.shape[1] == 50
 
 
-def test_table_entries_past_the_last_token_stay_within_an_int32():
+def test_table_entries_past_the_last_token_stay_within_an_int32() -> None:
     """There are as many as sequences; counted on in chunks from the last token, most would pass 2**31."""
-    from diffgdn.kernels.chunk.table import chunk_table_kernel
+    from diffgdn.kernels.chunk.tile_table import chunk_table_kernel
 
     tokens, last = 2**31 - 64, 2**31 - 104  # one sequence of 16 tokens, then padding
     cu_seqlens = torch.tensor([last - 16, last], dtype=torch.int64, device=DEVICE)
@@ -449,13 +494,13 @@ def test_table_entries_past_the_last_token_stay_within_an_int32():
 
 
 @both
-def test_a_table_entry_block_smaller_than_the_table(kda, monkeypatch):
+def test_a_table_entry_block_smaller_than_the_table(kda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU does: programs of the table stage that own no sequence's first chunk."""
-    from diffgdn.kernels.chunk import table
+    from diffgdn.kernels.chunk import tile_table
 
-    monkeypatch.setattr(table, "INTERPRETED", False)
-    monkeypatch.setattr(table, "BLOCK_C", 2)
-    monkeypatch.setattr(table, "BLOCK_N", 2)
+    monkeypatch.setattr(tile_table, "INTERPRETED", False)
+    monkeypatch.setattr(tile_table, "BLOCK_C", 2)
+    monkeypatch.setattr(tile_table, "BLOCK_N", 2)
     tensors, lens = inputs(kda, 40, HV=1), [20, 0, 5, 2, 13]
     o, final, h = extend(kda, *tensors, cu_seqlens=bounds(lens))
     expected_o, expected_final, expected_h = truth(tensors, lens)
@@ -465,7 +510,7 @@ def test_a_table_entry_block_smaller_than_the_table(kda, monkeypatch):
 
 
 @both
-def test_dense_batches(kda):
+def test_dense_batches(kda: bool) -> None:
     tensors = inputs(kda, 18, B=2, HV=1)
     start = draw(2, 1, 16, 16, seed=6)
     o, final, h = extend(kda, *tensors, initial_state=start, inplace_update=False)
@@ -478,7 +523,7 @@ def test_dense_batches(kda):
 
 @both
 @pytest.mark.parametrize("padding", [3, 40], ids=["within a chunk", "beyond a chunk"])
-def test_tokens_past_the_last_sequence_give_zeros_and_are_never_read(kda, padding):
+def test_tokens_past_the_last_sequence_give_zeros_and_are_never_read(kda: bool, padding: int) -> None:
     q, k, v, g, beta = inputs(kda, 20 + padding, HV=1)
     for x in (q, k, v, g, beta):
         x[:, 20:] = float("nan")
@@ -493,7 +538,7 @@ def test_tokens_past_the_last_sequence_give_zeros_and_are_never_read(kda, paddin
 
 
 @both
-def test_nothing_at_all(kda):
+def test_nothing_at_all(kda: bool) -> None:
     """No tokens, no sequences, or neither."""
     pool = draw(3, 2, 16, 16, seed=6)
     start = pool.clone()
@@ -520,7 +565,7 @@ def test_nothing_at_all(kda):
 
 
 @both
-def test_padding_index_starts_from_zero_and_writes_nothing(kda):
+def test_padding_index_starts_from_zero_and_writes_nothing(kda: bool) -> None:
     tensors, lens = inputs(kda, 24), [10, 6, 8]
     pool = draw(3, 2, 16, 16, seed=6)
     start = pool.clone()
@@ -537,7 +582,7 @@ def test_padding_index_starts_from_zero_and_writes_nothing(kda):
 
 
 @both
-def test_all_padding_leaves_the_pool_bit_identical(kda):
+def test_all_padding_leaves_the_pool_bit_identical(kda: bool) -> None:
     pool = draw(2, 2, 16, 16, seed=6)
     start = pool.clone()
     extend(
@@ -551,7 +596,7 @@ def test_all_padding_leaves_the_pool_bit_identical(kda):
 
 
 @both
-def test_without_inplace_update_the_pool_is_read_only_and_may_be_shared(kda):
+def test_without_inplace_update_the_pool_is_read_only_and_may_be_shared(kda: bool) -> None:
     tensors, lens = inputs(kda, 12), [5, 7]
     pool = draw(2, 2, 16, 16, seed=6)
     start = pool.clone()
@@ -570,7 +615,7 @@ def test_without_inplace_update_the_pool_is_read_only_and_may_be_shared(kda):
 
 
 @both
-def test_dense_initial_states_without_indices_are_updated_in_place(kda):
+def test_dense_initial_states_without_indices_are_updated_in_place(kda: bool) -> None:
     tensors, lens = inputs(kda, 12), [5, 7]
     state = draw(2, 2, 16, 16, seed=6)
     _, expected, _ = truth(tensors, lens, state)
@@ -580,7 +625,7 @@ def test_dense_initial_states_without_indices_are_updated_in_place(kda):
 
 @both
 @pytest.mark.parametrize("dtype", [BF16, FP16], ids=["bf16", "fp16"])
-def test_a_state_in_half_precision_is_rounded_once_at_the_store(kda, dtype):
+def test_a_state_in_half_precision_is_rounded_once_at_the_store(kda: bool, dtype: torch.dtype) -> None:
     tensors = inputs(kda, 40)
     pool = draw(2, 2, 16, 16, seed=6).to(dtype)
     _, expected, _ = truth(tensors, [40], pool[[1]])
@@ -594,7 +639,7 @@ def test_a_state_in_half_precision_is_rounded_once_at_the_store(kda, dtype):
 
 
 @both
-def test_an_envelope_pool_is_written_through_its_strides(kda):
+def test_an_envelope_pool_is_written_through_its_strides(kda: bool) -> None:
     """Slots further apart than a state is large, as when one allocation holds all layers; what lies between
     stays."""
     whole = draw(3, 3, 2, 16, 16, seed=6)
@@ -609,7 +654,7 @@ def test_an_envelope_pool_is_written_through_its_strides(kda):
 
 
 @both
-def test_a_pool_with_strided_heads_and_rows(kda):
+def test_a_pool_with_strided_heads_and_rows(kda: bool) -> None:
     whole = draw(2, 16, 2, 32, seed=6)
     pool = whole.permute(0, 2, 1, 3)[..., :16]  # [2, 2, 16, 16]
     before = whole.clone()
@@ -622,11 +667,11 @@ def test_a_pool_with_strided_heads_and_rows(kda):
 
 
 @both
-def test_kv_layout_is_the_same_states_transposed(kda):
+def test_kv_layout_is_the_same_states_transposed(kda: bool) -> None:
     tensors, lens = inputs(kda, 40, K=20, V=24), [33, 7]
     pool = draw(3, 2, 24, 20, seed=6)
     kv = pool.transpose(2, 3).contiguous()
-    options = {"initial_state_indices": index(2, 0), "cu_seqlens": bounds(lens)}
+    options: dict[str, Any] = {"initial_state_indices": index(2, 0), "cu_seqlens": bounds(lens)}
     o, final, h = extend(kda, *tensors, initial_state=pool, **options)
     o_kv, final_kv, h_kv = extend(kda, *tensors, initial_state=kv, layout="kv", **options)
     assert torch.equal(o, o_kv)
@@ -635,7 +680,7 @@ def test_kv_layout_is_the_same_states_transposed(kda):
 
 
 @both
-def test_boundary_states_are_the_states_before_each_chunk(kda):
+def test_boundary_states_are_the_states_before_each_chunk(kda: bool) -> None:
     """For 130 tokens at chunk 64 there are three, at 0, 64 and 128; for other sequences they follow."""
     tensors = inputs(kda, 134, HV=1)
     pool = draw(2, 1, 16, 16, seed=6)
@@ -655,7 +700,7 @@ def test_boundary_states_are_the_states_before_each_chunk(kda):
     assert (h[0, 2] - last).abs().max() > 0.01
 
 
-def test_what_is_returned():
+def test_what_is_returned() -> None:
     """As SGLang's functions return it, and what is asked for beyond that."""
     gdn, kda = inputs(False, 5), inputs(True, 5)
     o, final, h = chunk_gated_delta_rule(*gdn)
@@ -671,7 +716,7 @@ def test_what_is_returned():
 
 
 @both
-def test_without_boundary_states_the_rest_is_the_same(kda):
+def test_without_boundary_states_the_rest_is_the_same(kda: bool) -> None:
     tensors, lens = inputs(kda, 25), [0, 18, 7]
     o, final, _ = extend(kda, *tensors, cu_seqlens=bounds(lens))
     again, final_again, h = extend(kda, *tensors, cu_seqlens=bounds(lens), boundary=False)
@@ -685,18 +730,18 @@ def test_without_boundary_states_the_rest_is_the_same(kda):
 
 @both
 @pytest.mark.parametrize("heads", [(1, 1), (2, 2), (2, 4)], ids=str)
-def test_strided_views_of_one_projection(kda, heads):
+def test_strided_views_of_one_projection(kda: bool, heads: tuple[int, int]) -> None:
     H, HV = heads
     K, V, T = 16, 24, 20
     row = torch.full((1, T, 2 * H * K + HV * V + 40), float("nan"), device=DEVICE)
     gates = torch.full((1, T, 3 * HV), float("nan"), device=DEVICE)
     q, k, v, g, beta = inputs(kda, T, H=H, HV=HV, K=K, V=V)
-    views = [
+    q_view, k_view, v_view = (
         row[..., 8 : 8 + H * K].unflatten(-1, (H, K)),
         row[..., 16 + H * K : 16 + 2 * H * K].unflatten(-1, (H, K)),
         row[..., 24 + 2 * H * K : 24 + 2 * H * K + HV * V].unflatten(-1, (HV, V)),
-    ]
-    for view, x in zip(views, (q, k, v), strict=True):
+    )
+    for view, x in zip((q_view, k_view, v_view), (q, k, v), strict=True):
         view.copy_(x)
     if kda:
         wide = torch.full((1, T, HV + 1, 2 * K), float("nan"), device=DEVICE)
@@ -706,14 +751,14 @@ def test_strided_views_of_one_projection(kda, heads):
         gates[..., :HV] = g
         g_view = gates[..., :HV]
     gates[..., HV : 2 * HV] = beta
-    o, final, _ = extend(kda, *views, g_view, gates[..., HV : 2 * HV])
+    o, final, _ = extend(kda, q_view, k_view, v_view, g_view, gates[..., HV : 2 * HV])
     expected_o, expected_final, _ = extend(kda, q, k, v, g, beta)
     assert torch.equal(o, expected_o)
     assert torch.equal(final, expected_final)
 
 
 @both
-def test_a_dense_batch_whose_rows_lie_apart(kda):
+def test_a_dense_batch_whose_rows_lie_apart(kda: bool) -> None:
     tensors = inputs(kda, 20, B=4, HV=1)
     views = [x[::2, :18] for x in tensors]
     o, final, h = extend(kda, *views)
@@ -723,7 +768,7 @@ def test_a_dense_batch_whose_rows_lie_apart(kda):
 
 
 @both
-def test_inputs_are_read_only(kda):
+def test_inputs_are_read_only(kda: bool) -> None:
     tensors = [*inputs(kda, 20), index(1, 0), bounds([8, 12])]
     copies = [x.clone() for x in tensors]
     extend(
@@ -736,7 +781,7 @@ def test_inputs_are_read_only(kda):
 
 
 @both
-def test_indices_may_be_strided(kda):
+def test_indices_may_be_strided(kda: bool) -> None:
     tensors, pool = inputs(kda, 12), draw(3, 2, 16, 16, seed=6)
     start = pool.clone()
     every_other = index(2, 9, 0, 9)[::2]
@@ -750,7 +795,7 @@ def test_indices_may_be_strided(kda):
 
 
 @both
-def test_the_same_call_twice_gives_the_same_bits(kda):
+def test_the_same_call_twice_gives_the_same_bits(kda: bool) -> None:
     tensors = inputs(kda, 40, dtype=BF16)
     for first, second in zip(extend(kda, *tensors), extend(kda, *tensors), strict=True):
         assert torch.equal(first, second)
@@ -758,7 +803,7 @@ def test_the_same_call_twice_gives_the_same_bits(kda):
 
 @both
 @pytest.mark.parametrize("batch_invariant", [False, True])
-def test_a_sequence_does_not_depend_on_its_batch(kda, batch_invariant):
+def test_a_sequence_does_not_depend_on_its_batch(kda: bool, batch_invariant: bool) -> None:
     """Not in one bit: alone, or between others."""
     tensors = inputs(kda, 40, dtype=BF16)
     o, final, _ = extend(kda, *tensors, cu_seqlens=bounds([9, 20, 11]), batch_invariant=batch_invariant)
@@ -768,7 +813,7 @@ def test_a_sequence_does_not_depend_on_its_batch(kda, batch_invariant):
 
 
 @both
-def test_two_halves_through_the_pool_are_one_whole(kda):
+def test_two_halves_through_the_pool_are_one_whole(kda: bool) -> None:
     tensors = inputs(kda, 40)
     pool = torch.zeros(1, 2, 16, 16, device=DEVICE)
     whole, final, _ = extend(kda, *tensors)

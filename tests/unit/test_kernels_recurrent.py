@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +18,10 @@ selection.enter(selection.detect())
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from torch import Tensor  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.backends.nvidia.compiler import CUDABackend  # noqa: E402
+from triton.runtime.jit import JITFunction, create_function_from_signature  # noqa: E402
 
 from diffgdn.kernels import (  # noqa: E402
     fused_recurrent_gated_delta_rule,
@@ -23,7 +33,8 @@ from diffgdn.kernels import (  # noqa: E402
     tiles,
 )
 from diffgdn.kernels.device import INTERPRETED  # noqa: E402
-from diffgdn.kernels.recurrent_launch import is_aligned  # noqa: E402
+from diffgdn.kernels.recurrent import recurrent_kernel  # noqa: E402
+from diffgdn.kernels.recurrent_launch import is_aligned, launch  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -33,7 +44,17 @@ both = pytest.mark.parametrize("kda", [False, True], ids=["gdn", "kda"])
 # -- the truth --
 
 
-def walk(S, q, k, v, g, beta, scale, l2norm=False, parents=None):
+def walk(
+    S: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    scale: float,
+    l2norm: bool = False,
+    parents: Sequence[int] | None = None,
+) -> tuple[list[Tensor], list[Tensor]]:
     """One sequence [T, ...] from S [HV, V, K] in float64: outputs [T, HV, V], states after each step."""
     q, k, v, g, beta = (x.double() for x in (q, k, v, g, beta))
     group = v.shape[1] // q.shape[1]
@@ -41,7 +62,7 @@ def walk(S, q, k, v, g, beta, scale, l2norm=False, parents=None):
     if l2norm:
         q, k = (x / (x.square().sum(-1, keepdim=True) + 1e-6).sqrt() for x in (q, k))
     start, S = S.double(), S.double()
-    outputs, states = [], []
+    outputs, states = list[Tensor](), list[Tensor]()
     for t in range(q.shape[0]):
         if parents is not None and t > 0:
             S = states[parents[t]] if parents[t] >= 0 else start
@@ -54,7 +75,9 @@ def walk(S, q, k, v, g, beta, scale, l2norm=False, parents=None):
     return outputs, states
 
 
-def decay(a, A_log, dt_bias, HV, K, lower_bound=None):
+def decay(
+    a: Tensor, A_log: Tensor, dt_bias: Tensor, HV: int, K: int | None, lower_bound: float | None = None
+) -> Tensor:
     """Log decay of raw gates a [..., HV] or, with K, [..., HV * K], in float64."""
     x = a.double() + dt_bias.double().flatten()
     rate = A_log.double().flatten().exp()
@@ -63,7 +86,7 @@ def decay(a, A_log, dt_bias, HV, K, lower_bound=None):
     return lower_bound * torch.sigmoid(rate * x) if lower_bound is not None else -rate * F.softplus(x)
 
 
-def close(actual, expected):
+def close(actual: Tensor, expected: Tensor) -> None:
     """Equal up to fp32 arithmetic on the way and one rounding to the dtype of `actual` at the end."""
     one_rounding = {BF16: 2**-8, FP16: 2**-11, FP32: 0}[actual.dtype]
     assert actual.shape == expected.shape
@@ -81,7 +104,20 @@ def close(actual, expected):
 class Inputs:
     """B * T tokens for update, decode and whole sequences, with a pool of five slots."""
 
-    def __init__(self, kda=False, B=2, T=1, H=1, HV=2, K=8, V=6, dtype=FP32, state=FP32, slots=5, seed=0):
+    def __init__(
+        self,
+        kda: bool = False,
+        B: int = 2,
+        T: int = 1,
+        H: int = 1,
+        HV: int = 2,
+        K: int = 8,
+        V: int = 6,
+        dtype: torch.dtype = FP32,
+        state: torch.dtype = FP32,
+        slots: int = 5,
+        seed: int = 0,
+    ) -> None:
         torch.manual_seed(seed)
         self.kda, self.B, self.T, self.H, self.HV, self.K, self.V = kda, B, T, H, HV, K, V
         make = lambda *shape: torch.randn(*shape, device=DEVICE).to(dtype)
@@ -94,11 +130,11 @@ class Inputs:
         self.pool = torch.randn(slots, HV, V, K, device=DEVICE).to(state)
         self.scale = K**-0.5
 
-    def tokens(self, *names):
+    def tokens(self, *names: str) -> list[Tensor]:
         """The named tensors as [B * T, ...]."""
         return [getattr(self, name).flatten(0, 1) for name in names]
 
-    def decode(self, pool, indices, **options):
+    def decode(self, pool: Tensor, indices: Tensor, **options: Any) -> Any:
         return fused_sigmoid_gating_delta_rule_update(
             self.A_log,
             self.a,
@@ -115,12 +151,19 @@ class Inputs:
             **options,
         )
 
-    def update(self, pool, indices, **options):
+    def update(self, pool: Tensor | None, indices: Tensor | None, **options: Any) -> Any:
         return fused_recurrent_gated_delta_rule_update(
             self.q, self.k, self.v, self.g, self.beta, None, pool, indices, **options
         )
 
-    def truth(self, pool, indices, bounds, l2norm=False, parents=None):
+    def truth(
+        self,
+        pool: Tensor,
+        indices: Sequence[int],
+        bounds: Sequence[int],
+        l2norm: bool = False,
+        parents: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
         """For sequences between bounds: outputs [B, T, HV, V], the pool after, each one's states by step."""
         q, k, v, g, beta = self.tokens("q", "k", "v", "g", "beta")
         o = torch.zeros(v.shape, dtype=torch.float64, device=DEVICE)
@@ -143,7 +186,7 @@ class Inputs:
         return o.unflatten(0, (self.B, self.T)), after, kept
 
 
-def ints(*values, dtype=torch.int32):
+def ints(*values: int, dtype: torch.dtype = torch.int32) -> Tensor:
     return torch.tensor(values, dtype=dtype, device=DEVICE)
 
 
@@ -153,7 +196,7 @@ def ints(*values, dtype=torch.int32):
 @both
 @pytest.mark.parametrize("dtype", [BF16, FP16, FP32], ids=["bf16", "fp16", "fp32"])
 @pytest.mark.parametrize("state", [BF16, FP16, FP32], ids=["S-bf16", "S-fp16", "S-fp32"])
-def test_decode_in_every_dtype(kda, dtype, state):
+def test_decode_in_every_dtype(kda: bool, dtype: torch.dtype, state: torch.dtype) -> None:
     x = Inputs(kda, dtype=dtype, state=state, B=1, HV=1)
     pool = x.pool.clone()
     o = x.decode(pool, ints(3))
@@ -168,7 +211,7 @@ def test_decode_in_every_dtype(kda, dtype, state):
     ("K", "V"), [(1, 1), (1, 3), (3, 1), (16, 16), (20, 7), (60, 100), (128, 128), (256, 17), (17, 256)]
 )
 @both
-def test_decode_for_head_dims_from_1_to_256(kda, K, V):
+def test_decode_for_head_dims_from_1_to_256(kda: bool, K: int, V: int) -> None:
     x = Inputs(kda, B=1, HV=1, K=K, V=V)
     pool = x.pool.clone()
     o = x.decode(pool, ints(0), use_qk_l2norm_in_kernel=True)
@@ -178,7 +221,7 @@ def test_decode_for_head_dims_from_1_to_256(kda, K, V):
 
 
 @both
-def test_padding_starts_from_zero_and_writes_no_state_while_slot_0_is_real(kda):
+def test_padding_starts_from_zero_and_writes_no_state_while_slot_0_is_real(kda: bool) -> None:
     x = Inputs(kda, B=3)
     pool = x.pool.clone()
     o = x.decode(pool, ints(-1, 0, -7))
@@ -190,7 +233,7 @@ def test_padding_starts_from_zero_and_writes_no_state_while_slot_0_is_real(kda):
 
 @pytest.mark.parametrize("H", [1, 2, 4])
 @both
-def test_query_heads_are_shared_by_their_group_of_value_heads(kda, H):
+def test_query_heads_are_shared_by_their_group_of_value_heads(kda: bool, H: int) -> None:
     x = Inputs(kda, B=1, H=H, HV=4)
     pool = x.pool.clone()
     expected, after, _ = x.truth(x.pool, [2], [0, 1])
@@ -198,7 +241,7 @@ def test_query_heads_are_shared_by_their_group_of_value_heads(kda, H):
     close(pool, after)
 
 
-def test_a_scale_is_applied_once():
+def test_a_scale_is_applied_once() -> None:
     x = Inputs(B=1)
     x.scale = 0.25
     expected, _, _ = x.truth(x.pool, [2], [0, 1])
@@ -206,7 +249,7 @@ def test_a_scale_is_applied_once():
 
 
 @both
-def test_gates_keep_their_digits_at_both_ends(kda):
+def test_gates_keep_their_digits_at_both_ends(kda: bool) -> None:
     x = Inputs(kda, B=1, T=6, HV=1, K=4)
     extremes = torch.tensor([-200.0, -30.0, 0.0, 19.99, 20.01, 200.0], device=DEVICE)
     x.a[:] = extremes[None, :, None]
@@ -220,7 +263,7 @@ def test_gates_keep_their_digits_at_both_ends(kda):
     close(pool, after)
 
 
-def test_the_lower_bound_scales_a_sigmoid_and_clamps_nothing():
+def test_the_lower_bound_scales_a_sigmoid_and_clamps_nothing() -> None:
     x = Inputs(kda=True, B=1, T=3)
     x.g = decay(x.a, x.A_log, x.dt_bias, x.HV, x.K, lower_bound=-5.0)
     pool = x.pool.clone()
@@ -229,7 +272,7 @@ def test_the_lower_bound_scales_a_sigmoid_and_clamps_nothing():
     close(pool, after)
 
 
-def test_softplus_beta_and_threshold_are_honoured():
+def test_softplus_beta_and_threshold_are_honoured() -> None:
     x = Inputs(B=1, T=2)
     raw = x.a.double() + x.dt_bias.double()
     bent = torch.where(2.0 * raw > 0.5, raw, torch.log1p(torch.exp(2.0 * raw)) / 2.0)
@@ -243,7 +286,7 @@ def test_softplus_beta_and_threshold_are_honoured():
 
 @pytest.mark.parametrize("form", ["tokens", "tokens-heads", "batch", "batch-heads"])
 @both
-def test_raw_gates_come_in_every_shape_that_callers_use(kda, form):
+def test_raw_gates_come_in_every_shape_that_callers_use(kda: bool, form: str) -> None:
     x = Inputs(kda, B=2, T=2)
     expected, _, _ = x.truth(x.pool, [1, 2], [0, 2, 4])
     if kda and form.endswith("heads"):
@@ -257,7 +300,7 @@ def test_raw_gates_come_in_every_shape_that_callers_use(kda, form):
 
 @pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=["int32", "int64"])
 @both
-def test_several_tokens_a_sequence_with_empty_sequences_anywhere(kda, index):
+def test_several_tokens_a_sequence_with_empty_sequences_anywhere(kda: bool, index: torch.dtype) -> None:
     x = Inputs(kda, B=1, T=7)
     bounds, slots = [0, 0, 3, 3, 5, 5], [4, 0, 1, -1, 2]
     pool = x.pool.clone()
@@ -269,7 +312,7 @@ def test_several_tokens_a_sequence_with_empty_sequences_anywhere(kda, index):
 
 
 @both
-def test_output_rows_past_the_last_sequence_are_zero_whatever_is_in_their_tokens(kda):
+def test_output_rows_past_the_last_sequence_are_zero_whatever_is_in_their_tokens(kda: bool) -> None:
     x = Inputs(kda, B=1, T=5)
     for tensor in (x.q, x.k, x.v, x.a, x.b):
         tensor[:, 3:] = float("nan")
@@ -279,7 +322,7 @@ def test_output_rows_past_the_last_sequence_are_zero_whatever_is_in_their_tokens
         assert o[:, : bounds[-1]].isfinite().all()
 
 
-def test_no_sequences_at_all_give_zero_outputs():
+def test_no_sequences_at_all_give_zero_outputs() -> None:
     x = Inputs(B=1, T=3)
     pool = x.pool.clone()
     o = x.decode(pool, ints(), cu_seqlens=ints(0))
@@ -288,7 +331,7 @@ def test_no_sequences_at_all_give_zero_outputs():
 
 
 @both
-def test_sequences_may_cut_a_batch_of_several_rows(kda):
+def test_sequences_may_cut_a_batch_of_several_rows(kda: bool) -> None:
     x = Inputs(kda, B=3, T=2)
     bounds, slots = [0, 1, 5], [2, 0]
     expected, after, _ = x.truth(x.pool, slots, bounds)
@@ -297,19 +340,19 @@ def test_sequences_may_cut_a_batch_of_several_rows(kda):
     close(pool, after)
 
 
-def strided(x, dim, factor, noise):
+def strided(x: Tensor, dim: int, factor: int, noise: float) -> Tensor:
     """A view equal to x into a larger tensor full of noise, its stride at dim `factor` times the needed."""
     shape = list(x.shape)
     shape[dim] *= factor
     backing = torch.full(shape, noise, dtype=x.dtype, device=x.device)
-    view = backing.unflatten(dim, (x.shape[dim], factor)).select(dim + 1, 0)
+    view: Tensor = backing.unflatten(dim, (x.shape[dim], factor)).select(dim + 1, 0)
     view.copy_(x)
     return view
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
 @both
-def test_strided_inputs_are_read_where_they_lie_also_where_hv_equals_h(kda, dim):
+def test_strided_inputs_are_read_where_they_lie_also_where_hv_equals_h(kda: bool, dim: int) -> None:
     x = Inputs(kda, B=2, T=2, H=2, HV=2)
     expected, after, _ = x.truth(x.pool, [1, 3], [0, 2, 4])
     for name in ("q", "k", "v") if dim == 2 else ("q", "k", "v", "a", "b"):
@@ -321,21 +364,22 @@ def test_strided_inputs_are_read_where_they_lie_also_where_hv_equals_h(kda, dim)
 
 @pytest.mark.parametrize("layout", ["vk", "kv"])
 @both
-def test_update_works_in_a_pool_that_is_a_view_of_a_wider_envelope(kda, layout):
+def test_update_works_in_a_pool_that_is_a_view_of_a_wider_envelope(kda: bool, layout: str) -> None:
     x = Inputs(kda, B=2)
     native = x.pool if layout == "vk" else x.pool.transpose(-1, -2).contiguous()
     for dim in (0, 1, 2):
         pool = strided(native, dim, 2, 7.0)
         backing = pool._base
+        assert backing is not None
         before = backing.clone()
         o = x.update(pool, ints(4, 1), layout=layout)
         expected, after, _ = x.truth(x.pool, [4, 1], [0, 1, 2])
         close(o, expected)
         close(pool.contiguous(), after if layout == "vk" else after.transpose(-1, -2))
-        assert (backing != before).sum() <= 2 * x.HV * x.V * x.K
+        assert torch.sum(backing != before) <= 2 * x.HV * x.V * x.K
 
 
-def test_a_pool_past_two_to_the_31_elements_is_addressed_in_64_bits():
+def test_a_pool_past_two_to_the_31_elements_is_addressed_in_64_bits() -> None:
     x = Inputs(B=1)
     pitch = 2**30 + 64
     memory = torch.empty(
@@ -360,13 +404,15 @@ def test_a_pool_past_two_to_the_31_elements_is_addressed_in_64_bits():
     ],
     ids=["rows of 16 bytes", "of 40", "of 80", "a single row of 40", "second half", "from the middle"],
 )
-def test_wide_loads_are_for_rows_that_all_start_on_16_bytes(x, aligned, in_any_batch):
+def test_wide_loads_are_for_rows_that_all_start_on_16_bytes(
+    x: Tensor, aligned: bool, in_any_batch: bool
+) -> None:
     assert is_aligned(x, whatever_the_sizes=False) == aligned
     assert is_aligned(x, whatever_the_sizes=True) == in_any_batch
 
 
 @both
-def test_inputs_are_read_only(kda):
+def test_inputs_are_read_only(kda: bool) -> None:
     x = Inputs(kda, B=2, T=2)
     before = {name: value.clone() for name, value in vars(x).items() if isinstance(value, torch.Tensor)}
     indices = ints(1, 3)
@@ -377,7 +423,7 @@ def test_inputs_are_read_only(kda):
 
 
 @both
-def test_a_state_kept_in_bf16_is_rounded_once_not_at_each_token(kda):
+def test_a_state_kept_in_bf16_is_rounded_once_not_at_each_token(kda: bool) -> None:
     x = Inputs(kda, B=1, T=12, HV=1, state=BF16)
     pool = x.pool.clone()
     _, after, _ = x.truth(x.pool, [0], [0, 12])
@@ -386,7 +432,7 @@ def test_a_state_kept_in_bf16_is_rounded_once_not_at_each_token(kda):
 
 
 @both
-def test_the_split_over_v_changes_no_bit(kda, monkeypatch):
+def test_the_split_over_v_changes_no_bit(kda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     x = Inputs(kda, B=2, T=2, V=13)
     results = []
     for BV in (4, 16):
@@ -398,7 +444,7 @@ def test_the_split_over_v_changes_no_bit(kda, monkeypatch):
 
 
 @both
-def test_a_sequence_has_the_same_bits_alone_and_in_any_batch(kda):
+def test_a_sequence_has_the_same_bits_alone_and_in_any_batch(kda: bool) -> None:
     x = Inputs(kda, B=3)
     pool = x.pool.clone()
     o = x.decode(pool, ints(1, 3, 0), batch_invariant=True)
@@ -414,7 +460,7 @@ def test_a_sequence_has_the_same_bits_alone_and_in_any_batch(kda):
 
 @both
 @pytest.mark.parametrize("layout", ["vk", "kv"])
-def test_update_takes_gates_as_they_are_and_writes_the_pool(kda, layout):
+def test_update_takes_gates_as_they_are_and_writes_the_pool(kda: bool, layout: str) -> None:
     x = Inputs(kda, B=2, T=3, K=5, V=9)
     pool = x.pool.clone() if layout == "vk" else x.pool.transpose(-1, -2).contiguous()
     o = x.update(pool, ints(3, -1), layout=layout, use_qk_l2norm_in_kernel=True)
@@ -423,16 +469,16 @@ def test_update_takes_gates_as_they_are_and_writes_the_pool(kda, layout):
     close(pool if layout == "vk" else pool.transpose(-1, -2), after)
 
 
-def test_update_without_beta_takes_ones_and_without_a_pool_starts_from_zero():
+def test_update_without_beta_takes_ones_and_without_a_pool_starts_from_zero() -> None:
     x = Inputs(B=2, T=2)
-    x.beta = None
+    x.beta = None  # type: ignore[assignment]
     o = x.update(None, None)
     x.beta = torch.ones(2, 2, x.HV, device=DEVICE)
     expected, _, _ = x.truth(x.pool, [-1, -1], [0, 2, 4])
     close(o, expected)
 
 
-def test_update_can_leave_out_the_output_or_the_state():
+def test_update_can_leave_out_the_output_or_the_state() -> None:
     x = Inputs(B=2, T=2)
     expected, after, _ = x.truth(x.pool, [1, 1], [0, 2, 4])
     pool = x.pool.clone()
@@ -445,7 +491,7 @@ def test_update_can_leave_out_the_output_or_the_state():
 
 @pytest.mark.parametrize("g", [0.0, -1e4, -88.0])
 @both
-def test_update_survives_gates_of_nothing_and_of_everything(kda, g):
+def test_update_survives_gates_of_nothing_and_of_everything(kda: bool, g: float) -> None:
     x = Inputs(kda, B=1, T=3)
     x.g = torch.full_like(x.g, g)
     x.g[:, 1] = 0.0
@@ -468,7 +514,7 @@ TREES = {
 
 @both
 @pytest.mark.parametrize("layout", ["vk", "kv"])
-def test_verify_keeps_the_state_after_every_step_and_leaves_the_pool_alone(kda, layout):
+def test_verify_keeps_the_state_after_every_step_and_leaves_the_pool_alone(kda: bool, layout: str) -> None:
     x = Inputs(kda, B=3, T=3)
     turn = lambda s: s if layout == "vk" else s.transpose(-1, -2)
     pool = turn(x.pool).contiguous()
@@ -486,7 +532,7 @@ def test_verify_keeps_the_state_after_every_step_and_leaves_the_pool_alone(kda, 
     assert (buffer[[1, 3]] == 7.0).all()
 
 
-def test_verify_without_buffer_rows_uses_the_slot_numbers():
+def test_verify_without_buffer_rows_uses_the_slot_numbers() -> None:
     x = Inputs(B=2, T=2)
     buffer = torch.full((5, 2, x.HV, x.V, x.K), 7.0, device=DEVICE)
     x.update(x.pool, ints(3, -1), disable_state_update=True, intermediate_states_buffer=buffer)
@@ -497,7 +543,7 @@ def test_verify_without_buffer_rows_uses_the_slot_numbers():
 
 @pytest.mark.parametrize("tree", TREES)
 @both
-def test_verify_continues_each_token_from_its_parent(kda, tree):
+def test_verify_continues_each_token_from_its_parent(kda: bool, tree: str) -> None:
     parents = [TREES[tree], TREES["star"]]
     x = Inputs(kda, B=2, T=5)
     buffer = torch.zeros(2, 5, x.HV, x.V, x.K, device=DEVICE)
@@ -512,7 +558,7 @@ def test_verify_continues_each_token_from_its_parent(kda, tree):
     close(buffer[0], torch.stack(kept[1]))
 
 
-def test_a_tree_does_not_depend_on_the_buffer_or_its_dtype():
+def test_a_tree_does_not_depend_on_the_buffer_or_its_dtype() -> None:
     x = Inputs(B=1, T=5)
     options = dict(disable_state_update=True, retrieve_parent_token=ints(*TREES["far back"]).view(1, 5))
     without = x.update(x.pool, ints(2), **options)
@@ -525,7 +571,7 @@ def test_a_tree_does_not_depend_on_the_buffer_or_its_dtype():
 
 
 @both
-def test_verify_of_packed_sequences_of_different_lengths(kda):
+def test_verify_of_packed_sequences_of_different_lengths(kda: bool) -> None:
     x = Inputs(kda, B=1, T=6)
     bounds, slots, parents = [0, 2, 2, 5], [3, 0, 3], [[0, 0, 9, 9], [9, 9, 9, 9], [9, 0, 0, 9]]
     buffer = torch.full((3, 4, x.HV, x.V, x.K), 7.0, dtype=BF16, device=DEVICE)
@@ -545,7 +591,13 @@ def test_verify_of_packed_sequences_of_different_lengths(kda):
 # -- packed decode --
 
 
-def packed(x, out=None, indices=(), pool=None, **options):
+def packed(
+    x: Inputs,
+    out: Tensor | None = None,
+    indices: Sequence[int] = (),
+    pool: Tensor | None = None,
+    **options: Any,
+) -> Any:
     mixed = torch.cat([t[:, 0].flatten(1) for t in (x.q, x.k, x.v)], 1)
     function = fused_recurrent_kda_packed_decode if x.kda else fused_recurrent_gated_delta_rule_packed_decode
     wide = strided(mixed, 0, 2, float("nan"))
@@ -556,7 +608,9 @@ def packed(x, out=None, indices=(), pool=None, **options):
 
 @both
 @pytest.mark.parametrize("dtype", [BF16, FP32], ids=["bf16", "fp32"])
-def test_packed_decode_is_decode_into_the_callers_tensors_with_zero_rows_for_padding(kda, dtype):
+def test_packed_decode_is_decode_into_the_callers_tensors_with_zero_rows_for_padding(
+    kda: bool, dtype: torch.dtype
+) -> None:
     x = Inputs(kda, B=3, H=1, HV=2, K=9, V=5, dtype=dtype)
     pool = strided(x.pool, 0, 2, 7.0)
     out = torch.full((3, 1, x.HV, x.V), float("nan"), dtype=dtype, device=DEVICE)
@@ -569,7 +623,7 @@ def test_packed_decode_is_decode_into_the_callers_tensors_with_zero_rows_for_pad
     close(pool.contiguous(), after)
 
 
-def test_packed_kda_decode_takes_a_lower_bound():
+def test_packed_kda_decode_takes_a_lower_bound() -> None:
     x = Inputs(kda=True, B=1)
     x.g = decay(x.a, x.A_log, x.dt_bias, x.HV, x.K, lower_bound=-5.0)
     expected, after, _ = x.truth(x.pool, [2], [0, 1])
@@ -581,7 +635,7 @@ def test_packed_kda_decode_takes_a_lower_bound():
 # -- whole sequences --
 
 
-def test_whole_gdn_sequences_return_a_final_state_and_leave_the_initial_one():
+def test_whole_gdn_sequences_return_a_final_state_and_leave_the_initial_one() -> None:
     x = Inputs(B=1, T=6, slots=4, state=BF16)
     before = x.pool.clone()
     cu_seqlens = ints(0, 2, 2, 5, 5)
@@ -595,7 +649,7 @@ def test_whole_gdn_sequences_return_a_final_state_and_leave_the_initial_one():
     assert torch.equal(final[[1, 3]], before[[1, 3]].float())
 
 
-def test_whole_gdn_sequences_without_a_state_return_none_for_it():
+def test_whole_gdn_sequences_without_a_state_return_none_for_it() -> None:
     x = Inputs(B=2, T=3, H=2, HV=2, dtype=BF16)
     o, final = fused_recurrent_gated_delta_rule(x.q, x.k, x.v, x.g, x.beta.bfloat16())
     x.beta = x.beta.bfloat16()
@@ -603,7 +657,7 @@ def test_whole_gdn_sequences_without_a_state_return_none_for_it():
     assert final is None
 
 
-def test_dense_sequences_of_no_tokens_return_their_initial_state():
+def test_dense_sequences_of_no_tokens_return_their_initial_state() -> None:
     x = Inputs(B=2, T=0, slots=2)
     o, final = fused_recurrent_gated_delta_rule(
         x.q, x.k, x.v, x.g, x.beta, initial_state=x.pool, output_final_state=True
@@ -612,7 +666,7 @@ def test_dense_sequences_of_no_tokens_return_their_initial_state():
     assert torch.equal(final, x.pool)
 
 
-def test_whole_kda_sequences_write_the_final_state_in_place_or_apart():
+def test_whole_kda_sequences_write_the_final_state_in_place_or_apart() -> None:
     x = Inputs(kda=True, B=2, T=3, slots=2, state=BF16)
     expected, after, _ = x.truth(x.pool, [0, 1], [0, 3, 6], l2norm=True)
     before = x.pool.clone()
@@ -628,7 +682,7 @@ def test_whole_kda_sequences_write_the_final_state_in_place_or_apart():
     assert torch.equal(inplace, apart)
 
 
-def test_whole_kda_sequences_without_an_initial_state_return_a_final_one_when_asked():
+def test_whole_kda_sequences_without_an_initial_state_return_a_final_one_when_asked() -> None:
     x = Inputs(kda=True, B=1, T=2)
     call = lambda **options: fused_recurrent_kda(x.q, x.k, x.v, x.g, x.beta, **options)[1]
     assert call() is None
@@ -640,8 +694,85 @@ def test_whole_kda_sequences_without_an_initial_state_return_a_final_one_when_as
 
 
 @both
-def test_the_same_call_twice_gives_the_same_bits(kda):
+def test_the_same_call_twice_gives_the_same_bits(kda: bool) -> None:
     x = Inputs(kda, B=2, T=3, dtype=BF16)
     first, second = x.pool.clone(), x.pool.clone()
     assert torch.equal(x.decode(first, ints(2, 4)), x.decode(second, ints(2, 4)))
     assert torch.equal(first, second)
+
+
+# -- what is compiled --
+
+
+@pytest.fixture
+def compiled_for(monkeypatch):
+    """What Triton looks compiled kernels up by, of each launch of the recurrent kernel, which is left out."""
+    found = []
+    jit = JITFunction(recurrent_kernel.fn, **recurrent_kernel.kwargs) if INTERPRETED else recurrent_kernel
+    specialised = create_function_from_signature(
+        jit.signature, jit.params, CUDABackend(GPUTarget("cuda", 90, 32))
+    )
+
+    def run(kernel, *args, grid, warmup, **options):
+        found.append(str(specialised(*args, **options)[1:]))
+
+    monkeypatch.setattr(type(recurrent_kernel), "run", run)
+    return found
+
+
+def launch_verify(N=3, T=5, HV=3, slots=4, pitch=0, offset=0, padding=0, index_stride=1, K=17):
+    """Verify with every tensor there is; 17 floats are aligned nowhere. pitch: between slots, if not 0."""
+    V, tokens = 16, N * T
+
+    def tensor(*shape, dtype=FP32):
+        """A view with `padding` more in its first axis but one, that starts `offset` elements into memory."""
+        whole = [*shape[:1], shape[1] + padding, *shape[2:]] if len(shape) > 1 else list(shape)
+        size = torch.Size(whole).numel()
+        memory = torch.zeros(size + 4, dtype=dtype, device=DEVICE)[offset : offset + size].view(whole)
+        return memory[:, : shape[1]] if len(shape) > 1 else memory
+
+    indices = tensor(N, index_stride, dtype=torch.int32)[:, 0]
+    pool = torch.empty(slots, max(pitch, HV * V * K), device="meta")[:, : HV * V * K].unflatten(1, (HV, V, K))
+    launch(
+        tensor(1, tokens, 1, K), tensor(1, tokens, 1, K), tensor(1, tokens, HV, V), tensor(1, tokens, HV),
+        tensor(1, tokens, HV), tensor(1, tokens, HV, V), kda=False, h0=pool, ht=pool, h_indices=indices,
+        cu_seqlens=tensor(N + 1, dtype=torch.int32), cache=tensor(N, T, HV, V, K), cache_indices=indices,
+        cache_steps=T, parents=tensor(N, T, dtype=torch.int32), scale=0.5, raw=True, A_log=tensor(HV),
+        dt_bias=tensor(HV),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"N": 1}, {"N": 16}, {"T": 1}, {"T": 16}, {"HV": 1}, {"HV": 16}, {"slots": 1}, {"slots": 100},
+        {"pitch": 2**20}, {"pitch": 2**31 + 7}, {"padding": 1}, {"padding": 11}, {"offset": 1},
+        {"index_stride": 4}, {"index_stride": 16},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_no_size_stride_or_place_compiles_another_kernel(other, compiled_for):
+    """Batches, slots and views vary freely: 1, multiples of 16 and numbers past 2^31 are like any other."""
+    launch_verify()
+    launch_verify(**other)
+    first, second = compiled_for
+    assert first == second
+
+
+@pytest.mark.parametrize("other", [{"K": 16}, {"K": 33}], ids=str)
+def test_a_head_dimension_compiles_another_kernel(other, compiled_for):
+    launch_verify()
+    launch_verify(**other)
+    assert len(set(compiled_for)) == 2
+
+
+def test_it_compiles_for_a_gpu_with_wide_loads_where_rows_are_aligned(tmp_path):
+    """In a process of its own: this one may interpret. Aligned rows of floats come in fours."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    script = Path(__file__).parent / "compile_recurrent.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    aligned, unaligned, _ = done.stdout.split()
+    assert (aligned, unaligned) == ("4", "1")

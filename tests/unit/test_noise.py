@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ TWO = Pool(slots=2, indices=(0, 1))
 DENSE = Pool(indices=())
 DRAFT = Pool(slots=2, indices=(0, 1), steps=6, buffer=2, rows=(0, 1))
 TREES = ((-1, 0, 0, 1, 2, 0), (-1, 0, 1, 0, 3, 4))
-ORDINARY = dict(
+ORDINARY: dict[str, Any] = dict(
     lens=(21, 34), H=1, HV=2, K=24, V=12, gates=Gates(law="uniform", beta="uniform"), values=Values("normal")
 )
 CASES = {
@@ -280,6 +281,10 @@ def by_differences(
 ) -> list[torch.Tensor]:
     """Root mean squares over the samples of how far results move."""
     truth = run(batch)
+    assert errors.q is not None
+    assert errors.k is not None
+    assert errors.g is not None
+    assert errors.beta is not None
     squares = [torch.zeros_like(result) for result in truth]
     for q, k, g, beta in zip(errors.q, errors.k, errors.g, errors.beta, strict=True):
         moved = replace(

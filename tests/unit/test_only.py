@@ -50,7 +50,7 @@ def test_one_place_on_every_axis_leaves_one_element(name: str) -> None:
     """It has the value of the case without `only`, and every other tensor is as it was."""
     place = dict.fromkeys(sparsity.AXES[name], 1)
     plain = inputs.draw(PLAIN)
-    drawn = inputs.draw(case(Only(name, **{axis: (at,) for axis, at in place.items()})))
+    drawn = inputs.draw(case(Only(name, **dict[str, Any]({axis: (at,) for axis, at in place.items()}))))
     index = tuple(place.values())
     assert nonzero(drawn[name]) == [index]
     assert drawn[name][index] == plain[name][index]
@@ -62,7 +62,7 @@ def test_one_place_on_every_axis_leaves_one_element(name: str) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_nothing_kept_is_zero_and_padding_tokens_stay_poisoned(name: str) -> None:
     axis = sparsity.AXES[name][0]
-    drawn = inputs.draw(case(Only(name, **{axis: ()})))
+    drawn = inputs.draw(case(Only(name, **dict[str, Any]({axis: ()}))))
     assert nonzero(drawn[name]) == []
     assert name == "state" or bool(drawn[name][5:].isnan().all())
 

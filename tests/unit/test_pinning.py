@@ -25,7 +25,7 @@ class Tuner:
 
     def __init__(self, configs: list[int], unfit: tuple[int, ...] = ()) -> None:
         self.configs, self.cache, self.unfit = configs, {"stale": configs[-1]}, unfit
-        self.arg_names, self.launched, self.benchmarks = ["x"], [], 0
+        self.arg_names, self.launched, self.benchmarks = ["x"], list[Any](), 0
         self.early_config_prune: Callable[..., list[int]] | None = None
 
     def run(self, *args: Any, **kwargs: Any) -> int:
@@ -140,7 +140,7 @@ def plain(q):
 
 
 def test_every_autotuner_of_the_loaded_modules_is_found_once(package: ModuleType) -> None:
-    package.again = package.near
+    vars(package)["again"] = package.near
     found = pinning.loaded(PACKAGE)
     expected = (package.far.fn, package.near, package.gone, package.stray)
     assert {id(tuner) for tuner in found} == {id(tuner) for tuner in expected}

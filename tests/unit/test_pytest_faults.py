@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,7 @@ from diffgdn.cases.case import Case
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
 from diffgdn.pytest_plugin import answers as testing
-from diffgdn.verdict.checks import NotFinite
-from diffgdn.verdict.failures import Verdict
+from diffgdn.verdict.failures import NotFinite, Verdict
 
 pytest_plugins = ["pytester"]
 
@@ -157,7 +157,7 @@ def test_ci_in_the_environment_loses_no_exploration(
 
 def test_time_that_is_up_ends_exploration_but_no_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(testing.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     cases = [Case("gdn.decode", lens=(length,)) for length in (1, 2, 3, 4)]
 
     def ask(answers: testing.Answers, case: Case, wrong: bool = False) -> Verdict | None:

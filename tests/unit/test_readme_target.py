@@ -12,7 +12,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 def shown() -> str:
     """README's one block of Python that makes a target."""
-    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    blocks: list[str] = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
     [block] = [block for block in blocks if "@diffgdn.target(" in block]
     return block
 

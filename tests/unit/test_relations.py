@@ -28,7 +28,7 @@ from diffgdn.report.tally import Tally
 from diffgdn.targets.eager import Eager
 from diffgdn.tensors import inputs
 from diffgdn.tensors.arena import Arguments
-from diffgdn.verdict import checks, relations
+from diffgdn.verdict import failures, relations
 from diffgdn.verdict.failures import CheckFailure, RelationBroken, relation_of
 from diffgdn.verdict.relations import RELATIONS
 from diffgdn.verdict.relations.subsets import pick
@@ -185,7 +185,7 @@ def test_a_call_of_the_case_itself_that_raises_is_raised() -> None:
         raise RuntimeError("never")
 
     kinds = {failure.kind for failure in broken(UPDATE, Buggy(refuse, False)).values()}
-    assert kinds == {checks.KernelRaised.kind}
+    assert kinds == {failures.KernelRaised.kind}
 
 
 def test_within_noise_is_enough_where_no_bits_are_promised() -> None:

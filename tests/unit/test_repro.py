@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -184,7 +185,7 @@ def test_every_kind_of_failure_shows(
     assert (code, said in shown) == (1, True), shown
 
 
-POOLED = {"H": 2, "HV": 4, "K": 5, "V": 3, "values": Values(law="normal", seed=9)}
+POOLED: dict[str, Any] = {"H": 2, "HV": 4, "K": 5, "V": 3, "values": Values(law="normal", seed=9)}
 CASES = {
     "extend": Case(
         op="gdn.extend",

@@ -154,7 +154,8 @@ def test_each_case_is_run_once() -> None:
 def test_a_kernel_that_answers_differently_is_no_flaky_test() -> None:
     count = iter(range(10**6))
     found, _ = find(lambda case: Wrong("now and then") if next(count) % 3 == 2 else None)
-    assert [type(one.failure) for one in found] == [Wrong]
+    kinds: list[type] = [type(one.failure) for one in found]
+    assert kinds == [Wrong]
 
 
 def test_after_the_shrink_limit_no_new_case_is_run() -> None:

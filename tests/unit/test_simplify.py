@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,7 @@ UPDATE = Case(
     pool=Pool(slots=30, indices=(29, 1), steps=6, buffer=2, rows=(0, 1)),
     packed=False,
 )
-SLOT = {"chunk_size": 16}
+SLOT: dict[str, Any] = {"chunk_size": 16}
 KEPT = Pool(steps=1, buffer=1, rows=(0,))
 MOST_RUNS = 60
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -83,6 +83,18 @@ class Item(NamedTuple):
     share: float = 0.0
 
 
+def beta_is(law: str) -> Callable[[Case], bool]:
+    return lambda case: case.gates.beta == law
+
+
+def gates_are(law: str) -> Callable[[Case], bool]:
+    return lambda case: case.gates.law == law
+
+
+def values_are(law: str) -> Callable[[Case], bool]:
+    return lambda case: case.values.law == law
+
+
 ITEMS = {
     "an empty sequence": Item(lambda c: 0 in c.lens, MANY_TOKENS, 0.05),
     "one token": Item(lambda c: 1 in c.lens, share=0.1),
@@ -136,13 +148,13 @@ ITEMS = {
     ),
     "beta of two": Item(lambda c: c.gates.beta == "two", GIVEN_GATES),
     **{
-        f"beta {law}": Item(lambda c, law=law: c.gates.beta == law, share=0.02)
+        f"beta {law}": Item(beta_is(law), share=0.02)
         for law in ("one", "zero", "half", "exact", "uniform", "near_one")
     },
-    **{f"gates {law}": Item(lambda c, law=law: c.gates.law == law, share=0.01) for law in GATE_LAWS},
+    **{f"gates {law}": Item(gates_are(law), share=0.01) for law in GATE_LAWS},
     "values ones": Item(lambda c: c.values.law == "ones"),
     **{
-        f"values {law}": Item(lambda c, law=law: c.values.law == law, share=0.02)
+        f"values {law}": Item(values_are(law), share=0.02)
         for law in VALUE_LAWS
         if law not in ("zero", "ones")  # zero comes from shrinking alone; ones tell nothing: they are rare
     },
@@ -200,7 +212,7 @@ ITEMS = {
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
-def test_everything_that_matters_is_reached(op):
+def test_everything_that_matters_is_reached(op: str) -> None:
     """Each item of the table, as often as it says, within a small sample, or a few together: what one sample
     holds depends on Hypothesis' version, and on the constants of the modules that happen to be imported."""
     found: list[Case] = []
@@ -220,7 +232,7 @@ def test_everything_that_matters_is_reached(op):
 
 
 @pytest.mark.parametrize("op", ["gdn.extend", "kda.decode"])
-def test_a_gpu_sample_reaches_large_heads_and_many_tokens(op):
+def test_a_gpu_sample_reaches_large_heads_and_many_tokens(op: str) -> None:
     """On the GPU backend cases have published heads, many sequences and long ones."""
     # of several menus: one may have no build that is small enough for many sequences
     found = [case for number in (3, 4, 5) for case in sample(op, "gpu", Menu.draw(number, [op]), 200)]
@@ -231,7 +243,7 @@ def test_a_gpu_sample_reaches_large_heads_and_many_tokens(op):
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
-def test_interpreted_cases_stay_small(op):
+def test_interpreted_cases_stay_small(op: str) -> None:
     """The interpreter pays for programs and tokens: half of the cases have few of either, none has many."""
     costs = []
     for case in sample(op):
@@ -243,13 +255,13 @@ def test_interpreted_cases_stay_small(op):
 
 
 @pytest.mark.parametrize("op", ["gdn.verify", "kda.extend"])
-def test_the_same_seed_gives_the_same_cases(op):
+def test_the_same_seed_gives_the_same_cases(op: str) -> None:
     """Generation depends on Hypothesis' seed alone."""
     assert sample(op, count=60) == sample.__wrapped__(op, count=60)
 
 
 @pytest.mark.parametrize("op", ["gdn.extend", "kda.verify"])
-def test_generated_cases_print_and_store(op):
+def test_generated_cases_print_and_store(op: str) -> None:
     """A generated case evaluates back from its repr and from its JSON form."""
     from diffgdn.cases.case import Edit, Gates, Pool, Values
 
@@ -290,7 +302,7 @@ def specialised(case: Case) -> Build:
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
-def test_on_a_menu_cases_need_no_other_build(op):
+def test_on_a_menu_cases_need_no_other_build(op: str) -> None:
     """What kernels specialise on comes from the menu, and every entry is used."""
     from dataclasses import replace
 
@@ -304,7 +316,7 @@ def test_on_a_menu_cases_need_no_other_build(op):
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
-def test_representatives_are_cases_of_their_build(op):
+def test_representatives_are_cases_of_their_build(op: str) -> None:
     """What is compiled ahead of time is what the campaign runs."""
     for build in Menu.draw(5, [op]).entries(op):
         for case in representatives(op, build):
@@ -313,12 +325,12 @@ def test_representatives_are_cases_of_their_build(op):
         assert len(representatives(op, build)) == (1 if op in EXTEND else build.variants(op))
 
 
-def test_a_menu_compiles_no_more_than_155_kernels():
+def test_a_menu_compiles_no_more_than_155_kernels() -> None:
     """All operations together, whatever the seed."""
     assert max(Menu.draw(number, OPERATIONS).variants for number in range(200)) <= 155
 
 
-def test_menus_differ_between_seeds_and_repeat_for_one():
+def test_menus_differ_between_seeds_and_repeat_for_one() -> None:
     """Many campaigns reach everything; one campaign can be repeated."""
     assert Menu.draw(1, OPERATIONS) == Menu.draw(1, OPERATIONS)
     met = {build for number in range(20) for build in Menu.draw(number, ["kda.extend"]).entries("kda.extend")}
@@ -330,7 +342,7 @@ def test_menus_differ_between_seeds_and_repeat_for_one():
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
-def test_published_geometries_have_full_heads(op):
+def test_published_geometries_have_full_heads(op: str) -> None:
     """Every published head count of the family at K = V = 128, on the build that every menu has."""
     found = geometries.cases(op)
     family = OPERATIONS[op].family
@@ -360,7 +372,7 @@ def test_published_geometries_have_full_heads(op):
         ),
     ],
 )
-def test_wrong_arguments_are_named(arguments, said):
+def test_wrong_arguments_are_named(arguments: dict[str, Any], said: str) -> None:
     """An invalid argument is refused at once, with its value."""
     with pytest.raises(InvalidArgument) as error:
         cases(**arguments)
@@ -375,14 +387,14 @@ def test_wrong_arguments_are_named(arguments, said):
         ({"operations": ["gdn.extend"], "per_operation": 0}, "per_operation=0"),
     ],
 )
-def test_wrong_menus_are_named(arguments, said):
+def test_wrong_menus_are_named(arguments: dict[str, Any], said: str) -> None:
     """A menu is refused with the value that was wrong."""
     with pytest.raises(InvalidArgument) as error:
         Menu.draw(0, **arguments)
     assert said in str(error.value)
 
 
-def test_configurations_are_drawn_up_to_their_number():
+def test_configurations_are_drawn_up_to_their_number() -> None:
     """A foreign kernel's configuration is one more dimension of a case; with one there is nothing to draw."""
     met: set[int] = set()
 

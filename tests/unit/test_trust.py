@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from diffgdn.cases.case import Case
+from diffgdn.cases.target_names import BUILT_IN
 from diffgdn.cli import run
 from diffgdn.findings import trust
 from diffgdn.findings.corpus import Corpus
@@ -92,7 +93,7 @@ def test_code_of_this_folder_is_what_the_user_works_on(here: Path, target: str) 
     assert list(here.parent.rglob("ran")) == []
 
 
-@pytest.mark.parametrize("target", [*trust.BUILT_IN, "nonesuch", "no_such_module:kernel"])
+@pytest.mark.parametrize("target", [*BUILT_IN, "nonesuch", "no_such_module:kernel"])
 def test_what_is_built_in_or_nowhere_runs_no_strange_code(target: str) -> None:
     assert trust.refusal(target) is None
 

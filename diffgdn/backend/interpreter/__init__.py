@@ -1,4 +1,4 @@
-"""Triton's interpreter, repaired: a kernel in ordinary Triton means on CPU tensors what it means on a GPU.
+"""Repair Triton's interpreter: a kernel in ordinary Triton means on CPU tensors what it means on a GPU.
 
 The interpreter that Triton ships truncates casts to bf16, computes with the raw bits of bf16 numbers, knows
 no builtin by another name, and is slow wherever one device function calls another. Each `Repair` mends one

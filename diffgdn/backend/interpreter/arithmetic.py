@@ -1,4 +1,4 @@
-"""Arithmetic on bf16 numbers, which Triton's interpreter keeps as their bits.
+"""Compute with bf16 numbers, which Triton's interpreter keeps as their bits.
 
 Each operation is computed in fp32 and rounded to bf16 once. For +, -, *, / and sqrt that is the correctly
 rounded result, for fp32 has more than twice the digits (Figueroa, "When is double rounding innocuous?",
@@ -26,7 +26,7 @@ COMPARISONS = [f"fcmp{order}{name}" for order in "OU" for name in ("LT", "GT", "
 
 
 def bf16_adds_bits() -> bool:
-    """In bf16, 1 + 1 is not 2."""
+    """Probe whether, in bf16, 1 + 1 is not 2."""
     one = interpreter.TensorHandle(np.array([0x3F80], np.uint16), tl.bfloat16)
     return int(interpreter.interpreter_builder.create_fadd(one, one).data[0]) != 0x4000
 
@@ -41,7 +41,12 @@ def compute_bf16_in_fp32() -> None:
 
 
 def _widened(original: Callable[..., Any], rounds: bool) -> Callable[..., Any]:
-    """An operation that gets fp32 where it was given bf16. rounds: its result is a bf16 number again."""
+    """Wrap an operation so that it gets fp32 if it was given bf16.
+
+    Args:
+        original: a method of the builder.
+        rounds: whether its result is a bf16 number again, not a truth value.
+    """
 
     def operation(self: Any, first: Any, *rest: Any) -> Any:
         if first.dtype.scalar != tl.bfloat16:
@@ -53,12 +58,12 @@ def _widened(original: Callable[..., Any], rounds: bool) -> Callable[..., Any]:
 
 
 def widen(handle: Any) -> Any:
-    """A handle of bf16 numbers as one of fp32; anything else as it is."""
+    """Convert a handle of bf16 numbers to one of fp32; return anything else as it is."""
     if isinstance(handle, interpreter.TensorHandle) and handle.dtype.scalar == tl.bfloat16:
         return interpreter.TensorHandle(from_bf16(handle.data), tl.float32)
     return handle
 
 
 def narrow(handle: Any) -> Any:
-    """A handle of fp32 numbers, rounded to bf16."""
+    """Round a handle of fp32 numbers to bf16."""
     return interpreter.TensorHandle(to_bf16(handle.data), tl.bfloat16)

@@ -1,4 +1,4 @@
-"""Atomic addition of bf16 numbers, which Triton's interpreter refuses."""
+"""Add bf16 numbers atomically, which Triton's interpreter refuses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffgdn.backend.interpreter.casts import from_bf16, to_bf16
 
 
 def bf16_is_refused() -> bool:
-    """An atomic addition of 1 to 1 raises."""
+    """Probe whether an atomic addition of 1 to 1 in bf16 raises, or does not give 2."""
     memory = np.array([0x3F80], np.uint16)
     pointer = interpreter.TensorHandle(
         np.array([memory.ctypes.data], np.uint64), tl.pointer_type(tl.bfloat16)
@@ -29,7 +29,7 @@ def bf16_is_refused() -> bool:
 
 
 def add_bf16() -> None:
-    """Add one element after another: several may go to one place."""
+    """Replace atomic addition of bf16 by one element after another: several may go to one place."""
     original = interpreter.InterpreterBuilder.create_atomic_rmw
 
     def create_atomic_rmw(

@@ -1,8 +1,8 @@
-"""Casts between formats, rounded as a GPU's instructions round them.
+"""Cast between formats, rounded as a GPU's instructions round.
 
-Arrays of bf16 numbers hold their bits as uint16, as everywhere in Triton's interpreter. IEEE 754-2019, 4.3.1
-(roundTiesToEven) and 5.8 (conversion to integer); PTX ISA, `cvt`, for what IEEE leaves open: NaN becomes one
-quiet NaN in 16-bit formats and 0 in integers, and integers saturate.
+Arrays of bf16 numbers hold their bits as uint16, as everywhere in Triton's interpreter. IEEE 754-2019,
+4.3.1 (roundTiesToEven) and 5.8 (conversion to integer); PTX ISA, `cvt`, for what IEEE leaves open: NaN
+becomes one quiet NaN in 16-bit formats and 0 in integers, and integers saturate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FLOATS = (tl.float16, tl.bfloat16, tl.float32, tl.float64)
 
 
 def bf16_is_truncated() -> bool:
-    """The fp32 number half a unit and a little above 1 becomes 1."""
+    """Probe whether the fp32 number half a unit and a little above 1 becomes 1."""
     value = np.array([1 + 2**-8 + 2**-20], np.float32)
     handle = interpreter.TensorHandle(value, tl.float32)
     return int(interpreter.interpreter_builder.create_fp_trunc(handle, tl.bfloat16).data[0]) == 0x3F80
@@ -51,7 +51,7 @@ def round_to_nearest() -> None:
 
 
 def cast(data: Any, before: Any, after: Any) -> Any:
-    """An array of one of Triton's scalar types, in another. bf16 comes and goes as uint16."""
+    """Convert an array of one of Triton's scalar types to another. bf16 comes and goes as uint16."""
     if before == after:
         return data
     if before == tl.bfloat16:
@@ -68,12 +68,12 @@ def cast(data: Any, before: Any, after: Any) -> Any:
 
 
 def from_bf16(bits: Any) -> Any:
-    """bf16 numbers, given as uint16, in fp32: exact."""
+    """Convert bf16 numbers, given as uint16, to fp32: exact."""
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def to_bf16(data: Any) -> Any:
-    """Numbers of any kind rounded to bf16, ties to even, as uint16."""
+    """Round numbers of any kind to bf16, ties to even, as uint16."""
     values = (
         _odd_fp32(data) if data.dtype.itemsize > 2 and data.dtype != np.float32 else data.astype(np.float32)
     )
@@ -85,12 +85,12 @@ def to_bf16(data: Any) -> Any:
 
 
 def truncate_to_bf16(data: Any) -> Any:
-    """fp32 numbers rounded to bf16 towards zero, as uint16."""
+    """Round fp32 numbers to bf16 towards zero, as uint16."""
     return (data.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
 
 
 def to_integer(data: Any, dtype: Any) -> Any:
-    """Floating-point numbers rounded towards zero to integers, as an H100 does it.
+    """Round floating-point numbers towards zero to integers, as an H100 does it.
 
     What does not fit is saturated; 8 bits are the lower half of 16, for there is no instruction for fewer.
     NaN becomes 0, but from fp64 or in 64 bits the upper bit alone (CUDA Math API, type casting intrinsics).
@@ -111,7 +111,8 @@ def to_integer(data: Any, dtype: Any) -> Any:
 
 
 def _odd_fp32(data: Any) -> Any:
-    """Numbers of more digits than fp32's, in fp32, rounded to odd: a second rounding then goes the right way.
+    """Convert numbers of more digits than fp32's to fp32, rounded to odd: a second rounding then goes the
+    right way.
 
     Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to
     odd", 2008.
@@ -127,7 +128,8 @@ def _odd_fp32(data: Any) -> Any:
 
 
 def _one_nan(result: Any, nan: Any) -> Any:
-    """The one NaN that a GPU's conversions to 16 bits make, whatever the sign and payload it came with."""
+    """Put the one NaN that a GPU's conversions to 16 bits make where `nan` is set, whatever sign and
+    payload it came with."""
     if nan.any():
         bits = np.where(nan, np.uint16(QUIET_NAN[result.dtype]), result.view(np.uint16))
         return bits.astype(np.uint16).view(result.dtype)

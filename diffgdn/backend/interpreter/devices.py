@@ -1,6 +1,6 @@
-"""Device guards and streams of torch, which kernels' launchers enter whatever device their tensors are on.
+"""Let kernels' launchers enter device guards and streams of torch, whatever device their tensors are on.
 
-Around CPU tensors `torch.cuda.device` raises, as do streams where no CUDA is built in, and `torch.cpu` has no
+Around CPU tensors `torch.cuda.device` raises, as do streams if no CUDA is built in, and `torch.cpu` has no
 `device` at all. None of it means anything in the interpreter.
 """
 
@@ -12,12 +12,12 @@ import torch
 
 
 def guard_is_missing() -> bool:
-    """torch has no device guard for the CPU."""
+    """Probe whether torch has no device guard for the CPU."""
     return not hasattr(torch.cpu, "device")
 
 
 def ignore_for_cpu_tensors() -> None:
-    """Let guards and streams do nothing for the CPU, and where there is no GPU."""
+    """Let guards and streams do nothing for the CPU, and nothing at all if there is no GPU."""
     torch.cpu.device = _Nothing  # type: ignore[attr-defined]
     torch.cuda.device = _guard(torch.cuda.device)  # type: ignore[misc]
     torch.cuda.device_of = _guard(torch.cuda.device_of)  # type: ignore[misc]
@@ -29,7 +29,7 @@ def ignore_for_cpu_tensors() -> None:
 
 
 class _Nothing:
-    """A guard that guards nothing."""
+    """Guard nothing."""
 
     def __init__(self, device: Any = None) -> None:
         pass
@@ -42,44 +42,50 @@ class _Nothing:
 
 
 class _Stream(_Nothing):
-    """The one stream of a machine without a GPU: everything on it is done when it is asked for."""
+    """Stand for the one stream of a machine without a GPU: everything on it is done when it is asked for."""
 
     cuda_stream = 0
     device = torch.device("cpu")
 
     def synchronize(self) -> None:
-        pass
+        """Wait for nothing."""
 
     def wait_stream(self, stream: Any) -> None:
-        pass
+        """Wait for nothing."""
 
     def query(self) -> bool:
+        """Say that all is done."""
         return True
 
 
 NO_STREAM = _Stream()
 
 
+class _Guard:
+    """Guard as a class of torch.cuda does, but nothing for the CPU: mixed in before that class."""
+
+    original: Any  # the class of torch.cuda
+
+    def __init__(self, device: Any) -> None:
+        self._ignored = _is_cpu(device)
+        if not self._ignored:
+            self.original.__init__(self, device)
+
+    def __enter__(self) -> Any:
+        return None if self._ignored else self.original.__enter__(self)
+
+    def __exit__(self, *error: Any) -> Any:
+        return False if self._ignored else self.original.__exit__(self, *error)
+
+
 def _guard(original: Any) -> Any:
-    """A guard class of torch.cuda that takes CPU devices and tensors, and None where there is no GPU."""
-
-    class Guard(original):
-        def __init__(self, device: Any) -> None:
-            self._ignored = _is_cpu(device)
-            if not self._ignored:
-                super().__init__(device)
-
-        def __enter__(self) -> Any:
-            return None if self._ignored else super().__enter__()
-
-        def __exit__(self, *error: Any) -> Any:
-            return False if self._ignored else super().__exit__(*error)
-
-    Guard.__name__, Guard.__qualname__ = original.__name__, original.__qualname__
-    return Guard
+    """Derive a guard class of torch.cuda that takes CPU devices and tensors, and None if there is no GPU."""
+    members = {"original": original, "__qualname__": original.__qualname__}
+    return type(original.__name__, (_Guard, original), members)
 
 
 def _is_cpu(device: Any) -> bool:
+    """Tell whether a device, a tensor's device, an index or None stands for the CPU here."""
     if device is None or isinstance(device, int):
         return not torch.cuda.is_available()
     device = getattr(device, "device", device)

@@ -1,4 +1,4 @@
-"""Matrix products as tensor cores form them: of bf16 numbers, not of their bits, and of fp32 through tf32.
+"""Multiply matrices as tensor cores do: bf16 numbers, not their bits, and fp32 through tf32.
 
 A tensor core takes the upper 19 bits of an fp32 operand (PTX ISA, `mma` with .tf32: the lower 13 are
 ignored). Products are exact in fp32, sums are in fp32; their order is numpy's, and a GPU's is another.
@@ -19,7 +19,7 @@ TF32_BITS = np.uint32(0xFFFFE000)
 
 
 def bf16_multiplies_bits() -> bool:
-    """In bf16, the product of the 1 x 1 matrices 1 and 1 is not 1."""
+    """Probe whether, in bf16, the product of the 1 x 1 matrices 1 and 1 is not 1."""
     one = interpreter.TensorHandle(np.array([[0x3F80]], np.uint16), tl.bfloat16)
     none = interpreter.TensorHandle(np.zeros((1, 1), np.float32), tl.float32)
     precision = interpreter._ir.INPUT_PRECISION.TF32
@@ -47,33 +47,37 @@ def multiply_as_tensor_cores() -> None:
 
 
 def _product(a: Any, b: Any, d: Any) -> Any:
-    """a @ b summed in the accumulator's format, but never in less than fp32."""
+    """Multiply a by b, summed in the accumulator's format, but never in less than fp32."""
     dtype = np.float32 if d.data.dtype == np.float16 else d.data.dtype
     product = np.matmul(a, b, dtype=dtype)
     return product.astype(d.data.dtype, copy=False)
 
 
 def tf32(data: Any) -> Any:
-    """fp32 numbers as a tensor core reads them: the last 13 bits are not there."""
+    """Cut fp32 numbers to what a tensor core reads of them: the last 13 bits are not there."""
     return (data.view(np.uint32) & TF32_BITS).view(np.float32)
 
 
 def _whole(a: Any, b: Any) -> list[tuple[Any, Any]]:
+    """Split nothing: one product of the operands as they are."""
     return [(a, b)]
 
 
 def _tf32(a: Any, b: Any) -> list[tuple[Any, Any]]:
+    """Cut each operand to tf32: one product."""
     return [(tf32(np.ascontiguousarray(a)), tf32(np.ascontiguousarray(b)))]
 
 
 def _tf32x3(a: Any, b: Any) -> list[tuple[Any, Any]]:
-    """Each operand as a large part and what it leaves; the product of the two small parts is left out."""
+    """Split each operand into a large part and what it leaves; the product of the two small parts is left
+    out."""
     a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
     large_a, large_b = tf32(a), tf32(b)
     return [(tf32(a - large_a), large_b), (large_a, tf32(b - large_b)), (large_a, large_b)]
 
 
 def _bf16_parts(data: Any, count: int) -> list[Any]:
+    """Split fp32 numbers into a sum of `count` bf16 numbers, the largest first."""
     parts = []
     for _ in range(count):
         parts.append(from_bf16(to_bf16(data)))
@@ -82,8 +86,7 @@ def _bf16_parts(data: Any, count: int) -> list[Any]:
 
 
 def _bf16xn(count: int) -> Any:
-    """Each operand as a sum of bf16 numbers, and of the products of their parts the `count` largest
-    orders."""
+    """Split each operand into `count` bf16 numbers, and take the products of the `count` largest orders."""
 
     def products(a: Any, b: Any) -> list[tuple[Any, Any]]:
         parts_a, parts_b = _bf16_parts(a, count), _bf16_parts(b, count)

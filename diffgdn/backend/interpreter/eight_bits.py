@@ -1,4 +1,4 @@
-"""Casts from and to the 8-bit floats of NVIDIA's GPUs, e4m3 and e5m2.
+"""Cast from and to the 8-bit floats of NVIDIA's GPUs, e4m3 and e5m2.
 
 Triton's interpreter rounds every tie up, and reads the codes of infinity and NaN as numbers. The formats:
 Micikevicius et al., "FP8 formats for deep learning", 2022. What is too large becomes the largest finite
@@ -22,9 +22,16 @@ SIGN = np.uint8(0x80)
 
 @dataclass(frozen=True)
 class Format:
-    """Digits behind the point, the bias of the exponent, and the code of the largest finite number.
+    """Describe an 8-bit format.
 
-    A code above it is NaN, or infinity if it is the next one and the format has infinities.
+    A code above the largest finite one is NaN, or infinity if it is the next one and the format has
+    infinities.
+
+    Attributes:
+        digits: behind the point.
+        bias: of the exponent.
+        largest: the code of the largest finite number.
+        infinite: whether the format has infinities.
     """
 
     digits: int
@@ -33,7 +40,7 @@ class Format:
     infinite: bool
 
     def magnitudes(self) -> Any:
-        """The numbers of the codes 0 to 127, in fp32."""
+        """Compute the numbers of the codes 0 to 127, in fp32."""
         codes = np.arange(128)
         fraction, exponent = codes % (1 << self.digits), codes >> self.digits
         normal = exponent > 0
@@ -53,7 +60,7 @@ MAGNITUDES = {name: format_.magnitudes() for name, format_ in FORMATS.items()}
 
 
 def ties_are_rounded_up() -> bool:
-    """1 + 1/16, halfway between two numbers of e4m3, is not rounded to the even one, 1."""
+    """Probe whether 1 + 1/16, halfway between two numbers of e4m3, is not rounded to the even one, 1."""
     half = interpreter.TensorHandle(np.array([1.0625], np.float32), tl.float32)
     nearest = interpreter._ir.ROUNDING_MODE.RTNE
     found = interpreter.interpreter_builder.create_fp_to_fp(half, tl.float8e4nv, nearest)
@@ -80,13 +87,14 @@ def round_to_nearest() -> None:
 
 
 def decode(codes: Any, name: str) -> Any:
-    """The numbers of an array of codes, in fp32: exact."""
+    """Convert an array of codes to their numbers, in fp32: exact."""
     values = MAGNITUDES[name][codes & np.uint8(0x7F)]
     return np.where(codes & SIGN, -values, values)
 
 
 def encode(data: Any, name: str) -> Any:
-    """The codes of the nearest numbers, ties to the even code; the largest finite number for larger ones."""
+    """Find the codes of the nearest numbers, ties to the even code; the largest finite number for larger
+    ones."""
     finite = MAGNITUDES[name][: FORMATS[name].largest + 1].astype(np.float64)
     halves = (finite[1:] + finite[:-1]) / 2
     magnitude = np.abs(data.astype(np.float64))

@@ -1,4 +1,4 @@
-"""Functions of numbers that Triton's interpreter gets from numpy and a GPU gets otherwise."""
+"""Repair functions of numbers that Triton's interpreter gets from numpy and a GPU gets otherwise."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from triton.runtime import interpreter
 
 
 def logarithm_is_rough() -> bool:
-    """Logarithms of fp32 numbers near 1 are not all the nearest: numpy's are up to 3.2 ulp off where it uses
-    AVX-512, those of CUDA 1 ulp (CUDA C++ Programming Guide, Mathematical Functions)."""
+    """Probe whether some logarithm of an fp32 number near 1 is not the nearest.
+
+    Numpy's are up to 3.2 ulp off where it uses AVX-512, those of CUDA 1 ulp (CUDA C++ Programming Guide,
+    Mathematical Functions).
+    """
     values = (1 + np.arange(1, 4096) * 2.0**-23).astype(np.float32)
     handle = interpreter.TensorHandle(values, tl.float32)
     found = interpreter.interpreter_builder.create_log(handle).data
@@ -27,6 +30,8 @@ def compute_in_float64() -> None:
 
 
 def _rounded(function: Any) -> Callable[..., Any]:
+    """Make the builder's method for a function: fp32 numbers from float64, others as numpy has them."""
+
     def compute(self: Any, handle: Any) -> Any:
         data = handle.data
         if data.dtype == np.float32:
@@ -37,7 +42,7 @@ def _rounded(function: Any) -> Callable[..., Any]:
 
 
 def zeros_are_unordered() -> bool:
-    """The smaller of 0 and -0 is 0, or (up to 3.7) the larger of NaN and 1 is NaN."""
+    """Probe whether the smaller of 0 and -0 is 0, or (up to 3.7) the larger of NaN and 1 is NaN."""
     builder = interpreter.interpreter_builder
     nan, one, zero, below = (
         interpreter.TensorHandle(np.array([x], np.float32), tl.float32) for x in (np.nan, 1.0, 0.0, -0.0)
@@ -63,21 +68,21 @@ def order_as_ptx() -> None:
 
 
 def smaller(x: Any, y: Any) -> Any:
-    """The smaller of two numbers, elementwise: the other one if one is NaN, -0 of two zeros."""
+    """Choose the smaller of two numbers, elementwise: the other one if one is NaN, -0 of two zeros."""
     return np.where(
         (x == 0) & (y == 0), np.copysign(0.0, np.where(np.signbit(x), x, y)), np.fmin(x, y)
     ).astype(x.dtype)
 
 
 def larger(x: Any, y: Any) -> Any:
-    """The larger of two numbers, elementwise: the other one if one is NaN, +0 of two zeros."""
+    """Choose the larger of two numbers, elementwise: the other one if one is NaN, +0 of two zeros."""
     return np.where(
         (x == 0) & (y == 0), np.copysign(0.0, np.where(np.signbit(x), y, x)), np.fmax(x, y)
     ).astype(x.dtype)
 
 
 def high_half_is_signed() -> bool:
-    """The upper half of the product of -1 and -1, taken as unsigned, is not -2."""
+    """Probe whether the upper half of the product of -1 and -1, taken as unsigned, is not -2."""
     value = interpreter.TensorHandle(np.array([-1], np.int32), tl.int32)
     return int(interpreter.interpreter_builder.create_umulhi(value, value).data[0]) != -2
 
@@ -95,10 +100,12 @@ def multiply_unsigned() -> None:
 
 
 def _high_half(x: Any, y: Any) -> Any:
+    """Multiply unsigned integers of at most 32 bits, and return the upper halves of the products."""
     return x.astype(np.uint64) * y.astype(np.uint64) >> np.uint64(8 * x.itemsize)
 
 
 def _high_half_64(x: Any, y: Any) -> Any:
+    """Multiply unsigned 64-bit integers by parts of 32 bits, and return the upper halves of the products."""
     mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     x_low, x_high, y_low, y_high = x & mask, x >> half, y & mask, y >> half
     cross = x_high * y_low + (x_low * y_low >> half)

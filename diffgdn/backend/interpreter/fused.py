@@ -1,4 +1,4 @@
-"""Fused multiply-add, rounded once.
+"""Multiply and add with one rounding.
 
 Triton's interpreter rounds the product first, up to 3.8. Newer ones bring a correctly rounded function of
 their own.
@@ -16,7 +16,7 @@ from triton.runtime import interpreter
 
 
 def product_is_rounded() -> bool:
-    """(1 + 2^-12)^2 - 1 - 2^-11 is 0 in fp32, where 2^-24 is right."""
+    """Probe whether (1 + 2^-12)^2 - 1 - 2^-11 is 0 in fp32, where 2^-24 is right."""
     x = interpreter.TensorHandle(np.array([1 + 2**-12], np.float32), tl.float32)
     z = interpreter.TensorHandle(np.array([-1 - 2**-11], np.float32), tl.float32)
     return float(interpreter.interpreter_builder.create_fma(x, x, z).data[0]) == 0.0
@@ -32,7 +32,7 @@ def round_once() -> None:
 
 
 def fma(x: Any, y: Any, z: Any) -> Any:
-    """x * y + z of arrays of one floating-point format, rounded once, to nearest even."""
+    """Compute x * y + z of arrays of one floating-point format, rounded once, to nearest even."""
     x, y, z = np.broadcast_arrays(x, y, z)
     if z.dtype == np.float64:
         return _fma_fp64(x, y, z)
@@ -43,10 +43,11 @@ def fma(x: Any, y: Any, z: Any) -> Any:
 
 
 def _sum_rounded_to_odd(p: Any, z: Any) -> Any:
-    """p + z in float64, rounded to odd: rounded again to 24 digits or fewer it is right.
+    """Compute p + z in float64, rounded to odd: rounded again to 24 digits or fewer it is right.
 
-    The product of two fp32 numbers is exact in float64. Knuth's two-sum gives the error of the sum; Boldo and
-    Melquiond, "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008.
+    The product of two fp32 numbers is exact in float64. Knuth's two-sum gives the error of the sum; Boldo
+    and Melquiond, "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to odd",
+    2008.
     """
     total = p + z
     part = total - p
@@ -58,6 +59,7 @@ def _sum_rounded_to_odd(p: Any, z: Any) -> Any:
 
 
 def _exact(x: float, y: float, z: float) -> float:
+    """Compute x * y + z in rational arithmetic, rounded once to float64; infinite beyond its range."""
     if not (math.isfinite(x) and math.isfinite(y) and math.isfinite(z)):
         return x * y + z
     exact = Fraction(x) * Fraction(y) + Fraction(z)

@@ -1,9 +1,10 @@
-"""triton.language, made to work when it is called from Python, once for the whole process.
+"""Make triton.language work when it is called from Python, once for the whole process.
 
-Triton's interpreter replaces the members of `triton.language` by wrappers for the time of a launch, and does
-so again whenever one jit function calls another. A name bound earlier (`exp = tl.exp`) keeps the builtin that
-is not replaced, which refuses to work; and the replacing takes longer than most operations. Here each builtin
-is changed in place instead, whatever it is called: where no semantic is given, it takes the interpreter's.
+Triton's interpreter replaces the members of `triton.language` by wrappers for the time of a launch, and
+does so again whenever one jit function calls another. A name bound earlier (`exp = tl.exp`) keeps the
+builtin that is not replaced, which refuses to work; and the replacing takes longer than most operations.
+Here each builtin is changed in place instead, whatever it is called: if no semantic is given, it takes the
+interpreter's.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SEMANTIC = "_diffgdn_semantic"  # the name under which builtins find it among th
 
 
 def alias_is_unknown() -> bool:
-    """A builtin that nobody has replaced refuses a number."""
+    """Probe whether a builtin that nobody has replaced refuses a number."""
     try:
         tl.math.exp(interpreter.interpreter_semantic.to_tensor(0.0))
     except ValueError:
@@ -54,8 +55,8 @@ def let_builtins_find_their_semantic() -> None:
 
 
 def overflow_is_checked() -> bool:
-    """Each 32-bit sum and product is computed twice, and a difference is an error; compiled, it wraps
-    around."""
+    """Probe whether each 32-bit sum and product is computed twice, a difference being an error; compiled,
+    it wraps around."""
     return bool(interpreter.interpreter_builder.options.sanitize_overflow)
 
 
@@ -78,14 +79,14 @@ def let_integers_wrap() -> None:
 
 
 class _NoScope:
-    """What a launch is given to restore: nothing was patched for it."""
+    """Stand for what a launch is given to restore: nothing was patched for it."""
 
     def restore(self) -> None:
-        pass
+        """Restore nothing."""
 
 
 def _builtins() -> Iterator[FunctionType]:
-    """Every builtin of triton.language, of its modules and of their classes, each once."""
+    """List every builtin of triton.language, of its modules and of their classes, each once."""
     seen: set[int] = set()
     queue: list[Any] = [tl]
     while queue:
@@ -103,7 +104,7 @@ def _builtins() -> Iterator[FunctionType]:
 
 
 def _is_ours(value: Any, holder: Any) -> bool:
-    """Whether a member is a module or class of triton.language that may hold further builtins."""
+    """Tell whether a member is a module or class of triton.language that may hold further builtins."""
     if isinstance(value, ModuleType):
         return value.__name__.startswith("triton.language")
     return inspect.isclass(value) and value.__module__.startswith("triton.language")
@@ -123,8 +124,10 @@ def _carry_semantic(function: FunctionType) -> None:
 
 
 def _let_methods_find_it() -> None:
-    """Up to 3.8 a method like x.rsqrt() forwards to the function inside the builtin, which has no semantic.
-    It is led to what triton.language has under its name."""
+    """Lead methods of tensors to what triton.language has under their names.
+
+    Up to 3.8 a method like x.rsqrt() forwards to the function inside the builtin, which has no semantic.
+    """
     for name, method in list(vars(tl.tensor).items()):
         function = getattr(tl.math, name, None)
         if isinstance(method, FunctionType) and function is not None and tl.core.is_builtin(function):
@@ -132,6 +135,8 @@ def _let_methods_find_it() -> None:
 
 
 def _forward(function: Any) -> FunctionType:
+    """Make a method that calls a builtin, and counts as one."""
+
     def method(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
@@ -140,6 +145,8 @@ def _forward(function: Any) -> FunctionType:
 
 
 def _template(fn: Any) -> FunctionType:
+    """Make the function whose code a builtin's wrapper gets."""
+
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if kwargs.get("_semantic") is None:
             kwargs["_semantic"] = _diffgdn_semantic  # type: ignore[name-defined]  # noqa: F821 (a global there)
@@ -149,7 +156,7 @@ def _template(fn: Any) -> FunctionType:
 
 
 def _let_ranges_count() -> None:
-    """tl.range and tl.static_range as Python iterators, also where they were imported by name."""
+    """Let tl.range and tl.static_range be Python iterators, also where they were imported by name."""
     for module in (tl, tl.core):  # a launch left its own there
         module.range, module.static_range = RANGE, STATIC_RANGE
     RANGE.__init__ = _keep_bounds
@@ -182,12 +189,13 @@ PATCHED = {
 
 
 def _keep_bounds(self: Any, arg1: Any, arg2: Any = None, step: Any = None, **hints: Any) -> None:
+    """Keep the bounds of a range: the constructor of tl.range and tl.static_range."""
     start, end = (0, arg1) if arg2 is None else (arg1, arg2)
     self.bounds = start, end, 1 if step is None else step
 
 
 def counted(*bounds: Any) -> Iterator[Any]:
-    """The values of range(*bounds) as scalar tensors: int32, or int64 where a bound is."""
+    """Yield the values of range(*bounds) as scalar tensors: int32, or int64 if a bound is."""
     wide = any(_is_wide(bound) for bound in bounds)
     dtype = tl.int64 if wide else tl.int32
     constant = interpreter.interpreter_semantic.scalar_constant
@@ -196,6 +204,7 @@ def counted(*bounds: Any) -> Iterator[Any]:
 
 
 def _is_wide(bound: Any) -> bool:
+    """Tell whether a bound has, or needs, more than 32 bits."""
     if isinstance(bound, tl.tensor):
         return bool(bound.dtype.primitive_bitwidth > 32)
     return not -(2**31) <= bound.__index__() < 2**31

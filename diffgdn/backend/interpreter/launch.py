@@ -1,7 +1,8 @@
-"""A launch: arguments turned into the values that a compiled kernel would see, then program after program.
+"""Launch an interpreted kernel: turn arguments into the values that a compiled one would see, then run
+program after program.
 
-Triton's interpreter passes floats on as Python's, 64-bit integers as 32-bit ones where they fit, looks at the
-kernel's signature anew each time and copies every tensor's memory onto itself.
+Triton's interpreter passes floats on as Python's, 64-bit integers as 32-bit ones where they fit, looks at
+the kernel's signature anew each time and copies every tensor's memory onto itself.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ INTEGERS = {
 
 
 def arguments_are_untyped() -> bool:
-    """A float argument arrives as Python's, in double precision."""
+    """Probe whether a float argument arrives as Python's, in double precision."""
     return isinstance(interpreter._implicit_cvt(0.1), float)
 
 
@@ -48,16 +49,17 @@ def type_arguments() -> None:
 
 
 def _is_here(value: Any) -> bool:
-    """Whether an argument needs no copy to the CPU and back."""
+    """Tell whether an argument needs no copy to the CPU and back."""
     device = getattr(value, "device", None)
     return not isinstance(device, torch.device) or device.type == "cpu"
 
 
 @dataclass(frozen=True)
 class _Parameters:
-    """What a kernel's signature says.
+    """Hold what a kernel's signature says.
 
-    kinds: of each parameter, `constexpr`, the name of a type, or nothing.
+    Attributes:
+        kinds: of each parameter, `constexpr`, the name of a type, or nothing.
     """
 
     signature: inspect.Signature
@@ -66,20 +68,26 @@ class _Parameters:
 
 @cache
 def _parameters(function: Callable[..., Any]) -> _Parameters:
+    """Read a kernel's signature; once for each function."""
     annotations = {name: _kind(kind) for name, kind in inspect.get_annotations(function).items()}
     signature = inspect.signature(function)
     return _Parameters(signature, {name: annotations.get(name) or "" for name in signature.parameters})
 
 
 def _kind(annotation: Any) -> str:
-    """`constexpr` by whatever name triton.language goes, as the compiler has it; else what Triton makes of
-    it."""
+    """Normalise an annotation as Triton does; `constexpr` by whatever name triton.language goes, as the
+    compiler has it."""
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
     return "constexpr" if text.rpartition(".")[2] == "constexpr" else _normalize_ty(annotation)
 
 
 def _launch(executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Run every program of a grid, in ascending order."""
+    """Run every program of a grid, in ascending order.
+
+    Raises:
+        ValueError: the grid has more than three dimensions.
+        InterpreterError: of Triton: a program raised.
+    """
     found = _parameters(executor.fn)
     bound = found.signature.bind(*args, **{k: v for k, v in kwargs.items() if k in found.kinds})
     bound.apply_defaults()
@@ -105,13 +113,17 @@ def _launch(executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Non
 
 
 def programs(sizes: Iterable[int]) -> Iterable[tuple[int, ...]]:
-    """The places of a grid in the order in which its programs run."""
+    """List the places of a grid in the order in which its programs run, the last axis fastest."""
     return product(*(range(size) for size in sizes))
 
 
 def argument(value: Any, kind: str) -> Any:
-    """An argument as the kernel's body sees it. kind: the parameter's annotation, normalised as Triton
-    does."""
+    """Convert an argument to what the kernel's body sees.
+
+    Args:
+        value: what the caller passed.
+        kind: the parameter's annotation, normalised as Triton does: "constexpr", the name of a type, or "".
+    """
     if kind == "constexpr" or value is None:
         return value
     if isinstance(value, float):
@@ -129,4 +141,5 @@ _convert = interpreter._implicit_cvt  # as Triton has it: integers, tensors, tup
 
 
 def _scalar(value: Any, dtype: Any) -> Any:
+    """Make a scalar tensor of a number, in one of Triton's types."""
     return interpreter.interpreter_semantic.scalar_constant(value, dtype)

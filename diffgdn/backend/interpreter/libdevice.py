@@ -1,8 +1,8 @@
-"""CUDA's libdevice functions on arrays: computed in float64, then rounded to the type of the result.
+"""Compute CUDA's libdevice functions on arrays: in float64, then rounded to the type of the result.
 
-Kernels reach them as `triton.language.extra.libdevice.*`, of which Triton's interpreter knows nothing, and as
-`triton.language.extra.cuda.libdevice.*`. The `fast_*` ones are as exact here as the others: on a GPU their
-errors are those of the CUDA C++ Programming Guide, "Mathematical Functions".
+Kernels reach them as `triton.language.extra.libdevice.*`, of which Triton's interpreter knows nothing, and
+as `triton.language.extra.cuda.libdevice.*`. The `fast_*` ones are as exact here as the others: on a GPU
+their errors are those of the CUDA C++ Programming Guide, "Mathematical Functions".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DISPATCH = "_diffgdn_libdevice"
 
 
 def functions_are_missing() -> bool:
-    """exp of the common module is an empty stub."""
+    """Probe whether exp of the common module is an empty stub."""
     return DISPATCH not in vars(stubs)
 
 
@@ -44,6 +44,7 @@ def compute_in_float64() -> None:
 def _create_extern_elementwise(
     self: Any, library: str, path: str, symbol: str, arguments: list[Any], type_: Any, pure: bool
 ) -> Any:
+    """Compute an external function elementwise: the builder's method, in Triton's signature."""
     scalar = type_.scalar
     dtype = interpreter._get_np_dtype(scalar)
     data = [argument.data for argument in arguments]
@@ -53,8 +54,11 @@ def _create_extern_elementwise(
 
 
 def function(symbol: str) -> Callable[..., Any]:
-    """What computes a libdevice symbol on arrays. Raises NotImplementedError for one that is not known
-    here."""
+    """Find what computes a libdevice symbol on arrays.
+
+    Raises:
+        NotImplementedError: the symbol is not known here.
+    """
     name = symbol.removeprefix("__nv_")
     if name in ON_BITS:
         return ON_BITS[name]
@@ -68,6 +72,8 @@ def function(symbol: str) -> Callable[..., Any]:
 
 
 def _in_float64(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function so that it gets floating-point arguments in float64."""
+
     def wide(*arguments: Any) -> Any:
         return compute(
             *(value.astype(np.float64) if value.dtype.kind == "f" else value for value in arguments)
@@ -77,18 +83,22 @@ def _in_float64(compute: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _by_torch(compute: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
+    """Wrap a function of one torch tensor as one of a numpy array."""
     return lambda x: compute(torch.from_numpy(np.ascontiguousarray(x))).numpy()
 
 
 def _elementwise(compute: Callable[..., float]) -> Callable[..., Any]:
+    """Wrap a function of numbers as one of arrays, with a result in float64."""
     return np.vectorize(compute, otypes=[np.float64])
 
 
 def _power(x: Any, y: Any) -> Any:
+    """Raise x to the power y, also for integer y."""
     return np.power(x, y.astype(np.float64))
 
 
 def _round_half_away(x: Any) -> Any:
+    """Round to the nearest integer, halves away from zero."""
     return np.trunc(x + np.copysign(np.where(np.abs(x) < 2.0**52, 0.49999999999999994, 0.0), x))
 
 
@@ -146,10 +156,12 @@ IN_FLOAT64: dict[str, Callable[..., Any]] = {
 
 
 def _count_bits(x: Any) -> Any:
+    """Count the bits that are set in each integer."""
     return np.bitwise_count(x.view(f"u{x.dtype.itemsize}"))
 
 
 def _leading_zeros(x: Any) -> Any:
+    """Count the zeros before the first bit that is set in each integer; int32."""
     bits = x.dtype.itemsize * 8
     values = x.view(f"u{x.dtype.itemsize}").astype(object)
     return np.vectorize(lambda value: bits - int(value).bit_length(), otypes=[np.int32])(values)

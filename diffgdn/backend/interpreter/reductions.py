@@ -1,4 +1,4 @@
-"""Reductions and scans over whole slices, of every type.
+"""Reduce and scan over whole slices, in every type.
 
 Triton's interpreter sums the bits of bf16 numbers, warns about NaN, and takes a combine function of the
 kernel's own element by element. Here such a function is called once for each slice along the axis: what it
@@ -18,7 +18,7 @@ from diffgdn.backend.interpreter.casts import to_bf16
 
 
 def bf16_sums_bits() -> bool:
-    """In bf16, the sum of 1 and 1 is not 2."""
+    """Probe whether, in bf16, the sum of 1 and 1 is not 2."""
     handle = interpreter.TensorHandle(np.array([0x3F80, 0x3F80], np.uint16), tl.bfloat16)
     ones = tl.tensor(handle, tl.block_type(tl.bfloat16, [2]))
     total = interpreter.ReduceOps(0, tl.standard._sum_combine, False).apply(ones)
@@ -33,7 +33,7 @@ def reduce_by_slices() -> None:
 
 
 def _tensor(data: Any, dtype: Any) -> Any:
-    """An array as a tensor of one of Triton's scalar types; one without dimensions as a scalar."""
+    """Wrap an array as a tensor of one of Triton's scalar types; one without dimensions as a scalar."""
     if data.ndim == 0:
         return tl.tensor(interpreter.TensorHandle(data.reshape(1), dtype.scalar), dtype.scalar)
     return tl.tensor(
@@ -42,7 +42,7 @@ def _tensor(data: Any, dtype: Any) -> Any:
 
 
 def _stored(data: Any, dtype: Any) -> Any:
-    """A result as a tensor of the type of what it was computed from, rounded to it."""
+    """Wrap a result as a tensor of the type that it was computed from, rounded to it."""
     data = np.asarray(data)
     if dtype.scalar == tl.bfloat16:
         return _tensor(to_bf16(data), dtype)
@@ -50,12 +50,14 @@ def _stored(data: Any, dtype: Any) -> Any:
 
 
 def _sum(self: Any, tensor: Any) -> Any:
+    """Sum along the interpreter's axis; bf16 in fp32, rounded once."""
     data = widen(tensor.handle).data
     return _stored(np.sum(data, axis=self.axis, keepdims=self.keep_dims), tensor.dtype)
 
 
 def _min_max(self: Any, operands: Any, val_reduce_op: Any, idx_reduce_op: Any = None) -> Any:
-    """Least or largest value, and with idx_reduce_op the first index of it. NaN loses against any number."""
+    """Find the least or largest value, and with idx_reduce_op the first index of it. NaN loses against any
+    number."""
     tensor = operands[0] if isinstance(operands, tuple) else operands
     data = widen(tensor.handle).data
     least = val_reduce_op in (np.nanmin, np.min)
@@ -70,6 +72,8 @@ def _min_max(self: Any, operands: Any, val_reduce_op: Any, idx_reduce_op: Any = 
 
 
 def _cumulate(function: Any) -> Any:
+    """Make a cumulative sum or product along the interpreter's axis; bf16 in fp32, rounded once."""
+
     def cumulate(self: Any, tensor: Any) -> list[Any]:
         return [_stored(function(widen(tensor.handle).data, axis=self.axis), tensor.dtype)]
 
@@ -77,7 +81,7 @@ def _cumulate(function: Any) -> Any:
 
 
 def _slices(tensors: tuple[Any, ...], axis: int) -> list[tuple[Any, ...]]:
-    """What stands at each place along an axis, of all tensors."""
+    """List what stands at each place along an axis, of all tensors."""
     moved = [(np.moveaxis(tensor.handle.data, axis, 0), tensor.dtype) for tensor in tensors]
     count = moved[0][0].shape[0]
     return [
@@ -86,7 +90,7 @@ def _slices(tensors: tuple[Any, ...], axis: int) -> list[tuple[Any, ...]]:
 
 
 def _combine(function: Any, before: tuple[Any, ...], after: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The combine function of two slices, in the types of the first."""
+    """Call the combine function on two slices; the results in the types of the first."""
     semantic = interpreter.interpreter_semantic
     found = function(*before, *after)
     found = found if isinstance(found, tuple) else (found,)
@@ -99,6 +103,7 @@ def _combine(function: Any, before: tuple[Any, ...], after: tuple[Any, ...]) -> 
 
 
 def _generic_reduce(self: Any, tensors: Any) -> list[Any]:
+    """Reduce with a combine function of the kernel's own, slice after slice."""
     whole = tensors
     if self.axis is None:
         axis, whole = 0, tuple(_tensor(tensor.handle.data.reshape(-1), tensor.dtype) for tensor in tensors)
@@ -122,6 +127,7 @@ def _generic_reduce(self: Any, tensors: Any) -> list[Any]:
 
 
 def _generic_scan(self: Any, tensors: Any) -> list[Any]:
+    """Scan with a combine function of the kernel's own, slice after slice."""
     axis = self.axis % tensors[0].handle.data.ndim
     slices = _slices(tensors, axis)
     found = slices[:1]

@@ -1,4 +1,4 @@
-"""The list of repairs, and the one call that makes them."""
+"""List the repairs, and make them in one call."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ NOT_EMULATED = (
 
 @dataclass(frozen=True)
 class Repair:
-    """One thing that Triton's interpreter gets wrong, and its mend.
+    """Describe one thing that Triton's interpreter gets wrong, and its mend.
 
-    name: a few words. versions: of Triton that need it. wrong: whether the Triton of this process does, asked
-    before any repair. mend: makes it right for the rest of the process. Both are named as "module:function"
-    of this package and imported late, as they import Triton.
+    Both functions are named as "module:function" of this package and imported late, as they import Triton.
+
+    Attributes:
+        name: a few words.
+        versions: of Triton that need it.
+        wrong: its probe: whether the Triton of this process gets it wrong, asked before any repair.
+        mend: makes it right for the rest of the process.
     """
 
     name: str
@@ -36,7 +40,7 @@ class Repair:
     mend: str
 
     def needed(self) -> bool:
-        """Whether the Triton of this process, as it is now, needs this repair."""
+        """Ask the probe whether the Triton of this process, as it is now, needs this repair."""
         return bool(_function(self.wrong)())
 
     def apply(self) -> None:
@@ -142,13 +146,15 @@ _repaired = False
 
 
 def needed() -> dict[str, bool]:
-    """Whether each repair is needed, by name. To be asked before `repair`, in a process that interprets."""
+    """Ask whether each repair is needed, by name; call it before `repair`, in a process that interprets."""
     return {repair.name: repair.needed() for repair in REPAIRS}
 
 
 def repair() -> None:
-    """Make every repair that the Triton of this process needs. Call it before the first kernel; later calls
-    do nothing. The process must have entered the interpreter (TRITON_INTERPRET=1 before Triton's import).
+    """Make every repair that the Triton of this process needs; later calls do nothing.
+
+    Call it before the first kernel. The process must have entered the interpreter (TRITON_INTERPRET=1
+    before Triton's import).
     """
     global _repaired
     if _repaired:
@@ -173,7 +179,7 @@ EXPLAINED = (
 
 
 def explain(message: str) -> str:
-    """A message of the interpreter, with a line in plain words where one is known for it."""
+    """Put a line in plain words before a message of the interpreter, if one is known for it."""
     for part, line in EXPLAINED:
         if part in message and line not in message:
             return f"{line} ({message})"
@@ -181,6 +187,7 @@ def explain(message: str) -> str:
 
 
 def _function(name: str) -> Callable[[], object]:
+    """Import what a "module:function" of this package names."""
     module, _, function = name.partition(":")
     found: Callable[[], object] = getattr(import_module(f"diffgdn.backend.interpreter.{module}"), function)
     return found

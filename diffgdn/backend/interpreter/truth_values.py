@@ -1,4 +1,4 @@
-"""Comparisons give truth values, and truth values add modulo 2.
+"""Let comparisons give truth values, and truth values add modulo 2.
 
 Triton's interpreter calls the result of a comparison a number of the operands' type, so that a cast to that
 type leaves bytes where numbers should be. Up to 3.8 it adds booleans as numpy does, True + True being True.
@@ -27,7 +27,7 @@ COMPARISONS = tuple(
 
 
 def comparison_is_a_number() -> bool:
-    """1 < 1 is a number of the type of 1."""
+    """Probe whether 1 < 1 is a number of the type of 1."""
     one = interpreter.TensorHandle(np.ones(1, np.float32), tl.float32)
     return bool(interpreter.interpreter_builder.create_fcmpOLT(one, one).dtype != tl.int1)
 
@@ -49,7 +49,7 @@ def _to_truth_values(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def sum_is_saturated() -> bool:
-    """True + True is True."""
+    """Probe whether True + True is True."""
     true = interpreter.TensorHandle(np.ones(1, bool), tl.int1)
     return bool(interpreter.interpreter_builder.create_add(true, true).data[0])
 

@@ -1,4 +1,4 @@
-"""Types and shapes of tensors, made once for each block shape instead of anew for each result.
+"""Make types and shapes of tensors once for each block shape, instead of anew for each result.
 
 Every operation of the interpreter makes a type and a tensor. Most of what they hold depends on the element
 type and the shape alone, and making it took a third of a kernel's time.
@@ -16,7 +16,7 @@ SHAPE, COUNT = "_diffgdn_shape", "_diffgdn_numel"  # of a block type: what its t
 
 
 def types_are_made_anew() -> bool:
-    """Two equal block types do not share their shape."""
+    """Probe whether two equal block types do not share their shape."""
     return tl.block_type(tl.float32, [2]).shape is not tl.block_type(tl.float32, [2]).shape
 
 

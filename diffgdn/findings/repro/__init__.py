@@ -31,9 +31,10 @@ from diffgdn.findings.finding import Finding, shows_in_company
 from diffgdn.findings.repro import inline, literals, standalone, texts
 from diffgdn.reference import noise, oracle
 from diffgdn.targets import FunctionTarget, calls
-from diffgdn.tensors import arena, inputs, poison
+from diffgdn.tensors import inputs, poison
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import Data
+from diffgdn.tensors.layout import arrange
 from diffgdn.tensors.results import results_of, returned_names
 from diffgdn.verdict import execute
 
@@ -58,7 +59,7 @@ def script(finding: Finding) -> str:
     if not alone or not isinstance(target, FunctionTarget) or size_limits.elements(case) > LARGEST:
         return _through_diffgdn(finding)
     data = inputs.draw(case)
-    arguments = arena.arrange(case, data, "cpu", target.layout)
+    arguments = arrange(case, data, "cpu", target.layout)
     shared = inline.copied(standalone.__name__, SHARED)
     noises, unrounded = _noise(finding, target, data)
     return _fill(
@@ -178,8 +179,8 @@ def _arguments(case: Case, arguments: Arguments) -> Iterable[str]:
     if arguments.far is not None:
         pool = arguments["state"]
         yield "# Most pages of this pool are never touched, and take no memory on a CPU."
-        watched = arguments.far_watched()
-        where = f"{_strides(pool)}, {arguments.far.numel()}, {watched}"
+        watched = arguments.far.watched()
+        where = f"{_strides(pool)}, {arguments.far.storage.numel()}, {watched}"
         yield f"state = memory.far_room('state', {tuple(pool.shape)}, {pool.dtype}, {where})"
         yield from (f"state[{slot}] = {literals.source(pool[slot])}" for slot in slots)
     planned = {region.name for region in arguments.regions} | {"state"}

@@ -25,7 +25,7 @@ from diffgdn.reference.noise.tolerance import (
     representable,
 )
 from diffgdn.tensors.poison import POISON, PoisonedEmpty, fill, unwritten
-from diffgdn.tensors.results import Result, by_name, collected, of_truth
+from diffgdn.tensors.results import Result, by_name, collect, of_truth
 
 BESIDE = 3  # elements shown on either side of the worst
 
@@ -310,7 +310,7 @@ def called(
         returned = {"o": memory.views["out"]}
     if any(view.is_cuda for view in memory.views.values()):
         torch.cuda.synchronize()
-    return fresh, returned, collected(results, memory.views, returned, memory.layout)
+    return fresh, returned, collect(results, memory.views, returned, memory.layout)
 
 
 def same_again(

@@ -1,4 +1,4 @@
-"""The noise of a case: how far a correct kernel may stray from the oracle on it.
+"""Compute the noise of a case: how far a correct kernel may stray from the oracle on it.
 
 `contract` says where a kernel may round; `step_noise` and `chunk_noise` carry the errors to first order,
 `operands` those that come in; `bound` makes the noise of them; `perturbed` does the same by brute force;

@@ -1,8 +1,13 @@
-"""The noise of a case: the spread of its results under the roundings that a precision contract allows.
+"""Measure the noise of a case: the spread of its results under the roundings that a precision contract
+allows.
 
 Errors of the size of those roundings are carried through the computation to first order, in SAMPLES random
 samples at once (more for narrow states), beside the oracle's own pass. Their root mean square, element by
 element, is the noise. What bound on an error it makes, `tolerance` says.
+
+That an error is, to first order, carried by the derivative: Higham, "Accuracy and Stability of Numerical
+Algorithms", 2002, chapters 1 and 3. That independent roundings add up as their squares: Higham and Mary, "A
+New Approach to Probabilistic Rounding Error Analysis", 2019.
 """
 
 from __future__ import annotations
@@ -42,8 +47,15 @@ ILL_CONDITIONED = 0.1
 
 @dataclass(frozen=True)
 class Reference:
-    """What a case's results are compared with: the truth, the noise of each result, whether there is nothing
-    to round, and the names of conditions under which the noise is not that of first order."""
+    """Hold what the results of a case are compared with, on the CPU.
+
+    Attributes:
+        truth: the oracle's results, float64.
+        noise: one sigma of each element, by name of the truth and of its shape, float64.
+        exact: whether there is nothing to round, so that the bound is zero.
+        conditions: names of conditions under which the noise is not that of first order: "ill_conditioned",
+            "unbounded".
+    """
 
     truth: Expected
     noise: dict[str, Tensor]
@@ -58,8 +70,15 @@ def reference(
     stored: Collection[tuple[str, torch.dtype]],
     device: torch.device | str = "cpu",
 ) -> Reference:
-    """The reference of a case for a target's contract, on the CPU. stored: of each result that is kept, the
-    field of `oracle.Expected` that it is compared with, and its dtype. device: where it is computed."""
+    """Compute the reference of a case for a target's contract: truth, noise, and whether the case is exact.
+
+    Args:
+        data: the tensors of `inputs.draw`.
+        contract: where the target may round, and to which format.
+        stored: of each result that is kept, the field of `oracle.Expected` that it is compared with, and
+            its dtype.
+        device: where it is computed; the reference comes back on the CPU.
+    """
     data = moved(data, device)
     lanes = make(case, data, Exact(), device)
     if case.values.law == "exact":
@@ -71,6 +90,7 @@ def reference(
 
 
 def _on_cpu(truth: Expected, noise: dict[str, Tensor], exact: bool, conditions: tuple[str, ...]) -> Reference:
+    """Move a reference to the CPU, all of its tensors in one transfer."""
     parts = {f"truth {name}": tensor for name, tensor in truth.items().items()}
     parts = moved(parts | noise, "cpu")
     expected = Expected(**{name: parts[f"truth {name}"] for name in truth.items()})
@@ -80,9 +100,15 @@ def _on_cpu(truth: Expected, noise: dict[str, Tensor], exact: bool, conditions: 
 def measure(
     case: Case, data: Data, contract: Contract, device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:
-    """Noise of each result, of the same shape: root mean square error over the samples, at least what is
-    pooled over the row, for states over row and column (eight samples say little about one element), and at
-    least LEAST_UNITS."""
+    """Measure the noise of each result of a case, on the device where it is computed.
+
+    An element's noise is the root mean square of its error over the samples, and at least what it is pooled
+    with: the mean over its row, for states also what row and column have in common (eight samples say
+    little about one element). It is never below LEAST_UNITS of the accumulator's unit roundoff.
+
+    Returns:
+        by name of the truth, tensors of its shape in float64.
+    """
     data = moved(data, device)
     return _first_order(case, data, make(case, data, Exact(), device), contract)[1]
 
@@ -90,7 +116,15 @@ def measure(
 def _first_order(
     case: Case, data: Data, lanes: Lanes, contract: Contract, dtype: torch.dtype | None = None
 ) -> tuple[Expected, dict[str, Tensor], tuple[str, ...]]:
-    """dtype: that errors are carried in; None for what the size of the values allows."""
+    """Carry the errors to first order beside the truth; start again in float64 if they leave the range of
+    float32.
+
+    Args:
+        dtype: that errors are carried in; None for what the size of the values allows.
+
+    Returns:
+        the truth, the noise by name, and the names of conditions.
+    """
     dtype = dtype or _working_precision(lanes)
     with denormals.flushed():
         truth, squares, conditions = _squares(case, data, lanes, contract, dtype)
@@ -104,8 +138,8 @@ def _first_order(
 def _squares(
     case: Case, data: Data, lanes: Lanes, contract: Contract, dtype: torch.dtype
 ) -> tuple[Expected, Expected, tuple[str, ...]]:
-    """The truth, the mean squares of its errors, and the conditions under which they are not those of first
-    order."""
+    """Compute the truth, the mean squares of its errors, and the names of conditions under which they are
+    not those of first order."""
     draws = Draws(samples(case, contract), int(case.id, 16), lanes.v.device, dtype)
     errors = input_errors(case, data, lanes, contract, draws)
     conditions: tuple[str, ...] = ()
@@ -126,7 +160,8 @@ def _squares(
 def _chunked(
     case: Case, lanes: Lanes, errors: InputErrors, contract: Contract, draws: Draws
 ) -> tuple[Expected, float]:
-    """Mean squares of the errors, and the condition that `chunked.Follower` measured."""
+    """Compute the mean squares of the errors of the chunked form, and the condition that
+    `chunk_noise.Follower` measured."""
     parts, condition = [], 0.0
     tokens = min(case.chunk_size, lanes.steps)
     largest = draws.samples * max(case.K * case.V, 2 * tokens * max(case.K, tokens), tokens * case.V)
@@ -144,7 +179,7 @@ def _chunked(
 def _recurrence(
     case: Case, lanes: Lanes, errors: InputErrors, contract: Contract, draws: Draws
 ) -> tuple[Expected, Expected]:
-    """The truth and the mean squares of the errors."""
+    """Compute the truth by the recurrence, and the mean squares of its errors, both laid out as results."""
     every, trees, keep = oracle.every(case), oracle.parents(case), case.keeps_steps
     parts = []
     for here in groups.split(lanes, draws.samples * case.K * case.V, 1 if trees is None else case.HV):
@@ -161,19 +196,26 @@ def _recurrence(
 
 
 def samples(case: Case, contract: Contract) -> int:
-    """How many samples a case's noise is taken from: few say little about one element, and a narrow state
-    has few others to pool it with."""
+    """Choose how many samples a case's noise is taken from: SAMPLES, or a larger power of two for a narrow
+    state.
+
+    Few samples say little about one element, and a narrow state has few others to pool it with.
+    """
     pooled = POOLED["chunked" if contract.chunked else "recurrence"]
     wanted = -(-pooled // min(case.K, case.V))
     return max(SAMPLES, 1 << (wanted - 1).bit_length())  # a power of two: each number has draws of its own
 
 
 def _working_precision(lanes: Lanes) -> torch.dtype:
+    """Choose the dtype that errors are carried in: float32 if all inputs are below SAFE_RANGE, else
+    float64."""
     largest = [x.abs().max() for x in (lanes.v, lanes.state, lanes.q, lanes.k) if x.numel()]
     return torch.float32 if not largest or torch.stack(largest).max() < SAFE_RANGE else torch.float64
 
 
 def _pooled(case: Case, truth: Expected, squares: Expected, contract: Contract) -> dict[str, Tensor]:
+    """Turn mean squares into noise: pool them over rows, and for states over columns, and put the least
+    noise below."""
     least, out = _least(truth, case, contract), {}
     for name, square in squares.items().items():
         square = square.contiguous()
@@ -189,20 +231,40 @@ def _pooled(case: Case, truth: Expected, squares: Expected, contract: Contract) 
 
 
 def _by_row_and_column(square: Tensor, row: Tensor) -> Tensor:
-    """What rows, with their means, and columns have in common, as a product: of independent errors in many
-    rows."""
+    """Multiply what rows and columns of mean squares have in common: that of independent errors in many
+    rows.
+
+    Args:
+        square: [..., V, K].
+        row: [..., V, 1], its means over K.
+
+    Returns:
+        [..., V, K].
+    """
     return row * (square.mean(-2, keepdim=True) / row.mean(-2, keepdim=True).clamp_(min=LEAST_SQUARE))
 
 
 def _prominent(state: Tensor, row: Tensor) -> Tensor:
-    """The mean of each row, as far as elements of the state are large beside the rest of their row: where
-    only few rows have errors, a column has no others to be pooled with, and decays show in the state
-    itself."""
+    """Give elements that are large beside the rest of their row that row's mean square; less to smaller
+    ones, in proportion.
+
+    If only few rows have errors, a column has no others to be pooled with, and decays show in the state
+    itself.
+
+    Args:
+        state: [..., V, K], the truth.
+        row: [..., V, 1], mean squares of the errors of each row.
+
+    Returns:
+        [..., V, K], at most `row`.
+    """
     size = state.square()
     size.mul_(row / size.mean(-1, keepdim=True).clamp_(min=LEAST_SQUARE))
     return torch.minimum(size, row, out=size)
 
 
 def _least(truth: Expected, case: Case, contract: Contract) -> dict[str, Tensor]:
+    """Give the least noise of each result: LEAST_UNITS of the accumulator's unit roundoff, relative to the
+    truth."""
     unit = LEAST_UNITS * UNIT[contract.dtype(case, "accumulator")]
     return {name: tensor.abs() * unit for name, tensor in truth.items().items()}

@@ -1,4 +1,4 @@
-"""First-order errors of the chunked form, carried along with it chunk by chunk.
+"""Carry first-order errors of the chunked form along with it, chunk by chunk.
 
 The formulas are those of `oracle.chunked`, differentiated. A factor of a matrix product is rounded to the
 operand format, a product's sums to the accumulator's; with [.] for such fresh roundings and e for relative
@@ -11,15 +11,19 @@ errors,
     do = scale (d(q exp(G)) S + (q exp(G)) dh + dqk v_new + qk dv_new + [sums]) + [output],
     dS <- dS exp(G_last) + S d exp(G_last) + dv_new^T (k exp(G_last - G)) + v_new^T d(...) + [sum] + [state].
 
-Partial sums G may come one after another, each with the roundings of those before it, or of a scan in the
+Partial sums G may come one after another, each with the roundings of those before it, or from a scan in the
 form of a tree, each with roundings of its own: both are counted.
 
 A product may be summed onto what stands in the accumulator, q exp(G) S or the state: then every term rounds
 at that size (`_onto`).
 
-Where one token's value outweighs all others, a handful of roundings make an element's error, the same ones in
-its whole row, and in a few samples they may happen to cancel. So variances are carried beside the samples, as
-if all roundings of decays, pairs and factors were independent (`variances`); the larger of the two counts.
+If one token's value outweighs all others, a handful of roundings make an element's error, the same ones in
+its whole row, and in a few samples they may happen to cancel. So variances are carried beside the samples,
+as if all roundings of decays, pairs and factors were independent (`variances`); the larger of the two
+counts.
+
+The derivative of an inverse, dA = -A dL A for A = L^-1, and the error of a computed one: Higham, "Accuracy
+and Stability of Numerical Algorithms", 2002, chapter 14; of sums: chapter 4; of products: chapter 3.
 """
 
 from __future__ import annotations
@@ -40,8 +44,10 @@ from diffgdn.reference.oracle.lanes import Lanes
 
 
 class Follower:
-    """Follows the chunked form. Errors are laid out as `roundings` says; those of the state are transposed,
-    [L, K, samples, V]."""
+    """Follow the chunked form, and carry its errors.
+
+    Errors are laid out as `roundings` says; those of the state are transposed, [L, K, samples, V].
+    """
 
     def __init__(
         self,
@@ -52,7 +58,14 @@ class Follower:
         draws: Draws,
         keep: bool = False,
     ) -> None:
-        """keep: whether the state before every chunk is a result too."""
+        """Start before the first chunk, with a state that has no error.
+
+        Args:
+            lanes: the inputs that are followed, without samples.
+            errors: what those inputs bring with them.
+            draws: the random factors of the roundings; they set samples and working precision.
+            keep: whether the state before every chunk is a result too.
+        """
         self._lanes, self._errors, self._keep = lanes, errors, keep
         self._roundings = Roundings(case, contract, draws)
         L, V, K = lanes.state.shape
@@ -104,7 +117,14 @@ class Follower:
         e_beta: Tensor | None,
         e_k: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Errors of u [L, C, samples, V] and of w [L, C, samples, K]. sums: as `of_inverse` gives them."""
+        """Compute the errors of u [L, C, samples, V] and of w [L, C, samples, K].
+
+        Args:
+            of: errors of the pairwise products.
+            sums: [L, C, C], mean squares as `of_inverse` gives them.
+            since_start: relative errors of exp(G), [L, C, samples, 1 or K].
+            e_beta, e_k: relative errors of beta and k, [L, C, samples, 1 or K], or None.
+        """
         roundings, V = self._roundings, chunk.u.shape[-1]
         beta, kk, A = roundings.low(chunk.beta, chunk.kk, chunk.A)
         of_lower = beta.unsqueeze(-2) * of.kk
@@ -132,8 +152,11 @@ class Follower:
         return of_uw[..., :V], of_uw[..., V:]
 
     def _of_read(self, chunk: Chunk, q: Tensor, h: Tensor, qk: Tensor, v_new: Tensor) -> list[Tensor]:
-        """Sizes of the roundings of o: of both products' sums, the second onto the first, of their sum, and
-        of what comes of it."""
+        """List the sizes [L, C, V] of the roundings of o.
+
+        Those of both products' sums, of the second onto the first, of their sum, and of what comes of it
+        after the scale.
+        """
         roundings, scale, first = self._roundings, self._lanes.scale, q @ h
         before_scale = [
             roundings.sums("products", q, h, first),
@@ -153,7 +176,15 @@ class Follower:
         v_new: Tensor,
         of_v_new: Tensor,
     ) -> None:
-        """Take the errors of the state to the end of a chunk. to_end, of_decay: as `_decays` gives them."""
+        """Take the errors of the state to the end of a chunk.
+
+        Args:
+            to_end, of_decay: as `_decays` gives them.
+            e_k: relative errors of k, [L, C, samples, K], or None.
+            h: [L, K, V], the state that the chunk starts from, in the working precision.
+            v_new: [L, C, V], in the working precision.
+            of_v_new: its errors, [L, C, samples, V].
+        """
         roundings, G, error = self._roundings, chunk.G, self._state
         last, kept = G[:, -1:], to_end if e_k is None else to_end + e_k
         k_T = chunk.k_decayed.mT.contiguous()
@@ -176,8 +207,16 @@ class Follower:
         )
 
     def finish(self, o: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean squares of the errors of o [T, L, V], of the final state [L, V, K] and, where they are kept,
-        of the state before every chunk [chunks, L, V, K]."""
+        """Give the mean squares of all errors, in float64.
+
+        Args:
+            o: [T, L, V], the outputs; only their shape is used.
+
+        Returns:
+            those of o [T, L, V], of the final state [L, V, K] and, if they are kept, of the state before
+                every chunk [chunks, L, V, K],
+            else an empty tensor.
+        """
         final = self._of_state()
         return (
             torch.cat(self._o) if self._o else torch.zeros_like(o),
@@ -187,15 +226,26 @@ class Follower:
 
     @property
     def condition(self) -> float:
-        """The largest size, over all chunks so far, of the error of the triangular system relative to what
-        its inverse can take; first order holds while it is well below 1."""
+        """Give the largest relative error of the triangular system over all chunks so far.
+
+        The norm of a row of dL A, root mean square over the samples, for the system L = I + beta kk and A =
+        L^-1. First order holds while it is well below 1, for the next order is its square (Higham 2002,
+        chapters 7 and 14).
+        """
         return float(torch.stack(self._conditions).max()) ** 0.5 if self._conditions else 0.0
 
     def _of_state(self) -> Tensor:
+        """Give the mean squares of the state's errors, [L, V, K]: by samples or by variances, the larger."""
         return torch.maximum(mean_square(self._state, -2).mT, self._variances.state)
 
     def _cumulative(self, G: Tensor, g: Tensor | None) -> Tensor:
-        """Errors of the cumulative log decays, [L, C, samples, 1 or K]. g: those of the log decays."""
+        """Compute the errors of the cumulative log decays, [L, C, samples, 1 or K], absolute, in natural
+        units.
+
+        Args:
+            G: [L, C, 1 or K].
+            g: errors of the log decays, [L, C, samples, 1 or K], or None.
+        """
         # Summed in log2 or natural units alike: the decay's own argument has the rounding of the scaling.
         roundings = self._roundings
         size = roundings.size("cumulative", G)
@@ -204,13 +254,21 @@ class Follower:
         return (shared if g is None else shared.add_(g)).cumsum(1).add_(own, alpha=SCAN)
 
     def _decays(self, G: Tensor, of_G: Tensor) -> tuple[Tensor, ...]:
-        """Relative errors of exp(G) and of exp(G_last - G), [L, C, samples, 1 or K], and of exp(G_last),
-        [L, 1, samples, 1 or K]."""
+        """Draw the relative errors of the decays of a chunk.
+
+        Returns:
+            those of exp(G) and of exp(G_last - G), [L, C, samples, 1 or K], and of exp(G_last), [L, 1,
+                samples, 1 or K].
+        """
         last, of_last, C = G[:, -1:], of_G[:, -1:], G.shape[1]
         own = self._roundings.decay(torch.cat((G, last - G, last), 1))
         return of_G + own[:, :C], of_last - of_G + own[:, C : 2 * C], of_last + own[:, 2 * C :]
 
     def _onto(self, x: Tensor, terms: Tensor) -> Tensor:
-        """Size of the error of adding so many small terms onto x one by one: each sum rounds at the size of
-        x."""
+        """Size the error of adding many small terms onto x one by one: each sum rounds at the size of x.
+
+        Args:
+            x: values that are added to.
+            terms: how many terms, of a shape that broadcasts to x.
+        """
         return x * (terms.to(x.dtype).sqrt() * self._roundings.sizes["products"].unit)

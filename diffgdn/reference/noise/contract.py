@@ -1,6 +1,9 @@
-"""Precision contracts: at which points a correct implementation may round, and to which format.
+"""State precision contracts: at which points a correct implementation may round, and to which format.
 
-One table, `POINTS`, names the points; a `Contract` says which format stands behind each.
+One table, `POINTS`, names the points; a `Contract` says which format stands behind each. A rounding is
+relative to its value, fl(x) = x (1 + delta) with |delta| at most the unit roundoff: Higham, "Accuracy and
+Stability of Numerical Algorithms", 2002, section 2.2; formats and roundTiesToEven: IEEE 754-2019, sections
+3 and 4.3.1.
 """
 
 from __future__ import annotations
@@ -25,10 +28,12 @@ KINDS = ("operand", "accumulator", "state", "function")
 
 
 class Point(NamedTuple):
-    """A place in the computation where a rounding is allowed.
+    """Name a place in the computation where a rounding is allowed.
 
-    form: "both", or the one form ("recurrence", "chunked") that has it. kind: whose format it takes. A
-    function is off by a few units of the accumulator's.
+    Attributes:
+        form: "both", or the one form ("recurrence", "chunked") that has it.
+        kind: whose format it takes; a "function" is off by a few units of the accumulator's.
+        what: the value that is rounded, in the words of the formulas.
     """
 
     form: str
@@ -75,7 +80,12 @@ POINTS: dict[str, Point] = {
 
 
 class Size(NamedTuple):
-    """Root mean square error of one rounding of x: unit |x| + floor, for x other than 0."""
+    """Size one rounding of a nonzero x: its root mean square error is unit |x| + floor.
+
+    Attributes:
+        unit: relative to x.
+        floor: absolute; half the smallest subnormal number in fp16, 0 in other formats.
+    """
 
     unit: float
     floor: float = 0.0
@@ -83,13 +93,22 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class Contract:
-    """The roundings that a correct implementation of an operation may make.
+    """State the roundings that a correct implementation of an operation may make.
 
-    operand: format of matrix operands and of intermediates between chunk stages (A, w, u, h, v_new, A_qk),
-    "input" for the dtype of q. accumulator: of sums, gates and everything else. state: of the running state
-    between steps or chunks. chunked: rounding points are those of the chunked form. tf32: matrix products of
-    fp32 operands may run in tf32. functions: units of the accumulator that an elementary function may be off
-    by. points: another format for single points of `POINTS`, None for no rounding there.
+    Formats are "float32", "bfloat16" or "float16"; "input" stands for the dtype of q.
+
+    Args:
+        operand: format of matrix operands and of intermediates between chunk stages (A, w, u, h, v_new,
+            A_qk).
+        accumulator: format of sums, gates and everything else.
+        state: format of the running state between steps or chunks.
+        chunked: rounding points are those of the chunked form.
+        tf32: matrix products of fp32 operands may run in tf32.
+        functions: units of the accumulator that an elementary function may be off by.
+        points: another format for single points of `POINTS`, None for no rounding there.
+
+    Raises:
+        ValueError: an unknown point or format, or `functions` not above 0.
     """
 
     operand: str = "float32"
@@ -112,24 +131,25 @@ class Contract:
                 raise ValueError(f"{name!r}: expected a format of {', '.join(DTYPE)}, or 'input'")
 
     def dtype(self, case: Case, kind: str) -> torch.dtype:
-        """The format of a kind of value in this case."""
+        """Return the format of a kind of value ("operand", "accumulator", "state") in this case."""
         chosen = getattr(self, kind)
         return DTYPE[case.dtype if chosen == "input" else chosen]
 
     def unit(self, case: Case, kind: str) -> float:
-        """Unit roundoff of one of the three formats for this case."""
+        """Return the unit roundoff of one of the three formats for this case; tf32's if that is wider and
+        allowed."""
         unit = UNIT[self.dtype(case, kind)]
         return max(unit, TF32_UNIT) if self.tf32 and kind == "operand" else unit
 
     def sizes(self, case: Case) -> dict[str, Size]:
-        """Root mean square size of a rounding at every point, for this case."""
+        """Map every point of `POINTS` to the root mean square size of a rounding there, for this case."""
         if case.dtype not in self._sizes:
             self._sizes[case.dtype] = {name: self._size(case, name) for name in POINTS}
         return self._sizes[case.dtype]
 
     @functools.cached_property
     def _sizes(self) -> dict[str, dict[str, Size]]:
-        """By the dtype of a case's inputs, on which alone they depend."""
+        """Keep the sizes by the dtype of a case's inputs, on which alone they depend."""
         return {}
 
     def _size(self, case: Case, name: str) -> Size:

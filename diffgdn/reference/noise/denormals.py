@@ -1,5 +1,8 @@
-"""Denormal numbers: what strong gates leave of an error in float32 soon is one, and some processors take a
-hundred times longer over them."""
+"""Keep denormal numbers from slowing arithmetic down.
+
+What strong gates leave of an error in float32 soon is one, and some processors take a hundred times longer
+over them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,11 @@ DENORMAL = 2.0**-140
 
 @contextmanager
 def flushed() -> Iterator[None]:
-    """Arithmetic on this thread's CPU takes denormal numbers for zero, where the processor can."""
+    """Take denormal numbers for zero in arithmetic on this thread's CPU, if the processor can; a context
+    manager.
+
+    What was set before is set again at the end.
+    """
     before = bool(torch.tensor(DENORMAL) * 1.0 == 0.0)
     torch.set_flush_denormal(True)
     try:

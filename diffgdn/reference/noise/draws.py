@@ -1,8 +1,11 @@
-"""Random factors: which way, and how far for its size, each rounding goes in each sample.
+"""Draw random factors: which way, and how far for its size, each rounding goes in each sample.
 
 The factors of one value have the same sizes in every case, in random order and with random signs over the
-samples. Where one rounding dominates, such as that of a gate which all elements of a state share, the samples
-then give its size exactly; where two of the same size meet, they do not cancel in all samples at once.
+samples. If one rounding dominates, such as that of a gate which all elements of a state share, the samples
+then give its size exactly; if two of the same size meet, they do not cancel in all samples at once.
+
+The sizes stratify the squares of a uniform law on (0, 2), whose mean is 1: one from the middle of each of
+`samples` equal parts.
 """
 
 from __future__ import annotations
@@ -26,10 +29,13 @@ _POOLS: dict[tuple[int, str, torch.dtype], tuple[Tensor, Tensor]] = {}
 def factors(
     samples: int, device: torch.device | str, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor]:
-    """[samples, POOL_NUMBERS / samples] factors, the same on every device; slices of them serve as fresh
-    draws, which keeps noise cheap. Beside them the first VALUE_POOL_SIZE columns.
+    """Make a pool of factors, kept for the process and the same on every device.
 
-    Each column holds the same sizes, of mean square 1, in a random order and with random signs.
+    Each column holds the same sizes, of mean square 1, in a random order and with random signs. Slices of
+    the pool serve as fresh draws, which keeps noise cheap.
+
+    Returns:
+        [samples, POOL_NUMBERS // samples] factors, and their first VALUE_POOL_SIZE columns.
     """
     key = (samples, str(device), dtype)
     if key not in _POOLS:
@@ -44,22 +50,29 @@ def factors(
 
 
 class Draws:
-    """Factors for one case, in the order they are asked for."""
+    """Hand out factors for one case, in the order in which they are asked for."""
 
     def __init__(
         self, samples: int, seed: int, device: torch.device | str, dtype: torch.dtype = torch.float32
     ) -> None:
+        """Start the sequence of a seed.
+
+        Args:
+            samples: leading dimension of all that is drawn.
+            seed: of the order of fresh draws; those by value do not depend on it.
+            dtype: of the factors, the working precision.
+        """
         self.samples, self.dtype = samples, dtype
         self._pool, self._values = factors(samples, device, dtype)
         self._random = random.Random(seed)
 
     @property
     def room(self) -> int:
-        """How many values can have fresh factors at once without repetition."""
+        """Give how many values can have fresh factors at once without repetition."""
         return self._pool.shape[1] // 2
 
     def fresh(self, *shape: int) -> Tensor:
-        """[samples, *shape] factors that no other value has."""
+        """Draw [samples, *shape] factors that no other value has; a view of the pool, not to be written."""
         count = 1
         for size in shape:
             count *= size
@@ -71,20 +84,33 @@ class Draws:
         return pool[:, start : start + count].view(self.samples, *shape)
 
     def by_value(self, x: Tensor, point: str) -> Tensor:
-        """[samples, *x.shape] factors, the same ones wherever x, in float64, is the same: a rounding depends
-        on the value alone, so that equal gates, keys or norms err alike at every token, and the errors add
-        up."""
+        """Draw [samples, *x.shape] factors that are the same ones wherever x is the same.
+
+        A rounding depends on the value alone, so equal gates, keys or norms err alike at every token, and
+        their errors add up. The column of the pool is chosen by a multiplicative hash of the value's bits
+        (Knuth, "The Art of Computer Programming", volume 3, section 6.4).
+
+        Args:
+            x: float64.
+            point: the name of the rounding; another point has other factors for the same value.
+        """
         bits = x.contiguous().view(torch.int64)
         column = (bits ^ (bits >> 29)).mul_(0x2545F4914F6CDD1D).add_(zlib.crc32(point.encode()) * 0x1B873593)
         column.bitwise_right_shift_(40).bitwise_and_(VALUE_POOL_SIZE - 1)
         return self._values.index_select(1, column.view(-1)).view(self.samples, *x.shape)
 
     def of_function(self, x: Tensor, point: str, near: Tensor | None = None) -> Tensor:
-        """[samples, *x.shape] factors for the error of an elementary function of x.
+        """Draw [samples, *x.shape] factors for the error of an elementary function of x.
 
         A hardware approximation has a bias over a stretch of its argument: over many steps with gates near
-        each other it adds up instead of cancelling. NEAR_SHARE of the error is the same where `near` is, by
-        default x to a sixteenth of its binade.
+        each other it adds up instead of cancelling. So NEAR_SHARE of the error's root mean square is common
+        to all x with the same `near`.
+
+        Args:
+            x: arguments, float64.
+            point: the name of the rounding.
+            near: what is the same over a stretch, of the shape of x; None for x rounded to a sixteenth of
+                its binade.
         """
         if near is None:
             mantissa, exponent = torch.frexp(x)

@@ -1,4 +1,4 @@
-"""Lanes a few at a time: lanes never meet, and what is computed for a few of them stays in a cache."""
+"""Take lanes a few at a time: lanes never meet, and what is computed for a few of them stays in a cache."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ CACHED = 1 << 20  # numbers of a group's largest tensor, of which a few are in u
 
 
 def split(lanes: Lanes, numbers: int, grain: int = 1) -> list[slice]:
-    """Slices of the lanes. numbers: of the largest tensor, for one lane. grain: lanes that stay together.
-    There is one group on a GPU, where launches matter more than caches."""
+    """Divide lanes into groups of neighbours, as slices; one group on a GPU, where launches matter more
+    than caches.
+
+    Args:
+        numbers: how many numbers the largest tensor has, for one lane.
+        grain: how many lanes stay together.
+    """
     count = lanes.v.shape[1]
     if lanes.v.is_cuda:
         return [slice(0, count)]
@@ -26,19 +31,24 @@ def split(lanes: Lanes, numbers: int, grain: int = 1) -> list[slice]:
 
 
 def of_lanes(lanes: Lanes, here: slice) -> Lanes:
-    """Some of the lanes."""
+    """Select some of the lanes, as views."""
     parts = {name: getattr(lanes, name)[:, here] for name in ("q", "k", "v", "g", "beta", "live")}
     return replace(lanes, **parts, state=lanes.state[here])
 
 
 def of_errors(errors: InputErrors, here: slice) -> InputErrors:
-    """The errors of some lanes' inputs."""
+    """Select the errors of some lanes' inputs, as views."""
     parts = {one.name: getattr(errors, one.name) for one in fields(errors)}
     return InputErrors(**{name: None if x is None else x[:, :, here] for name, x in parts.items()})
 
 
 def joined(parts: Sequence[tuple[Tensor | None, ...]], axes: Sequence[int]) -> tuple[Any, ...]:
-    """Results of all groups, lanes along an axis of each; None stays None."""
+    """Join the results of all groups, each along its axis of lanes; a result that is None stays None.
+
+    Args:
+        parts: a tuple of results for each group.
+        axes: for each result the dimension that counts lanes.
+    """
     if len(parts) == 1:
         return parts[0]
     return tuple(

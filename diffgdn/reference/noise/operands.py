@@ -1,7 +1,9 @@
-"""Errors that q, k, the log decays and beta bring into the first step: of the l2norm and of raw gates.
+"""Compute the errors that q, k, the log decays and beta bring into the first step: of the l2norm and of raw
+gates.
 
-To first order an error is carried by the derivative. Every error here is [samples, T, L, d], absolute for
-the log decay, relative for the others; None where nothing is rounded.
+To first order an error is carried by the derivative (Higham, "Accuracy and Stability of Numerical
+Algorithms", 2002, chapter 1). Every error here is [samples, T, L, d], absolute for the log decay, relative
+for the others; None if nothing is rounded.
 """
 
 from __future__ import annotations
@@ -27,8 +29,14 @@ OF_VANISHED = 0.2
 
 @dataclass(frozen=True)
 class InputErrors:
-    """q, k: relative, [samples, T, L, K]. g: absolute, [samples, T, L, 1 or K]. beta: relative, [samples, T,
-    L, 1]."""
+    """Hold the errors of the inputs of the first step, in the working precision; None if nothing is
+    rounded.
+
+    Attributes:
+        q, k: relative, [samples, T, L, K].
+        g: absolute, in natural units, [samples, T, L, 1 or K].
+        beta: relative, [samples, T, L, 1].
+    """
 
     q: Tensor | None
     k: Tensor | None
@@ -39,7 +47,13 @@ class InputErrors:
 def input_errors(
     case: Case, data: Mapping[str, Tensor], lanes: Lanes, contract: Contract, draws: Draws
 ) -> InputErrors:
-    """The errors of a case's inputs on their way to the first step."""
+    """Draw the errors of a case's inputs on their way to the first step.
+
+    Args:
+        data: the tensors of `inputs.draw`; raw gates are read from it.
+        lanes: the exact inputs, without samples.
+        draws: they set samples and working precision.
+    """
     sizes = contract.sizes(case)
 
     def normalised(x: Tensor) -> Tensor | None:
@@ -54,7 +68,7 @@ def input_errors(
 
 
 def relative(draws: Draws, x: Tensor, size: Size, point: str) -> Tensor:
-    """Relative errors of rounding x, the same for equal values."""
+    """Draw relative errors of rounding x, the same for equal values: [samples, *x.shape]."""
     error = size.unit * draws.by_value(x, point)
     if size.floor and size.unit:
         floor = torch.where(x == 0, 0.0, size.floor / x.abs().clamp(min=size.floor))
@@ -65,6 +79,15 @@ def relative(draws: Draws, x: Tensor, size: Size, point: str) -> Tensor:
 def _gates(
     case: Case, data: Mapping[str, Tensor], lanes: Lanes, unit: float, draws: Draws
 ) -> tuple[Tensor, Tensor]:
+    """Draw the errors of log decay and beta that are computed from raw gates.
+
+    With rate = exp(A_log), x = a + dt_bias, and each function off by `unit`: for g = -rate softplus(x) the
+    derivative by x is -rate sigmoid(x); for g = lower_bound s with s = sigmoid(rate x) it is lower_bound s
+    (1 - s) by z = rate x.
+
+    Returns:
+        g, absolute, [samples, T, L, 1 or K], and beta, relative, [samples, T, L, 1].
+    """
     width = case.K if case.operation.is_kda else 1
     data = moved({name: data[name] for name in ("a", "dt_bias", "A_log")}, lanes.v.device)
     raw = data["a"].double().view(case.tokens, case.HV, width)
@@ -92,13 +115,16 @@ def _gates(
 
 
 def decay_error(draws: Draws, x: Tensor, contract: Contract, size: Size) -> Tensor:
-    """Relative error of exp(x), [samples, *x.shape], for a log decay x."""
+    """Draw the relative error of exp(x), [samples, *x.shape], for natural log decays x in float64."""
     near = (x * DECAY_STEPS).round()
     return decay_size(x, contract, size).to(draws.dtype) * draws.of_function(x, "decay", near)
 
 
 def decay_size(x: Tensor, contract: Contract, size: Size) -> Tensor:
-    """Root mean square of that error: the scaling of x to log2 rounds relative to x, and the exponential has
-    an error of its own. exp(0) is 1 in any implementation, and exp(x) below the normal numbers may be 0."""
+    """Size the relative error of exp(x), as root mean square, for natural log decays x; of the shape of x.
+
+    The scaling of x to log2 rounds relative to x, and the exponential has an error of its own; d exp(x) /
+    exp(x) = dx. exp(0) is 1 in any implementation, and exp(x) below the normal numbers of fp32 may be 0.
+    """
     units = torch.where(x == 0, 0.0, 2.0 * x.abs() / contract.functions + 1.0)
     return torch.where(x < VANISHED, OF_VANISHED, size.unit * units)

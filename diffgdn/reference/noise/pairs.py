@@ -1,8 +1,10 @@
-"""Errors of a chunk's two pairwise products, kk_ij = sum_c k_ic k_jc exp(G_ic - G_jc) and qk alike.
+"""Carry errors through a chunk's two pairwise products, kk_ij = sum_c k_ic k_jc exp(G_ic - G_jc) and qk
+alike.
 
 Every term of the sum has the relative error of its factors, e_i + e_j + dG_i - dG_j, besides that of the
 exponential. With one gate a head, the decay and its errors stand before the sum; per channel, the terms are
-needed one by one near the diagonal, and left of it in two factors, anchored where no exponential is above 1.
+needed one by one near the diagonal, and left of it in two factors, anchored so that no exponential is above
+1.
 
 Both products are taken at once: x is k and q, one above the other.
 """
@@ -21,9 +23,15 @@ from diffgdn.reference.oracle.chunked import Chunk, block_of
 
 
 class _Products(NamedTuple):
-    """Both products in the working precision: x [L, 2, C, K], k [L, C, K], their own errors [L, 2, C,
-    samples, K] (of k: the first of them), and what comes out [L, 2, C, C], in float64. past [C, C]: earlier
-    tokens."""
+    """Hold both products in the working precision.
+
+    Attributes:
+        x: [L, 2, C, K], k and q.
+        k: [L, C, K].
+        own: [L, 2, C, samples, K], their own errors; that of k is the first.
+        out: [L, 2, C, C], what comes out, in float64.
+        past: [C, C] booleans: j is an earlier token than i.
+    """
 
     x: Tensor
     k: Tensor
@@ -33,8 +41,12 @@ class _Products(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Errors of the two products, [L, C, samples, C] each, and the variances that decays and sums give them,
-    [L, C, C] in float64."""
+    """Hold the errors of the two products.
+
+    Attributes:
+        kk, qk: [L, C, samples, C], errors in the working precision.
+        variance_kk, variance_qk: [L, C, C], what decays and sums alone give them, in float64.
+    """
 
     kk: Tensor
     qk: Tensor
@@ -45,14 +57,19 @@ class Pairs(NamedTuple):
 def pairs(
     chunk: Chunk, of_G: Tensor, decays: Decays, e_q: Tensor | None, e_k: Tensor | None, roundings: Roundings
 ) -> Pairs:
-    """of_G: errors of the cumulative log decays, [L, C, samples, 1 or K]. e_q, e_k: relative errors of q and
-    k, [L, C, samples, K]."""
+    """Compute the errors of kk and qk of a chunk.
+
+    Args:
+        of_G: errors of the cumulative log decays, [L, C, samples, 1 or K].
+        decays: variances of the decays between tokens.
+        e_q, e_k: relative errors of q and k, [L, C, samples, K], or None.
+    """
     C = chunk.k.shape[-2]
     past = torch.ones(C, C, dtype=torch.bool, device=chunk.k.device).tril(-1)
     x = torch.stack((chunk.k, chunk.q), 1)
     k, low = roundings.low(chunk.k, x)
     out = torch.stack((chunk.kk, chunk.qk), 1)
-    own = roundings.rounded("pair_factors", x.flatten(1, 2)).unflatten(1, (2, C))
+    own = torch.unflatten(roundings.rounded("pair_factors", x.flatten(1, 2)), 1, (2, C))
     for half, value, error in ((0, k, e_k), (1, low[:, 1], e_q)):
         if error is not None:
             own[:, half].addcmul_(value.unsqueeze(-2), error)
@@ -64,6 +81,7 @@ def pairs(
 def _by_head(
     products: _Products, G: Tensor, of_G: Tensor, decays: Decays, roundings: Roundings
 ) -> tuple[Tensor, Tensor]:
+    """Compute errors [L, 2, C, samples, C] and variances [L, 2, C, C] with one gate a head, G [L, C, 1]."""
     x, k, own, out, past = products
     C = k.shape[-2]
     rows, k_T = x.flatten(1, 2), k.mT
@@ -74,10 +92,10 @@ def _by_head(
     decay = torch.exp(difference).unsqueeze(1) * torch.stack((past, seen))
     low_decay, low = roundings.low(decay, out)
     error *= low_decay.flatten(1, 2).unsqueeze(-2)
-    error = error.unflatten(1, (2, C))
+    error = torch.unflatten(error, 1, (2, C))
     of_decay = roundings.decay(difference) + (of_G - of_G.permute(0, 3, 2, 1))
     error.addcmul_(low.unsqueeze(-2), of_decay.unsqueeze(1))
-    sums = roundings.sums("pairs", rows, k_T, rows @ k_T).unflatten(1, (2, C)) * low_decay
+    sums = torch.unflatten(roundings.sums("pairs", rows, k_T, rows @ k_T), 1, (2, C)) * low_decay
     roundings.add_fresh(error.flatten(1, 2), sums.flatten(1, 2), roundings.size("pairs", low).flatten(1, 2))
 
     between = torch.where(past, decays.upper - decays.lower.mT, 0.0)
@@ -88,6 +106,8 @@ def _by_head(
 def _by_channel(
     products: _Products, G: Tensor, of_G: Tensor, decays: Decays, roundings: Roundings
 ) -> tuple[Tensor, Tensor]:
+    """Compute errors [L, 2, C, samples, C] and variances [L, 2, C, C] with a gate for each channel, G [L,
+    C, K]."""
     x, k, own, out, past = products
     (L, _, C, K), samples = x.shape, roundings.samples
     # Absolute, as a factor may be zero: x_i (e_i + dG_i) and k_j (e_j - dG_j).

@@ -1,4 +1,4 @@
-"""First-order errors of the recurrence, carried along with it block of steps by block of steps.
+"""Carry first-order errors of the recurrence along with it, block of steps by block of steps.
 
 With decay a, S' = S a, r = S' k, d = beta (v - r), S <- S' + d k^T, o = scale S q, and with rho, e_k, e_q,
 e_beta the relative errors of a, k, q and beta, the errors are, to first order,
@@ -12,6 +12,10 @@ error E of it, so that dS = R + S E: then S' rho needs no pass over all samples 
     E <- E + rho,   R <- R a + dd k^T + d (k (e_k - E))^T + S [state].
 
 Whatever does not depend on R is computed for a whole block of steps at once; only R goes step by step.
+
+Running error analysis of this kind: Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section
+3.3; that the roundings are taken as independent, and their squares added: Higham and Mary, "A New Approach
+to Probabilistic Rounding Error Analysis", 2019.
 """
 
 from __future__ import annotations
@@ -41,10 +45,21 @@ BLOCK_ELEMENTS = 1 << 18  # of all states of a block: as much as is held at once
 
 
 class _Block(NamedTuple):
-    """What the steps of a block need beside R. time: theirs. common [B, L, 1 or K, samples]: E. lost: as
-    `_of_decays` gives it. decayed, after [B, L, K, V]: the states. q, k [B, L, K]; beta [B, L]; d [B, L, V].
-    of_k [B, L, K, samples]: of k as a factor of the product that is added, E taken off; None where nothing is
-    left or of_d has it. of_d [B, L, samples, V]: of d, but for what R adds."""
+    """Hold what the B steps of a block need beside R.
+
+    Attributes:
+        time: the steps.
+        common: [B, L, 1 or K, samples], E after each step.
+        lost: what of E was lost with decays that vanished, by step, as `_of_decays` gives it.
+        decayed, after: [B, L, K, V], the states before and after the step's write.
+        q, k: [B, L, K].
+        beta: [B, L].
+        d: [B, L, V].
+        of_k: [B, L, K, samples], errors of k as a factor of the product that is added, E taken off; None if
+            nothing is left or of_d
+        has it.
+        of_d: [B, L, samples, V], errors of d, but for what R adds.
+    """
 
     time: slice
     common: Tensor
@@ -60,8 +75,11 @@ class _Block(NamedTuple):
 
 
 class Follower:
-    """Follows a recurrence. Errors are in a working precision, as they need few digits; those of the state
-    are [L, K, samples, V], so that a product with one vector a lane reads them once, in order."""
+    """Follow a recurrence, and carry its errors.
+
+    Errors are in a working precision, as they need few digits; those of the state are [L, K, samples, V],
+    so that a product with one vector a lane reads them once, in order.
+    """
 
     def __init__(
         self,
@@ -74,7 +92,14 @@ class Follower:
         keep: bool = False,
         every: int = 0,
     ) -> None:
-        """parents, keep, every: as for `recurrence.run`."""
+        """Start before the first step, with a state that has no error.
+
+        Args:
+            lanes: the inputs that are followed, without samples.
+            errors: what those inputs bring with them.
+            draws: the random factors of the roundings; they set samples and working precision.
+            parents, keep, every: as `recurrence.run` takes them.
+        """
         self._lanes, self._draws, self._errors = lanes, draws, errors
         self._parents, self._keep, self._every = parents, keep, every
         self._sizes = contract.sizes(case)
@@ -108,6 +133,7 @@ class Follower:
             self._advance()
 
     def _advance(self) -> None:
+        """Take the errors over the steps that were put off."""
         steps, self._block = self._block, []
         time = slice(steps[0].time, steps[0].time + len(steps))
         draws, sizes, errors, scale = self._draws, self._sizes, self._errors, self._lanes.scale
@@ -149,17 +175,25 @@ class Follower:
         self._o.append(mean_square(error.mul_(scale), -2))
 
     def _states(self, states: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """States [L, V, K] as [B, L, K, V], a view, and the lengths of their rows, [B, L, V]."""
+        """Stack states [L, V, K] as [B, L, K, V], a view, in the working precision; and the lengths of
+        their rows, [B, L, V]."""
         stacked, dtype = torch.stack(states), self._draws.dtype
         return stacked.to(dtype).mT, lengths(stacked).squeeze(-1).to(dtype)
 
     def _fresh(self, like: Tensor) -> Tensor:
-        """Factors [B, L, samples, V] for values [B, L, V]."""
+        """Draw fresh factors [B, L, samples, V] for values [B, L, V]."""
         return _by_row(self._draws.fresh(*like.shape))
 
     def _of_decays(self, time: slice) -> tuple[Tensor, dict[int, Tensor]]:
-        """E after each step of a block, and, at times when decays vanished, what it was where they did, [L, 1
-        or K, samples], else 0: an error of all that is left is no common one of what comes after."""
+        """Compute E after each step of a block, and what of it was lost where decays vanished.
+
+        An error of all that is left of a state is no common one of what comes after, so there E starts
+        again from 0.
+
+        Returns:
+            E [B, L, 1 or K, samples]; and, by step at which a decay vanished, [L, 1 or K, samples]: what E
+                was there, 0 elsewhere.
+        """
         if self._parents is None and not any(self._any_vanished[time]):
             return self._common + self._rho[time].cumsum(0), {}
         commons: list[Tensor] = []
@@ -178,7 +212,7 @@ class Follower:
         return torch.stack(commons), lost
 
     def _carry(self, block: _Block) -> Tensor:
-        """Take R over a block; R q after every step, [B, L, samples, V]."""
+        """Take R over a block; returns R q after every step, [B, L, samples, V]."""
         (L, K, samples, V), parents = self._rest.shape, self._parents
         decay = torch.exp(self._lanes.g[block.time])[..., None, None].to(self._rest.dtype)
         beta_k = (block.beta.unsqueeze(-1) * block.k).unsqueeze(-2)
@@ -209,6 +243,13 @@ class Follower:
         return read.view(len(q), L, samples, V)
 
     def _round_state(self, rest: Tensor, state: Tensor, t: int) -> None:
+        """Add the fresh roundings of the running state to R, in place.
+
+        Args:
+            rest: R, [L, K, samples, V].
+            state: [L, K, V], the state after the step.
+            t: the step; lanes that have ended by then round nothing.
+        """
         size, (L, K, V) = self._sizes["state"], state.shape
         if not self._all_live[t]:
             state = torch.where(self._lanes.live[t].view(L, 1, 1), state, 0.0)
@@ -218,16 +259,17 @@ class Follower:
         rest.addcmul_(state.unsqueeze(2), self._draws.fresh(K, V).movedim(0, 1), value=size.unit)
 
     def _mean_square(self) -> Tensor:
-        """Of the errors of the state: [L, V, K]."""
+        """Compute the mean squares of the state's errors R + S E, [L, V, K], in float64."""
         rest, state, common = self._rest, self._state.unsqueeze(2), self._common.unsqueeze(-1)
         if at_once(rest):
             return mean_square(torch.addcmul(rest, state, common), 2).mT
         room = torch.empty_like(rest[:, :, :1])
-        each = list(zip(rest.split(1, 2), common.split(1, 2), strict=True))
+        each = list(zip(torch.split(rest, 1, 2), torch.split(common, 1, 2), strict=True))
         return mean_square_of(lambda: (torch.addcmul(x, state, e, out=room) for x, e in each)).squeeze(2).mT
 
     def finish(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Mean squares of the errors of what `recurrence.run` returns, of the same shapes."""
+        """Give the mean squares of the errors of what `recurrence.run` returns, in the same order and
+        shapes, in float64."""
         if self._block:
             self._advance()
         final = self._mean_square()
@@ -241,10 +283,10 @@ class Follower:
 
 
 def _by_row(error: Tensor) -> Tensor:
-    """[samples, T, L, d] to [T, L, samples, d], a view."""
+    """Move [samples, T, L, d] to [T, L, samples, d], a view."""
     return error.permute(1, 2, 0, 3)
 
 
 def _by_channel(error: Tensor) -> Tensor:
-    """[samples, T, L, d] to [T, L, d, samples], a view."""
+    """Move [samples, T, L, d] to [T, L, d, samples], a view."""
     return error.permute(1, 2, 3, 0)

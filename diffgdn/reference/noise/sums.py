@@ -1,7 +1,7 @@
-"""How far a sum of products may be off.
+"""Size the error of a sum of products, and square errors without losing the small ones.
 
-Squares are taken in float64, or raised: of numbers below 1e-19, which strong gates leave of a state, float32
-has none.
+Squares are taken in float64, or raised: of numbers below 1e-19, which strong gates leave of a state,
+float32 has none.
 """
 
 from __future__ import annotations
@@ -21,17 +21,23 @@ EQUAL_TERMS = 0.3  # of n half units: n/2 additions in the last binade, each off
 
 
 def lengths(x: Tensor, dim: int = -1) -> Tensor:
-    """Euclidean lengths along a dimension, which stays with size 1."""
-    return torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float64).to(x.dtype)
+    """Compute Euclidean lengths along a dimension, which stays with size 1; in the dtype of x, summed in
+    float64."""
+    length: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float64)
+    return length.to(x.dtype)
 
 
 def evenness(x: Tensor, dim: int = -1) -> Tensor:
-    """1 where all |x| along a dimension are equal, 1 / n where all but one are zero; the dimension stays."""
+    """Compute how even the sizes along a dimension are: (sum |x|)^2 / (n sum x^2); the dimension stays with
+    size 1.
+
+    1 if all |x| are equal, 1 / n if all but one are zero (Cauchy and Schwarz).
+    """
     return length_and_evenness(x, dim)[1]
 
 
 def length_and_evenness(x: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
-    """Both at once."""
+    """Compute `lengths` and `evenness` along a dimension at once."""
     total, length = (
         torch.linalg.vector_norm(x, order, dim=dim, keepdim=True, dtype=torch.float64) for order in (1, 2)
     )
@@ -40,21 +46,27 @@ def length_and_evenness(x: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
 
 
 def mean_square(error: Tensor, dim: int) -> Tensor:
-    """Mean square over a dimension, in float64."""
+    """Average squares over a dimension, in float64."""
     if at_once(error):
         return error.to(torch.float64, copy=True).square_().mean(dim)
     return mean_square_of(lambda: error.unbind(dim))
 
 
 def at_once(error: Tensor) -> bool:
-    """Whether squares of such errors are taken of all at once, not one slice, which stays in a cache, after
-    another."""
+    """Ask whether squares of such errors are taken of all at once, or of one slice, which stays in a cache,
+    after another."""
     return error.is_cuda or error.numel() <= FEW
 
 
 def mean_square_of(slices: Callable[[], Iterable[Tensor]]) -> Tensor:
-    """The same of slices that come one after another, and may share their memory; they may be asked for
-    twice."""
+    """Average the squares of slices that come one after another, in float64.
+
+    Args:
+        slices: yields tensors of one shape, which may share their memory; it may be called twice.
+
+    Returns:
+        a tensor of that shape.
+    """
     count, total = 0, None
     for part in slices():
         raised = RAISED if part.dtype == torch.float32 else 1.0
@@ -68,13 +80,23 @@ def mean_square_of(slices: Callable[[], Iterable[Tensor]]) -> Tensor:
 
 
 def sum_error(out: Tensor, length: Tensor, even: Tensor, terms: int) -> Tensor:
-    """Root mean square error, in units of a rounding, of sums `out` of `terms` products of two factors whose
-    lengths multiply to `length`; even: evenness of one of the factors.
+    """Size the error of sums of products, as root mean square, in units of one rounding.
 
-    Each partial sum rounds. In sequence the squares of n partial sums add up to about n/2 sum(x^2) for terms
-    x of random sign, where sum(x^2) is near length^2 / n, and to n/3 (sum x)^2 for terms of one sign; other
-    orders do better. Equal terms round the same way over and over: their error grows with n. They are equal
-    where the factors are parallel (|out| = length) and one of them is even.
+    Each partial sum rounds. In sequence the squares of n partial sums add up to about n/2 sum(x^2) for
+    terms x of random sign, in which sum(x^2) is near length^2 / n, and to n/3 (sum x)^2 for terms of one
+    sign; other orders do better. Equal terms round the same way over and over: their error grows with n.
+    They are equal if the factors are parallel (|out| = length) and one of them is even.
+
+    Error of summation and its growth with n in the worst case: Higham, "Accuracy and Stability of Numerical
+    Algorithms", 2002, chapter 4. With the square root of n for independent roundings: Higham and Mary, "A
+    New Approach to Probabilistic Rounding Error Analysis", 2019. The factors n/2 and n/3 are worked out
+    here, and EQUAL_TERMS is explained where it is defined.
+
+    Args:
+        out: the sums.
+        length: the product of both factors' lengths, of a shape that broadcasts to `out`.
+        even: evenness of one of the factors, of such a shape.
+        terms: how many products are summed, n.
     """
     aligned = (
         (out / length.clamp(min=torch.finfo(length.dtype).tiny))

@@ -1,4 +1,8 @@
-"""Variances of the chunked form's errors, carried without samples, as if its roundings were independent."""
+"""Carry variances of the chunked form's errors without samples, as if its roundings were independent.
+
+The variance of a product to first order, and of a sum of independent terms: Higham and Mary, "A New
+Approach to Probabilistic Rounding Error Analysis", 2019, take roundings so.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +23,32 @@ _SQUARED = ("S", "A", "beta_v", "beta_k", "u", "w", "v_new", "qk", "q_decayed", 
 
 
 class Variances:
-    """Variances that independent roundings of decays and of the factors of all products give to o and the
-    state.
+    """Carry the variances that independent roundings of decays and of the factors of all products give to o
+    and the state.
 
-    Of what an error does on its way through the triangular system, only the way straight through is counted.
+    Of what an error does on its way through the triangular system, only the way straight through is
+    counted.
+
+    Attributes:
+        state: [L, V, K], float64, variances of the state's errors before the next chunk.
     """
 
     def __init__(self, lanes: Lanes, contract: Contract, case: Case) -> None:
+        """Start with a state that has no error."""
         self.state = torch.zeros_like(lanes.state)  # [L, V, K]
         self._scale = lanes.scale
         self._unit = {name: size.unit**2 for name, size in contract.sizes(case).items()}
         self._of_qk = self._unit["qk"] if case.l2norm else 0.0
 
     def chunk(self, chunk: Chunk, sums: Tensor, decays: Decays, of_kk: Tensor, of_qk: Tensor) -> Tensor:
-        """Take the variances over one chunk; those of o [L, C, V]. sums: as `of_inverse` gives them. of_kk,
-        of_qk [L, C, C]: what decays and sums give to the two pairwise products."""
+        """Take the variances over one chunk; returns those of o, [L, C, V], in float64.
+
+        Args:
+            sums: [L, C, C], as `of_inverse` gives them.
+            of_kk, of_qk: [L, C, C], what decays and sums give to the two pairwise products.
+        """
         unit = self._unit
-        squares = {name: getattr(chunk, name).square() for name in _SQUARED}
+        squares: dict[str, Tensor] = {name: getattr(chunk, name).square() for name in _SQUARED}
         A, u, w, v_new, qk = (squares[name] for name in ("A", "u", "w", "v_new", "qk"))
         since, kept = decays.since_start, decays.to_end
         of_factors = 2.0 * (unit["pair_factors"] + self._of_qk)
@@ -59,13 +72,23 @@ class Variances:
 
 
 class Decays:
-    """Variances of the errors of a chunk's decays, relative to them, in float64.
+    """Hold variances of the errors of a chunk's decays, relative to the decays, in float64.
 
-    Of exp(G_i - G_j), i after j, that is upper_i - lower_j, besides the exponential's own. of_g: errors of
-    the log decays given, [L, C, samples, 1 or K].
+    That of exp(G_i - G_j), i after j, is upper_i - lower_j, besides the exponential's own.
+
+    Attributes:
+        upper, lower: [L, C, 1 or K].
+        since_start, to_end: [L, C, 1 or K], of exp(G) and of exp(G_last - G), the exponential's own
+            included.
     """
 
     def __init__(self, G: Tensor, of_g: Tensor | None, contract: Contract, sizes: dict[str, Size]) -> None:
+        """Add the variances up over a chunk.
+
+        Args:
+            G: [L, C, 1 or K], cumulative natural log decay.
+            of_g: errors of the log decays given, [L, C, samples, 1 or K], or None.
+        """
         self._contract, self._size = contract, sizes["decay"]
         rounded = G.square() * sizes["cumulative"].unit ** 2
         each = rounded if of_g is None else rounded + mean_square(of_g, -2)
@@ -77,17 +100,21 @@ class Decays:
         self.to_end[..., -1:, :] = 0.0
 
     def exponential(self, x: Tensor) -> Tensor:
-        """Of exp(x) itself, for an exact x."""
+        """Compute the variance of exp(x) itself, relative to it, for an exact x."""
         return decay_size(x, self._contract, self._size).square()
 
 
 def written(chunk: Chunk) -> Tensor:
-    """How many tokens of a chunk write to the state, [L, 1, 1]: a product may be summed onto the state."""
+    """Count the tokens of a chunk that write to the state, [L, 1, 1]: a product may be summed onto the
+    state."""
     return (chunk.k_decayed != 0).any(-1).sum(-1)[:, None, None]
 
 
 def of_inverse(chunk: Chunk) -> Tensor:
-    """Mean squares of the errors of A, [L, C, C], in units of a rounding: an inverse that comes of products
-    X L X, sums of terms that may cancel, is off relative to the terms."""
+    """Compute mean squares of the errors of A, [L, C, C], in units of a rounding.
+
+    An inverse that comes of products X L X, sums of terms that may cancel, is off relative to the terms
+    (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, chapter 14).
+    """
     A, L = chunk.A.square(), (chunk.beta * chunk.kk).square()
     return A @ L @ A

@@ -1,7 +1,7 @@
-"""The float64 truth: what an operation's results are, before any rounding.
+"""Compute the truth in float64: what an operation's results are, before any rounding.
 
-Imports nothing from the kernels. `expected` runs the recurrence; `chunked_form` the second, independent
-derivation.
+Imports nothing from the kernels. `expected` runs the recurrence, which is the definition; `chunked_form`
+runs a second, independent derivation, which agrees with it to the rounding of float64.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ __all__ = ["Exact", "Expected", "Rounding", "chunked_form", "expected"]
 
 @dataclass(frozen=True)
 class Expected:
-    """Results in float64, with a leading dimension of samples where a Rounding asks for them.
+    """Hold the results of a case in float64; a Rounding with samples puts a leading dimension before all.
 
-    o [..., total, HV, V], tokens of sequences only, one sequence after another; state [..., N, HV, V, K]
-    after the last token; steps [..., total, HV, V, K], the state after every token (verify), else None;
-    boundary [..., NT, HV, V, K], the state before every chunk, sequence by sequence (extend with
-    `boundary`), else None.
+    Attributes:
+        o: [..., total, HV, V], tokens of sequences only, one sequence after another.
+        state: [..., N, HV, V, K], after the last token.
+        steps: [..., total, HV, V, K], the state after every token (verify), else None.
+        boundary: [..., NT, HV, V, K], the state before every chunk, sequence by sequence (extend with
+            `boundary`), else None.
     """
 
     o: Tensor
@@ -35,35 +37,48 @@ class Expected:
     boundary: Tensor | None = None
 
     def items(self) -> dict[str, Tensor]:
-        """The results that exist, by name."""
+        """Map the names of the results that exist to their tensors: o, state, steps, boundary."""
         pairs = {"o": self.o, "state": self.state, "steps": self.steps, "boundary": self.boundary}
         return {name: tensor for name, tensor in pairs.items() if tensor is not None}
 
 
 def _by_sequence(case: Case, states: Tensor) -> Tensor:
-    """[..., L, V, K] to [..., N, HV, V, K]."""
-    return states.unflatten(-3, (len(case.lens), case.HV))
+    """Split lanes into sequences and value heads: [..., L, V, K] to [..., N, HV, V, K]."""
+    return torch.unflatten(states, -3, (len(case.lens), case.HV))
 
 
 def _pick(case: Case, padded: Tensor, inner: int, counts: list[int]) -> Tensor:
-    """[T, ..., L, d...] with `inner` dimensions d to [..., sum(counts), HV, d...]: the first counts[n]
-    entries of each sequence n."""
+    """Gather the first counts[n] entries in time of each sequence n, one sequence after another.
+
+    Args:
+        padded: [T, ..., L, d...], time first, lanes before the inner dimensions d.
+        inner: how many dimensions d there are.
+        counts: entries of each sequence, N of them.
+
+    Returns:
+        [..., sum(counts), HV, d...].
+    """
     lane_axis, N = padded.dim() - inner - 1, len(case.lens)
     if N == 1:
         return padded[: counts[0]].movedim(0, lane_axis - 1)
     time = [t for count in counts for t in range(count)]
     sequence = [n for n, count in enumerate(counts) for _ in range(count)]
     index = moved({"index": torch.tensor([time, sequence], dtype=torch.int64)}, padded.device)["index"]
-    split = padded.unflatten(lane_axis, (N, case.HV)).movedim(lane_axis, 1)  # [T, N, ..., HV, d...]
+    split = torch.unflatten(padded, lane_axis, (N, case.HV)).movedim(lane_axis, 1)  # [T, N, ..., HV, d...]
     return split[index[0], index[1]].movedim(0, lane_axis - 1)
 
 
 def _chunk_counts(case: Case) -> list[int]:
+    """Count the chunks of each sequence; an empty sequence has none."""
     return [-(-length // case.chunk_size) for length in case.lens]
 
 
 def parents(case: Case) -> recurrence.Parents | None:
-    """Parents of a case's trees by time and sequence; past a sequence's end, the previous step."""
+    """List the parents of a case's draft trees by time and sequence, [T][N]; None for chains.
+
+    An entry is the step that a sequence's token continues from, -1 for the state it starts with. Past the
+    end of a sequence it is the step before.
+    """
     if not case.parents:
         return None
     steps = range(max(case.lens))
@@ -71,14 +86,22 @@ def parents(case: Case) -> recurrence.Parents | None:
 
 
 def every(case: Case) -> int:
-    """How many steps lie between the states that a case wants from before its chunks; 0 if it wants none."""
+    """Give the number of steps between the states that a case returns from before its chunks; 0 if it
+    returns none."""
     return case.chunk_size if case.operation.is_chunked and case.boundary else 0
 
 
 def assemble(
     case: Case, o: Tensor, S: Tensor, kept: Tensor | None = None, before: Tensor | None = None
 ) -> Expected:
-    """Results of a case from what `recurrence.run` returns by time and lane, or of tensors so laid out."""
+    """Make the results of a case from tensors laid out by time and lane, such as `recurrence.run` returns.
+
+    Args:
+        o: [T, ..., L, V], outputs.
+        S: [..., L, V, K], states after the last token.
+        kept: [T, ..., L, V, K], states after every step, or None.
+        before: [chunks, ..., L, V, K], states before every chunk, or None.
+    """
     return Expected(
         o=_pick(case, o, 1, list(case.lens)),
         state=_by_sequence(case, S),
@@ -94,8 +117,17 @@ def expected(
     device: torch.device | str = "cpu",
     follow: recurrence.Follow | None = None,
 ) -> Expected:
-    """The recurrence in float64 (or under a Rounding) on `inputs.draw`'s tensors. follow: is shown every
-    step."""
+    """Run the recurrence on a case, in float64 or under a Rounding.
+
+    Args:
+        data: the tensors of `inputs.draw`, in their own dtypes; they are not changed.
+        rounding: what happens at the points where a kernel may round; None for exact arithmetic.
+        device: where it is computed, and where the results lie.
+        follow: called with every `recurrence.Step`.
+
+    Returns:
+        `Expected` in float64, with shapes as documented there.
+    """
     rounding = rounding or Exact()
     return along(case, lanes.make(case, data, rounding, device), rounding, follow)
 
@@ -103,7 +135,10 @@ def expected(
 def along(
     case: Case, batch: lanes.Lanes, rounding: Rounding, follow: recurrence.Follow | None = None
 ) -> Expected:
-    """The recurrence on lanes that are made already."""
+    """Run the recurrence on lanes that have been made already.
+
+    The other arguments, and what is returned, are those of `expected`.
+    """
     steps = recurrence.run(batch, rounding, parents(case), case.keeps_steps, every(case), follow)
     return assemble(case, *steps)
 
@@ -111,7 +146,14 @@ def along(
 def chunked_form(
     case: Case, data: dict[str, Tensor], rounding: Rounding | None = None, device: torch.device | str = "cpu"
 ) -> Expected:
-    """The chunked form in float64 (or under a Rounding); the same results as `expected`, chains only."""
+    """Run the chunked (WY) form on a case, in float64 or under a Rounding.
+
+    Arguments and results are those of `expected`, but for `follow` and for `steps`, which is None: the
+    state after single tokens does not occur in this form.
+
+    Raises:
+        ValueError: the case has trees; the form is for chains.
+    """
     if case.parents:
         raise ValueError("the chunked form has no trees")
     rounding = rounding or Exact()

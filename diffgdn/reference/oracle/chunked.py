@@ -1,16 +1,20 @@
-"""The same rule derived a second time, chunk by chunk (the WY form), for the operations that kernels compute
-that way.
+"""Derive the gated delta rule a second time, chunk by chunk (the WY form), as chunk kernels compute it.
 
-Within a chunk, with G the cumulative log decay since its start, i and j tokens and D_ij = exp(G_i - G_j) for
-i >= j:
+Within a chunk, with G the cumulative log decay since its start, i and j tokens and D_ij = exp(G_i - G_j)
+for i >= j:
 
     A = (I + tril(beta_i k_i . D_ij k_j, -1))^-1,   u = A (beta v),   w = A (beta exp(G) k)
     v_new = u - w S,   o = scale * (q exp(G) S + tril(q_i . D_ij k_j) v_new),
     S <- exp(G_last) S + v_new^T (exp(G_last - G) k)
 
-(Yang et al., Gated Delta Networks, 2024, section 3.3; with D per channel, Kimi Linear, 2025, section 3). In
-float64 it agrees with the recurrence to rounding; under a Rounding it shows how far the roundings that chunk
-kernels are allowed carry.
+In float64 it agrees with the recurrence to rounding; under a Rounding it shows how far the roundings that
+chunk kernels are allowed carry.
+
+A product of Householder-like factors as I - W Y^T: Bischof and Van Loan, "The WY representation for
+products of Householder matrices", 1987. For the delta rule: Yang, Wang, Zhang, Shen and Kim, "Parallelizing
+Linear Transformers with the Delta Rule over Sequence Length", 2024, section 3. With one gate a head: Yang,
+Kautz and Hatamizadeh, "Gated Delta Networks", 2024, section 3.3. With D per channel: Kimi Team, "Kimi
+Linear", 2025, section 3.
 """
 
 from __future__ import annotations
@@ -31,10 +35,20 @@ GPU_BLOCK_NUMBERS = 1 << 23
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one chunk computes, for whoever follows, in the words of the formulas above: time is axis -2.
+    """Show what one chunk of C tokens computes, to a follower, in the words of the formulas above. All
+    tensors float64.
 
-    time: tokens of the lanes. S: the state it starts from; after: the one it ends with. kk, qk: the two
-    pairwise products. q_decayed = q exp(G), k_decayed = k exp(G_last - G). read: o before the scale.
+    Attributes:
+        time: the steps that the chunk covers.
+        S, after: [..., L, V, K], the state that it starts from and the one it ends with.
+        q, k: [..., L, C, K]. g, G: [..., L, C, 1 or K], natural logs.
+        beta: [..., L, C, 1].
+        kk, qk: [..., L, C, C], the pairwise products k_i . D_ij k_j for i > j and q_i . D_ij k_j for i >=
+            j, without beta.
+        A: [..., L, C, C].
+        beta_v, u, v_new, read: [..., L, C, V]; read is o before the scale.
+        beta_k, w: [..., L, C, K]; beta_k = beta exp(G) k.
+        q_decayed, k_decayed: [..., L, C, K], q exp(G) and k exp(G_last - G).
     """
 
     time: slice
@@ -62,14 +76,27 @@ Follow = Callable[[Chunk], None]
 
 
 def block_of(k: Tensor) -> int:
-    """Tokens of a block along the diagonal, for keys [..., C, K]."""
+    """Choose how many tokens make a block along the diagonal, for keys [..., C, K] of a chunk.
+
+    32 on a GPU if the block's numbers fit GPU_BLOCK_NUMBERS, since launches cost more than work there; else
+    8.
+    """
     fits = k[..., 0, :].numel() * GPU_BLOCK**2 <= GPU_BLOCK_NUMBERS
     return GPU_BLOCK if k.is_cuda and fits else BLOCK
 
 
 def _pairwise(q: Tensor, k: Tensor, G: Tensor, rounding: Rounding) -> tuple[Tensor, Tensor]:
-    """sum over channels of x_i * exp(G_i - G_j) * k_j, [..., L, C, C] each: x = k for i > j, and x = q for i
-    >= j; zero elsewhere."""
+    """Sum x_i * exp(G_i - G_j) * k_j over the channels, for each pair of tokens of a chunk.
+
+    Args:
+        q, k: [..., L, C, K].
+        G: [..., L, C, 1 or K], cumulative natural log decay since the chunk's start.
+
+    Returns:
+        kk with x = k for i > j, and qk with x = q for i >= j, [..., L, C, C] each, zero elsewhere. No
+            exponential above 1 is taken, so
+        that strong gates do not overflow.
+    """
     C = k.shape[-2]
     seen = torch.ones(C, C, dtype=torch.bool, device=k.device).tril()
     past = seen.tril(-1)
@@ -106,8 +133,18 @@ def _pairwise(q: Tensor, k: Tensor, G: Tensor, rounding: Rounding) -> tuple[Tens
 def run(
     lanes: Lanes, rounding: Rounding, chunk: int, follow: Follow | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs [T, ..., L, V], final states [..., L, V, K], and the state before every chunk [chunks, ..., L,
-    V, K]. follow: is shown every chunk."""
+    """Run the chunked form over all tokens of a batch of lanes.
+
+    Args:
+        lanes: the inputs, T steps of L lanes; where a lane has ended, its beta and g are zero.
+        rounding: what happens to values at the points where a chunk kernel may round.
+        chunk: tokens of a chunk; the last one may be shorter.
+        follow: called with every `Chunk`, after it has been computed.
+
+    Returns:
+        outputs [T, ..., L, V], final states [..., L, V, K], and the states before every chunk [chunks, ...,
+            L, V, K], all float64.
+    """
     S = lanes.state
     outputs: list[Tensor] = []
     boundaries: list[Tensor] = []

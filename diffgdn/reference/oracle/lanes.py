@@ -1,9 +1,13 @@
-"""Inputs of a case as float64 lanes: one lane per (sequence, value head), time first, padded to the longest
-sequence.
+"""Spread the inputs of a case over float64 lanes: one lane a (sequence, value head), time first, padded to
+the longest sequence.
 
 Recurrence and chunked form both read lanes. A `Rounding` may be passed through: the oracle's own is exact;
 `diffgdn.reference.noise` passes one that perturbs, at the points where a precision contract allows a
 rounding.
+
+Raw gates are those of Yang, Kautz and Hatamizadeh, "Gated Delta Networks", 2024, who have the softplus form
+of the decay from Mamba2 (Dao and Gu, "Transformers are SSMs", 2024), and of Kimi Team, "Kimi Linear", 2025,
+with a decay for each channel.
 """
 
 from __future__ import annotations
@@ -21,60 +25,80 @@ L2NORM_EPS = 1e-6
 
 
 class Rounding(Protocol):
-    """What a computation does at the named points where it may round. Exact arithmetic returns values as
-    they are.
+    """Say what a computation does at the named points where it may round; each method returns what its
+    argument becomes.
 
-    lead: leading dimensions that every lane gets, () or (samples,).
+    Values are float64 whatever format they are rounded to, and keep their shape. Exact arithmetic returns
+    them as they are. The standard model, fl(x op y) = (x op y)(1 + delta): Higham, "Accuracy and Stability
+    of Numerical Algorithms", 2002, section 2.2.
+
+    Attributes:
+        lead: leading dimensions that every lane gets, () or (samples,).
     """
 
     lead: tuple[int, ...]
 
     def operand(self, x: Tensor) -> Tensor:
-        """x is written to memory, or handed to a matrix product, in the operand format."""
+        """Round x as it is written to memory, or handed to a matrix product, in the operand format."""
 
     def accumulate(self, x: Tensor) -> Tensor:
-        """x comes out of one operation in the accumulator format."""
+        """Round x as it comes out of one operation in the accumulator format."""
 
     def function(self, x: Tensor) -> Tensor:
-        """x comes out of an elementary function (exp, log, sqrt, division) in the accumulator format."""
-
-    def state(self, x: Tensor) -> Tensor:
-        """x is the running state after a step, which scaled it and added to it."""
-
-    def exponent(self, x: Tensor) -> Tensor:
-        """x is a log decay, about to be exponentiated."""
-
-    def cumulative(self, x: Tensor) -> Tensor:
-        """The cumulative sum of log decays x [..., C, d] over C, each partial sum in the accumulator
+        """Round x as it comes out of an elementary function (exp, log, sqrt, division) in the accumulator
         format."""
 
+    def state(self, x: Tensor) -> Tensor:
+        """Round x, the running state after a step that scaled it and added to it."""
+
+    def exponent(self, x: Tensor) -> Tensor:
+        """Round x, a natural log decay about to be exponentiated."""
+
+    def cumulative(self, x: Tensor) -> Tensor:
+        """Sum log decays x [..., C, d] cumulatively over C, each partial sum in the accumulator format."""
+
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
-        """a [..., M, K] @ b [..., K, N], summed in the accumulator format in any order."""
+        """Multiply a [..., M, K] by b [..., K, N], summed in the accumulator format in any order."""
 
 
 class Exact:
-    """Nothing is rounded."""
+    """Round nothing: a `Rounding` for the truth."""
 
     lead: tuple[int, ...] = ()
 
     def operand(self, x: Tensor) -> Tensor:
+        """Return x as it is."""
         return x
 
     accumulate = function = state = exponent = operand
 
     def cumulative(self, x: Tensor) -> Tensor:
+        """Sum x [..., C, d] over C, in the order of time."""
         return torch.cumsum(x, dim=-2)
 
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        """Multiply a [..., M, K] by b [..., K, N]."""
         return a @ b
 
 
 @dataclass(frozen=True)
 class Lanes:
-    """q, k [T, ..., L, K]; v [T, ..., L, V]; g [T, ..., L, 1 or K] natural log decay; beta [T, ..., L];
-    state [..., L, V, K] at the start; `...` is () or (samples,); live [T, L]: whether the lane still has a
-    token at that time. All float64; L = N * HV, lane n * HV + hv. Where live is false, beta and g are zero,
-    so that a step leaves the state as it is."""
+    """Hold the inputs of a batch of L = N * HV lanes over T steps; lane n * HV + hv is head hv of sequence
+    n.
+
+    All float64 but for `live`; `...` is () or (samples,). Where `live` is false, beta and g are zero, so
+    that a step leaves the state as it is.
+
+    Attributes:
+        q, k: [T, ..., L, K], normalised if the case asks for that; each query head is repeated for its
+            value heads.
+        v: [T, ..., L, V].
+        g: [T, ..., L, 1 or K], natural log decay.
+        beta: [T, ..., L].
+        state: [..., L, V, K], before the first step.
+        live: [T, L] booleans: whether the lane still has a token at that time.
+        scale: factor of the output, K^-0.5 unless the case has its own.
+    """
 
     q: Tensor
     k: Tensor
@@ -87,15 +111,21 @@ class Lanes:
 
     @property
     def steps(self) -> int:
+        """Give T, the length of the longest sequence."""
         return self.live.shape[0]
 
 
 def _gates(case: Case, data: dict[str, Tensor], rounding: Rounding) -> tuple[Tensor, Tensor]:
-    """g [tokens, HV, 1 or K] and beta [tokens, HV] in float64, computed from raw gates where the operation
-    takes those.
+    """Compute the log decay and the write strength of every token, from raw gates if the operation takes
+    those.
 
-    g = -exp(A_log) * softplus(a + dt_bias), or lower_bound * sigmoid(exp(A_log) * (a + dt_bias)); beta =
-    sigmoid(b).
+        g = -exp(A_log) * softplus(a + dt_bias),   beta = sigmoid(b)
+        g = lower_bound * sigmoid(exp(A_log) * (a + dt_bias))   if the case has a lower bound
+
+    Sources are in the head of this module; the bounded form is that of FLA's and SGLang's kda kernels.
+
+    Returns:
+        g [..., tokens, HV, 1 or K], natural log, and beta [..., tokens, HV], in float64.
     """
     width = case.K if case.operation.is_kda else 1
     shape = (*rounding.lead, case.tokens, case.HV)
@@ -115,23 +145,31 @@ def _gates(case: Case, data: dict[str, Tensor], rounding: Rounding) -> tuple[Ten
 
 
 def _l2norm(x: Tensor, rounding: Rounding) -> Tensor:
+    """Scale x [..., K] to unit length: x / sqrt(sum(x^2) + 1e-6). A zero row stays zero."""
     factor = rounding.function(1.0 / torch.sqrt((x * x).sum(-1, keepdim=True) + L2NORM_EPS))
     return rounding.operand(x * factor)
 
 
 class Layout:
-    """Where a case's tokens lie in its lanes. live [T, N]: whether a sequence still has a token at that
-    time."""
+    """Map a case's packed tokens to time and sequence.
+
+    Attributes:
+        live: [T, N] booleans: whether a sequence still has a token at that time.
+    """
 
     def __init__(self, case: Case, device: torch.device | str) -> None:
+        """Lay the tokens of a case out on a device."""
         time = torch.arange(max(case.lens))[:, None]
         token = (torch.tensor(case.starts[:-1]) + time).clamp(max=max(case.tokens - 1, 0))
         parts = moved({"live": time < torch.tensor(case.lens), "token": token}, device)
         self.live, self._token = parts["live"], parts["token"]
 
     def spread(self, x: Tensor) -> Tensor:
-        """[..., tokens, heads, d] to [T, ..., N * heads, d], padding tokens replaced by zeros, which no
-        formula can turn into NaN."""
+        """Spread packed tokens over lanes: [..., tokens, heads, d] to [T, ..., N * heads, d].
+
+        Entries past the end of a sequence are zero, and so are padding tokens, which no formula can then
+        turn into NaN.
+        """
         x = x.movedim(-3, 0)[self._token]  # [T, N, ..., heads, d]
         keep = self.live.view(*self.live.shape, *([1] * (x.dim() - 2)))
         return torch.where(keep, x, 0.0).movedim(1, -3).flatten(-3, -2)
@@ -140,7 +178,13 @@ class Layout:
 def make(
     case: Case, data: dict[str, Tensor], rounding: Rounding, device: torch.device | str = "cpu"
 ) -> Lanes:
-    """Lanes of a case from `inputs.draw`'s tensors."""
+    """Make the lanes of a case.
+
+    Args:
+        data: the tensors of `inputs.draw`, by name, in the case's dtypes; they are not changed.
+        rounding: applied to the l2norm and to raw gates; its `lead` becomes the leading dimensions.
+        device: where the lanes are to lie.
+    """
     data = moved(data, device)
     N, HV, group = len(case.lens), case.HV, case.HV // case.H
     layout = Layout(case, device)

@@ -1,8 +1,13 @@
-"""The gated delta rule, step by step, as plainly as it reads.
+"""Run the gated delta rule step by step, as plainly as it reads.
 
     S <- S * exp(g);  d <- beta * (v - S k);  S <- S + d k^T;  o <- scale * S q
 
-with S [V, K] per lane. This is the definition; everything else is measured against it.
+with S [V, K] per lane, k and q [K], v [V], g a natural log decay: one number, or one for each channel of K.
+This is the definition; everything else is measured against it.
+
+The delta rule (g = 0): Schlag, Irie and Schmidhuber, "Linear Transformers Are Secretly Fast Weight
+Programmers", 2021, section 4. With one gate a head: Yang, Kautz and Hatamizadeh, "Gated Delta Networks",
+2024, section 3.1. With a gate for each channel: Kimi Team, "Kimi Linear", 2025, section 3.
 """
 
 from __future__ import annotations
@@ -20,8 +25,16 @@ Parents = Sequence[Sequence[int]]  # [T][N]: the step that each sequence's step 
 
 @dataclass(frozen=True)
 class Step:
-    """What one token computes, for whoever follows the recurrence: the state it starts from after the decay
-    [..., L, V, K], S k, d and S q, each [..., L, V], and the next state."""
+    """Show what one token computes, to a follower of the recurrence. All tensors float64.
+
+    Attributes:
+        time: the index of the step, the same for all lanes.
+        decayed: [..., L, V, K], the state that the step starts from, after the decay.
+        recalled: [..., L, V], S k of the decayed state.
+        d: [..., L, V], beta * (v - S k).
+        state: [..., L, V, K], the state after the step.
+        read: [..., L, V], S q of that state, before the scale.
+    """
 
     time: int
     decayed: Tensor
@@ -42,12 +55,22 @@ def run(
     every: int = 0,
     follow: Follow | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Outputs [T, ..., L, V]; final states [..., L, V, K]; with `keep` the state after every step [T, ...,
-    L, V, K]; with `every` the state before each step that is a multiple of it [ceil(T / every), ..., L, V,
-    K].
+    """Run the recurrence over all steps of a batch of lanes.
 
-    parents: None for a chain, which also means that steps past a lane's end leave its state alone. follow:
-    is shown every step.
+    Args:
+        lanes: the inputs, T steps of L lanes.
+        rounding: what happens to values at the points where a kernel may round.
+        parents: [T][N], the step that each sequence's step starts from, -1 for the initial state; None for
+            a chain. Only in a chain do
+        steps past a lane's end leave its state alone.
+        keep: return the state after every step.
+        every: return the state before each step whose index is a multiple of this; 0 for none.
+        follow: called with every step, after it has been computed.
+
+    Returns:
+        outputs [T, ..., L, V]; final states [..., L, V, K]; with `keep` the states after the steps [T, ...,
+            L, V, K], else None; with
+        `every` the states before steps [ceil(T / every), ..., L, V, K], else None. All float64.
     """
     S = lanes.state
     outputs: list[Tensor] = []
@@ -81,8 +104,16 @@ def run(
 
 
 def from_parents(initial: Tensor, kept: Sequence[Tensor], parents: Sequence[int]) -> Tensor:
-    """What each sequence starts a step from: [..., L, a, b] out of the initial value and those kept after
-    each earlier step, lanes of one sequence side by side."""
+    """Choose what each sequence starts a step from.
+
+    Args:
+        initial: [..., L, a, b], what step -1 stands for; the lanes of one sequence lie side by side.
+        kept: tensors of that shape, one after each earlier step.
+        parents: for each of N sequences the index into `kept`, or -1.
+
+    Returns:
+        [..., L, a, b]; one of the arguments itself if all sequences take the latest step.
+    """
     if all(parent == len(kept) - 1 for parent in parents):
         return kept[-1] if kept else initial
     heads = initial.shape[-3] // len(parents)

@@ -1,4 +1,4 @@
-"""The figures on a screen."""
+"""Show the figures on a screen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffgdn.selftest.resolution.summary import SHARE, Figure, rounding, rows, w
 
 
 def number(x: float | None) -> str:
-    """Two digits, with an exponent only below a thousandth and from a hundred thousand on."""
+    """Write two digits, with an exponent only below a thousandth and from a hundred thousand on."""
     if x is None:
         return "-"
     if 1e-3 <= x < 1e5:
@@ -24,7 +24,7 @@ def number(x: float | None) -> str:
 
 
 def table(measured: Sequence[Measured]) -> Table:
-    """For each injection a line a criterion."""
+    """Make a table with a line a criterion for each injection."""
     out = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     out.add_column("", no_wrap=True)
     for heading in ("from", "ratio", "median"):
@@ -41,11 +41,13 @@ def table(measured: Sequence[Measured]) -> Table:
 
 
 def _size(figure: Figure) -> str:
-    """Less than a percent may be what is missing to "found"."""
+    """Write the size of a figure, or the share that is found: rounded down, since less than a percent may
+    be missing."""
     return number(figure.size) if figure.size is not None else f"{math.floor(100 * figure.found)}% found"
 
 
 def _besides(figure: Figure) -> str:
+    """Write what a figure has besides its size."""
     parts = []
     if figure.of_rms is not None:
         parts.append(f"{number(figure.of_rms)} of rms")
@@ -56,7 +58,7 @@ def _besides(figure: Figure) -> str:
 
 
 def words(measured: Sequence[Measured]) -> list[str]:
-    """What the table is about, and how often each criterion rejects what is correct."""
+    """Write what the table is about, and how often each criterion rejects what is correct, as lines."""
     judged = rounding(measured)
     strikes = sum(len(one.found) for one in judged)
     named = ", ".join(f"{name} {count}" for name, count in wrongly(judged).items() if count)

@@ -1,4 +1,4 @@
-"""The smallest error that each criterion finds on one case."""
+"""Find the smallest error that each criterion finds on one case."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from diffgdn.selftest.resolution.criteria import CRITERIA
 from diffgdn.selftest.resolution.injections import INJECTIONS, Strike
 from diffgdn.selftest.resolution.subject import Subject
 from diffgdn.targets.base import default_contract
-from diffgdn.verdict.checks import Comparison
+from diffgdn.verdict.comparison import Comparison
 
 
 @dataclass(frozen=True)
 class Smallest:
-    """What one strike of an injection came to. sizes: the smallest that each criterion finds, None where it
-    finds none; without criteria that reject the correct results already. relative: see `Strike`."""
+    """Hold what one strike of an injection came to.
+
+    Attributes:
+        sizes: by criterion the smallest that it finds, None if it finds none; without criteria that reject
+            the correct results already.
+        relative: as `Strike` has it.
+    """
 
     injection: str
     sizes: dict[str, float | None]
@@ -27,7 +32,12 @@ class Smallest:
 
 @dataclass(frozen=True)
 class Measured:
-    """One case. rejected: criteria that reject its correct results."""
+    """Hold what one case came to.
+
+    Attributes:
+        case: its id.
+        rejected: criteria that reject its correct results.
+    """
 
     case: str
     op: str
@@ -37,7 +47,7 @@ class Measured:
 
 
 def least(sizes: Sequence[float], found: Callable[[float], bool]) -> float | None:
-    """The smallest of ascending sizes that is found, by bisection; None if the largest is not."""
+    """Find the smallest of ascending sizes that is found, by bisection; None if the largest is not."""
     if not found(sizes[-1]):
         return None
     low, high = -1, len(sizes) - 1
@@ -48,8 +58,11 @@ def least(sizes: Sequence[float], found: Callable[[float], bool]) -> float | Non
 
 
 def measure(case: Case, rng: random.Random) -> Measured:
-    """Every injection of a case, at places drawn by rng. A case that changes nothing in the results, bit for
-    bit, even at its largest size has no wrong results of that injection."""
+    """Try every injection on a case, at places drawn by rng.
+
+    A case that changes nothing in the results, bit for bit, even at its largest size has no wrong results
+    of that injection.
+    """
     subject = Subject.prepare(case, default_contract(case.op))
     right = list(subject.comparisons.values())
     rejected = tuple(name for name in CRITERIA if rejects(name, right, subject.exact))
@@ -65,13 +78,15 @@ def measure(case: Case, rng: random.Random) -> Measured:
 
 
 def rejects(criterion: str, results: Sequence[Comparison], exact: bool) -> bool:
-    """Whether a criterion finds fault with any of these results."""
+    """Ask whether a criterion finds fault with any of these results."""
     return any(CRITERIA[criterion].rejects(one, exact) for one in results)
 
 
 def _smallest(
     subject: Subject, strike: Strike, sizes: Sequence[float], criteria: Sequence[str]
 ) -> dict[str, float | None] | None:
+    """Find the smallest size of a strike for each criterion; None if even the largest changes no bit."""
+
     @cache
     def results(size: float) -> list[Comparison]:
         return subject.judged(strike.at(size))

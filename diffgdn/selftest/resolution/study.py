@@ -1,4 +1,4 @@
-"""Many cases measured, in batches over worker processes."""
+"""Measure many cases, in batches over worker processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ BATCH = 10  # cases after which Hypothesis turns to variations of the latest one
 
 @dataclass(frozen=True)
 class Study:
-    """cases: of each operation, drawn; the same case is measured once. dtype: of q, k and v."""
+    """Describe a study.
+
+    Attributes:
+        cases: of each operation, drawn; a case that is drawn twice is measured once.
+        dtype: of q, k and v.
+    """
 
     operations: tuple[str, ...]
     cases: int
@@ -32,7 +37,7 @@ class Study:
     workers: int = 1
 
     def batches(self) -> list[tuple[str, str, str, int]]:
-        """Operation, dtype, seed and number of cases of each."""
+        """List operation, dtype, seed and number of cases of each batch."""
         return [
             (op, self.dtype, f"{self.seed}/{op}/{first // BATCH}", min(BATCH, self.cases - first))
             for first in range(0, self.cases, BATCH)
@@ -41,7 +46,7 @@ class Study:
 
 
 def drawn(op: str, dtype: str, batch: str, count: int) -> list[Case]:
-    """Cases of an operation; batch is the seed."""
+    """Draw cases of an operation and dtype; `batch` is the seed."""
     found: dict[str, Case] = {}
 
     @seed(batch)
@@ -61,15 +66,19 @@ def drawn(op: str, dtype: str, batch: str, count: int) -> list[Case]:
 
 
 def measured(op: str, dtype: str, batch: str, count: int) -> list[Measured]:
-    """One batch: the same for the same arguments, on any worker."""
+    """Measure one batch: with the same arguments the same results, on any worker."""
     return [measure(case, random.Random(f"{batch}/{case.id}")) for case in drawn(op, dtype, batch, count)]
 
 
 def run(study: Study, done: Callable[[int], None] = lambda batches: None) -> list[Measured]:
-    """All cases of a study, by operation. done: told how many batches are, after each.
+    """Measure all cases of a study; the results by operation.
 
-    Always in workers, also one: what Hypothesis draws depends on which modules are loaded, whose constants it
-    tries. Spawned, not forked: a fork copies torch's locks, but not the threads that would open them again.
+    Always in workers, also one: what Hypothesis draws depends on which modules are loaded, whose constants
+    it tries. Spawned, not forked: a fork copies torch's locks, but not the threads that would open them
+    again.
+
+    Args:
+        done: told how many batches are, after each.
     """
     found: dict[int, list[Measured]] = {}
     spawn = multiprocessing.get_context("spawn")
@@ -90,8 +99,11 @@ def run(study: Study, done: Callable[[int], None] = lambda batches: None) -> lis
 
 
 def _start(folder: str) -> None:
-    """In a worker: Ctrl-C is the parent's to act on; Hypothesis keeps its files in a folder that goes; and
-    more than one thread would be in other workers' way."""
+    """Set a worker up: Ctrl-C is the parent's to act on; Hypothesis keeps its files in a folder that goes;
+    one thread.
+
+    More than one thread would be in other workers' way.
+    """
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = folder
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)

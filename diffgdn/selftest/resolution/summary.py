@@ -1,4 +1,4 @@
-"""The figures: for each injection and criterion, the smallest size that is found 99 times in 100."""
+"""Make the figures: for each injection and criterion, the smallest size that is found 99 times in 100."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ BF16, FP16 = 2.0**-8, 2.0**-11  # unit roundoffs
 
 
 def quantile(sizes: Iterable[float | None], share: float) -> float | None:
-    """The smallest size that at least this share of the sizes do not exceed; None, which is larger than any,
-    where there is none."""
+    """Find the smallest size that at least this share of the sizes do not exceed.
+
+    None among the sizes stands for one that is larger than any; None is returned if the size found is such.
+    """
     ordered = sorted(math.inf if size is None else size for size in sizes)
     chosen = ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.inf
     return chosen if math.isfinite(chosen) else None
@@ -27,13 +29,16 @@ def quantile(sizes: Iterable[float | None], share: float) -> float | None:
 
 @dataclass(frozen=True)
 class Figure:
-    """One criterion on one injection.
+    """Hold what one criterion came to on one injection.
 
-    strikes: of cases whose correct results it accepts. size: found in SHARE of them, None where fewer are
-    found at any. found: the share found at any. ratio: of size to ours in the same strikes. median_ratio: of
-    the two sizes in a strike, in the middle of all strikes. of_rms: as size, in shares of the rms of the
-    result, for sizes in sigmas. at_bf16, at_fp16: the share found at these formats' unit roundoffs, for sizes
-    that are one.
+    Attributes:
+        strikes: of cases whose correct results it accepts.
+        size: found in SHARE of them, None if fewer are found at any size.
+        found: the share found at any size.
+        ratio: of `size` to ours in the same strikes.
+        median_ratio: of the two sizes in a strike, in the middle of all strikes.
+        of_rms: `size` in shares of the rms of the result, for sizes in sigmas.
+        at_bf16, at_fp16: the share found at these formats' unit roundoffs, for sizes that are one.
     """
 
     strikes: int
@@ -48,7 +53,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """One injection: figures by criterion, and ours by operation."""
+    """Hold one injection's figures by criterion, and ours by operation."""
 
     injection: str
     figures: dict[str, Figure]
@@ -56,12 +61,12 @@ class Row:
 
 
 def rounding(measured: Iterable[Measured]) -> list[Measured]:
-    """Cases that the figures are of: in exact ones any error is found, which would flatter us."""
+    """Select the cases that the figures are of: in exact ones any error is found, which would flatter us."""
     return [one for one in measured if not one.exact]
 
 
 def rows(measured: Sequence[Measured]) -> list[Row]:
-    """One row an injection that struck anywhere."""
+    """Make one row for each injection that struck anywhere."""
     out = []
     for name in INJECTIONS:
         strikes = [
@@ -83,6 +88,7 @@ def rows(measured: Sequence[Measured]) -> list[Row]:
 
 
 def _figure(criterion: str, strikes: Sequence[Smallest]) -> Figure:
+    """Make the figure of a criterion from the strikes of one injection."""
     strikes = [found for found in strikes if criterion in found.sizes]
     theirs, ours = ([found.sizes[name] for found in strikes] for name in (criterion, OURS))
     injection = INJECTIONS[strikes[0].injection] if strikes else None
@@ -106,23 +112,27 @@ def _figure(criterion: str, strikes: Sequence[Smallest]) -> Figure:
 
 
 def _share_to(most: float, sizes: Sequence[float | None]) -> float:
+    """Compute the share of sizes that do not exceed `most`."""
     return sum(size is not None and size <= most for size in sizes) / max(1, len(sizes))
 
 
 def _ratio(theirs: float | None, ours: float | None) -> float | None:
-    """None, more than any, where only we find the error; 1 where neither does."""
+    """Divide a criterion's size by ours.
+
+    None, which is more than any, if only we find the error; 1 if neither does.
+    """
     if ours is None:
         return 1.0 if theirs is None else 0.0
     return None if theirs is None else theirs / ours
 
 
 def wrongly(measured: Sequence[Measured]) -> dict[str, int]:
-    """Cases whose correct results each criterion rejects."""
+    """Count the cases whose correct results each criterion rejects."""
     return {name: sum(name in one.rejected for one in measured) for name in CRITERIA}
 
 
 def summary(study: Study, measured: Sequence[Measured], seconds: float) -> dict[str, Any]:
-    """JSON-ready; the fields of figures are those of `Figure`, null for None."""
+    """Return all figures, ready for JSON; the fields of figures are those of `Figure`, null for None."""
     judged, exact = rounding(measured), [one for one in measured if one.exact]
     return {
         "format_version": FORMAT_VERSION,

@@ -17,9 +17,10 @@ def fused_recurrent_gated_delta_rule_update(
     intermediate_states_buffer=None, intermediate_state_indices=None, cache_steps=None,
     retrieve_parent_token=None, *, layout="vk", batch_invariant=False, validate=None,
 ):  # fmt: skip
-    """Gated delta rule over states that live in a pool, with gates given.
+    """Run sequences through the gated delta rule from and to states that live in a pool, with gates given.
 
-    S <- exp(g) S; S <- S + beta (v - S k) k^T; o = scale S q.
+    S <- exp(g) S; S <- S + beta (v - S k) k^T; o = scale S q (Yang, Kautz and Hatamizadeh 2024, "Gated Delta
+    Networks", section 3; with a decay per channel, Kimi Team 2025, "Kimi Linear", section 3).
 
     Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; cu_seqlens [N + 1] cuts the B*T
     tokens into N sequences, without it N = B. Any strides, past 2^31 elements too, the last dimension
@@ -71,7 +72,7 @@ def fused_sigmoid_gating_delta_rule_update(
     intermediate_state_indices=None, cache_steps=None, retrieve_parent_token=None, *, layout="vk",
     batch_invariant=False, validate=None,
 ):  # fmt: skip
-    """Decode and verify: fused_recurrent_gated_delta_rule_update with the gates computed from raw a and b.
+    """Decode or verify: fused_recurrent_gated_delta_rule_update with the gates computed from raw a and b.
 
     g = -exp(A_log) * softplus(a + dt_bias), with lower_bound (KDA) g = lower_bound * sigmoid(exp(A_log) * (a
     + dt_bias)); beta = sigmoid(b). softplus(x) = log(1 + exp(softplus_beta x)) / softplus_beta, and x where
@@ -114,7 +115,10 @@ def fused_sigmoid_gating_delta_rule_update(
 
 
 def _raw(name, x, B, T, HV, K, dtype):
-    """a or b as a view [B, T, HV] or, with K, [B, T, HV, K]; callers leave out and merge axes."""
+    """Return a or b as a view [B, T, HV] or, with K, [B, T, HV, K]; callers leave out and merge axes.
+
+    dtype: that of q; fp32 goes too. Raises ValueError or TypeError for other shapes and dtypes.
+    """
     check.tensor(name, x, (torch.float32, dtype))
     tail = (HV,) if K is None else (HV, K)
     shapes = [(B * T, *tail), (B, T, *tail)]
@@ -132,7 +136,11 @@ def _check_pool(
     q, v, tensors, scale, pool, indices, cu_seqlens, l2norm, disable_state_update, buffer, buffer_indices,
     cache_steps, parents, layout, batch_invariant, validate,
 ):  # fmt: skip
-    """What update and decode ask of the rest of their arguments; returns the options of the launch."""
+    """Check what update and decode ask of the rest of their arguments; return the options of the launch.
+
+    tensors: by name, those that were checked before, for the check of devices. Raises ValueError or
+    TypeError.
+    """
     B, T, H, K = q.shape
     HV, V = v.shape[2:]
     scale = check.scale_or_default(scale, K)
@@ -141,26 +149,17 @@ def _check_pool(
     check.flag("batch_invariant", batch_invariant)
     check.one_of("layout", layout, ("vk", "kv"))
     N = B if cu_seqlens is None else check.sequence_bounds(cu_seqlens)
+    needed = T if cu_seqlens is None else 1  # steps of a sequence, as far as shapes tell
     if pool is not None:
         check.states("initial_state_source", pool, None, HV, V, K, layout, written=not disable_state_update)
-        check.indices("initial_state_indices", indices, N)
-    elif indices is not None:
+    if pool is not None or indices is not None:
         check.indices("initial_state_indices", indices, N)
     steps = 0
     if buffer is not None:
-        steps = _check_buffer(buffer, cache_steps, T if cu_seqlens is None else 1, HV, V, K, layout)
-        if buffer_indices is not None:
-            check.indices("intermediate_state_indices", buffer_indices, N)
-        elif indices is None:
-            raise check.wrong_type(
-                "intermediate_state_indices", "a torch.Tensor, without initial_state_indices to go by", "None"
-            )
+        steps = _check_buffer(buffer, cache_steps, needed, HV, V, K, layout)
+        _check_buffer_indices(buffer_indices, indices, N)
     if parents is not None:
-        check.tensor("retrieve_parent_token", parents, check.INTEGERS, ndim=2)
-        least = T if cu_seqlens is None else 1
-        if parents.shape[0] != N or not least <= parents.shape[1] <= MAX_TREE_STEPS:
-            expected = f"shape [N, steps] with N = {N} and steps from {least} to {MAX_TREE_STEPS}"
-            raise check.wrong_value("retrieve_parent_token", expected, tuple(parents.shape))
+        _check_tree(parents, N, needed)
     check.one_device(
         tensors
         | dict(
@@ -173,10 +172,7 @@ def _check_pool(
         )
     )
     if check.values_wanted(validate, q):
-        lengths = [T] * N
-        if cu_seqlens is not None:
-            bounds = check.values_of_cu_seqlens(cu_seqlens, B * T)
-            lengths = [end - start for start, end in pairwise(bounds)]
+        lengths = [T] * N if cu_seqlens is None else _values_of_lengths(cu_seqlens, B * T)
         if pool is not None:
             check.values_of_indices(
                 "initial_state_indices",
@@ -186,14 +182,11 @@ def _check_pool(
                 "initial_state_source",
             )
         if buffer is not None:
-            name, rows = "intermediate_state_indices", buffer_indices
-            if rows is None:
-                name, rows = "initial_state_indices", indices
-            check.values_of_indices(name, rows, buffer.shape[0], True, "intermediate_states_buffer")
+            _values_of_buffer_indices(buffer, buffer_indices, indices)
             _check_longest("intermediate_states_buffer", steps, lengths)
         if parents is not None:
             _check_longest("retrieve_parent_token", parents.shape[1], lengths)
-            _check_parents(parents, lengths)
+            _values_of_parents(parents, lengths)
     return dict(
         h0=pool, ht=None if disable_state_update else pool, h_indices=indices, cu_seqlens=cu_seqlens,
         cache=buffer, cache_indices=indices if buffer_indices is None else buffer_indices, cache_steps=steps,
@@ -202,7 +195,10 @@ def _check_pool(
 
 
 def _check_buffer(buffer, cache_steps, needed, HV, V, K, layout):
-    """The buffer has room for the steps that are known to be needed; returns how many of its steps to use."""
+    """Check verify's buffer [rows, steps, HV, V, K]; return how many of its steps to use.
+
+    cache_steps: how many the caller asks for, None for all. Raises unless that is `needed` or more.
+    """
     name = "intermediate_states_buffer"
     check.tensor(name, buffer, check.FLOATS, ndim=5)
     tail = (HV, K, V) if layout == "kv" else (HV, V, K)
@@ -223,14 +219,47 @@ def _check_buffer(buffer, cache_steps, needed, HV, V, K, layout):
     return steps
 
 
+def _check_buffer_indices(buffer_indices, indices, N):
+    """Check the rows of verify's buffer [N]; without them it goes by the slots of the pool."""
+    if buffer_indices is not None:
+        check.indices("intermediate_state_indices", buffer_indices, N)
+    elif indices is None:
+        raise check.wrong_type(
+            "intermediate_state_indices", "a torch.Tensor, without initial_state_indices to go by", "None"
+        )
+
+
+def _check_tree(parents, N, needed):
+    """Check the shape and dtype of verify's trees [N, steps], of `needed` to MAX_TREE_STEPS steps."""
+    check.tensor("retrieve_parent_token", parents, check.INTEGERS, ndim=2)
+    if parents.shape[0] != N or not needed <= parents.shape[1] <= MAX_TREE_STEPS:
+        expected = f"shape [N, steps] with N = {N} and steps from {needed} to {MAX_TREE_STEPS}"
+        raise check.wrong_value("retrieve_parent_token", expected, tuple(parents.shape))
+
+
+def _values_of_lengths(cu_seqlens, tokens):
+    """Check the values of cu_seqlens, which cut `tokens` tokens; return each sequence's length."""
+    return [end - start for start, end in pairwise(check.values_of_cu_seqlens(cu_seqlens, tokens))]
+
+
+def _values_of_buffer_indices(buffer, buffer_indices, indices):
+    """Check the values of the indices that name the buffer's rows: distinct, since they are written."""
+    name, rows = "intermediate_state_indices", buffer_indices
+    if rows is None:
+        name, rows = "initial_state_indices", indices
+    check.values_of_indices(name, rows, buffer.shape[0], True, "intermediate_states_buffer")
+
+
 def _check_longest(name, steps, lengths):
+    """Raise ValueError if a sequence is longer than `steps`, what the argument `name` has room for."""
     if max(lengths, default=0) > steps:
         raise check.wrong_value(
             name, f"at least {max(lengths)} steps, the length of the longest sequence", steps
         )
 
 
-def _check_parents(parents, lengths):
+def _values_of_parents(parents, lengths):
+    """Check that the parent of each token but the first is a token before it; padding steps are not read."""
     for n, (row, length) in enumerate(zip(parents.tolist(), lengths, strict=True)):
         for i in range(1, length):
             if not 0 <= row[i] < i:

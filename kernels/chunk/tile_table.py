@@ -21,6 +21,12 @@ BLOCK_N = 64  # sequences looked at in one step
 def chunk_table_kernel(
     p_cu, p_table, p_first, N, tokens, bound, BT: tl.constexpr, BC: tl.constexpr, BN: tl.constexpr
 ):
+    """Store BC entries of p_table [bound, 2], int32: first token and number of tokens of a chunk.
+
+    p_cu [N + 1]: bounds of the sequences. Written by the first program: p_first [N], int32, the number of
+    each sequence's first chunk. Entries past the last chunk have the padding tokens up to `tokens`, their
+    number negative. BN: sequences that are looked at at once.
+    """
     i_p = tl.program_id(0)
     o_c = i_p * BC + tl.arange(0, BC)
     start = tl.full([BC], 0, tl.int32)
@@ -52,7 +58,7 @@ def chunk_table_kernel(
 
 
 def chunk_table(cu_seqlens, tokens, chunk_size):
-    """Returns (table [bound, 2] of first token and row count, first [N] of each sequence's first chunk).
+    """Return (table [bound, 2] of first token and row count, first [N] of each sequence's first chunk).
 
     bound = cdiv(tokens, chunk_size) + N is enough for all chunks and for the padding after them. Made anew
     on each call: a cache would have to know that the values of cu_seqlens are still the same.
@@ -69,6 +75,6 @@ def chunk_table(cu_seqlens, tokens, chunk_size):
 
 
 def chunk_count(cu_seqlens, chunk_size):
-    """The number of chunks of the whole batch. Reads cu_seqlens back: on a GPU, one synchronisation."""
+    """Return the number of chunks of the batch. Reads cu_seqlens back: on a GPU, one synchronisation."""
     bounds = cu_seqlens.tolist()
     return sum(triton.cdiv(end - start, chunk_size) for start, end in pairwise(bounds))

@@ -21,7 +21,11 @@ def check_shared(
     inplace_update,
     validate,
 ):
-    """Everything but q, k, v, gates and beta; `tensors` and `flags` by name. Returns the scale."""
+    """Check everything but the dtypes and shapes of q, k, v, gates and beta; return the scale.
+
+    tensors: those that are checked elsewhere, by name, for the check of devices. flags: what must be True or
+    False, by name. Raises ValueError or TypeError, before anything is launched.
+    """
     B, T, _, K = q.shape
     HV, V = v.shape[2:]
     if B * T > MOST_TOKENS:

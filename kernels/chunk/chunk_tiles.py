@@ -36,12 +36,12 @@ WHOLE = {"BK": 256, "BV": 256, "num_warps": 1, "num_stages": 1}
 
 
 def padded(dim):
-    """The block size that holds a head dimension: a power of two, at least the 16 that tl.dot asks for."""
+    """Return the block that holds a head dimension: a power of two, at least the 16 that tl.dot asks for."""
     return max(16, triton.next_power_of_2(dim))
 
 
 def tile(stage, dtype, chunk_size, K, V, states=0):
-    """Launch options of one stage: BK, BV, num_warps, num_stages, for wy_kda also BC and LEAF.
+    """Return launch options of one stage: BK, BV, num_warps, num_stages, for wy_kda also BC and LEAF.
 
     states: N * HV, which only the state pass looks at; 0 where the choice must not depend on the batch.
     """

@@ -1,4 +1,4 @@
-"""Sequences of a case: their lengths, the slots where their states live, and verify's trees.
+"""Draws the sequences of a case: their lengths, the slots where their states live, and verify's trees.
 
 Everything about one sequence is one element of one drawn list, so that Hypothesis can delete a sequence
 whole.
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @lru_cache(maxsize=4096, typed=True)  # typed: 0 and False are different draws
 def among(*values: T) -> st.SearchStrategy[T]:
-    """One of these values, the first being the simplest.
+    """Return the strategy of one of these values, the first being the simplest.
 
     Kept, because making a strategy costs more than drawing from it.
     """
@@ -35,12 +35,12 @@ def among(*values: T) -> st.SearchStrategy[T]:
 
 @lru_cache(maxsize=4096)
 def whole(low: int, high: int) -> st.SearchStrategy[int]:
-    """A whole number from low to high."""
+    """Return the strategy of whole numbers from low to high, both included."""
     return st.integers(low, high)
 
 
 def rarely(one_in: int) -> st.SearchStrategy[bool]:
-    """True once in so many."""
+    """Return the strategy of a flag that is True once in so many draws."""
     return among(*[False] * (one_in - 1), True)
 
 
@@ -48,22 +48,27 @@ def rarely(one_in: int) -> st.SearchStrategy[bool]:
 # never up: what fails at a length of interest still fails at the number itself, and shrinks from there one
 # token at a time.
 def _as_is(n: int, grain: int) -> int:
+    """Return n."""
     return n
 
 
 def _multiple(n: int, grain: int) -> int:
+    """Return the largest multiple of grain up to n, n itself if it is below the first."""
     return n - n % grain if n >= grain else n
 
 
 def _one_more(n: int, grain: int) -> int:
+    """Return the largest length up to n that is one more than a multiple of grain."""
     return (n - 1) // grain * grain + 1 if n > 0 else 0
 
 
 def _one_less(n: int, grain: int) -> int:
+    """Return the largest length up to n that is one less than a multiple of grain, n itself if none is."""
     return (n + 1) // grain * grain - 1 if n + 1 >= grain else n
 
 
 def _nothing(n: int, grain: int) -> int:
+    """Return 0."""
     return 0
 
 
@@ -74,8 +79,11 @@ ROLES = ("live",) * 10
 
 
 class Sequence(NamedTuple):
-    """One sequence as drawn. wanted: its length where the batch has room for it. slot and row: its places in
-    the pool and in verify's buffer, where they are free. kept: whether its steps are kept there."""
+    """One sequence as drawn.
+
+    wanted: its length in tokens, if the batch has room for it. padding: its slot is -1. slot, row: its places
+    in the pool and in verify's buffer, if they are free. kept: whether its steps are kept there.
+    """
 
     wanted: int
     padding: bool = False
@@ -88,7 +96,10 @@ class Sequence(NamedTuple):
 def sequences(
     operation: Operation, build: Build, longest: int, grain: int, count: int, reach: int
 ) -> st.SearchStrategy[list[Sequence]]:
-    """One to `count` sequences of up to `longest` tokens whose slots reach up to `reach`."""
+    """Return the strategy of one to `count` sequences of up to `longest` tokens, slots from 0 to `reach`.
+
+    grain: tokens of a chunk; lengths near its multiples are drawn more often. 1: there are no chunks.
+    """
     keeps_steps = operation.keeps_steps or build.steps
     element = _sequence(operation, keeps_steps, longest, grain, min(2 * count, reach), reach)
     return st.lists(element, min_size=1, max_size=count)
@@ -104,6 +115,7 @@ def _sequence(
     rows: int,
     reach: int,
 ) -> Sequence:
+    """Draw one sequence of up to `longest` tokens. rows, reach: last buffer row and last slot it may name."""
     # Hypothesis deletes five choices in a row at most: an element of more would often stay for good.
     roles = ROLES + ("padding", "padding") * operation.has_pool + ("unkept", "unkept") * keeps_steps
     wanted = 1
@@ -126,15 +138,18 @@ def _sequence(
 
 @lru_cache
 def _trees(longest: int) -> st.SearchStrategy[list[list[int]]]:
-    """A few trees, each by how many tokens before the previous one the parents of its third and later tokens
-    lie. Sequences take them in turn: if each had its own, it could not be deleted alone."""
+    """Return the strategy of one to three trees for sequences of up to `longest` tokens.
+
+    A tree says of its third and later tokens how far before the previous token the parent lies. Sequences
+    take trees in turn: if each had its own, it could not be deleted alone.
+    """
     back = st.one_of(st.integers(0, 2), st.integers(0, longest))
     return st.lists(st.lists(back, max_size=max(2, longest)), min_size=1, max_size=3)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The sequences of a case."""
+    """The sequences of a case, as the fields of `Case` of the same names."""
 
     lens: tuple[int, ...]
     pool: Pool
@@ -144,8 +159,7 @@ class Batch:
 
 
 def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room) -> Batch:
-    """Sequences that fit the room, as the build asks for: packed or dense, chains or trees, with or without a
-    pool."""
+    """Draw sequences that fit the room and the build: packed or dense, chains or trees, a pool or none."""
     far = draw(rarely(20)) and operation.has_pool and build.given and build.state_dtype != "float32"
     crowd = min(draw(among(2, 4, room.sequences)), room.sequences)
     longest = min(draw(among(*[room.longest] * 4, room.grain + 2, 3)), room.longest)
@@ -168,7 +182,7 @@ def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room) 
 
 
 def _lengths(found: list[Sequence], build: Build, room: Room, batched: bool) -> tuple[int, ...]:
-    """Lengths as wanted until the room is full; what comes after that is left out."""
+    """Return the lengths as wanted until the room is full; sequences after that are left out."""
     if not build.packed or batched:
         length = found[0].wanted
         if not build.packed:
@@ -187,14 +201,16 @@ def _lengths(found: list[Sequence], build: Build, room: Room, batched: bool) -> 
 
 
 def _tree(backs: list[int], length: int) -> tuple[int, ...]:
-    """Parents of `length` tokens: -1, 0, then for each token one so far before the previous token."""
+    """Return parents of `length` tokens: -1, 0, then for each token one so far before the previous token."""
     padded = (0, 0, *backs, *[0] * length)[:length]
     return tuple(-1 if step == 0 else max(0, step - 1 - back) for step, back in enumerate(padded))
 
 
 def _spread(wanted: list[int], live: list[bool], shared: bool) -> tuple[int, ...]:
-    """Wanted places with -1 where not live; unless shared, one that is taken moves up to the next free
-    one."""
+    """Return the wanted places, -1 if not live.
+
+    Unless shared, one that is taken moves up to the next free one.
+    """
     taken: set[int] = set()
     out = []
     for place, alive in zip(wanted, live, strict=True):
@@ -213,7 +229,7 @@ def _draw_pool(
     lens: tuple[int, ...],
     far: bool,
 ) -> Pool:
-    """The pool of these sequences. far: one that takes a live slot past 2**31 elements."""
+    """Draw the pool of these sequences. far: one that takes a live slot past 2**31 elements."""
     if not operation.has_pool:
         return Pool(indices=(), dtype=build.state_dtype)
     # All is drawn, whether it is needed or not: a case that takes fewer choices would pass for simpler.

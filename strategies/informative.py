@@ -11,7 +11,7 @@ from diffgdn.cases.case import Case, Gates, Values
 
 # One case in so many is left as it was drawn: the plainest combinations stay in reach, and shrinking, for
 # which this is the simplest choice, always finds the way to them.
-UNTOLD = 200
+LEFT_AS_DRAWN = 200
 FEW_ROWS = 4  # rows of q, and of k, of which a third are zero under "zero_rows"
 FEW_HEADS = 3  # heads, over all sequences, of which a quarter have beta zero at a token under "exact"
 FEW_GATES = 6  # gates of a token, over all sequences, which all forget too often under "huge"
@@ -19,8 +19,8 @@ STEADY = ("constant", "uniform")  # gates that decay at every token
 GENTLE = 0.125  # a strength at which what was before a token is still seen after it, under any law but "huge"
 
 
-def telling(case: Case) -> Case:
-    """The case, with other laws where its own would let wrong results pass."""
+def make_informative(case: Case) -> Case:
+    """Return the case with other laws if its own would let wrong results pass, else the case itself."""
     values, gates = _values(case), _gates(case)
     scale = case.scale
     if case.K == 1 and case.effective_scale == 1.0:
@@ -31,12 +31,13 @@ def telling(case: Case) -> Case:
 
 
 def _lens(case: Case) -> list[int]:
-    """Of the sequences that have output and, where there is a pool, a slot."""
+    """Return the lengths of sequences that have tokens and, if there is a pool, a slot."""
     slots = case.pool.indices if case.operation.has_pool else (0,) * len(case.lens)
     return [length for slot, length in zip(slots, case.lens, strict=True) if slot >= 0 and length > 0]
 
 
 def _values(case: Case) -> Values:
+    """Return the laws of q, k, v and the state under which wrong results can be told from right ones."""
     values = case.values
     if values.law == "ones":
         # All rows, heads and sequences are equal: "constant", "swapped heads", "neighbour's slot".
@@ -52,6 +53,7 @@ def _values(case: Case) -> Values:
 
 
 def _gates(case: Case) -> Gates:
+    """Return the laws of g and beta under which wrong results can be told from right ones."""
     gates, exact = case.gates, case.values.law == "exact"
     # Where beta is zero, or may happen to be in all heads of a token, that token only decays the state:
     # "unchanged state", "last token dropped".
