@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffgdn.reference.limit import MAX_SIGMAS
 from diffgdn.reference.noise.tolerance import (
-    MAX_SIGMAS,
     bound_of,
     error_in_sigmas,
     last_rounding,
