@@ -45,7 +45,7 @@ class OldNames:
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         new = MODULES.get(name)
-        return None if new is None else ModuleSpec(name, _Loader(new), is_package=True)
+        return None if new is None else ModuleSpec(name, _Loader(new), is_package=True)  # type: ignore[arg-type]
 
 
 def install() -> None:

@@ -8,7 +8,8 @@ from diffgdn.backend import selection
 from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
 from diffgdn.cases.prelude import Call
 from diffgdn.cases.sparsity import Only
-from diffgdn.cases.trace import Step, Trace
+from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_steps import Step
 from diffgdn.verdict.question import question_of
 
 __all__ = ["Call", "Case", "Edit", "Gates", "Only", "Pool", "Step", "Trace", "Values", "ask"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diffgdn.cases.case import MAX_TREE_STEPS
+from diffgdn.cases.case_checks import MAX_TREE_STEPS
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.strategies.menu import STATES, Build
 

@@ -15,9 +15,10 @@ from typing import Any
 from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
 from diffgdn.campaign.config import Workers
-from diffgdn.campaign.worker_pool import Died, Pool, undisturbed
+from diffgdn.campaign.worker_pool import Died, Pool
 from diffgdn.findings import corpus, trust
 from diffgdn.findings.finding import COMPLETE, EXAMPLE, Finding
+from diffgdn.runner.child_process import undisturbed
 from diffgdn.verdict.failures import FAULTS
 
 POLL_SECONDS = 0.2

@@ -15,7 +15,6 @@ from typing import Any
 
 from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
-from diffgdn.campaign.config import Workers
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
 from diffgdn.runner import child_process
@@ -23,14 +22,18 @@ from diffgdn.runner.running_case import calls as current_calls
 from diffgdn.runner.running_case import current
 
 
-def main(index: int, workers: Workers, folder: Path, pipe: Connection, parent: int = 0) -> None:
-    """Serve tasks until the pipe closes, or the parent ends: a kernel that never returns closes no pipe."""
+def main(descriptor: int, parent: int) -> None:
+    """Serve tasks until the pipe closes, or the parent ends: a kernel that never returns closes no pipe.
+
+    The first messages say how: the parent's sys.path, then the worker's number, its configuration, and the
+    folder for what it notes.
+    """
     child_process.end_with(parent)
     child_process.keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the campaign, which then ends its workers
-    log = os.open(_log(folder, index), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    pipe = Connection(descriptor)
+    sys.path += [entry for entry in pipe.recv() if entry not in sys.path]
+    index, workers, folder = pipe.recv()
     # Hypothesis keeps caches in the current directory otherwise; it is told before it is imported.
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(folder / "hypothesis"))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one worker a core: threads of their own would only queue
@@ -88,11 +91,6 @@ def in_child(folder: Path, index: int) -> bool:
     return found is not None and bool(found[1].get("in_child"))
 
 
-def last_words(folder: Path, index: int) -> str:
-    """The last line that a worker printed."""
-    return child_process.last_words(_log(folder, index))
-
-
 def child_log(folder: Path, index: int) -> Path:
     """Where a worker's children print to."""
     return folder / f"child-{index}.log"
@@ -102,10 +100,15 @@ def _case(folder: Path, index: int) -> Path:
     return folder / f"worker-{index}.json"
 
 
-def _log(folder: Path, index: int) -> Path:
+def log(folder: Path, index: int) -> Path:
+    """Where a worker prints to."""
     return folder / f"worker-{index}.log"
 
 
 def say(text: Any) -> None:
     """Into the log, past any buffer."""
     print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

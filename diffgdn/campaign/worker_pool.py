@@ -6,15 +6,11 @@ locked for all.
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,7 @@ from diffgdn.campaign import tasks, worker
 from diffgdn.campaign.config import Workers
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
-from diffgdn.runner.child_process import START_SECONDS, ending, parent_to_end_with
+from diffgdn.runner.child_process import START_SECONDS, ChildProcess, ending
 
 GPU_WORKERS = (
     16  # per GPU: what a fuzz loop needs of the GPU is small, each context holds about half a gigabyte of it
@@ -55,8 +51,7 @@ class Died:
 
 @dataclass
 class _Worker:
-    process: multiprocessing.process.BaseProcess
-    pipe: Connection
+    process: ChildProcess
     task: tasks.Task | None = None
     ready: bool = False
 
@@ -81,18 +76,9 @@ class Pool:
 
     def start(self, index: int) -> None:
         """Start a worker, or one in the place of a dead one."""
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=worker.main,
-            args=(index, self._config, self._folder, theirs, parent_to_end_with()),
-            name=f"worker {index}",
-            daemon=True,
-        )
-        with undisturbed():
-            process.start()
-        theirs.close()
-        self._workers[index] = _Worker(process, ours)
+        process = ChildProcess("diffgdn.campaign.worker", [], worker.log(self._folder, index))
+        process.send((index, self._config, self._folder))
+        self._workers[index] = _Worker(process)
 
     def give(self, index: int, task: tasks.Task) -> None:
         self._workers[index].task = task
@@ -100,8 +86,7 @@ class Pool:
 
     def tell(self, index: int, message: Any) -> None:
         """Send something; to a worker that has just died, nothing: `receive` will report its death."""
-        with contextlib.suppress(OSError):
-            self._workers[index].pipe.send(message)
+        self._workers[index].process.send(message)
 
     def finished(self, index: int) -> tasks.Task | None:
         """The task that a worker has answered with Done; from now on it is idle."""
@@ -134,10 +119,7 @@ class Pool:
 
     def _connections(self) -> dict[Any, int]:
         """What tells of a worker, with its number."""
-        waiting: dict[Any, int] = {}
-        for index, entry in self._workers.items():
-            waiting[entry.pipe] = waiting[entry.process.sentinel] = index
-        return waiting
+        return {entry.process.connection: index for index, entry in self._workers.items()}
 
     def running(self, index: int) -> float | None:
         """For how many seconds a worker's case has been running; None between cases, and where it is past all
@@ -149,41 +131,34 @@ class Pool:
 
     def replace(self, index: int) -> None:
         """End a worker, whatever it is doing, and start one in its place."""
-        entry = self._workers.pop(index)
-        entry.pipe.close()
-        entry.process.kill()
-        entry.process.join()
+        self._workers.pop(index).process.end()
         self.start(index)
 
     def _drain(self, index: int) -> Iterator[tuple[int, Any]]:
         entry = self._workers[index]
-        dead = (
-            not entry.process.is_alive()
-        )  # asked first: what it sent before it died is then all in the pipe
+        dead = not entry.process.alive  # asked first: what it sent before it died is then all in the pipe
         try:
-            while entry.pipe.poll():
-                message = entry.pipe.recv()
+            while entry.process.connection.poll():
+                message = entry.process.connection.recv()
                 entry.ready |= isinstance(message, tasks.Ready)
                 yield index, message
         except (EOFError, OSError):
             dead = True
         if dead:
-            entry.process.join()
-            yield index, self._bury(index, self._reason(index, entry.process.exitcode))
+            entry.process.wait()
+            yield index, self._bury(index, self._reason(entry.process))
 
     def _hung(self) -> Iterator[tuple[int, Any]]:
         for index in self.busy():
             since = worker.running_since(self._folder, index)
             late = since is not None and time.time() - since > self.hang_seconds
             if late and not worker.in_child(self._folder, index):  # which the worker itself watches
-                self._workers[index].process.kill()
-                self._workers[index].process.join()
                 reason = f"no answer within {self.hang_seconds:g} s"
                 yield index, self._bury(index, reason, hung=True)
 
     def _bury(self, index: int, reason: str, hung: bool = False) -> Died:
         entry = self._workers.pop(index)
-        entry.pipe.close()
+        entry.process.end()
         # A kernel in a child cannot have ended the worker.
         running = entry.task is not None and not worker.in_child(self._folder, index)
         case = worker.current_case(self._folder, index) if running else None
@@ -191,38 +166,16 @@ class Pool:
         calls = () if case is None or target is None else worker.calls(self._folder, index, target)
         return Died(reason, entry.task, case, hung, calls)
 
-    def _reason(self, index: int, status: int | None) -> str:
+    @staticmethod
+    def _reason(process: ChildProcess) -> str:
         """How a process ended, and the last line it printed."""
-        line = worker.last_words(self._folder, index)
-        if status == tasks.POISONED:
+        line = process.last_words()
+        if process.status == tasks.POISONED:
             return f"the kernel broke its GPU context: {line}"
-        return ending(0 if status is None else status, line)
+        return ending(process.status or 0, line)
 
     def stop(self) -> None:
         """End all workers; those in the middle of a task have no time to finish it."""
         for entry in self._workers.values():
-            entry.pipe.close()
-            entry.process.kill()
-        for entry in self._workers.values():
-            entry.process.join()
+            entry.process.end()
         self._workers.clear()
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Let signals to this process wait. One that is started meanwhile is born deaf to Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    late: list[int] = []
-    waiting = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: late.append(number)) for number in waiting]
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a mask is inherited, a handler is not
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        for number, handler in zip(waiting, before, strict=True):
-            signal.signal(number, handler)
-    for arrived in late:
-        os.kill(os.getpid(), arrived)

@@ -11,34 +11,16 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffgdn.cases import sparsity as onlys
+from diffgdn.cases.case_checks import check
 from diffgdn.cases.json_record import Record, read, require
 from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.cases.sparsity import Only
 
 FORMAT_VERSION = 2  # 2: `only`, and values of law "zero"; 1 is still read, and written where it will do
-DTYPES = ("float32", "float16", "bfloat16")
-MAX_DIM = 256  # largest K or V that an operation promises
-MAX_TREE_STEPS = 64  # of a draft that is a tree; chains have no limit
-VALUE_LAWS = ("zero", "ones", "exact", "uniform", "normal", "parallel", "spiky", "zero_rows")
-GATE_LAWS = (
-    "zero",
-    "exact",
-    "constant",
-    "uniform",
-    "mixed",
-    "alternating",
-    "jump",
-    "underflow",
-    "model",
-    "huge",
-)
-BETA_LAWS = ("one", "half", "zero", "two", "exact", "uniform", "near_one")
-VIEWS = ("contiguous", "packed", "gapped")
 
 
 @dataclass(frozen=True, repr=False)
@@ -248,156 +230,15 @@ class Case(Record):
     def from_json(cls, data: Mapping[str, Any]) -> Case:
         """The case that `to_json` wrote. Raises ValueError naming the field that is unknown, missing or of
         the wrong type."""
-        return _from_json(cls, data)
-
-
-def _from_json(cls: type[Case], data: Mapping[str, Any]) -> Case:
-    require(isinstance(data, Mapping), f"a case must be a JSON object, got {type(data).__name__}")
-    version: Any = data.get("format_version")
-    require(
-        type(version) is int and 1 <= version <= FORMAT_VERSION,
-        f"format_version: this diffgdn reads 1 to {FORMAT_VERSION}, got {version!r:.40}",
-    )
-    body = {name: value for name, value in data.items() if name != "format_version"}
-    case = read(cls, body, "case", NESTED)
-    require(
-        version >= case.format_version,
-        f"format_version: this case needs version {case.format_version}, got {version}",
-    )
-    return case
-
-
-NESTED: dict[str, type] = {"pool": Pool, "gates": Gates, "values": Values, "edits": Edit, "only": Only}
-
-
-def _choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
-    allowed = tuple(allowed)
-    require(value in allowed, f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
-
-
-def check(case: Case) -> None:
-    """Raise ValueError, naming the field and its value, unless the case lies within the operation's
-    contract."""
-    _choice("op", case.op, OPERATIONS)
-    operation = case.operation
-    require(len(case.lens) > 0, "lens: at least one sequence")
-    require(all(length >= 0 for length in case.lens), f"lens: negative length in {case.lens}")
-    require(
-        case.H >= 1 and case.HV >= 1 and case.HV % case.H == 0,
-        f"HV: expected a multiple of H, got HV={case.HV}, H={case.H}",
-    )
-    require(
-        1 <= case.K <= MAX_DIM and 1 <= case.V <= MAX_DIM,
-        f"K, V: expected 1 to {MAX_DIM}, got K={case.K}, V={case.V}",
-    )
-    for name, value in (("dtype", case.dtype), ("pool.dtype", case.pool.dtype)):
-        _choice(name, value, DTYPES)
-    _choice("gates.dtype", case.gates.dtype, {"float32", case.dtype})
-    _choice("gates.law", case.gates.law, GATE_LAWS)
-    _choice("gates.beta", case.gates.beta, BETA_LAWS)
-    _choice("values.law", case.values.law, VALUE_LAWS)
-    _choice("values.state", case.values.state, ("law", "zero", "none"))
-    _choice("view", case.view, VIEWS)
-    _choice("cu_dtype", case.cu_dtype, ("int32", "int64"))
-    _choice("index_dtype", case.index_dtype, ("int32", "int64"))
-    _choice("chunk_size", case.chunk_size, (16, 32, 64))
-    require(case.tail >= 0, f"tail: expected 0 or more, got {case.tail}")
-    equal = len(set(case.lens)) == 1
-    if not case.packed:
+        require(isinstance(data, Mapping), f"a case must be a JSON object, got {type(data).__name__}")
+        version: Any = data.get("format_version")
         require(
-            equal and case.lens[0] > 0, f"lens: a dense batch needs equal, positive lengths, got {case.lens}"
+            type(version) is int and 1 <= version <= FORMAT_VERSION,
+            f"format_version: this diffgdn reads 1 to {FORMAT_VERSION}, got {version!r:.40}",
         )
-        require(case.tail == 0, "tail: a dense batch has no padding tokens")
-    if case.batched:
+        case = read(cls, {name: raw for name, raw in data.items() if name != "format_version"}, "case")
         require(
-            case.packed and equal and case.tail == 0 and operation.kind in ("decode", "verify"),
-            "batched: equal lengths in decode or verify only",
+            version >= case.format_version,
+            f"format_version: this case needs version {case.format_version}, got {version}",
         )
-    if operation.single_token:
-        require(
-            all(length == 1 for length in case.lens) and case.tail == 0,
-            f"lens: one token each, got {case.lens}",
-        )
-    _check_pool(case)
-    _check_gates(case)
-    if case.parents:
-        _check_parents(case)
-    if case.only:
-        onlys.check(case.only, case.axes)
-
-
-def _check_pool(case: Case) -> None:
-    operation, pool = case.operation, case.pool
-    require(pool.slots >= 1 and pool.pitch >= 0, f"pool: slots >= 1 and pitch >= 0, got {pool}")
-    if operation.has_pool:
-        require(
-            len(pool.indices) == len(case.lens),
-            f"pool.indices: one per sequence, got {pool.indices} for {len(case.lens)}",
-        )
-        require(
-            all(-1 <= index < pool.slots for index in pool.indices),
-            f"pool.indices: -1 to {pool.slots - 1}, got {pool.indices}",
-        )
-        live = [index for index in pool.indices if index >= 0]
-        if case.writes_state:
-            require(
-                len(set(live)) == len(live),
-                f"pool.indices: live ones must differ where the state is written, got {pool.indices}",
-            )
-    else:
-        require(pool.indices == (), f"pool.indices: {case.op} has a dense state, got {pool.indices}")
-    if case.keeps_steps:
-        require(
-            pool.steps >= max(case.lens) and pool.steps >= 1,
-            f"pool.steps: at least the longest draft, got {pool.steps} for {case.lens}",
-        )
-        require(len(pool.rows) == len(case.lens), f"pool.rows: one per sequence, got {pool.rows}")
-        require(
-            all(-1 <= row < pool.buffer for row in pool.rows),
-            f"pool.rows: -1 to {pool.buffer - 1}, got {pool.rows}",
-        )
-        live = [row for row in pool.rows if row >= 0]
-        require(len(set(live)) == len(live), f"pool.rows: live ones must differ, got {pool.rows}")
-        require(
-            all(row < 0 for row, index in zip(pool.rows, pool.indices, strict=True) if index < 0),
-            f"pool.rows: padding sequences have row -1, got {pool.rows} for {pool.indices}",
-        )
-    else:
-        require(
-            not pool.rows and pool.steps == 0 and pool.buffer == 0,
-            f"pool.rows, steps, buffer: only verify and update have them, got {pool}",
-        )
-    if case.values.state == "none":
-        require(operation.kind in ("recurrent", "extend"), f"values.state: {case.op} always takes a state")
-        require(
-            not operation.has_pool or all(index == -1 for index in pool.indices),
-            "values.state: without a pool every index is -1",
-        )
-
-
-def _check_gates(case: Case) -> None:
-    gates = case.gates
-    if gates.lower_bound is not None:
-        require(
-            case.operation.is_kda and case.raw_gates and gates.lower_bound < 0,
-            f"gates.lower_bound: raw kda gates and < 0, got {gates}",
-        )
-    require(
-        not gates.raw or case.op == "kda.extend",
-        f"gates.raw: only kda.extend takes either form, got {case.op}",
-    )
-    if case.raw_gates:
-        require(gates.beta != "two", "gates.beta: a sigmoid cannot be 2")
-
-
-def _check_parents(case: Case) -> None:
-    require(case.keeps_steps, f"parents: only verify and update with steps take trees, got {case.op}")
-    require(len(case.parents) == len(case.lens), f"parents: one tuple a sequence, got {len(case.parents)}")
-    longest = case.pool.steps
-    require(longest <= MAX_TREE_STEPS, f"parents: trees of up to {MAX_TREE_STEPS} steps, got {longest}")
-    for tree, length in zip(case.parents, case.lens, strict=True):
-        require(len(tree) == length, f"parents: {tree} for a sequence of {length} tokens")
-        require(
-            all(parent == -1 if step == 0 else 0 <= parent < step for step, parent in enumerate(tree)),
-            f"parents: -1 first, then earlier tokens, got {tree}",
-        )
+        return case

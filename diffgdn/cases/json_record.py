@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Kind = TypeVar("Kind")
 
@@ -30,60 +32,70 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def read(kind: type[Kind], data: Any, where: str, nested: Mapping[str, type] | None = None) -> Kind:
-    """A record from a JSON object; `where` names it in messages.
+def read(kind: type[Kind], data: Any, where: str) -> Kind:
+    """Build a record from a JSON object, by the types of the record's fields.
 
-    nested: for fields that are records, or lists of records where the annotation is a tuple, their class.
-    JSON lists become tuples, whole numbers may stand for floats. Raises ValueError naming the field that is
-    unknown, missing or of the wrong type.
+    A field may be an int, a float, a str, a bool, another record, a tuple of any of them, or a union of these
+    with None or of an int with a tuple. JSON lists become tuples; whole numbers may stand for floats; nothing
+    else is converted. `where` names the object in messages. Raises ValueError naming the field that is
+    unknown, missing or of the wrong type, and what the record itself raises.
     """
     require(isinstance(data, Mapping), f"{where}: expected an object, got {data!r:.80}")
-    specs = {spec.name: spec for spec in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - set(specs))
+    types = _types(kind)  # type: ignore[arg-type]  # a class is hashable
+    unknown = sorted(set(data) - set(types))
     require(not unknown, f"{where}: unknown field {', '.join(map(repr, unknown)):.80}")
-    values: dict[str, Any] = {}
-    for name, raw in data.items():
-        place, annotation = f"{where}.{name}", str(specs[name].type)
-        inner = (nested or {}).get(name)
-        if inner is not None and annotation.startswith("tuple"):
-            require(isinstance(raw, list), f"{place}: expected a list, got {raw!r:.80}")
-            values[name] = tuple(read(inner, item, place) for item in raw)
-        elif inner is not None:
-            values[name] = read(inner, raw, place)
-        else:
-            values[name] = _value(annotation, raw, place)
+    values = {name: _value(types[name], raw, f"{where}.{name}") for name, raw in data.items()}
     try:
         return kind(**values)
     except TypeError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _value(annotation: str, raw: Any, place: str) -> Any:
-    """A plain value of the annotated type."""
-    if annotation.endswith("| None"):
-        return None if raw is None else _value(annotation.removesuffix("| None").strip(), raw, place)
-    if annotation == "Kept":
-        require(isinstance(raw, list), f"{place}: expected a list, got {raw!r:.80}")
-        return tuple(item if type(item) is int else _integers(item, place) for item in raw)
-    if annotation.startswith("tuple[tuple"):
-        require(isinstance(raw, list), f"{place}: expected a list of lists, got {raw!r:.80}")
-        return tuple(_integers(item, place) for item in raw)
-    if annotation.startswith("tuple"):
-        return _integers(raw, place)
-    if annotation == "float":
-        require(type(raw) in (int, float), f"{place}: expected a number, got {raw!r:.80}")
-        try:
-            return float(raw)
-        except OverflowError:
-            raise ValueError(f"{place}: expected a number, got one that no float holds") from None
-    kinds = {"int": int, "str": str, "bool": bool}
-    require(type(raw) is kinds[annotation], f"{place}: expected {annotation}, got {raw!r:.80}")
-    return raw
+@functools.cache
+def _types(kind: Any) -> dict[str, Any]:
+    """The type of each field of a record: its annotation, evaluated in the module of the record."""
+    hints = get_type_hints(kind)
+    return {spec.name: hints[spec.name] for spec in dataclasses.fields(kind)}
 
 
-def _integers(raw: Any, place: str) -> tuple[int, ...]:
-    require(
-        isinstance(raw, list) and all(type(item) is int for item in raw),
-        f"{place}: expected a list of integers, got {raw!r:.80}",
-    )
-    return tuple(raw)
+def _value(kind: Any, raw: Any, place: str) -> Any:
+    """Read a value of a field's type, or of a part of it."""
+    if kind in (int, str, bool):
+        require(type(raw) is kind, f"{place}: expected {kind.__name__}, got {raw!r:.80}")
+        return raw
+    if kind is float:
+        return _float(raw, place)
+    if dataclasses.is_dataclass(kind):
+        return read(kind, raw, place)  # type: ignore[arg-type]  # a class, not an instance
+    if get_origin(kind) in (Union, UnionType):
+        return _one_of(get_args(kind), raw, place)
+    if get_origin(kind) is tuple and get_args(kind)[1:] == (...,):
+        return _tuple(get_args(kind)[0], raw, place)
+    raise NotImplementedError(f"{place}: {kind} is not read from JSON")
+
+
+def _float(raw: Any, place: str) -> float:
+    require(type(raw) in (int, float), f"{place}: expected a number, got {raw!r:.80}")
+    try:
+        return float(raw)
+    except OverflowError:
+        raise ValueError(f"{place}: expected a number, got one that no float holds") from None
+
+
+def _one_of(kinds: tuple[Any, ...], raw: Any, place: str) -> Any:
+    """Read the kind whose very type the value has, or else the last one, which then says what is wrong."""
+    if raw is None and type(None) in kinds:
+        return None
+    others = [kind for kind in kinds if kind is not type(None)]
+    return _value(next((kind for kind in others if type(raw) is kind), others[-1]), raw, place)
+
+
+def _tuple(kind: Any, raw: Any, place: str) -> tuple[Any, ...]:
+    """Read a list of values that are all of one kind."""
+    if kind is int:
+        right = isinstance(raw, list) and all(type(item) is int for item in raw)
+        require(right, f"{place}: expected a list of integers, got {raw!r:.80}")
+        return tuple(raw)
+    words = "a list of lists" if get_origin(kind) is tuple else "a list"
+    require(isinstance(raw, list), f"{place}: expected {words}, got {raw!r:.80}")
+    return tuple(_value(kind, item, place) for item in raw)

@@ -2,8 +2,8 @@
 
 Like a case, a trace is small enough to read, print and store, its repr evaluates back, its JSON form carries
 `format_version`, and its id is a hash of its content. `diffgdn.verdict.serving` plays it: every step that
-calls a kernel becomes a case of one operation (`call`). `Book` says which steps may come next. Imports no
-torch.
+calls a kernel becomes a case of one operation (`call`). `trace_steps.Book` says which steps may come next.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -12,58 +12,20 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from diffgdn.cases.case import DTYPES, MAX_DIM, Case, Gates, Pool, Values
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.case_checks import DTYPES, MAX_DIM
 from diffgdn.cases.json_record import Record, read, require
 from diffgdn.cases.operations import FAMILIES
+from diffgdn.cases.trace_steps import CALLS, PADDING, Book, Step
 
 FORMAT_VERSION = 1
-PADDING = -1
-REJECTED = -1  # of a draft, nothing is accepted
-CALLS = ("extend", "decode", "packed_decode", "update", "verify")  # kinds of operation that a loop calls
-ACTS = ("arrive", *CALLS, "commit", "finish")
 GATE_LAWS = ("zero", "model", "mixed", "uniform", "constant")
 BETA_LAWS = ("one", "half", "uniform")  # none above 1: a step must not enlarge what is wrong with a state
 VALUE_LAWS = ("normal", "uniform", "ones", "exact")
-MOST_STEPS, MOST_SLOTS, MOST_TOKENS, MOST_PITCH = 400, 256, 4096, 4096
-
-
-@dataclass(frozen=True, repr=False)
-class Step(Record):
-    """One thing that the loop does.
-
-    act: one of ACTS. requests: by number, in order of arrival; in a call also -1 for a row of padding. lens:
-    tokens of each in a call; empty for one each. parents: drafts that are trees, one tuple a row; empty for
-    chains. accepted: for a commit, the last accepted token of each request's draft (its ancestors are
-    accepted with it), or -1 for none.
-    """
-
-    act: str
-    requests: tuple[int, ...]
-    lens: tuple[int, ...] = ()
-    parents: tuple[tuple[int, ...], ...] = ()
-    accepted: tuple[int, ...] = ()
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        return self.lens or (1,) * len(self.requests)
-
-    def words(self) -> str:
-        """The same as a person would say it: decode 0, padding, 1 (2 tokens)."""
-        lengths = self.lengths
-        rows = []
-        for n, request in enumerate(self.requests):
-            row = "padding" if request == PADDING else str(request)
-            if self.act in CALLS and lengths[n] != 1:
-                row += f" ({lengths[n]} tokens)"
-            if self.parents and self.parents[n] != chain(lengths[n]):
-                row += f" as a tree {self.parents[n]}"
-            if self.accepted:
-                row += f" {'none' if self.accepted[n] == REJECTED else f'up to token {self.accepted[n]}'}"
-            rows.append(row)
-        return f"{self.act} {', '.join(rows)}"
+MOST_STEPS, MOST_SLOTS, MOST_PITCH = 400, 256, 4096
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,7 +95,7 @@ class Trace(Record):
             f"format_version: this diffgdn reads {FORMAT_VERSION}, got {version!r:.40}",
         )
         body = {name: value for name, value in data.items() if name != "format_version"}
-        return read(cls, body, "trace", {"steps": Step})
+        return read(cls, body, "trace")
 
     def call(self, number: int, slots: Mapping[int, int], rows: Mapping[int, int]) -> Case:
         """The case that a step's call is. slots and rows: of each request, in the pool and in the buffer."""
@@ -191,115 +153,6 @@ def call_of(case: Case | Trace) -> Case:
 def replace_steps(trace: Trace, steps: Sequence[Step]) -> Trace:
     """The same loop with other steps. Raises ValueError where they cannot follow each other."""
     return dataclasses.replace(trace, steps=tuple(steps))
-
-
-def chain(length: int) -> tuple[int, ...]:
-    """The parents of a draft in which each token follows the one before it."""
-    return tuple(range(-1, length - 1))
-
-
-def plain(step: Step) -> Step:
-    """The same step, lens and parents left out where they say nothing."""
-    lens = () if all(length == 1 for length in step.lens) else step.lens
-    chains = all(tree == chain(length) for tree, length in zip(step.parents, step.lengths, strict=False))
-    return dataclasses.replace(step, lens=lens, parents=() if chains else step.parents)
-
-
-def path(parents: Sequence[int], last: int) -> tuple[int, ...]:
-    """The tokens of a draft from its first to `last`, each the parent of the next; () for REJECTED."""
-    tokens: list[int] = []
-    while last != REJECTED:
-        tokens.append(last)
-        last = parents[last]
-    return tuple(reversed(tokens))
-
-
-@dataclass
-class Book:
-    """Who is there, and what may come next. drafts: parents of each request's draft that waits for its
-    commit."""
-
-    trace: Trace
-    arrived: int = 0
-    live: list[int] = field(default_factory=list)
-    drafts: dict[int, tuple[int, ...]] = field(default_factory=dict)
-
-    @property
-    def ready(self) -> list[int]:
-        """Requests that a call may name: those without a draft that waits."""
-        return [one for one in self.live if one not in self.drafts]
-
-    @property
-    def free_slots(self) -> int:
-        return self.trace.slots - len(self.live)
-
-    @property
-    def free_rows(self) -> int:
-        return self.trace.rows - len(self.drafts)
-
-    def apply(self, step: Step) -> None:
-        """Note a step. Raises ValueError if it cannot be next."""
-        require(step.act in ACTS, f"act: expected one of {', '.join(ACTS)}, got {step.act!r:.40}")
-        require(len(step.requests) > 0, f"{step.act}: at least one request or row of padding")
-        named = [one for one in step.requests if one != PADDING]
-        require(len(set(named)) == len(named), f"{step.act}: a request twice, in {step.requests}")
-        require(
-            step.act == "commit" or not step.accepted,
-            f"{step.act}: only a commit accepts, got {step.accepted}",
-        )
-        require(
-            step.act in CALLS or not (step.lens or step.parents), f"{step.act}: takes no lens, and no parents"
-        )
-        if step.act in CALLS:
-            self._call(step, named)
-            return
-        require(len(named) == len(step.requests), f"{step.act}: no padding, got {step.requests}")
-        getattr(self, f"_{step.act}")(step, named)
-
-    def _arrive(self, step: Step, named: list[int]) -> None:
-        require(named == [self.arrived], f"arrive: the next request is {self.arrived}, got {step.requests}")
-        require(self.free_slots > 0, f"arrive: all {self.trace.slots} slots are taken")
-        self.live.append(self.arrived)
-        self.arrived += 1
-
-    def _finish(self, step: Step, named: list[int]) -> None:
-        require(len(named) == 1 and named[0] in self.live, f"finish: one live request, got {step.requests}")
-        self.live.remove(named[0])
-        self.drafts.pop(named[0], None)
-
-    def _commit(self, step: Step, named: list[int]) -> None:
-        require(all(one in self.drafts for one in named), f"commit: {step.requests} have not all a draft")
-        require(len(step.accepted) == len(named), f"commit: accepted, one a request, got {step.accepted}")
-        for one, accepted in zip(named, step.accepted, strict=True):
-            length = len(self.drafts.pop(one))
-            require(REJECTED <= accepted < length, f"commit: accepted -1 to {length - 1}, got {accepted}")
-
-    def _call(self, step: Step, named: list[int]) -> None:
-        act, lengths = step.act, step.lengths
-        ready = self.ready
-        require(all(one in ready for one in named), f"{act}: {step.requests} are not all live and ready")
-        require(len(lengths) == len(step.requests), f"{act}: lens, one a row, got {step.lens}")
-        least = 0 if act in ("extend", "update") else 1
-        most = {"packed_decode": 1, "verify": self.trace.draft}.get(act, MOST_TOKENS)
-        require(
-            all(least <= length <= most for length in lengths),
-            f"{act}: lens {least} to {most}, got {lengths}",
-        )
-        require(sum(lengths) <= MOST_TOKENS, f"{act}: at most {MOST_TOKENS} tokens, got {sum(lengths)}")
-        require(act == "verify" or not step.parents, f"{act}: only verify takes parents")
-        if act != "verify":
-            return
-        require(len(named) <= self.free_rows, f"verify: {self.free_rows} buffer rows are free")
-        require(len(step.parents) in (0, len(lengths)), f"verify: parents, one a row, got {step.parents}")
-        trees = step.parents or tuple(chain(length) for length in lengths)
-        for one, tree, length in zip(step.requests, trees, lengths, strict=True):
-            require(
-                len(tree) == length
-                and all(parent == -1 if n == 0 else 0 <= parent < n for n, parent in enumerate(tree)),
-                f"verify: parents are -1 first, then earlier tokens, got {tree} for {length} tokens",
-            )
-            if one != PADDING:
-                self.drafts[one] = tree
 
 
 def check(trace: Trace) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from diffgdn.cases.case import DTYPES
+from diffgdn.cases.case_checks import DTYPES
 from diffgdn.cli.options import (
     CONTEXT,
     Problem,

@@ -1,25 +1,19 @@
-"""One child process as its parent sees it: started, asked, watched, ended."""
+"""A child process as its parent sees it: started, watched, ended; and how a child ends with its parent."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
-from diffgdn.cases.prelude import History
-from diffgdn.runner.messages import Answer, Request
-
-POLL_SECONDS = 0.25  # between looks at a silent child; an answer wakes its parent at once
 LAST_WORDS = 200  # characters of a dead process's last line that are kept
 START_SECONDS = 300.0  # for a child to import torch and a target, on a machine that is busy
 END_SECONDS = 10.0  # for a killed process to be gone; a GPU driver may take some
@@ -29,36 +23,22 @@ KEPT_BYTES = 32 << 20  # of the largest tensor whose memory is kept; glibc takes
 FREE_BYTES = 512 << 20  # at the end of the heap that a process keeps
 
 
-class Ended(Exception):
-    """The process has ended, or was ended. status: as subprocess has it, if it ended by itself."""
+class ChildProcess:
+    """A process of this interpreter that has been started, as its parent sees it.
 
-    def __init__(self, reason: str, status: int | None = None) -> None:
-        super().__init__(reason)
-        self.reason, self.status = reason, status
+    `python -m MODULE ARGUMENTS... DESCRIPTOR PARENT`, in a process group of its own: DESCRIPTOR is its end of
+    the connection, whose first message is the parent's sys.path; PARENT is the process to end with. What it
+    prints goes to a log.
+    """
 
-
-class TimedOut(Exception):
-    """No answer within the limit; the process has been killed."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"no answer within {seconds:g} s")
-
-
-class Process:
-    """A child that has been started, and will be ready when it has imported what it needs."""
-
-    def __init__(self, backend: str, log: Path) -> None:
-        self.cases = 0  # asked for so far
-        self.history = History()
-        self.loaded: set[str] = set()  # targets
-        self._log, self._pending = log, 0
+    def __init__(self, module: str, arguments: Sequence[str], log: Path) -> None:
+        self._log = log
         ours, theirs = Pipe()
-        with open(log, "ab") as output, _undisturbed():
+        with open(log, "ab") as output, undisturbed():
             self._log_start = output.tell()
-            place = [backend, str(theirs.fileno()), str(parent_to_end_with())]
-            command = [sys.executable, "-m", "diffgdn.runner.child", *place]
+            place = [*arguments, str(theirs.fileno()), str(parent_to_end_with())]
             self._process = subprocess.Popen(
-                command,
+                [sys.executable, "-m", module, *place],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -66,86 +46,47 @@ class Process:
                 process_group=0,  # Ctrl-C in a terminal goes to the whole group of the parent
             )
         theirs.close()
-        self._pipe: Connection = ours
-        self._send(sys.path)
+        self.connection: Connection = ours
+        self.send(sys.path)
 
     @property
     def pid(self) -> int:
+        """The process id."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
+        """Whether it has not ended."""
         return self._process.poll() is None
 
-    def prepare(self, request: Request) -> None:
-        """Ask for something whose answer nobody waits for."""
-        self._send(request)
-        self._pending += 1
+    @property
+    def status(self) -> int | None:
+        """How it ended, as subprocess has it; None if it has not."""
+        return self._process.returncode
 
-    def settle(self, seconds: float, most_bytes: int) -> None:
-        """Wait for answers that nobody has waited for. Raises as `ask` does."""
-        while self._pending:
-            self._receive(seconds, most_bytes)
-            self._pending -= 1
+    def send(self, message: Any) -> None:
+        """Send something; to a process that has just died, nothing: whoever reads finds out."""
+        with contextlib.suppress(OSError):
+            self.connection.send(message)
 
-    def ask(self, request: Request, seconds: float, most_bytes: int) -> Answer:
-        """The answer to a request. Raises Ended or TimedOut, and whatever interrupts the wait; the process is
-        then gone.
-
-        seconds: the limit; most_bytes: of host memory.
-        """
-        self._send(request)
-        return self._receive(seconds, most_bytes)
+    def wait(self) -> None:
+        """Wait a while for a process that is about to end."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_SECONDS)
 
     def end(self) -> None:
         """Kill the process, with what it started."""
-        self._pipe.close()
+        self.connection.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_SECONDS)
+        self.wait()
 
-    def _send(self, message: Any) -> None:
-        with contextlib.suppress(OSError):  # to one that has just died: `_receive` finds out
-            self._pipe.send(message)
+    def last_words(self) -> str:
+        """The last line that it printed."""
+        return last_words(self._log, self._log_start)
 
-    def _receive(self, seconds: float, most_bytes: int) -> Answer:
-        try:
-            return self._answer(seconds, most_bytes)
-        except BaseException:
-            self.end()
-            raise
-
-    def _answer(self, seconds: float, most_bytes: int) -> Answer:
-        until = time.monotonic() + seconds
-        while not self._pipe.poll(min(POLL_SECONDS, max(0.0, until - time.monotonic()))):
-            if not self.alive and not self._pipe.poll():
-                raise self._ended()
-            if time.monotonic() >= until:
-                raise TimedOut(seconds)
-            if self._resident() > most_bytes:
-                raise Ended(f"ended for its {self._resident() / 1e9:.1f} GB of host memory")
-        try:
-            answer = self._pipe.recv()
-        except (EOFError, OSError):
-            raise self._ended() from None
-        except (pickle.PickleError, ValueError, TypeError, AttributeError, ImportError, IndexError) as error:
-            # What a process answers whose memory a kernel has overwritten.
-            raise Ended(f"it sent what is no answer ({type(error).__name__})") from None
-        if not isinstance(answer, Answer):
-            raise Ended(f"it sent what is no answer ({type(answer).__name__})")
-        return answer
-
-    def _ended(self) -> Ended:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_SECONDS)
-        status = self._process.returncode
-        if status is None:
-            return Ended("it closed its connection")
-        return Ended(ending(status, last_words(self._log, self._log_start)), status)
-
-    def _resident(self) -> int:
-        """Bytes of host memory that the process occupies."""
+    def resident(self) -> int:
+        """Bytes of host memory that it occupies."""
         try:
             pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
         except (OSError, IndexError):
@@ -204,10 +145,9 @@ def host_memory() -> int:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """While a process is started, signals to this one wait: one that arrived in between would leave a child
-    that nobody knows.
-    """
+def undisturbed() -> Iterator[None]:
+    """Let signals to this process wait: one that arrives while a child is started would leave a child that
+    nobody knows, one that arrives while messages are handled a message half handled."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

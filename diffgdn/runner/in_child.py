@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from diffgdn.backend.selection import HANG_SECONDS
 from diffgdn.cases.prelude import Call
 from diffgdn.cases.trace import call_of
-from diffgdn.runner.child_process import START_SECONDS, Ended, Process, TimedOut, host_memory
+from diffgdn.runner.child_process import START_SECONDS, host_memory
+from diffgdn.runner.kernel_child import Ended, KernelChild, TimedOut
 from diffgdn.runner.messages import (
     About,
     Answer,
@@ -51,8 +52,8 @@ class InChild:
         self._backend, self._log = backend, log
         self._hang_seconds = HANG_SECONDS[backend] if hang_seconds is None else hang_seconds
         self._memory = int(MEMORY_SHARE * host_memory()) if memory_bytes is None else memory_bytes
-        self._child: Process | None = Process(backend, log)
-        self._spares: list[Process] = []
+        self._child: KernelChild | None = KernelChild(backend, log)
+        self._spares: list[KernelChild] = []
         self._target: str | None = None
         self._hung: set[str] = set()  # operations
         self._slowest: dict[str, float] = {}  # seconds, by operation
@@ -193,12 +194,12 @@ class InChild:
             self._replace()
         return _value(answer)
 
-    def _ready(self, target: str | None) -> Process:
+    def _ready(self, target: str | None) -> KernelChild:
         """A child that has imported the target. Raises SetupError where there is none to be had."""
         self._target = target
         for attempt in range(1, MOST_FAILED_STARTS + 1):
             if self._child is None or not self._child.alive:
-                self._child = Process(self._backend, self._log)
+                self._child = KernelChild(self._backend, self._log)
             child = self._child
             try:
                 child.settle(START_SECONDS, self._memory)
@@ -218,10 +219,10 @@ class InChild:
         if self._child is not None:
             self._child.end()
         ready = [spare for spare in self._spares if spare.alive]
-        self._child = ready.pop(0) if ready else Process(self._backend, self._log)
+        self._child = ready.pop(0) if ready else KernelChild(self._backend, self._log)
         self._spares = ready
         while len(self._spares) < SPARES:
-            spare = Process(self._backend, self._log)
+            spare = KernelChild(self._backend, self._log)
             if self._target is not None:
                 spare.loaded.add(self._target)
                 spare.prepare(Request("load", (self._target,)))

@@ -9,7 +9,7 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call, fitting
 from diffgdn.cases.trace import Trace
 from diffgdn.runner.confirm import Confirm, Confirmed, message_of, said
-from diffgdn.search import by_field
+from diffgdn.search import by_field, moves
 from diffgdn.search.traces import smaller
 from diffgdn.verdict.failures import CheckFailure
 
@@ -145,7 +145,7 @@ def _bare(first: Call, second: Call) -> Iterator[tuple[Call, Call, bool]]:
     a, b = first.subject, second.subject
     if not isinstance(a, Case) or not isinstance(b, Case):
         return
-    apart = [name for name in (*SIZES, *by_field.FLAGS) if getattr(a, name) != getattr(b, name)]
+    apart = [name for name in (*SIZES, *moves.FLAGS) if getattr(a, name) != getattr(b, name)]
     for keep in dict.fromkeys((tuple({"dtype"} & set(apart)), tuple(apart))):
         try:
             one, other = (_simplest(a, keep), _simplest(b, keep))
@@ -157,7 +157,7 @@ def _bare(first: Call, second: Call) -> Iterator[tuple[Call, Call, bool]]:
 def _simplest(case: Case, keep: tuple[str, ...]) -> Case:
     """The simplest case of an operation with some fields of this one. Raises ValueError where they do not
     fit."""
-    bare = by_field.bare(case, 1, 0)
+    bare = moves.bare(case, 1, 0)
     if bare is None:
         raise ValueError("no simplest case")
     return replace(bare, **{name: getattr(case, name) for name in keep})

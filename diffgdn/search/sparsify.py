@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from diffgdn.cases.case import Case, Gates, Only, Values
-from diffgdn.cases.sparsity import AXES, Kept, kept, places
-from diffgdn.search import by_field
+from diffgdn.cases.case import Case, Gates, Values
+from diffgdn.cases.sparsity import AXES, Kept, Only, kept, places
+from diffgdn.search import by_field, moves
 
 # Kinds of failure, as `bucket.fault` names them, that may depend on numbers; others say nothing about them.
 FAULTS = ("wrong", "not_finite", "never_written", "poison_leaked", "not_repeatable")
@@ -69,14 +69,14 @@ class _Content:
         for tensor in tensors:
             for axis in self.best.axes.get(tensor, ()):
                 self.reduce(axis, (tensor,))
-        self.follow(_plain, by_field.gates, _values)
+        self.follow(_plain, moves.gates, _values)
         self.values(tensors)
         self.follow(_plain, _values)
         return self.best
 
-    def follow(self, *moves: Callable[[Case], Iterator[Case | None]]) -> None:
+    def follow(self, *ways: Callable[[Case], Iterator[Case | None]]) -> None:
         """Plainer laws for what is left."""
-        for move in moves:
+        for move in ways:
             self.best = by_field.follow(move, self.best, self.fails, self.expired, self.seen)
 
     def try_case(self, **changes: Any) -> bool:
@@ -174,7 +174,7 @@ def _plain(case: Case) -> Iterator[Case | None]:
 
 def _values(case: Case) -> Iterator[Case | None]:
     """Plainer values; zero ones stay zero."""
-    for plainer in by_field.values(case):
+    for plainer in moves.values(case):
         if plainer is None or plainer.values.state != case.values.state:
             continue
         if case.values.law != "zero" or plainer.values.law == "zero":

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
-from diffgdn.cases.trace import CALLS, Trace
+from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_steps import CALLS
 from diffgdn.verdict import relations
 from diffgdn.verdict.failures import Verdict
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from diffgdn import targets
-from diffgdn.cases.trace import PADDING, Step, Trace
+from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_steps import PADDING, Step
 from diffgdn.search.traces.find import find
 from diffgdn.search.traces.smaller import Outcome
 from diffgdn.verdict.failures import BeyondBound

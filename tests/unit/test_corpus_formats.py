@@ -11,7 +11,8 @@ from diffgdn.cases import case, trace
 from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
 from diffgdn.cases.prelude import Call
 from diffgdn.cases.sparsity import Only
-from diffgdn.cases.trace import Step, Trace
+from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_steps import Step
 from diffgdn.findings import corpus, parse
 from diffgdn.findings.finding import FORMAT_VERSION, Finding
 from diffgdn.findings.parse import CorpusError

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from diffgdn.cases.case import Case, Edit, Pool
-from diffgdn.cases.trace import Step, Trace
+from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_steps import Step
 from diffgdn.cli import run
 from diffgdn.findings import corpus, parse
 from diffgdn.findings.corpus import Corpus

@@ -25,6 +25,7 @@ from diffgdn.cases import case as cases
 from diffgdn.cases import trace
 from diffgdn.cases.operations import FAMILIES, KINDS
 from diffgdn.cases.sparsity import Only
+from diffgdn.cases.trace_steps import Step
 from diffgdn.cli import cli
 from diffgdn.pytest_plugin import plugin_options
 
@@ -220,9 +221,9 @@ def test_python_on_a_page_compiles(page: str, text: str) -> None:
 VALUE = re.compile(r"\b(?:Case|Trace)\((?:op|family)=[^`\n]*\)(?=`|$)", re.MULTILINE)
 NAMES = {
     name: getattr(module, name)
-    for module, names in ((cases, ("Case", "Pool", "Gates", "Values", "Edit")), (trace, ("Trace", "Step")))
+    for module, names in ((cases, ("Case", "Pool", "Gates", "Values", "Edit")), (trace, ("Trace",)))
     for name in names
-} | {"Only": Only}
+} | {"Only": Only, "Step": Step}
 SHOWN = sorted({text for page in PAGES for text in VALUE.findall(page.read_text())})
 
 

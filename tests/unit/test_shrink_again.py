@@ -23,7 +23,8 @@ from diffgdn.campaign.ledger import Ledger
 from diffgdn.campaign.overtime import Scripts
 from diffgdn.campaign.serving_session import Session
 from diffgdn.cases.case import Case, Gates, Pool, Values
-from diffgdn.cases.trace import Step, Trace
+from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_steps import Step
 from diffgdn.cli import run
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import EXAMPLE, Finding

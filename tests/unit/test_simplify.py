@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
-from diffgdn.search import by_field
+from diffgdn.search import by_field, moves
 
 # An unlucky case of each kind: many sequences, heads and flags.
 EXTEND = Case(
@@ -198,7 +198,7 @@ def test_a_case_that_stays_large_is_plain_after_a_few_runs() -> None:
     """A failure of grids of 32 programs and more, whose every run is slow: no dozen of flags is left."""
     runs = Runs(lambda case: len(case.lens) * case.HV >= 32)
     found = by_field.simplest(GRID, runs, lambda: len(runs.asked) >= 10)
-    assert [name for name, default in by_field.FLAGS.items() if getattr(found, name) != default] == []
+    assert [name for name, default in moves.FLAGS.items() if getattr(found, name) != default] == []
     assert (found.pool.pitch, found.pool.dtype) == (0, "float32")
     assert (found.gates, found.values) == (Gates(), Values())
     runs = Runs(runs.condition)
@@ -228,3 +228,19 @@ def test_the_slow_goes_first() -> None:
     runs = Runs(lambda case: case.l2norm)
     found = by_field.simplest(EXTEND, runs, lambda: len(runs.asked) >= 12)
     assert (len(found.lens), found.H, found.HV, found.K, found.V) == (1, 1, 1, 16, 16)
+
+
+@pytest.mark.parametrize("first", [EXTEND, VERIFY, UPDATE, GRID], ids=lambda case: case.op)
+def test_no_move_changes_the_operation_or_makes_a_case_larger(first: Case) -> None:
+    for move in moves.MOVES:
+        for case in move(first):
+            if case is None:
+                continue
+            assert case.op == first.op
+            assert len(case.lens) <= len(first.lens)
+            assert case.tokens <= first.tokens + first.lens.count(0)
+            assert case.H <= first.H
+            assert case.HV <= first.HV
+            assert max(first.K, moves.SIMPLEST_DIM) >= case.K
+            assert max(first.V, moves.SIMPLEST_DIM) >= case.V
+            assert len(case.edits) <= len(first.edits)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import InvalidArgument
 
-from diffgdn.cases.case import GATE_LAWS, VALUE_LAWS, Case
+from diffgdn.cases.case import Case
+from diffgdn.cases.case_checks import GATE_LAWS, VALUE_LAWS
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.strategies import Build, Menu, cases, geometries, representative, representatives
 

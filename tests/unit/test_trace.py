@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from diffgdn import targets
-from diffgdn.cases.trace import Step, Trace, path
+from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_steps import Step, path
 from diffgdn.cli import run
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding

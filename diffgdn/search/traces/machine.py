@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from diffgdn.cases.trace import CALLS, PADDING, REJECTED, Book, Step, Trace, chain, plain, replace_steps
+from diffgdn.cases.trace import Trace, replace_steps
+from diffgdn.cases.trace_steps import CALLS, PADDING, REJECTED, Book, Step, chain, plain
 
 LONGEST_PREFILL = 5  # tokens of one piece; pieces follow each other
 LONGEST_CALL = 3  # tokens a sequence in decode and update

@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from diffgdn.cases.trace import PADDING, Step, Trace, plain, replace_steps
+from diffgdn.cases.trace import Trace, replace_steps
+from diffgdn.cases.trace_steps import PADDING, Step, plain
 from diffgdn.findings import bucket
 from diffgdn.verdict.failures import CheckFailure
 

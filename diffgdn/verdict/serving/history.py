@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffgdn.cases.case import Case
-from diffgdn.cases.trace import PADDING, REJECTED
+from diffgdn.cases.trace_steps import PADDING, REJECTED
 from diffgdn.reference import oracle
 from diffgdn.tensors.inputs import Data
 from diffgdn.verdict.checks import Comparison

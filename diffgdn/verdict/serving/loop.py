@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffgdn.cases.trace import PADDING
+from diffgdn.cases.trace_steps import PADDING
 from diffgdn.verdict.serving.memory import Memory
 
 

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from diffgdn.backend import interpreter
 from diffgdn.cases.case import Case
-from diffgdn.cases.trace import CALLS, PADDING, REJECTED, Book, Step, Trace, path
+from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_steps import CALLS, PADDING, REJECTED, Book, Step, path
 from diffgdn.reference import noise
 from diffgdn.targets import Target
 from diffgdn.tensors import arena, inputs

@@ -1,0 +1,51 @@
+"""Changes of a case that keep it valid, from which the moves of `moves` are made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from diffgdn.cases.case import Case
+
+
+def changed(case: Case, **changes: Any) -> Case | None:
+    """The case with changes, or None where they do not fit together."""
+    if changes.keys() & {"lens", "H", "HV", "K", "V"}:
+        # Positions lie in tensors of another shape now; the first of each tensor is always there.
+        first = {edit.tensor: replace(edit, position=0) for edit in case.edits}
+        changes.setdefault("edits", tuple(first.values()))
+        changes.setdefault("only", ())
+    try:
+        return replace(case, **changes)
+    except ValueError:
+        return None
+
+
+def with_lengths(
+    case: Case, lens: tuple[int, ...], keep: tuple[int, ...] | None = None, **changes: Any
+) -> Case | None:
+    """The case with other lengths of the sequences `keep` (None: of all), and what goes by them."""
+    keep = tuple(range(len(case.lens))) if keep is None else keep
+    pool, longest = case.pool, max(lens)
+    pool = replace(
+        pool,
+        indices=tuple(pool.indices[n] for n in keep) if pool.indices else (),
+        rows=tuple(pool.rows[n] for n in keep) if pool.rows else (),
+        steps=max(1, longest + pool.steps - max(1, *case.lens)) if pool.steps else 0,
+    )
+    return changed(
+        case,
+        lens=lens,
+        pool=pool,
+        parents=tuple(case.parents[n][:length] for n, length in zip(keep, lens, strict=True))
+        if case.parents
+        else (),
+        gates=replace(case.gates, at=max(0, min(case.gates.at, longest - 1))),
+        **changes,
+    )
+
+
+def smaller_numbers(n: int, *marks: int) -> list[int]:
+    """Numbers from 1 below n, the boldest step first."""
+    steps = (1, 2, n // 2, n - n // 4, n - n // 8, n - n // 16, n - 1)
+    return sorted({m for m in (*steps, *marks) if 1 <= m < n})
