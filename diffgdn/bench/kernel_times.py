@@ -58,16 +58,17 @@ def _prepare(target_name: str, shape: Shape) -> Callable[[int], object]:
     import torch
 
     from diffgdn import targets
-    from diffgdn.tensors import arena, inputs
+    from diffgdn.tensors import inputs
+    from diffgdn.tensors.layout import arrange
 
     target = targets.get(target_name)
     refusal = target.refuses(shape.case, "gpu")
     if refusal:
         raise Refused(f"{target_name}: {refusal}")
     data = inputs.draw(shape.case)
-    first = arena.arrange(shape.case, data, "cuda", target.layout)
+    first = arrange(shape.case, data, "cuda", target.layout)
     copies = int(max(1, min(MAX_COPIES, COPIES_BYTES // (first.arena.numel() * 2))))
-    sets = [first] + [arena.arrange(shape.case, data, "cuda", target.layout) for _ in range(copies - 1)]
+    sets = [first] + [arrange(shape.case, data, "cuda", target.layout) for _ in range(copies - 1)]
     with torch.no_grad():
         target.run(shape.case, first)
     torch.cuda.synchronize()

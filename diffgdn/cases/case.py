@@ -25,12 +25,16 @@ FORMAT_VERSION = 2  # 2: `only`, and values of law "zero"; 1 is still read, and 
 
 @dataclass(frozen=True, repr=False)
 class Pool(Record):
-    """Where states live.
+    """Where the states of a case live.
 
-    slots: states the pool holds. indices: one slot per sequence, -1 for padding; empty where the operation
-    has no pool. pitch: elements between the end of a slot and the start of the next (an envelope view has
-    more than 0). dtype: of the state. steps and rows: of the intermediate buffer (verify), whose row per
-    sequence is in `rows`.
+    A pool is [slots, HV, V, K], a dense state [sequences, HV, V, K]. `slots` counts the states that the pool
+    holds. `indices` gives each sequence its slot, or -1 for padding; it is empty if the operation has a dense
+    state. `pitch` is how many elements lie between the end of one slot and the start of the next (more than 0
+    in a view of a larger envelope). `dtype` is that of the states.
+
+    Operations that keep the state after every step have an intermediate buffer [buffer, steps, HV, V, K];
+    `rows` gives each sequence its row of it, or -1. Other operations leave `steps`, `buffer` and `rows`
+    empty.
     """
 
     slots: int = 1
@@ -44,11 +48,14 @@ class Pool(Record):
 
 @dataclass(frozen=True, repr=False)
 class Gates(Record):
-    """A law for the log decay g (natural log) and one for beta.
+    """How the log decay g (natural logarithm, at most 0) and beta are drawn.
 
-    strength scales the law: how large -g is, per token, where the law has one. at: the token at which `jump`
-    jumps. lower_bound: for kda, selects g = lower_bound * sigmoid(exp(A_log) * (a + dt_bias)). raw: for
-    kda.extend, the kernel gets the raw gate, A_log, dt_bias and raw beta.
+    `law` names the law of g, `strength` scales it: how large -g is for one token, in laws that have a size.
+    `at` is the token at which the law `jump` jumps. `beta` names the law of beta. `dtype` is that of g and
+    beta, or of the raw gates a and b.
+
+    `lower_bound` (kda, raw gates) selects g = lower_bound * sigmoid(exp(A_log) * (a + dt_bias)). With `raw`,
+    kda.extend gets the raw gate, A_log, dt_bias and raw beta in place of g and beta.
     """
 
     law: str = "zero"
@@ -62,8 +69,12 @@ class Gates(Record):
 
 @dataclass(frozen=True, repr=False)
 class Values(Record):
-    """A law for q, k, v and the initial state. Scales are powers of two: values are multiplied by
-    2**exponent."""
+    """How q, k, v and the initial state are drawn.
+
+    `law` names the law and `seed` its random stream. v and the state are multiplied by 2**v_exponent, q (with
+    l2norm k too) by 2**q_exponent. `state` is "law" (drawn like v), "zero", or "none" (no initial state is
+    passed, if the operation allows that).
+    """
 
     law: str = "ones"
     seed: int = 0
@@ -76,7 +87,9 @@ class Values(Record):
 
 @dataclass(frozen=True, repr=False)
 class Edit(Record):
-    """One element set by hand after generation: tensor name, flat position in the logical tensor, value."""
+    """One element set by hand after the tensors are drawn: tensor name, flat position in the logical tensor,
+    value.
+    """
 
     tensor: str
     position: int
@@ -87,13 +100,24 @@ class Edit(Record):
 class Case(Record):
     """One fully determined example of one operation.
 
-    op: a name in OPERATIONS. lens: tokens of each sequence, zeros allowed. H query heads, HV value heads, K
-    and V dims. dtype: of q, k, v (and the output). packed: sequences one after another with cu_seqlens; else
-    a dense [B, T, ...] batch. batched: q is [B, T, H, K] together with cu_seqlens over B*T tokens. tail:
-    padding tokens after the last sequence. cu_dtype and index_dtype: of cu_seqlens and of slot indices.
-    view: how q, k, v (and a, b) lie in memory. parents: verify's trees, one tuple a sequence ((-1, 0, ...));
-    empty for a chain. scale: None for K**-0.5. config: which entry of a foreign kernel's own configuration
-    list it is pinned to. only: tensors that are zero but in a few places. edits: applied last.
+    Sizes: `lens` holds the tokens of each sequence, zeros allowed; H and HV are the query and value heads (HV
+    a multiple of H), K and V the dimensions of keys and values.
+
+    Layout: `packed` lays the sequences one after another as [1, T, heads, dim] with cu_seqlens, otherwise
+    they are a dense batch [B, T, heads, dim] of equal lengths; `batched` passes q as [B, T, H, K] together
+    with cu_seqlens over B * T tokens. `tail` counts padding tokens after the last sequence. `cu_dtype` and
+    `index_dtype` are those of cu_seqlens and of the slot indices, `dtype` that of q, k, v and o. `view` says
+    how q, k, v (and a, b) lie in memory.
+
+    Call: `scale` multiplies q, None stands for K**-0.5. `l2norm`, `chunk_size`, `inplace`, `boundary`,
+    `final` and `batch_invariant` are options of the operation. `parents` holds verify's trees, one tuple a
+    sequence ((-1, 0, ...)), or nothing for chains. `config` pins a foreign kernel to that entry of its own
+    configuration list.
+
+    Content: `pool`, `gates` and `values` say where states live and how tensors are drawn; `only` names
+    tensors that are zero but in a few places; `edits` are applied last.
+
+    Making a case raises ValueError if it is outside of the operation's contract (`case_checks.check`).
     """
 
     op: str
@@ -129,21 +153,22 @@ class Case(Record):
 
     @property
     def operation(self) -> Operation:
+        """Look up the operation that `op` names."""
         return OPERATIONS[self.op]
 
     @property
     def total(self) -> int:
-        """Tokens that belong to a sequence."""
+        """Count the tokens that belong to a sequence."""
         return sum(self.lens)
 
     @property
     def tokens(self) -> int:
-        """Tokens passed to the kernel, padding included."""
+        """Count the tokens passed to the kernel, padding included."""
         return self.total + self.tail
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """First token of each sequence, and one past the last: the values of cu_seqlens."""
+        """List the first token of each sequence, and one past the last token: the values of cu_seqlens."""
         out = [0]
         for length in self.lens:
             out.append(out[-1] + length)
@@ -151,21 +176,24 @@ class Case(Record):
 
     @property
     def effective_scale(self) -> float:
+        """Return the factor on q: `scale`, or K**-0.5 if that is None."""
         return self.K**-0.5 if self.scale is None else self.scale
 
     @property
     def raw_gates(self) -> bool:
+        """Tell whether the kernel gets raw gates (a, b, A_log, dt_bias) in place of g and beta."""
         return self.operation.raw_gates or (self.op == "kda.extend" and self.gates.raw)
 
     @property
     def keeps_steps(self) -> bool:
-        """The state after every step goes to an intermediate buffer: verify, and update with verify's
-        options."""
+        """Tell whether the state after every step goes to an intermediate buffer: in verify, and in update
+        with verify's options.
+        """
         return self.operation.keeps_steps or (self.operation.kind == "update" and self.pool.steps > 0)
 
     @property
     def writes_state(self) -> bool:
-        """The caller's state ends with the state after the last token."""
+        """Tell whether the call leaves the state after the last token in the caller's state."""
         if self.op == "kda.recurrent":
             return self.inplace and self.final and self.values.state != "none"
         return (
@@ -177,7 +205,9 @@ class Case(Record):
 
     @property
     def stored(self) -> tuple[int, ...]:
-        """Sequences whose state must hold a new value after the call: live and not empty."""
+        """List the sequences whose state must hold a new value after the call: those that have a slot and a
+        token.
+        """
         slots = self.pool.indices if self.operation.has_pool else (0,) * len(self.lens)
         return tuple(
             n
@@ -187,7 +217,9 @@ class Case(Record):
 
     @property
     def kept(self) -> tuple[tuple[int, int, int], ...]:
-        """(token, buffer row, step) of every step that must be in the intermediate buffer."""
+        """List (token, buffer row, step) for every step that must be in the intermediate buffer after the
+        call.
+        """
         rows = enumerate(self.pool.rows)
         return tuple(
             (self.starts[n] + step, row, step) for n, row in rows if row >= 0 for step in range(self.lens[n])
@@ -195,7 +227,7 @@ class Case(Record):
 
     @property
     def axes(self) -> dict[str, dict[str, int]]:
-        """Sizes of the axes of every tensor that `only` may name."""
+        """Return, for every tensor that `only` may name, the size of each of its axes by name."""
         per_token = {"tokens": self.total, "heads": self.HV}
         key = {"tokens": self.total, "heads": self.H, "K": self.K}
         sizes = {"q": key, "k": key, "v": {**per_token, "V": self.V}}
@@ -208,19 +240,20 @@ class Case(Record):
 
     @functools.cached_property
     def id(self) -> str:
-        """Twelve hex digits of the SHA-256 of the canonical JSON form."""
+        """Return twelve hex digits of the SHA-256 of the canonical JSON form."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def format_version(self) -> int:
-        """The oldest version that holds this case: what it does not need changes neither its JSON form nor
-        its id.
+        """Return the oldest version that holds this case.
+
+        So fields that a case does not need change neither its JSON form nor its id.
         """
         return 2 if self.only or self.values.law == "zero" else 1
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict, defaults included, with `format_version`."""
+        """Return a JSON-ready dict of all fields, defaults included, and `format_version`."""
         version, data = self.format_version, dataclasses.asdict(self)
         if version == 1:
             del data["only"]
@@ -228,8 +261,11 @@ class Case(Record):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Case:
-        """The case that `to_json` wrote. Raises ValueError naming the field that is unknown, missing or of
-        the wrong type."""
+        """Build the case that `to_json` wrote.
+
+        Raises ValueError for an unknown version, for a field that is unknown, missing or of the wrong type,
+        which the message names, and for a case outside of the operation's contract.
+        """
         require(isinstance(data, Mapping), f"a case must be a JSON object, got {type(data).__name__}")
         version: Any = data.get("format_version")
         require(

@@ -56,6 +56,7 @@ def check(case: Case) -> None:
 
 
 def _choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
+    """Check that a value is one of a few."""
     allowed = tuple(allowed)
     require(value in allowed, f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
 
@@ -170,6 +171,7 @@ def _check_no_state(case: Case) -> None:
 
 
 def _check_gates(case: Case) -> None:
+    """Check the options of gates against the form in which the operation takes them."""
     gates = case.gates
     if gates.lower_bound is not None:
         require(
@@ -185,6 +187,7 @@ def _check_gates(case: Case) -> None:
 
 
 def _check_parents(case: Case) -> None:
+    """Check that there is one tree for each sequence, and that each token follows an earlier one."""
     require(case.keeps_steps, f"parents: only verify and update with steps take trees, got {case.op}")
     require(len(case.parents) == len(case.lens), f"parents: one tuple a sequence, got {len(case.parents)}")
     longest = case.pool.steps

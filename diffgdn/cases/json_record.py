@@ -12,7 +12,9 @@ Kind = TypeVar("Kind")
 
 
 class Record:
-    """Dataclass repr that leaves defaults out, so that a shrunk case is short and still evaluates back."""
+    """Base of dataclasses whose repr leaves defaults out, so that a shrunk case is short and still evaluates
+    back.
+    """
 
     def __repr__(self) -> str:
         shown = []
@@ -75,6 +77,7 @@ def _value(kind: Any, raw: Any, place: str) -> Any:
 
 
 def _float(raw: Any, place: str) -> float:
+    """Read a number as a float. Raises ValueError for other types and for integers that no float holds."""
     require(type(raw) in (int, float), f"{place}: expected a number, got {raw!r:.80}")
     try:
         return float(raw)

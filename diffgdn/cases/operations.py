@@ -15,51 +15,58 @@ KINDS = ("extend", "recurrent", "update", "decode", "packed_decode", "verify")
 
 @dataclass(frozen=True)
 class Operation:
-    """What is computed, apart from who computes it."""
+    """What is computed, whoever computes it: a gate (`family`) and a way to address the state (`kind`)."""
 
     family: str
     kind: str
 
     @property
     def name(self) -> str:
+        """Return `family.kind`, the key in OPERATIONS."""
         return f"{self.family}.{self.kind}"
 
     @property
     def is_kda(self) -> bool:
+        """Tell whether the gate is a vector over K, not one number for each head."""
         return self.family == "kda"
 
     @property
     def is_chunked(self) -> bool:
-        """Prefill by chunks: rounding points lie between chunk stages, and boundary states exist."""
+        """Tell whether it is a prefill by chunks: rounding points lie between chunk stages, and boundary
+        states exist.
+        """
         return self.kind == "extend"
 
     @property
     def raw_gates(self) -> bool:
-        """The kernel computes g and beta itself, from a, b, A_log and dt_bias."""
+        """Tell whether the kernel computes g and beta itself, from a, b, A_log and dt_bias."""
         return self.kind in ("decode", "packed_decode", "verify")
 
     @property
     def has_pool(self) -> bool:
-        """The state lives in a pool addressed by slot index; otherwise it is dense, one row a sequence."""
+        """Tell whether the state lives in a pool addressed by slot; otherwise it is dense, one row for each
+        sequence.
+        """
         return self.kind != "recurrent"
 
     @property
     def writes_pool(self) -> bool:
-        """The pool's named slots end with the state after the last token."""
+        """Tell whether the pool's named slots end with the state after the last token."""
         return self.kind in ("extend", "update", "decode", "packed_decode")
 
     @property
     def keeps_steps(self) -> bool:
-        """The state after every step is kept in an intermediate buffer."""
+        """Tell whether the state after every step is kept in an intermediate buffer."""
         return self.kind == "verify"
 
     @property
     def single_token(self) -> bool:
+        """Tell whether every sequence has exactly one token."""
         return self.kind == "packed_decode"
 
     @property
     def layouts(self) -> tuple[str, ...]:
-        """State layouts in which kernels of this operation exist here."""
+        """List the state layouts in which kernels of this operation exist here."""
         return ("vk", "kv") if self.kind in ("extend", "update", "decode", "verify") else ("vk",)
 
 
@@ -70,7 +77,8 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def matching(pattern: str) -> tuple[str, ...]:
-    """Names of the operations that a shell pattern selects (`gdn.*`, `*.verify`), in a fixed order.
+    """List the names of the operations that a shell pattern selects (`gdn.*`, `*.verify`), in the order of
+    OPERATIONS.
 
     Raises ValueError if the pattern selects none.
     """

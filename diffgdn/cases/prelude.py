@@ -1,7 +1,7 @@
-"""Calls that ran before another one in the same process, and on which its failure may depend.
+"""Calls that ran earlier in the same process, and on which the failure of a later call may depend.
 
-A process remembers what it has run (`History`); a finding that fails in such company alone keeps the calls
-that it takes, its prelude. Imports no torch.
+A process remembers what it has run (`History`). A finding that fails only after other calls keeps those that
+it needs: its prelude. Imports no torch.
 """
 
 from __future__ import annotations
@@ -29,26 +29,29 @@ SUBJECTS: dict[str, type[Case] | type[Trace]] = {"case": Case, "trace": Trace}
 
 @dataclass(frozen=True, repr=False)
 class Call(Record):
-    """A case or a trace as it is run: compared with the oracle, or asked a relation."""
+    """A case or a trace as it is run: compared with the oracle, or, with `relation`, asked that relation."""
 
     subject: Case | Trace
     relation: str | None = None
 
     def words(self) -> str:
-        """The call as a person reads it."""
+        """Describe the call for a person."""
         asked = "" if self.relation is None else f"relation {self.relation} of "
         return f"{asked}{self.subject!r}"
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict: the case or the trace under that name, and the relation where there is one."""
+        """Return a JSON-ready dict: the case or the trace under `case` or `trace`, and the relation if there
+        is one.
+        """
         name = "trace" if isinstance(self.subject, Trace) else "case"
         relation = {} if self.relation is None else {"relation": self.relation}
         return {name: self.subject.to_json(), **relation}
 
     @classmethod
     def from_json(cls, data: Any) -> Call:
-        """The call that `to_json` wrote. Raises ValueError, also for one that no machine should be asked to
-        run."""
+        """Build the call that `to_json` wrote. Raises ValueError for anything else, and for a call too large
+        to run.
+        """
         require(isinstance(data, dict), f"expected an object, got {data!r:.40}")
         names = sorted(set(data) - {"relation"})
         require(len(names) == 1 and names[0] in SUBJECTS, f"expected a case or a trace, got {names!r:.80}")
@@ -63,23 +66,24 @@ class Call(Record):
 
 
 class History:
-    """What a process has run: the first calls and the latest ones, each with its target."""
+    """Remember what a process has run: the first calls and the latest ones, each with its target."""
 
     def __init__(self) -> None:
         self._first: list[tuple[str, Call]] = []
         self._latest: deque[tuple[str, Call]] = deque(maxlen=LAST_CALLS)
 
     def add(self, target: str, call: Call) -> None:
+        """Note a call; the oldest of the latest ones is forgotten if there is no room."""
         calls = self._first if len(self._first) < FIRST_CALLS else self._latest
         calls.append((target, call))
 
     def of(self, target: str) -> tuple[Call, ...]:
-        """The calls on one target, in their order."""
+        """List the remembered calls on one target, in their order."""
         return tuple(call for name, call in (*self._first, *self._latest) if name == target)
 
 
 def fitting(calls: Iterable[Call]) -> tuple[Call, ...]:
-    """The latest of some calls, as many as a finding's file has room for."""
+    """Keep the latest calls that a finding's file has room for, in their order."""
     kept: list[Call] = []
     room = MOST_LETTERS
     for call in reversed(tuple(calls)):
@@ -91,13 +95,15 @@ def fitting(calls: Iterable[Call]) -> tuple[Call, ...]:
 
 
 def digest(calls: Iterable[Call]) -> str:
-    """Eight hex digits of the SHA-256 of some calls' JSON forms."""
+    """Return eight hex digits of the SHA-256 of the calls' JSON forms."""
     text = json.dumps([call.to_json() for call in calls], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def parsed(data: Any) -> tuple[Call, ...]:
-    """The calls of a list. Raises ValueError that names the first one that is none."""
+    """Read a list of calls from its JSON form. Raises ValueError that gives the number of the first entry
+    that is no call.
+    """
     require(isinstance(data, list), f"prelude: expected a list, got {data!r:.40}")
     require(len(data) <= MOST_CALLS, f"prelude: {len(data)} calls, where {MOST_CALLS} are the most")
     calls = []

@@ -1,4 +1,4 @@
-"""What a case asks of the machine that runs it, known before anything is allocated."""
+"""How large a case is in memory, known before anything is allocated, and which ones are refused for that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXPONENTS = range(-1074, 1024)  # of the powers of two that float64 holds
 
 
 def tensors(case: Case) -> dict[str, int]:
-    """Elements of each tensor that `inputs.draw` makes, padding tokens counted."""
+    """Count the elements of each tensor that `inputs.draw` makes, by name, padding tokens included."""
     T, gate = case.tokens, case.HV * (case.K if case.operation.is_kda else 1)
     sizes = {"q": T * case.H * case.K, "k": T * case.H * case.K, "v": T * case.HV * case.V}
     if case.raw_gates:
@@ -27,14 +27,14 @@ def tensors(case: Case) -> dict[str, int]:
 
 
 def elements(case: Case) -> int:
-    """Elements of a call's tensors and of its results, about; of a pool, the states that are named."""
+    """Estimate the elements of a call's tensors and results; of a pool only the named states count."""
     state = case.HV * case.V * case.K
     results = case.tokens * case.HV * case.V + len(case.lens) * state
     return sum(tensors(case).values()) + results + (case.total * state if case.keeps_steps else 0)
 
 
 def refusal(case: Case | Trace) -> str | None:
-    """Why no machine should be asked to run a case or a trace, in one line, or None."""
+    """Say in one line why no machine should be asked to run a case or a trace, or return None."""
     state = case.HV * case.V * case.K
     if isinstance(case, Trace):  # it limits the tokens of a call itself; its pool is filled
         held = case.slots * (state + case.pitch) + case.rows * case.draft * state
@@ -51,10 +51,12 @@ def refusal(case: Case | Trace) -> str | None:
 
 
 def _most(what: str, size: int, most: int) -> str | None:
+    """Say what is too large and by how much, or return None."""
     return f"{what}: {size} elements, where {most} are the most" if size > most else None
 
 
 def _edits(case: Case) -> str | None:
+    """Say which edit lies outside of the case's tensors, or return None."""
     sizes = tensors(case)
     for edit in case.edits:
         if edit.tensor not in sizes:

@@ -1,5 +1,6 @@
-"""Which part of a tensor matters: all of it is zero but a few places. What shrinking leaves of a case's
-content.
+"""Which part of a tensor matters: all other elements are zero.
+
+Shrinking uses it to say which tokens, heads and channels a failure needs (`search.sparsify`).
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ AXES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, repr=False)
 class Only(Record):
-    """All of a tensor is zero but the elements that lie, on every axis, on a place that is kept.
+    """A tensor that is zero but where, on every axis, the element lies at a kept place.
 
-    tensor: q, k, v, g (0: no decay), beta or state; g and beta also where the kernel computes them from raw
-    gates. tokens: of the whole batch, padding not counted. sequences: of a state; those that share a slot are
-    kept or zero together. heads: of the tensor. None keeps all of an axis, () nothing. value: what the kept
-    elements are set to; None leaves what the case's law gives.
+    `tensor` is q, k, v, g (0 is no decay), beta or state; g and beta also if the kernel computes them from
+    raw gates. The axes: `tokens` counts over the whole batch, without padding; `sequences` is of a state, and
+    sequences that share a slot are kept or zeroed together; `heads` are those of the tensor; then K and V.
+    For each, None keeps all places and () none. `value` is what the kept elements are set to; None leaves
+    what the case's law gives.
     """
 
     tensor: str
@@ -44,11 +46,11 @@ class Only(Record):
 
     @property
     def empty(self) -> bool:
-        """Nothing is kept."""
+        """Tell whether nothing is kept, so that the tensor is zero."""
         return any(getattr(self, axis) == () for axis in AXES[self.tensor])
 
     def words(self) -> str:
-        """The same as a person would say it."""
+        """Describe the entry for a person: `v is zero except at token 3, V 0 to 1`."""
         if self.empty:
             return f"{self.tensor} is zero"
         kept = [
@@ -68,7 +70,9 @@ def _words(place: int | tuple[int, ...]) -> str:
 
 
 def kept(places: Iterable[int]) -> Kept:
-    """Places along an axis in the form that `Only` holds."""
+    """Write places along an axis in the form that `Only` holds: sorted, with (first, last) for runs of two
+    and more.
+    """
     runs: list[list[int]] = []
     for place in sorted(set(places)):
         if runs and place == runs[-1][-1] + 1:
@@ -79,15 +83,16 @@ def kept(places: Iterable[int]) -> Kept:
 
 
 def places(kept: Kept) -> Iterator[int]:
-    """The places themselves, one by one."""
+    """Iterate over the single places that a value of an `Only` axis keeps."""
     for entry in kept:
         yield from (entry,) if isinstance(entry, int) else range(entry[0], entry[1] + 1)
 
 
 def check(only: tuple[Only, ...], sizes: Mapping[str, Mapping[str, int]]) -> None:
-    """Raise ValueError, naming the field and its value, unless every entry fits the tensors.
+    """Check that entries fit the tensors of a case.
 
-    sizes: of the axes of each tensor that the case has.
+    `sizes` gives, by tensor and by axis, the sizes that the case has. Raises ValueError that names the field
+    and its value.
     """
     for n, entry in enumerate(only):
         name = f"only[{n}]"
@@ -114,6 +119,7 @@ def check(only: tuple[Only, ...], sizes: Mapping[str, Mapping[str, int]]) -> Non
 
 
 def _check_places(name: str, chosen: Kept, size: int) -> None:
+    """Check that places lie below `size`, in order, in runs that do not touch."""
     after = 0  # the least place that may come next: runs that touch are one run
     for entry in chosen:
         pair = (entry, entry) if isinstance(entry, int) else entry

@@ -32,9 +32,11 @@ MOST_STEPS, MOST_SLOTS, MOST_PITCH = 400, 256, 4096
 class Trace(Record):
     """Steps of a serving loop over one pool, and the sizes of its tensors.
 
-    slots: of the pool. rows and draft: of the intermediate buffer, [rows, draft, HV, V, K]. state: dtype of
-    both. pitch: elements between slots of the pool. seed: the tokens of step n come from the seed and n. The
-    rest as in Case.
+    The pool is [slots, HV, V, K] with `pitch` elements between slots, the intermediate buffer [rows, draft,
+    HV, V, K]; `state` is the dtype of both. The tokens of step n are drawn from `seed` and n. The other
+    fields are those of `Case`.
+
+    Making a trace raises ValueError if no loop could do this (`check`).
     """
 
     family: str
@@ -61,33 +63,36 @@ class Trace(Record):
 
     @property
     def op(self) -> str:
-        """What is served, in the place of an operation."""
+        """Return what is served, which stands where a case has its operation."""
         return f"{self.family}.serving"
 
     @property
     def id(self) -> str:
-        """Twelve hex digits of the SHA-256 of the canonical JSON form."""
+        """Return twelve hex digits of the SHA-256 of the canonical JSON form."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """Names of the operations that it calls, in the order of CALLS."""
+        """List the names of the operations that the trace calls, in the order of CALLS."""
         acts = {step.act for step in self.steps}
         return tuple(f"{self.family}.{kind}" for kind in CALLS if kind in acts)
 
     def words(self) -> list[str]:
-        """Its steps as a person would say them, one a line."""
+        """Describe the steps for a person, one line each."""
         return [f"{number}: {step.words()}" for number, step in enumerate(self.steps)]
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict, defaults included, with `format_version`."""
+        """Return a JSON-ready dict of all fields, defaults included, and `format_version`."""
         return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trace:
-        """The trace that `to_json` wrote. Raises ValueError naming the field that is unknown, missing or of
-        the wrong type, or the step that cannot be."""
+        """Build the trace that `to_json` wrote.
+
+        Raises ValueError for an unknown version, for a field that is unknown, missing or of the wrong type,
+        and for a step that cannot follow the ones before it; the message names it.
+        """
         require(isinstance(data, Mapping), f"a trace must be a JSON object, got {type(data).__name__}")
         version = data.get("format_version")
         require(
@@ -98,7 +103,9 @@ class Trace(Record):
         return read(cls, body, "trace")
 
     def call(self, number: int, slots: Mapping[int, int], rows: Mapping[int, int]) -> Case:
-        """The case that a step's call is. slots and rows: of each request, in the pool and in the buffer."""
+        """Make the case that step `number` calls. `slots` and `rows` give each request its slot and its row
+        of the buffer.
+        """
         step = self.steps[number]
         kind, N = step.act, len(step.requests)
         keeps = kind == "verify"
@@ -128,8 +135,9 @@ class Trace(Record):
         )
 
     def last_call(self) -> Case:
-        """The last call as a case of its own, for whoever wants one case of a trace; where nothing is
-        called, a decode of one token."""
+        """Make a case of the trace's last call, for readers that want one case; without any call, a decode of
+        one token.
+        """
         book, slots, rows = Book(self), dict[int, int](), dict[int, int]()
         last = replace_steps(self, (Step("arrive", (0,)), Step("decode", (0,)))).call(1, {0: 0}, {})
         for number, step in enumerate(self.steps):
@@ -146,17 +154,17 @@ class Trace(Record):
 
 
 def call_of(case: Case | Trace) -> Case:
-    """The case itself, or a trace's last call."""
+    """Return a case itself, or a trace's last call."""
     return case.last_call() if isinstance(case, Trace) else case
 
 
 def replace_steps(trace: Trace, steps: Sequence[Step]) -> Trace:
-    """The same loop with other steps. Raises ValueError where they cannot follow each other."""
+    """Give a loop other steps. Raises ValueError if they cannot follow each other."""
     return dataclasses.replace(trace, steps=tuple(steps))
 
 
 def check(trace: Trace) -> None:
-    """Raise ValueError, naming the field or the step, unless a loop could do this."""
+    """Check that a serving loop could do this. Raises ValueError that names the field or the step."""
     for name, value, allowed in (
         ("family", trace.family, FAMILIES),
         ("dtype", trace.dtype, DTYPES),

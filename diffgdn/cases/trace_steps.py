@@ -22,12 +22,12 @@ MOST_TOKENS = 4096  # of one call
 
 @dataclass(frozen=True, repr=False)
 class Step(Record):
-    """One thing that the loop does.
+    """One thing that a serving loop does.
 
-    act: one of ACTS. requests: by number, in order of arrival; in a call also -1 for a row of padding. lens:
-    tokens of each in a call; empty for one each. parents: drafts that are trees, one tuple a row; empty for
-    chains. accepted: for a commit, the last accepted token of each request's draft (its ancestors are
-    accepted with it), or -1 for none.
+    `act` is one of ACTS. `requests` holds numbers in the order of arrival; in a call also -1 for a row of
+    padding. `lens` holds the tokens of each row of a call, or nothing for one each. `parents` holds drafts
+    that are trees, one tuple a row, or nothing for chains. `accepted` holds, in a commit, the last accepted
+    token of each request's draft (its ancestors are accepted with it), or -1.
     """
 
     act: str
@@ -38,10 +38,11 @@ class Step(Record):
 
     @property
     def lengths(self) -> tuple[int, ...]:
+        """Return the tokens of each row."""
         return self.lens or (1,) * len(self.requests)
 
     def words(self) -> str:
-        """The same as a person would say it: decode 0, padding, 1 (2 tokens)."""
+        """Describe the step for a person: `decode 0, padding, 1 (2 tokens)`."""
         lengths = self.lengths
         rows = []
         for n, request in enumerate(self.requests):
@@ -57,19 +58,19 @@ class Step(Record):
 
 
 def chain(length: int) -> tuple[int, ...]:
-    """The parents of a draft in which each token follows the one before it."""
+    """Return the parents of a draft of `length` tokens in which each follows the one before it."""
     return tuple(range(-1, length - 1))
 
 
 def plain(step: Step) -> Step:
-    """The same step, lens and parents left out where they say nothing."""
+    """Leave `lens` and `parents` out of a step if they say nothing."""
     lens = () if all(length == 1 for length in step.lens) else step.lens
     chains = all(tree == chain(length) for tree, length in zip(step.parents, step.lengths, strict=False))
     return dataclasses.replace(step, lens=lens, parents=() if chains else step.parents)
 
 
 def path(parents: Sequence[int], last: int) -> tuple[int, ...]:
-    """The tokens of a draft from its first to `last`, each the parent of the next; () for REJECTED."""
+    """List the tokens of a draft from its first to `last`, each the parent of the next; () for REJECTED."""
     tokens: list[int] = []
     while last != REJECTED:
         tokens.append(last)
@@ -92,8 +93,11 @@ class Loop(Protocol):
 
 @dataclass
 class Book:
-    """Who is there, and what may come next. drafts: parents of each request's draft that waits for its
-    commit."""
+    """Keep track of which requests are there and which steps may come next.
+
+    `live` holds the requests that arrived and have not finished, `drafts` the parents of each request's draft
+    that waits for its commit.
+    """
 
     loop: Loop
     arrived: int = 0
@@ -102,15 +106,17 @@ class Book:
 
     @property
     def ready(self) -> list[int]:
-        """Requests that a call may name: those without a draft that waits."""
+        """List the requests that a call may name: those without a draft that waits."""
         return [one for one in self.live if one not in self.drafts]
 
     @property
     def free_slots(self) -> int:
+        """Count the slots that no live request has."""
         return self.loop.slots - len(self.live)
 
     @property
     def free_rows(self) -> int:
+        """Count the buffer rows that no waiting draft has."""
         return self.loop.rows - len(self.drafts)
 
     def apply(self, step: Step) -> None:
@@ -133,17 +139,20 @@ class Book:
         getattr(self, f"_{step.act}")(step, named)
 
     def _arrive(self, step: Step, named: list[int]) -> None:
+        """Let the next request arrive, if a slot is free."""
         require(named == [self.arrived], f"arrive: the next request is {self.arrived}, got {step.requests}")
         require(self.free_slots > 0, f"arrive: all {self.loop.slots} slots are taken")
         self.live.append(self.arrived)
         self.arrived += 1
 
     def _finish(self, step: Step, named: list[int]) -> None:
+        """Let a live request finish; its draft is dropped."""
         require(len(named) == 1 and named[0] in self.live, f"finish: one live request, got {step.requests}")
         self.live.remove(named[0])
         self.drafts.pop(named[0], None)
 
     def _commit(self, step: Step, named: list[int]) -> None:
+        """Take the drafts of some requests as accepted up to a token."""
         require(all(one in self.drafts for one in named), f"commit: {step.requests} have not all a draft")
         require(len(step.accepted) == len(named), f"commit: accepted, one a request, got {step.accepted}")
         for one, accepted in zip(named, step.accepted, strict=True):
@@ -151,6 +160,7 @@ class Book:
             require(REJECTED <= accepted < length, f"commit: accepted -1 to {length - 1}, got {accepted}")
 
     def _call(self, step: Step, named: list[int]) -> None:
+        """Check the rows of a call; the drafts of a verify then wait for their commit."""
         act, lengths = step.act, step.lengths
         ready = self.ready
         require(all(one in ready for one in named), f"{act}: {step.requests} are not all live and ready")

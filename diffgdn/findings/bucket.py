@@ -1,8 +1,8 @@
-"""One bug, one finding: what two failures must share to count as the same.
+"""One bug, one finding: what two failures must share to count as the same bug.
 
-A bucket is the target, the operation, the kind of failure and the region: which tensor, and roughly where in
-it. It is coarse on purpose. A bug that sits everywhere fails here in one case and there in the next;
-shrinking leads all of them to the same simplest case, and with it to the same bucket.
+A bucket is target, operation, kind of failure and region: which tensor, and roughly where in it. It is coarse
+on purpose. A bug that sits everywhere fails here in one case and there in the next; shrinking leads all of
+them to one simplest case, and so to one bucket.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PLACE = re.compile(r"(sequence|token|chunk|head|V|K) (\d+)")
 
 
 class Bucket(NamedTuple):
-    """What a finding is about, in words."""
+    """What a finding is about, in words; equal buckets stand for one bug."""
 
     target: str
     operation: str
@@ -36,13 +36,17 @@ class Bucket(NamedTuple):
 
 
 def fault(kind: str) -> str:
-    """The kind of failure that kinds of checks stand for."""
+    """Name the kind of failure that a check's kind counts as: `beyond_bound` and `not_exact` are both
+    `wrong`.
+    """
     return FAULTS.get(kind, kind)
 
 
 def of(finding: Finding) -> Bucket:
-    """The bucket of a finding, also of one from a file: it goes by what every format version holds, and by
-    whether it takes other calls before it, or was seen once. What other calls leave shows here and there.
+    """Sort a finding into its bucket, by fields that every format version has.
+
+    Findings that need other calls before them, or were seen once, have a bucket without a region: what other
+    calls leave in memory shows anywhere.
     """
     if finding.prelude or not finding.reproduced:
         word = AFTER if finding.reproduced else ONCE
@@ -52,12 +56,14 @@ def of(finding: Finding) -> Bucket:
 
 
 def numbers(place: str | None) -> dict[str, int]:
-    """The numbers in the words of a place: {"sequence": 0, "token": 3, "head": 1, "V": 7}."""
+    """Read the numbers in the words of a place: {"sequence": 0, "token": 3, "head": 1, "V": 7}."""
     return {axis: int(number) for axis, number in PLACE.findall(place or "")}
 
 
 def region(case: Case, kind: str, tensor: str | None, place: str | None, message: str) -> str:
-    """Which tensor, and roughly where in it; for a process that ended and an exception, by what."""
+    """Name the tensor and roughly the place of a failure; for a crash how the process ended, for an exception
+    its class.
+    """
     if kind == "raised":
         return tensor or _first_word(message)
     if kind == "crashed":
@@ -76,7 +82,7 @@ def region(case: Case, kind: str, tensor: str | None, place: str | None, message
 
 
 def _within(case: Case, tensor: str, at: dict[str, int]) -> str:
-    """The region of an element of a result."""
+    """Name the region of an element of a result: a state, or the first or a later chunk or token."""
     name, n = ("state" if tensor in STATES else tensor), at.get("sequence", 0)
     if n < len(case.pool.indices) and case.pool.indices[n] < 0 and case.values.state != "none":
         return f"{name} of padding"
@@ -89,12 +95,12 @@ def _within(case: Case, tensor: str, at: dict[str, int]) -> str:
 
 
 def _first_word(message: str) -> str:
-    """The class of an exception, from its message."""
+    """Take the class of an exception from its message."""
     found = re.match(r"[A-Za-z_][\w.]*(?=:|$)", message)
     return found.group() if found else ""
 
 
 def _end(message: str) -> str:
-    """How a process ended."""
+    """Take from a message how a process ended."""
     found = re.search(rf"{HEAP}|SIG[A-Z]+|exit status -?\d+|GPU context", message)
     return found.group() if found else ""

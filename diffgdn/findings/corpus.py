@@ -21,13 +21,14 @@ SIDE_FILES = (".py", ".png", ".txt")
 
 @dataclass(frozen=True)
 class Corpus:
-    """A folder of findings. It need not exist before the first one is saved."""
+    """Keep findings in a folder, which need not exist before the first one is saved."""
 
     path: Path
 
     def save(self, finding: Finding) -> Path:
-        """Write a finding, atomically; one that is already there is left as it was. The path of its JSON
-        file.
+        """Write a finding, whole or not at all, and return the path of its JSON file.
+
+        A finding that is already there is left as it was. Raises OSError.
         """
         target = self.path / f"{finding.id}.json"
         if not target.exists():
@@ -35,8 +36,12 @@ class Corpus:
         return target
 
     def keep(self, finding: Finding, anew: bool = False) -> tuple[Path, str | None]:
-        """Save a finding if that can be done (anew: also over one that is already there): where it lies, or
-        would, and in one line why it does not."""
+        """Save a finding if that can be done, and return the path of its JSON file and, if it could not, why,
+        in one line.
+
+        With `anew` a finding that is already there is written again. Raises nothing for a folder or disk that
+        refuses.
+        """
         try:
             if anew:
                 write(self.path / f"{finding.id}.json", content(finding))
@@ -46,29 +51,33 @@ class Corpus:
             return self.path / f"{finding.id}.json", reason
 
     def remove(self, finding: Finding) -> None:
-        """Delete a finding and what lies beside it, where it exists."""
+        """Delete a finding and what lies beside it, as far as they exist. Raises OSError."""
         delete(self.path / f"{finding.id}.json")
 
     def files(self) -> list[Path]:
-        """Where findings lie, by name; which of these files are findings, `read` tells."""
+        """List the JSON files of the folder by name; whether they hold findings only `read` can tell."""
         return sorted(self.path.glob("*.json")) if self.path.is_dir() else []
 
     def read(self, path: Path) -> Finding:
-        """The finding in a file of this folder. Raises CorpusError, also for a link that leads out of it."""
+        """Read the finding in a file of this folder. Raises CorpusError, also for a link that leads out of
+        it.
+        """
         self._require_inside(path, str(path))
         return read(path)
 
     def findings(self) -> list[Finding]:
-        """All findings, sorted by id. Raises CorpusError for the first file that is none."""
+        """Read all findings, sorted by id. Raises CorpusError for the first file that holds none."""
         return sorted((self.read(path) for path in self.files()), key=lambda finding: finding.id)
 
     def get(self, name: str | os.PathLike[str]) -> Finding:
-        """The finding that a name means, see `locate`."""
+        """Read the finding that a name means (see `locate`). Raises CorpusError."""
         return self.read(self.locate(name))
 
     def locate(self, name: str | os.PathLike[str]) -> Path:
-        """The file of an id, of a file's name or path in this folder, or of a case's id where that names one
-        finding only. Raises CorpusError.
+        """Find the file that a name means.
+
+        A name is an id, a file's name or path in this folder, or a case's id if one finding only has that
+        case. Raises CorpusError for a name that leads to no file, to several, or out of the folder.
         """
         text = os.fspath(name)
         path = Path(text)
@@ -87,30 +96,34 @@ class Corpus:
         return path
 
     def _require_inside(self, path: Path, name: str) -> None:
+        """Raise CorpusError unless a path, links followed, lies in this folder itself."""
         if os.path.dirname(os.path.realpath(path)) != os.path.realpath(self.path):
             raise CorpusError(f"{printable(name)}: not in {self.path}")
 
 
 def content(finding: Finding) -> bytes:
-    """What a finding's file holds: the same bits for the same finding."""
+    """Return what a finding's file holds: equal findings give equal bytes."""
     text = json.dumps(finding.to_json(), indent=1, allow_nan=False, ensure_ascii=False)
     return text.encode(errors="backslashreplace") + b"\n"  # for a lone surrogate, that is JSON's own escape
 
 
 def beside(path: Path) -> list[Path]:
-    """What was made from the finding in a file and lies there: plain files only."""
+    """List the plain files that were made from the finding in a file and lie beside it."""
     made = (path.with_suffix(suffix) for suffix in SIDE_FILES)
     return [file for file in made if file.is_file() and not file.is_symlink()]
 
 
 def delete(path: Path) -> None:
-    """Delete a finding's file and what lies beside it, where it exists."""
+    """Delete a finding's JSON file and what lies beside it, as far as they exist. Raises OSError."""
     for suffix in (".json", *SIDE_FILES):
         path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def write(path: Path, content: bytes) -> None:
-    """Put a file in place whole: after a crash there is either all of it or none."""
+    """Put a file in place whole: after a crash there is either all of it or nothing.
+
+    Folders on the way are made. Raises OSError, and then leaves no part of the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     try:

@@ -35,13 +35,18 @@ MOST_OF_TARGET = 128  # letters of it in an id: a file name has 255 at most
 class Finding:
     """A failing case, and what is known about it.
 
-    kind, message, tensor and place are those of the failed check (`checks.CheckFailure`). versions: of what
-    ran it, by name. seed: of the campaign. found: the date, in ISO form. unshrunk: the case on which the
-    failure was first seen, if it was larger. trace: where a serving loop failed, what it did; case is then
-    its last call. shrink: one of SHRINKS; None where nobody knows, as in older files. prelude: calls of the
-    same target that have to run before it in the same process for it to fail; none for most. reproduced:
-    False where it failed once and never again, alone or after the calls that had run before it, which are
-    then its prelude."""
+    The failure: `kind`, `message`, `tensor` and `place` are those of the failed check
+    (`failures.CheckFailure`), `target` and `backend` what it failed on and where that ran. If a serving loop
+    failed, `trace` holds what it did and `case` is its last call.
+
+    What it takes: `prelude` holds calls of the same target that must run before it in the same process for it
+    to fail, none for most findings. `reproduced` is False if it failed once and never again, neither alone
+    nor after the calls that had run before it, which are then its prelude.
+
+    Where it is from: `versions` of what ran it, by name; the `seed` of the campaign; `found`, the date in ISO
+    form; `unshrunk`, the case on which the failure was first seen, if it was larger; `shrink`, one of
+    SHRINKS, or None in older files, where nobody knows.
+    """
 
     case: Case
     target: str
@@ -61,22 +66,24 @@ class Finding:
 
     @property
     def format_version(self) -> int:
-        """The oldest version that holds this finding."""
+        """Return the oldest version that holds this finding."""
         return 2 if self.prelude or not self.reproduced else 1
 
     @property
     def call(self) -> Call:
-        """What fails: the case or the trace, and the relation that it is asked."""
+        """Return what fails: the case or the trace, and the relation that it is asked, if any."""
         return Call(self.trace or self.case, relation_of(self.kind))
 
     @property
     def operation(self) -> str:
+        """Name the operation of the case, or what the trace serves."""
         return self.case.op if self.trace is None else self.trace.op
 
     @property
     def id(self) -> str:
-        """Target, operation, kind, what it comes after, and case id, in letters that are safe in a file
-        name."""
+        """Join target, operation, kind, what it comes after, and case id, in letters that are safe in a file
+        name.
+        """
         subject = self.trace or self.case
         parts = [_safe(self.target)[-MOST_OF_TARGET:], subject.op, _safe(self.kind), subject.id]
         if self.format_version > 1:
@@ -85,7 +92,7 @@ class Finding:
         return "-".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict with `format_version`; `parse.finding_from_json` reads it back."""
+        """Return a JSON-ready dict with `format_version`; `parse.finding_from_json` reads it back."""
         # files have called the backend `lane` from the first
         names = {spec.name: spec.name for spec in dataclasses.fields(self)} | {"backend": "lane"}
         plain = {name: getattr(self, attribute) for attribute, name in names.items()}
@@ -113,18 +120,23 @@ class Finding:
 
 
 def shows_in_company(finding: Finding) -> bool:
-    """Whether a finding shows in a process of its own alone: with the calls before it, or with a look at the
-    heap after it."""
+    """Tell whether a finding shows only in a process of its own: after other calls, or in a later look at the
+    heap.
+    """
     return bool(finding.prelude) or not finding.reproduced or finding.message.startswith(DAMAGED)
 
 
 def today() -> str:
-    """The date of a finding made now, in UTC."""
+    """Return today's date in UTC, in ISO form."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def versions(device: str | None = None) -> dict[str, str]:
-    """Versions of what a finding depends on, from the installed packages' metadata: nothing is imported."""
+    """Look up the versions of what a finding depends on, by name; "none" for a package that is not installed.
+
+    They come from the installed packages' metadata, so nothing is imported. `device` names the GPU, None
+    stands for the CPU's architecture.
+    """
     known = {"python": platform.python_version(), "device": device or platform.machine()}
     for name in ("diffgdn", "torch", "triton", "numpy"):
         try:
@@ -135,5 +147,5 @@ def versions(device: str | None = None) -> dict[str, str]:
 
 
 def _safe(text: str) -> str:
-    """No separators of paths or of ids, and no leading dot."""
+    """Replace what separates paths or ids, and drop leading dots."""
     return re.sub(r"[^A-Za-z0-9_.]+", "_", text).strip("._") or "_"

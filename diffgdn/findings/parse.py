@@ -52,11 +52,13 @@ KIND = re.compile(r"[a-z][a-z_]{0,39}(\.[a-z_]{1,40})?")
 
 
 class CorpusError(ValueError):
-    """A file that is no finding, or a name that leads to none. The message is one line and names the file."""
+    """Raised for a file that is no finding and for a name that leads to none, in one line that names the
+    file.
+    """
 
 
 def read(path: Path) -> Finding:
-    """The finding in a file, wherever it lies. Raises CorpusError, in one line that names the file."""
+    """Read the finding in a file, wherever it lies. Raises CorpusError, in one line that names the file."""
     try:
         data = json.loads(
             _bytes(path).decode(),
@@ -76,7 +78,7 @@ def read(path: Path) -> Finding:
 
 
 def _bytes(path: Path) -> bytes:
-    """What a plain file holds, up to a size."""
+    """Read a plain file of up to MAX_BYTES. Raises CorpusError for others, OSError if it cannot be read."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would block
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -91,7 +93,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def printable(text: str) -> str:
-    """Text in one line, with escapes for what could move a cursor or end a line."""
+    """Put text on one line, with escapes for whatever could move a cursor or end a line."""
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape", "backslashreplace").decode()
         for one in text
@@ -99,12 +101,14 @@ def printable(text: str) -> str:
 
 
 def _integer(text: str) -> int:
+    """Read an integer of up to MOST_DIGITS digits; Python's own limit is larger."""
     if len(text) > MOST_DIGITS:
         raise CorpusError(f"an integer of {len(text)} digits")
     return int(text)
 
 
 def _number(text: str) -> float:
+    """Read a number that a float holds."""
     number = float(text)
     if math.isinf(number):
         raise CorpusError(f"{text:.40} is more than a float holds")
@@ -112,10 +116,12 @@ def _number(text: str) -> float:
 
 
 def _no_constant(name: str) -> float:
+    """Refuse NaN and infinities, which Python reads but JSON does not have."""
     raise CorpusError(f"{name} is not JSON")
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object whose fields have different names."""
     data = dict(pairs)
     if len(data) != len(pairs):
         raise CorpusError("a field is given twice")
@@ -123,8 +129,10 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def finding_from_json(data: Any) -> Finding:
-    """Build the finding that `Finding.to_json` wrote. Raises CorpusError for a version or a field that is
-    unknown, and for a value of the wrong type or beyond what a finding may hold.
+    """Build the finding that `Finding.to_json` wrote.
+
+    Raises CorpusError for a version or a field that is unknown, and for a value of the wrong type or beyond
+    what a finding may hold.
     """
     body = _body(data)
     _check_types(body)
@@ -133,7 +141,9 @@ def finding_from_json(data: Any) -> Finding:
 
 
 def _body(data: Any) -> dict[str, Any]:
-    """The fields of a finding of a known version: all that it must have, and no others."""
+    """Take the fields of a finding of a known version. Raises CorpusError unless all that it must have are
+    there, and no others.
+    """
     if not isinstance(data, dict):
         raise CorpusError(f"a finding is a JSON object, got {type(data).__name__}")
     version = data.get("format_version")
@@ -149,6 +159,7 @@ def _body(data: Any) -> dict[str, Any]:
 
 
 def _check_types(body: Mapping[str, Any]) -> None:
+    """Check the JSON type of every field."""
     for name, kinds in _FIELDS.items():
         if name not in body:
             continue
@@ -160,7 +171,7 @@ def _check_types(body: Mapping[str, Any]) -> None:
 
 
 def _check_words(body: Mapping[str, Any]) -> None:
-    """Check what is printed or compared as a word: one printable line each, or one of a few values."""
+    """Check what is printed or compared as a word: one printable line, or one of a few values."""
     for name in ("target", "tensor", "place"):
         _one_line(name, body[name] or "")
     for pair in body["versions"].items():
@@ -176,7 +187,7 @@ def _check_words(body: Mapping[str, Any]) -> None:
 
 
 def _built(body: dict[str, Any]) -> Finding:
-    """The finding of checked fields, its cases read and compared with each other."""
+    """Build the finding of checked fields: read its cases, and check that they belong together."""
     for name in ("case", "unshrunk"):
         if body[name] is not None:
             body[name] = _case(name, body[name])
@@ -194,11 +205,13 @@ def _built(body: dict[str, Any]) -> Finding:
 
 
 def _one_line(name: str, text: str) -> None:
+    """Check that text is short and printable."""
     if len(text) > MOST_LETTERS or not text.isprintable():
         raise CorpusError(f"{name}: expected up to {MOST_LETTERS} printable letters, got {text!r:.40}")
 
 
 def _date(text: str) -> None:
+    """Check that text is a date in ISO form."""
     try:
         datetime.date.fromisoformat(text)
     except ValueError:
@@ -221,7 +234,7 @@ def _case(name: str, data: dict[str, Any]) -> Case:
 
 
 def _sized(name: str, parse: Callable[[], Subject]) -> Subject:
-    """A case or a trace that a machine can be asked to run."""
+    """Read a case or a trace that a machine can be asked to run."""
     try:
         subject = parse()
     except (ValueError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Looking after a corpus: findings by bucket, which of them may go, and copies to hand on."""
+"""Looks after a corpus: groups findings by bucket, says which may go, and copies them to hand on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class Entry(NamedTuple):
 
 
 class Replayed(NamedTuple):
-    """An entry and what a replay made of it. status: as `campaign.replay` says it; kind: of the failure."""
+    """An entry and what its replay said: `status` as in `campaign.replay_findings`, `kind` of the failure if
+    it failed.
+    """
 
     entry: Entry
     status: str
@@ -33,7 +35,7 @@ class Replayed(NamedTuple):
 
 
 def grouped(entries: Iterable[Entry]) -> dict[Bucket, list[Entry]]:
-    """Entries by bucket, both in order, the smallest of each bucket first."""
+    """Group entries by bucket, in the order of buckets, the smallest entry of each bucket first."""
     groups: dict[Bucket, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(bucket.of(entry.finding), []).append(entry)
@@ -41,7 +43,7 @@ def grouped(entries: Iterable[Entry]) -> dict[Bucket, list[Entry]]:
 
 
 def _size(entry: Entry) -> tuple[int, int, int, str]:
-    """A trace by its steps, then what the call asks for, then how long it is to read."""
+    """Order entries by the steps of a trace, then by the elements of the call, then by length in print."""
     finding = entry.finding
     subject = finding.trace or finding.case
     steps = 0 if finding.trace is None else len(finding.trace.steps)
@@ -49,7 +51,8 @@ def _size(entry: Entry) -> tuple[int, int, int, str]:
 
 
 def dispensable(replayed: Sequence[Replayed]) -> list[tuple[Entry, str]]:
-    """What may go, and why: findings that are fixed, and larger ones of a bug that a smaller one still shows.
+    """List which entries may go and why: those that are FIXED, and larger ones of a bug that a smaller one
+    still shows.
 
     Examples stay, and so does what is flaky, could not be run, or fails in another way than it did.
     """
@@ -62,14 +65,15 @@ def dispensable(replayed: Sequence[Replayed]) -> list[tuple[Entry, str]]:
 
 
 def _as_it_did(one: Replayed) -> bool:
+    """Tell whether the replay failed with the kind of failure that the finding has."""
     return one.kind is not None and bucket.fault(one.kind) == bucket.fault(one.entry.finding.kind)
 
 
 def export(entries: Iterable[Entry], to: Path) -> list[str]:
     """Copy findings, with the script and the picture beside each, into a folder or a new ZIP file.
 
-    The same findings give the same bits. Returns the names of the files, sorted. Raises OSError, also where
-    the ZIP file, or in the folder a file of other content, is there already.
+    Equal findings give equal bytes. Returns the names of the files, sorted. Raises OSError, also if the ZIP
+    file is already there, or if the folder has a file of that name and other content.
     """
     files: dict[str, bytes] = {}
     for finding, path in entries:
@@ -87,11 +91,13 @@ def export(entries: Iterable[Entry], to: Path) -> list[str]:
 
 
 def _require_new(path: Path, content: bytes | None = None) -> None:
+    """Raise FileExistsError if a file is there, unless it has this content."""
     if path.exists() and (content is None or path.read_bytes() != content):
         raise FileExistsError(17, "it is there already", str(path))
 
 
 def _archive(files: dict[str, bytes]) -> bytes:
+    """Return a ZIP file of these contents, without dates."""
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w") as archive:
         for name in sorted(files):

@@ -1,9 +1,9 @@
-"""Whose code may run because a file says so.
+"""Decides whose code may run because a file says so.
 
 A finding names the target it failed on, and loading one that is not built in runs code. A finding may come
 from a stranger, who may name any code on this machine. So a name in a file is enough only for code that lies
-where the command is run: that is what the user works on. For all other code the user must say so. Imports no
-target.
+in the folder where the command is run: that is what the user works on. For all other code the user must say
+so. Imports no target.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ INSTALLED = {"site-packages", "dist-packages"}  # folders, also of an environmen
 
 
 def refusal(target: str, folder: Path | None = None) -> str | None:
-    """Why a target that a file names is not loaded unasked, in one line, or None.
+    """Say in one line why a target that a file names is not loaded unasked, or return None.
 
-    folder: the one where code is trusted; None for the current one. Nothing is imported.
+    `folder` is the one whose code is trusted, None the current one. Nothing is imported.
     """
     module = target.rpartition(":")[0]
     if target in BUILT_IN or not module:
@@ -35,14 +35,14 @@ def refusal(target: str, folder: Path | None = None) -> str | None:
 
 
 def _inside(place: Path, folder: Path) -> bool:
-    """Below the folder, links followed, and not installed there."""
+    """Tell whether a place lies below the folder, links followed, and not among installed packages."""
     place = place.resolve()
     return place.is_relative_to(folder) and not INSTALLED & set(place.parts)
 
 
 def _places(name: str, folder: Path) -> list[str] | None:
-    """Where a top-level module lies, as `targets` would import it: nowhere if there is none, None if it has
-    no place.
+    """List where `targets` would import a top-level module from: nothing if there is no such module, None if
+    it has no place.
     """
     if name in sys.stdlib_module_names:
         return None

@@ -87,10 +87,11 @@ def profile(config: pytest.Config) -> str:
 
 def shards(config: pytest.Config) -> int:
     """How often each property is run."""
-    asked = config.getoption("--diffgdn-shards")
+    asked: int | None = config.getoption("--diffgdn-shards")
     if asked is None:
         asked = 0 if profile(config) == "fuzz" else 1
-    return asked or getattr(config, "workerinput", {}).get("workercount", 1)
+    given: dict[str, int] = getattr(config, "workerinput", {})
+    return asked or given.get("workercount", 1)
 
 
 def register_profiles() -> None:

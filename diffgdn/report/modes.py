@@ -1,4 +1,4 @@
-"""How a campaign of each mode is shown: its words, its tables, and its part of the JSON file."""
+"""Show a campaign of each mode: its words, its tables, and its part of the JSON file."""
 
 from __future__ import annotations
 
@@ -24,11 +24,15 @@ from diffgdn.verdict.question import (
 
 @dataclass(frozen=True)
 class ModeReport:
-    """How one mode is shown.
+    """Describe how one mode is shown.
 
-    command: what a campaign does to its target. word: what is counted. tables: the first is shown while the
-    campaign runs. exact: whether exact cases are counted. to_json: more entries of the JSON file.
-    found: what came of a campaign that ran something, in place of its findings.
+    Attributes:
+        command: what a campaign does to its target, in words.
+        word: for one of what is counted.
+        tables: makes the tables; the first is shown while the campaign runs.
+        exact: whether exact cases are counted.
+        to_json: makes more entries of the JSON file.
+        found: says what came of a campaign that ran something, in place of its findings; None for those.
     """
 
     command: str
@@ -45,6 +49,7 @@ def taking_part(tally: Tally) -> dict[str, OperationTally]:
 
 
 def _share(share: float | None) -> str:
+    """Write an error as a share of its bound; "-" for None."""
     if share is None:
         return "-"
     if not math.isfinite(share) or share >= 1000:
@@ -53,6 +58,7 @@ def _share(share: float | None) -> str:
 
 
 def _relations(tally: Tally) -> Table:
+    """Make the table of relations."""
     table = empty_table()
     table.add_column("relation")
     for name in ("pairs", "does not apply", "s a pair", "worst / bound", "findings"):
@@ -73,6 +79,7 @@ def _relations(tally: Tally) -> Table:
 
 
 def _table(tally: Tally) -> Table:
+    """Make the table of operations."""
     table = empty_table()
     table.add_column("operation")
     for name in ("cases", "exact", "worst error / bound", "findings"):
@@ -110,22 +117,24 @@ def _traces(tally: Tally) -> Table:
 
 
 def _found(count: int) -> Text:
+    """Write a number of findings, in red; "-" for none."""
     return Text(str(count), style="bold red") if count else Text("-", style="dim")
 
 
 def _finite(share: float | None) -> float | None:
+    """Return a share that is finite, ready for JSON; None for any other."""
     return share if share is not None and math.isfinite(share) else None
 
 
 def _vacuous(tally: Tally) -> str:
-    """How many cases prove nothing."""
+    """Say how many cases prove nothing."""
     vacuous = tally.vacuity.vacuous
     share = f" ({percent(vacuous / tally.cases, 2)})" if vacuous else ""
     return f"{vacuous or 'none'} of them{share} {'let' if vacuous > 1 else 'lets'} a wrong result pass"
 
 
 def _relations_json(tally: Tally) -> dict[str, Any]:
-    """What was asked of pairs of calls. worst_share: null where bits were compared."""
+    """Return what was asked of pairs of calls, ready for JSON; worst_share is null if bits were compared."""
     return {
         name: {
             "pairs": one.pairs,

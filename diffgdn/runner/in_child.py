@@ -74,12 +74,15 @@ class InChild:
         self._child, self._spares = None, []
 
     def about(self, target: str | None) -> About:
-        return self._served(Request("about", (target,)), target)
+        about: About = self._served(Request("about", (target,)), target)
+        return about
 
     def document(self, finding: Finding, folder: Path, picture: bool) -> list[Path]:
         if finding.prelude:
             self._unused(finding.target)
-        return self._served(Request("document", (finding, folder, picture)), finding.target)
+        request = Request("document", (finding, folder, picture))
+        files: list[Path] = self._served(request, finding.target)
+        return files
 
     def run(
         self,

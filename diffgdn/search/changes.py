@@ -1,4 +1,4 @@
-"""Changes of a case that keep it valid, from which the moves of `moves` are made."""
+"""Changes of a case that give a valid case or None, of which the moves are made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from diffgdn.cases.case import Case
 
 
 def changed(case: Case, **changes: Any) -> Case | None:
-    """The case with changes, or None where they do not fit together."""
+    """Change fields of a case; None if they do not fit together.
+
+    With other lengths, heads or dimensions the tensors have other shapes: one edit a tensor is kept, moved to
+    the first element, and `only` is left out.
+    """
     if changes.keys() & {"lens", "H", "HV", "K", "V"}:
         # Positions lie in tensors of another shape now; the first of each tensor is always there.
         first = {edit.tensor: replace(edit, position=0) for edit in case.edits}
@@ -24,7 +28,11 @@ def changed(case: Case, **changes: Any) -> Case | None:
 def with_lengths(
     case: Case, lens: tuple[int, ...], keep: tuple[int, ...] | None = None, **changes: Any
 ) -> Case | None:
-    """The case with other lengths of the sequences `keep` (None: of all), and what goes by them."""
+    """Give the sequences numbered in `keep` (None for all) other lengths, and drop the other sequences.
+
+    Slots, buffer rows and trees go with their sequences; the buffer keeps as many spare steps as it has;
+    further changes may be given. Returns None if that is no valid case.
+    """
     keep = tuple(range(len(case.lens))) if keep is None else keep
     pool, longest = case.pool, max(lens)
     pool = replace(
@@ -46,6 +54,8 @@ def with_lengths(
 
 
 def smaller_numbers(n: int, *marks: int) -> list[int]:
-    """Numbers from 1 below n, the boldest step first."""
+    """List a few numbers from 1 up to n - 1, the boldest step first: 1, 2, some fractions of n, n - 1, and
+    `marks`.
+    """
     steps = (1, 2, n // 2, n - n // 4, n - n // 8, n - n // 16, n - 1)
     return sorted({m for m in (*steps, *marks) if 1 <= m < n})

@@ -2,11 +2,12 @@
 limit.
 
 A search goes in rounds. Each round generates until a kind of failure is met that has not been met before,
-then shrinks that kind alone; the next round counts it as passing and goes on. So every kind gets a shrink of
+then shrinks that kind only; the next round counts it as passing and goes on. So every kind gets a shrink of
 its own, and one that fails often cannot hide another. Kinds are those of `bucket.fault`.
 
 A shrink has two stages: structure (sequences, heads, dimensions, flags, laws), then content (which tokens,
-heads and channels matter)."""
+heads and channels matter).
+"""
 
 from __future__ import annotations
 
@@ -36,8 +37,10 @@ CONTENT_SHARE = 1 / 3  # of that time, kept for the second stage
 
 
 class Found(NamedTuple):
-    """One kind of failure: its smallest known case, that case's failure, and the case it was first seen
-    on. complete: False where there was no time to try all that might have been smaller.
+    """One kind of failure: its smallest known case, that case's failure, and the case on which it was first
+    seen.
+
+    `complete` is False if there was no time to try everything that might have been smaller.
     """
 
     case: Case
@@ -47,8 +50,9 @@ class Found(NamedTuple):
 
 
 class _Fails(Exception):
-    """Tells Hypothesis that a case fails. Raised from one line only, so that one round has one failure to
-    shrink.
+    """Tells Hypothesis that a case fails.
+
+    Raised from one line only, so that one round has one failure to shrink.
     """
 
     def __init__(self, case: Case, failure: CheckFailure) -> None:
@@ -67,7 +71,10 @@ class _Simplified(BaseException):
 
 
 class _Stop(BaseException):
-    """Leaves Hypothesis at once. Not an Exception: Hypothesis would take that for a failing case."""
+    """Leaves Hypothesis at once, with the exception that caused it, if any.
+
+    Not an Exception: Hypothesis would take that for a failing case.
+    """
 
     def __init__(self, cause: Exception | None = None) -> None:
         super().__init__()
@@ -75,21 +82,25 @@ class _Stop(BaseException):
 
 
 def _kind(failure: CheckFailure) -> str:
-    """What a round looks for, and a shrink must keep."""
+    """Name the kind of failure that a round looks for, and that a shrink must keep."""
     return bucket.fault(failure.kind)
 
 
 def _ignore(_: object) -> None:
-    """The callback of who does not listen."""
+    """Default callback: do nothing."""
 
 
 @dataclass
 class Search:
     """The function that Hypothesis calls, and what it remembers between calls.
 
-    Verdicts are remembered by case id: a case is run once, however often Hypothesis asks, and so gives one
-    answer. When a shrink has had its time, cases not seen before count as passing, unrun: Hypothesis then
-    ends soon, and with a failure it knows."""
+    Answers are remembered by case id: a case is run once, however often Hypothesis asks, and so gives one
+    answer. When a shrink has had its time, cases not seen before count as passing, without a run: Hypothesis
+    then ends soon, and with a failure that it knows.
+
+    The parameters are those of `find`. `found` holds each kind of failure met so far, `generated` counts the
+    cases generated outside of shrinks.
+    """
 
     run: Callable[[Case], Verdict]
     max_shrink_seconds: float = MAX_SHRINK_SECONDS
@@ -112,8 +123,10 @@ class Search:
     _ran_out: bool = False  # of time, in the shrink that is under way
 
     def __call__(self, case: Case) -> None:
-        """Answer Hypothesis: return for a case that passes, reject one that is refused, raise for one that
-        fails.
+        """Answer Hypothesis: return for a case that passes, reject one that the target refuses, raise for one
+        that fails.
+
+        Raises _Fails, _Simplified if the case was shrunk here, or _Stop.
         """
         shrinking = self._shrinking is not None
         if not shrinking:
@@ -134,13 +147,13 @@ class Search:
     def _simpler(
         self, case: Case, failure: CheckFailure, stage: Callable[[Case, dict[str, CheckFailure]], Case]
     ) -> tuple[Case, CheckFailure]:
-        """What a stage makes of a case, and its failure, which is of the same kind."""
+        """Let a stage shrink a case, and return the case and its failure, which is of the same kind."""
         failures = {case.id: failure}
         best = stage(case, failures)
         return best, failures[best.id]
 
     def _fails(self, candidate: Case, failures: dict[str, CheckFailure]) -> bool:
-        """Whether a case fails as the one being shrunk does; then its failure is taken down."""
+        """Run a case, note its failure in `failures`, and tell whether it is of the kind being shrunk."""
         answer = self._answer(candidate)
         if isinstance(answer, bool) or _kind(answer) != self._shrinking:
             return False
@@ -148,6 +161,7 @@ class Search:
         return True
 
     def _by_field(self, case: Case, failures: dict[str, CheckFailure]) -> Case:
+        """Shrink the structure of a case field by field."""
         return by_field.simplest(
             case,
             lambda candidate: self._fails(candidate, failures),
@@ -155,6 +169,7 @@ class Search:
         )
 
     def _content(self, case: Case, failures: dict[str, CheckFailure]) -> Case:
+        """Shrink the content of a case."""
         return sparsify.simplest(
             case,
             lambda candidate: self._fails(candidate, failures),
@@ -163,13 +178,13 @@ class Search:
         )
 
     def _late(self, until: float) -> bool:
-        """Whether the time for a stage is up; asked where there is something left to try."""
+        """Tell whether the time for a stage is up; asked only while there is something left to try."""
         late = self.clock() >= until
         self._ran_out |= late
         return late
 
     def _wanted(self, kind: str) -> bool:
-        """Whether a failure of this kind is the one this round shrinks; the first one seen becomes it."""
+        """Tell whether this round shrinks failures of this kind; the first kind seen becomes the one."""
         if self._shrinking is None:
             self.begin(kind, self.max_shrink_seconds * (FAULT_FACTOR if kind in FAULT_KINDS else 1))
         return self._shrinking is kind
@@ -182,7 +197,11 @@ class Search:
         self._structure_until = now + (limit * (1 - CONTENT_SHARE) if kind in sparsify.FAULTS else limit)
 
     def _answer(self, case: Case) -> CheckFailure | bool:
-        """The case's failure; True if the target refuses it; False if all is well."""
+        """Run a case unless it was run before; return its failure, True if the target refuses it, or False if
+        it passes.
+
+        Raises _Stop for a fault of the machinery.
+        """
         known = self._answers.get(case.id)
         if known is not None:
             return known
@@ -201,13 +220,15 @@ class Search:
         return answer
 
     def _finish(self, case: Case, failure: CheckFailure) -> Found:
-        """The second stage of a shrink, and what came of both."""
+        """Shrink the content of a case, if its kind of failure depends on numbers, and say what came of both
+        stages.
+        """
         if _kind(failure) in sparsify.FAULTS:
             case, failure = self._simpler(case, failure, self._content)
         return Found(case, failure, self.found[_kind(failure)].unshrunk, not self._ran_out)
 
     def resume(self, case: Case, kind: str, limit: float) -> Found | None:
-        """See `again`."""
+        """Shrink a failing case again; see `again`."""
         try:
             answer = self._answer(case)
             if isinstance(answer, bool) or _kind(answer) != kind:
@@ -218,8 +239,10 @@ class Search:
             raise stop.cause or stop from None
 
     def round(self, strategy: SearchStrategy[Case], max_examples: int, number: str) -> bool:
-        """Generate until a kind of failure is met that no earlier round has shrunk, then shrink it. Whether
-        there was one.
+        """Generate cases until a kind of failure is met that no earlier round has shrunk, then shrink it.
+
+        Returns whether there was one. Raises what `run` raises, and Unsatisfiable if the strategy gives no
+        case at all.
         """
 
         @seed(number)
@@ -279,17 +302,22 @@ def find(
     on_shrunk: Callable[[Found], None] = _ignore,
     by_field: bool = False,
 ) -> list[Found]:
-    """Failing cases of a strategy, shrunk, one for each kind of failure, in the order in which the kinds
-    were first seen.
+    """Look for failing cases of a strategy, and shrink one for each kind of failure.
 
-    run: gives a case's verdict; what it raises itself is the caller's fault and comes out of here unchanged.
-    max_examples: cases to generate, those of the shrinks not counted. deadline: when to stop generating, on
-    `clock`; a shrink then under way may still take its max_shrink_seconds. on_verdict: called for every case
-    that was run. on_failure: called once a kind, with the first, unshrunk failure, before shrinking starts.
-    on_shrunk: called once a kind, when its shrinking ends. ignore: kinds that count as passing. by_field:
-    shrink the case field by field, which takes far fewer runs than Hypothesis, whose shrinking knows the
-    strategy; only where every case of the operation may be run, not those of a menu alone. Crashes and hangs
-    are always shrunk so, for up to FAULT_FACTOR times as long."""
+    `run` gives a case's verdict; what it raises itself is the caller's fault and comes out of here unchanged.
+    `max_examples` is the number of cases to generate, those of the shrinks not counted. `deadline` says when
+    to stop generating, on `clock`, in seconds; a shrink then under way may still take its
+    `max_shrink_seconds`. `ignore` names kinds that count as passing.
+
+    `by_field` shrinks the structure field by field, which takes far fewer runs than Hypothesis, whose
+    shrinking knows the strategy. It may be set only if every case of the operation may be run, not those of a
+    menu only. Crashes and hangs are always shrunk so, for up to FAULT_FACTOR times as long.
+
+    `on_verdict` is called for every case that was run; `on_failure` once for each kind, with the first,
+    unshrunk failure, before shrinking starts; `on_shrunk` once for each kind, when its shrinking ends.
+
+    Returns one Found for each kind, in the order in which the kinds were first seen.
+    """
     search = Search(
         run, max_shrink_seconds, deadline, on_verdict, on_failure, ignore, clock, on_shrunk, by_field
     )
@@ -309,8 +337,8 @@ def again(
     max_seconds: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> Found | None:
-    """A failing case made as small as the time allows, field by field; None if it does not fail in that way.
+    """Make a failing case as small as the time allows, field by field; None if it does not fail in that way.
 
-    kind: of failure, as `CheckFailure.kind` has it. run: as for `find`.
+    `kind` is that of the failure, as `CheckFailure.kind` has it; `run` is that of `find`.
     """
     return Search(run, clock=clock).resume(case, bucket.fault(kind), max_seconds)

@@ -28,9 +28,11 @@ FLAGS: dict[str, Any] = {
 
 
 def _leap(case: Case) -> Iterator[Case | None]:
-    """The longest live and the longest padding sequence alone, of one token, of as many as they have, and of
-    all tokens, all else at its simplest. What fails of that saves many a step, which after a crash costs a
-    process each.
+    """Leave one sequence, all else at its simplest.
+
+    Tried are the longest live and the longest padding sequence, with one token, with as many as they have,
+    and one with all tokens. If one of these fails, it saves many a step, which after a crash costs a process
+    each.
     """
     slots = case.pool.indices or (0,) * len(case.lens)
     longest: dict[int, int] = {}
@@ -42,7 +44,9 @@ def _leap(case: Case) -> Iterator[Case | None]:
 
 
 def bare(case: Case, length: int, slot: int) -> Case | None:
-    """The simplest case of one sequence, in slot 0 or -1."""
+    """Make the simplest case of one sequence of `length` tokens, in slot 0 or -1; None if the operation has
+    none.
+    """
     pool = Pool(indices=(slot,)) if case.operation.has_pool else Pool(indices=())
     if case.operation.keeps_steps:
         pool = replace(pool, steps=max(1, length), buffer=1, rows=(slot,))
@@ -58,7 +62,10 @@ def bare(case: Case, length: int, slot: int) -> Case | None:
 
 
 def _sequences(case: Case) -> Iterator[Case | None]:
-    """One of few, half of many, then all but a part: of many each alone would take as many runs."""
+    """Keep one of few sequences, or half of many, then all but a part.
+
+    Of many sequences each alone would take as many runs.
+    """
     count = len(case.lens)
     everyone = tuple(range(count))
     kept: list[tuple[int, ...]] = [(n,) for n in everyone] if 1 < count <= FEW else []
@@ -73,6 +80,7 @@ def _sequences(case: Case) -> Iterator[Case | None]:
 
 
 def _heads(case: Case) -> Iterator[Case | None]:
+    """Take one query head with few value heads, as many value heads as query heads, then fewer of both."""
     ratio = case.HV // case.H
     pairs = [
         (1, 1),
@@ -88,8 +96,10 @@ def _heads(case: Case) -> Iterator[Case | None]:
 
 
 def _plainer_dims(dim: int) -> Iterator[int]:
-    """Plainer values of a dimension. To ask for another one says that the last has passed: so what fails from
-    some value on is found by bisection; what fails for multiples alone, by the smallest of the same power.
+    """Iterate over plainer values of a dimension: 16, then usual sizes, then by bisection.
+
+    To ask for another value says that the last one has passed: so what fails from some value on is found by
+    bisection, and what fails for multiples only, by the smallest of the same power of two.
     """
     if dim == SIMPLEST_DIM:
         return
@@ -107,6 +117,7 @@ def _plainer_dims(dim: int) -> Iterator[int]:
 
 
 def _dims(case: Case) -> Iterator[Case | None]:
+    """Make K and V plainer together, then each of them."""
     if case.K == case.V:
         for dim in _plainer_dims(case.K):
             yield changed(case, K=dim, V=dim)
@@ -120,6 +131,7 @@ def _dims(case: Case) -> Iterator[Case | None]:
 
 
 def _chunks(case: Case) -> Iterator[Case | None]:
+    """Take the shortest chunk, with sequences shorter in proportion, then as they are."""
     if not case.operation.is_chunked or case.chunk_size == SHORTEST_CHUNK:
         return
     ratio = case.chunk_size // SHORTEST_CHUNK
@@ -129,6 +141,7 @@ def _chunks(case: Case) -> Iterator[Case | None]:
 
 
 def _lengths(case: Case) -> Iterator[Case | None]:
+    """Shorten sequences: all of a dense batch together, else all to one token, then one after another."""
     chunk = case.chunk_size if case.operation.is_chunked else 2
     if not case.packed or case.batched:
         for length in smaller_numbers(case.lens[0], chunk, chunk + 1, case.lens[0] - chunk):
@@ -143,13 +156,16 @@ def _lengths(case: Case) -> Iterator[Case | None]:
 
 
 def _tail(case: Case) -> Iterator[Case | None]:
+    """Take fewer padding tokens after the last sequence."""
     for tail in [0, *smaller_numbers(case.tail, SHORTEST_CHUNK)] if case.tail else ():
         yield changed(case, tail=tail)
 
 
 def _plainest(case: Case) -> Iterator[Case | None]:
-    """All flags at their defaults, the pool compact and in fp32, with plain laws and without: so a case that
-    stays large, and has no time for one flag after the other, is at least plain."""
+    """Set all flags to their defaults and make the pool compact and fp32, with plain laws and without.
+
+    So a case that stays large, and has no time for one flag after the other, is at least plain.
+    """
     changes: dict[str, Any] = {**FLAGS, "pool": replace(case.pool, pitch=0, dtype=Pool.dtype)}
     kept, state = _laws(case)
     yield changed(case, **changes, gates=kept, values=state, edits=())
@@ -157,6 +173,7 @@ def _plainest(case: Case) -> Iterator[Case | None]:
 
 
 def _plain_laws(case: Case) -> Iterator[Case | None]:
+    """Draw tensors by the plainest laws: all of them, then gates or values only."""
     kept, state = _laws(case)
     yield changed(case, gates=kept, values=state, scale=None, edits=())
     yield changed(case, gates=kept)
@@ -164,10 +181,14 @@ def _plain_laws(case: Case) -> Iterator[Case | None]:
 
 
 def _laws(case: Case) -> tuple[Gates, Values]:
+    """Return the plainest gates and values that are of the case's kind: same gate formula, same kind of
+    state.
+    """
     return Gates(lower_bound=case.gates.lower_bound, raw=case.gates.raw), Values(state=case.values.state)
 
 
 def _edits(case: Case) -> Iterator[Case | None]:
+    """Drop all edits, then one of them, then move each to an earlier element."""
     if case.edits:
         yield changed(case, edits=())
     for n in range(len(case.edits)) if len(case.edits) > 1 else ():
@@ -180,7 +201,7 @@ def _edits(case: Case) -> Iterator[Case | None]:
 
 
 def _flags(case: Case) -> Iterator[Case | None]:
-    """Flags at their defaults: all, a half, a quarter, ... at a time."""
+    """Set flags to their defaults: all, a half, a quarter, ... at a time."""
     names = [name for name, default in FLAGS.items() if getattr(case, name) != default]
     size = len(names)
     while size:
@@ -190,6 +211,7 @@ def _flags(case: Case) -> Iterator[Case | None]:
 
 
 def gates(case: Case) -> Iterator[Case | None]:
+    """Set one field of the gates to its default, or take a constant law, or let g jump earlier."""
     yield from _nested(case, "gates", Gates)
     if case.gates.law not in ("zero", "constant", "exact") and case.values.law != "exact":
         yield changed(case, gates=replace(case.gates, law="constant", at=0))
@@ -199,6 +221,7 @@ def gates(case: Case) -> Iterator[Case | None]:
 
 
 def values(case: Case) -> Iterator[Case | None]:
+    """Set one field of the values to its default, or take smaller exponents or a smaller seed."""
     yield from _nested(case, "values", Values)
     for name in ("v_exponent", "q_exponent"):
         exponent = getattr(case.values, name)
@@ -210,6 +233,7 @@ def values(case: Case) -> Iterator[Case | None]:
 
 
 def _nested(case: Case, name: str, kind: type[Gates] | type[Values]) -> Iterator[Case | None]:
+    """Set each field of the gates or the values to its default, one at a time."""
     record = getattr(case, name)
     for spec in fields(kind):
         if getattr(record, spec.name) != spec.default:
@@ -217,6 +241,7 @@ def _nested(case: Case, name: str, kind: type[Gates] | type[Values]) -> Iterator
 
 
 def _parents(case: Case) -> Iterator[Case | None]:
+    """Take chains for trees, shorter trees, and trees in which one more token follows the one before it."""
     if not case.parents:
         return
     yield changed(case, parents=())

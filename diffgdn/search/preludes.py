@@ -1,4 +1,4 @@
-"""Makes calls that fail together fewer and simpler, in few runs: each takes a process of its own."""
+"""Makes calls that fail together fewer and simpler, in few runs: each run takes a process of its own."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ LIKEST = 3  # single calls that are tried first
 
 
 def shorter(confirm: Confirm, found: Confirmed, expired: Expired = lambda: False) -> Confirmed:
-    """A failure that takes a fresh process to show, after less of a prelude, usually one call, and on
-    simpler calls. Each step takes a process.
+    """Shorten the prelude of a failure that shows in a fresh process only after other calls, and make all
+    calls simpler.
 
-    What comes out has failed once more after its prelude, and once more not alone; else it is told as
-    what it has turned out to be.
+    Each step takes a process. What is returned has failed once more after its prelude, and has passed alone;
+    otherwise it is told as what it has turned out to be: a failure of one call, or one that was seen but does
+    not come back each time.
     """
     if found.alone or not found.reproduced:
         return found
@@ -51,11 +52,12 @@ def shorter(confirm: Confirm, found: Confirmed, expired: Expired = lambda: False
 def with_less(
     prelude: tuple[Call, ...], fails: Callable[[tuple[Call, ...]], bool], call: Call, expired: Expired
 ) -> tuple[Call, ...]:
-    """The shortest part of a prelude that still makes a call fail, as far as it was found in time.
+    """Return the shortest part of a prelude that still makes a call fail, as far as it was found in time.
 
-    First the calls that are most like the failing one, each alone: what is kept under too short a key is met
-    by a call that shares the key. Else one call that matters after the other, the latest first: it is the
-    last of the shortest beginning that fails, with those already known after it, which is found by bisection.
+    First the calls that are most like the failing one, each alone: what is cached under too short a key is
+    met by a call that shares the key. Otherwise one call that matters after the other, the latest first: it
+    is the last of the shortest beginning that fails together with those already known, which is found by
+    bisection.
     """
     if len(prelude) < 2:
         return prelude
@@ -81,7 +83,7 @@ def with_less(
 
 
 def _likeness(one: Call, other: Call) -> int:
-    """Fields that two calls share."""
+    """Count the fields that two calls share; -1 if they are of different operations."""
     a, b = one.subject, other.subject
     if type(a) is not type(b) or a.op != b.op:
         return -1
@@ -94,7 +96,9 @@ def simpler(
     fails: Callable[[tuple[Call, ...], Call], bool],
     expired: Expired,
 ) -> tuple[tuple[Call, ...], Call]:
-    """A prelude and a call that fail together and are simpler, where they are cases."""
+    """Make a prelude and a call simpler that fail together, and return both. Traces in a prelude stay as they
+    are.
+    """
     for first, second, barest in _bare(prelude[0], call) if len(prelude) == 1 else ():
         if not expired() and fails((first,), second):
             prelude, call = (first,), second
@@ -125,7 +129,7 @@ def _simplest_trace(
     fails: Callable[[tuple[Call, ...], Call], bool],
     expired: Expired,
 ) -> Trace:
-    """The smallest trace that fails after a prelude; what it fails with is not looked at."""
+    """Return the smallest trace found that fails after a prelude, in whatever way `fails` accepts."""
 
     def play(candidate: Trace) -> smaller.Outcome:
         failed = fails(prelude, Call(candidate))
@@ -135,12 +139,16 @@ def _simplest_trace(
 
 
 def _put(prelude: tuple[Call, ...], number: int, case: Case) -> tuple[Call, ...]:
+    """Put another case in the place of one call of a prelude."""
     return (*prelude[:number], replace(prelude[number], subject=case), *prelude[number + 1 :])
 
 
 def _bare(first: Call, second: Call) -> Iterator[tuple[Call, Call, bool]]:
-    """Two cases at their simplest but for what sets them apart, as what they share rarely matters: the dtype
-    alone, and whether nothing is left to leave out then; else all flags and sizes.
+    """Iterate over two cases at their simplest but for the fields in which they differ, since what they share
+    rarely matters.
+
+    First they keep the dtype only, then all flags and sizes that differ. The third value says that nothing is
+    left to leave out.
     """
     a, b = first.subject, second.subject
     if not isinstance(a, Case) or not isinstance(b, Case):
@@ -155,8 +163,9 @@ def _bare(first: Call, second: Call) -> Iterator[tuple[Call, Call, bool]]:
 
 
 def _simplest(case: Case, keep: tuple[str, ...]) -> Case:
-    """The simplest case of an operation with some fields of this one. Raises ValueError where they do not
-    fit."""
+    """Make the simplest case of an operation with some fields of this one. Raises ValueError if they do not
+    fit.
+    """
     bare = moves.bare(case, 1, 0)
     if bare is None:
         raise ValueError("no simplest case")

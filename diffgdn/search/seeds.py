@@ -1,4 +1,4 @@
-"""Seeds for the parts of a search, made from the seed of the whole."""
+"""Derives seeds for the parts of a search from the seed of the whole."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import hashlib
 
 
 def derive_seed(seed: int, *labels: object) -> int:
-    """A seed for one part of a campaign: other labels, another stream."""
+    """Derive a 64-bit seed for one part of a campaign; each sequence of labels gives a stream of its own."""
     text = "/".join(map(str, (seed, *labels)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])

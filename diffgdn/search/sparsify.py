@@ -1,7 +1,8 @@
-"""Makes the content of a failing case simpler, once its structure is as simple as it gets: zero tensors,
-tokens, heads and channels; ones and powers of two.
+"""Shrinks tensor contents: which tokens, heads and channels must be non-zero for a failure to remain.
 
-What is left in `Case.only` names the token and the channel that matter.
+It starts once the structure of a case is as simple as it gets, and tries zero tensors, then zero tokens,
+heads and channels, then ones and powers of two. What is left in `Case.only` names the token and the channel
+that matter.
 """
 
 from __future__ import annotations
@@ -35,15 +36,18 @@ def simplest(
     expired: Callable[[], bool] = lambda: False,
     hint: Callable[[Case], dict[str, int]] = lambda case: {},
 ) -> Case:
-    """The case with as little content as it still fails with, or as little as was left when time expired.
+    """Return the case with as little content as it still fails with, or as little as was left when time
+    expired.
 
-    fails: whether a case fails as `case` does. hint: where a case that fails is wrong, by words of
-    `bucket.numbers`: a first guess at what matters.
+    `fails` runs a case and says whether it fails as `case` does; `expired` is asked before every run. `hint`
+    says where a failing case is wrong, by the words of `bucket.numbers`: a first guess at what matters.
     """
     return _Content(case, fails, expired, hint).simplest()
 
 
 class _Content:
+    """The best case so far, and the ids of those that were run."""
+
     def __init__(
         self,
         case: Case,
@@ -55,6 +59,7 @@ class _Content:
         self.seen = {case.id}
 
     def simplest(self) -> Case:
+        """Take all steps in turn, the largest first."""
         self.try_case(gates=_no_gates(self.best))
         zero = replace(self.best.values, law="zero", v_exponent=0, q_exponent=0)  # gates go by the seed too
         if self.best.values.law == "zero" or self.try_case(values=zero, edits=()):
@@ -75,12 +80,12 @@ class _Content:
         return self.best
 
     def follow(self, *ways: Callable[[Case], Iterator[Case | None]]) -> None:
-        """Plainer laws for what is left."""
+        """Follow moves to plainer laws for what is left."""
         for move in ways:
             self.best = by_field.follow(move, self.best, self.fails, self.expired, self.seen)
 
     def try_case(self, **changes: Any) -> bool:
-        """Whether the best case with changes still fails; then it is the best."""
+        """Change fields of the best case. If it still fails, take it as the best. Returns whether it does."""
         try:
             candidate = replace(self.best, **changes)
         except ValueError:
@@ -94,16 +99,19 @@ class _Content:
         return True
 
     def try_only(self, entries: dict[str, Only]) -> bool:
-        """The same, with other entries for some tensors."""
+        """Give some tensors other entries in `only`, as `try_case` does. Returns whether the case still
+        fails.
+        """
         present = {one.tensor: one for one in self.best.only} | entries
         order = [name for name in AXES if name in present]
         return self.try_case(only=tuple(present[name] for name in order if present[name] != Only(name)))
 
     def entry(self, tensor: str) -> Only:
+        """Return what is kept of a tensor in the best case: all of it, if nothing is said."""
         return next((one for one in self.best.only if one.tensor == tensor), Only(tensor))
 
     def plain(self, tensor: str) -> bool:
-        """The tensor is as simple as its law can make it."""
+        """Tell whether a tensor is as simple as its law can make it."""
         if tensor == "g":
             return self.best.gates.law == "zero"
         if tensor == "beta":
@@ -111,7 +119,10 @@ class _Content:
         return self.best.values.law in ("zero", "ones")
 
     def reduce(self, axis: str, tensors: Sequence[str]) -> None:
-        """As few places of one axis as the failure needs, the same ones in all of these tensors."""
+        """Keep as few places of one axis as the failure needs, the same places in all of these tensors.
+
+        Heads may differ in number; a query head then stands for the value heads that it serves.
+        """
         sizes = {
             tensor: self.best.axes[tensor][axis]
             for tensor in tensors
@@ -138,7 +149,7 @@ class _Content:
         _fewest(sorted(current), self.guess(axis), still_fails)
 
     def guess(self, axis: str) -> int:
-        """The place along an axis where the best case is wrong."""
+        """Return the place along an axis where the best case is wrong, by the hint."""
         at, case = self.hint(self.best), self.best
         n = min(at.get("sequence", 0), len(case.lens) - 1)
         if axis == "tokens":
@@ -146,7 +157,7 @@ class _Content:
         return {"sequences": n, "heads": at.get("head", 0)}.get(axis, at.get(axis, 0))
 
     def values(self, tensors: Sequence[str]) -> None:
-        """Powers of two for what is left of each tensor."""
+        """Set what is left of each tensor to a power of two, with either sign."""
         for tensor in tensors:
             entry = self.entry(tensor)
             if entry == Only(tensor) or entry.empty or self.plain(tensor):
@@ -160,10 +171,12 @@ class _Content:
 
 
 def _no_gates(case: Case) -> Gates:
+    """Return gates at their defaults, in the case's own formula."""
     return Gates(lower_bound=case.gates.lower_bound, raw=case.gates.raw)
 
 
 def _plain(case: Case) -> Iterator[Case | None]:
+    """Take ones, or zeros if there are zeros already, and no gates, no scale and no edits."""
     values = replace(
         Values(state=case.values.state), law=case.values.law if case.values.law == "zero" else "ones"
     )
@@ -173,7 +186,7 @@ def _plain(case: Case) -> Iterator[Case | None]:
 
 
 def _values(case: Case) -> Iterator[Case | None]:
-    """Plainer values; zero ones stay zero."""
+    """Take plainer values; zeros stay zeros, and the kind of state stays."""
     for plainer in moves.values(case):
         if plainer is None or plainer.values.state != case.values.state:
             continue
@@ -182,17 +195,21 @@ def _values(case: Case) -> Iterator[Case | None]:
 
 
 def _with(entry: Only, axis: str, chosen: Kept | None) -> Only:
+    """Replace the places that an entry keeps on one axis."""
     changes: dict[str, Any] = {axis: chosen}
     return replace(entry, **changes)
 
 
 def _single(places: Kept | None) -> bool:
+    """Tell whether exactly one place is kept."""
     return places is not None and len(places) == 1 and isinstance(places[0], int)
 
 
 def _fewest(items: list[int], guess: int, still_fails: Callable[[list[int]], bool]) -> None:
-    """Find few items that still fail: the guess alone, or what is left when ever smaller parts are taken
+    """Look for few items that still fail: the guess alone, or what is left when ever smaller parts are taken
     out.
+
+    The result is what `still_fails` accepted last.
     """
     if len(items) < 2 or (guess in items and still_fails([guess])):
         return

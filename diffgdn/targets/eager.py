@@ -71,7 +71,7 @@ def _rows(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     dtype."""
     if case.operation.single_token:
         wide = case.H * case.K
-        q, k, v = arguments["mixed_qkv"].split([wide, wide, case.HV * case.V], dim=-1)
+        q, k, v = torch.split(arguments["mixed_qkv"], [wide, wide, case.HV * case.V], dim=-1)
     else:
         q, k, v = arguments["q"], arguments["k"], arguments["v"]
     q, k = q.reshape(case.tokens, case.H, case.K), k.reshape(case.tokens, case.H, case.K)

@@ -145,7 +145,7 @@ class WrongSize(ValueError):
         self.name = name
 
 
-def collected(
+def collect(
     results: Iterable[Result], arguments: Any, returned: Mapping[str, Tensor], layout: str
 ) -> dict[str, Tensor]:
     """Every result that a call left behind, of its shape, states as [V, K] whatever the layout, each in the

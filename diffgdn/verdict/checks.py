@@ -1,166 +1,48 @@
-"""The questions asked of a run, one exception class each, in a fixed order; the first that fails is the
-verdict.
+"""The questions asked of a run: each `check_...` raises its own class of failure, or returns None.
 
-A message names the operation, the tensor, the place and the size of the trouble, in that order.
+They are asked in a fixed order, and the first that fails is the verdict. A message names the operation, the
+tensor, the place and the size of the trouble, in that order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from diffgdn.cases.case import Case
 from diffgdn.reference import noise
-from diffgdn.tensors import poison
-from diffgdn.tensors.arena import Change
 from diffgdn.tensors.poison import Stray
-from diffgdn.tensors.results import result_of
+from diffgdn.tensors.region import Change
+from diffgdn.verdict.comparison import Comparison
 from diffgdn.verdict.failures import (
-    ALL,
     BeyondBound,
-    CheckFailure,
     GuardWritten,
     InputChanged,
-    KernelCrashed,
-    KernelHung,
-    KernelRaised,
     NeverWritten,
     NotExact,
     NotFinite,
     NotRepeatable,
     PoisonLeaked,
-    RelationBroken,
     SlotChanged,
 )
-
-__all__ = [
-    "ALL",
-    "BeyondBound",
-    "CheckFailure",
-    "Comparison",
-    "GuardWritten",
-    "InputChanged",
-    "KernelCrashed",
-    "KernelHung",
-    "KernelRaised",
-    "NeverWritten",
-    "NotExact",
-    "NotFinite",
-    "NotRepeatable",
-    "PoisonLeaked",
-    "RelationBroken",
-    "SlotChanged",
-    "bounded",
-    "describe_place",
-    "exact",
-    "finite",
-    "memory",
-    "not_shared",
-    "repeatable",
-    "slots",
-    "unwritten_mask",
-    "written",
-]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One result beside the oracle's, everything in float64 on the CPU and of one shape.
-
-    bound is the largest error that passes; noise what it is made from, without the final rounding.
-    """
-
-    case: Case
-    name: str
-    dtype: torch.dtype
-    got: Tensor
-    expected: Tensor
-    noise: Tensor
-    half_ulp: Tensor
-    unwritten: Tensor
-
-    @property
-    def error(self) -> Tensor:
-        return (self.got - self.expected).abs()
-
-    @property
-    def bound(self) -> Tensor:
-        return noise.bound_of(self.half_ulp, self.noise)
-
-    @cached_property
-    def overflows(self) -> Tensor:
-        """Elements that a correct kernel may round to infinity, as the format ends within the bound; False
-        for all where there is none, which takes no pass over them."""
-        most = torch.finfo(self.dtype).max
-        if self.got.numel():
-            size = max(-float(self.expected.min()), float(self.expected.max()))
-            bound = float(self.half_ulp.max()) + noise.MAX_SIGMAS * float(self.noise.max()) + noise.TINY
-            if not size + bound < most:  # not: of a NaN too
-                return noise.overflows(self.expected, self.bound, self.dtype)
-        return torch.zeros((), dtype=torch.bool)
-
-    @cached_property
-    def error_in_sigmas(self) -> Tensor:
-        """Each error, less the unavoidable final rounding, in sigmas, MAX_SIGMAS of which pass; 0 where the
-        format may end."""
-        excess = noise.error_in_sigmas(self.error, self.half_ulp, self.noise)
-        return excess.masked_fill_(self.overflows, 0.0) if self.overflows.any() else excess
-
-    @property
-    def share(self) -> float:
-        """Worst error, less the unavoidable final rounding, as a share of MAX_SIGMAS sigmas."""
-        return float(self.error_in_sigmas.max()) / noise.MAX_SIGMAS if self.got.numel() else 0.0
-
-    def worst(self) -> tuple[int, ...]:
-        """Index of the element whose error is the largest multiple of its bound."""
-        ratio = (self.error / self.bound).nan_to_num_(nan=torch.inf)
-        if self.overflows.any():
-            ratio.masked_fill_(self.overflows, 0.0)
-        return tuple(int(i) for i in torch.unravel_index(ratio.argmax(), ratio.shape))
-
-    @property
-    def origins(self) -> list[int]:
-        """For each row of the result its token (o, steps), chunk (boundary) or sequence (state, final) in the
-        whole batch: a result holds only what the operation leaves behind."""
-        rows = result_of(self.case, self.name).rows
-        return list(range(self.got.shape[0]) if rows is None else rows)
-
-    def place(self, index: tuple[int, ...]) -> str:
-        """An index in the words of the result: sequence, token, head, row, column."""
-        return describe_place(self.case, self.name, (self.origins[index[0]], *index[1:]))
-
-    def first(self, mask: Tensor) -> tuple[int, ...]:
-        return tuple(int(i) for i in mask.nonzero()[0])
-
-
-def describe_place(case: Case, name: str, index: tuple[int, ...]) -> str:
-    """Words for an index into a result of a case (see `oracle.Expected` for the shapes)."""
-    if name in ("o", "steps"):
-        sequence = max(n for n in range(len(case.lens)) if case.starts[n] <= index[0] and case.lens[n] > 0)
-        words = [f"sequence {sequence}", f"token {index[0] - case.starts[sequence]}"]
-    elif name == "boundary":
-        chunk, sequence = index[0], 0
-        while chunk >= -(-case.lens[sequence] // case.chunk_size):
-            chunk -= -(-case.lens[sequence] // case.chunk_size)
-            sequence += 1
-        words = [f"sequence {sequence}", f"chunk {chunk}"]
-    else:
-        words = [f"sequence {index[0]}"]
-    words.append(f"head {index[1]}")
-    words += [f"{axis} {i}" for axis, i in zip(("V", "K"), index[2:], strict=False)]
-    return "(" + ", ".join(words) + ")"
 
 
 def _count(mask: Tensor) -> str:
     return f"{int(mask.sum())} of {mask.numel()} elements"
 
 
-def memory(case: Case, change: Change | None) -> None:
-    """Nothing outside the documented writes differs from the snapshot: inputs, guards, gaps."""
+def _first(mask: Tensor) -> tuple[int, ...]:
+    """Index of the first True."""
+    return tuple(int(i) for i in mask.nonzero()[0])
+
+
+def check_memory(case: Case, change: Change | None) -> None:
+    """Raise InputChanged if a read-only input was written, GuardWritten if a guard zone or a gap was.
+
+    change: the first one outside the documented writes, if any; `check_slots` speaks of pool and buffer.
+    """
     if change is None or (change.where == "element" and change.tensor in ("state", "buffer")):
         return
     if change.where == "element":
@@ -174,20 +56,22 @@ def memory(case: Case, change: Change | None) -> None:
         case.op,
         change.tensor,
         f"at element {change.offset}",
-        f"memory {side(change)} was written ({change.count} 16-bit words changed)",
+        f"memory {describe_side(change)} was written ({change.count} 16-bit words changed)",
     )
 
 
-def side(change: Change) -> str:
-    """Where memory that is no element of a tensor lies."""
+def describe_side(change: Change) -> str:
+    """Say on which side of a tensor changed memory lies that is none of its elements."""
     if change.offset < 0:
         return "before its start"
     return "past its end" if change.where == "guard" else "between its rows or slots"
 
 
-def fresh(case: Case, stray: Stray | None, name: str | None) -> None:
-    """Nothing was written beside memory that the call itself allocated. name: of the result that lies in it,
-    None for a workspace."""
+def check_fresh_memory(case: Case, stray: Stray | None, name: str | None) -> None:
+    """Raise GuardWritten if the call wrote beside memory that it had allocated itself.
+
+    name: of the result that lies in that memory; None for a workspace.
+    """
     if stray is not None:
         where = "before its start" if stray.offset < 0 else "past its end"
         shape = f"{list(stray.tensor.shape)} {str(stray.tensor.dtype).removeprefix('torch.')}"
@@ -199,8 +83,12 @@ def fresh(case: Case, stray: Stray | None, name: str | None) -> None:
         )
 
 
-def slots(case: Case, change: Change | None) -> None:
-    """Slots and buffer rows that the operation does not write are bit-identical."""
+def check_slots(case: Case, change: Change | None) -> None:
+    """Raise SlotChanged if a slot or buffer row was written that the operation must leave alone.
+
+    A dense state that must only be read counts as an input: InputChanged. change: the first one outside the
+    documented writes, if any.
+    """
     if change is None or change.where != "element" or change.tensor not in ("state", "buffer"):
         return
     row = change.index[0]
@@ -224,27 +112,34 @@ def slots(case: Case, change: Change | None) -> None:
     )
 
 
-def written(comparison: Comparison) -> None:
-    """Every element of a result was written."""
+def check_written(comparison: Comparison) -> None:
+    """Raise NeverWritten if an element of a result still holds what its memory was filled with."""
     mask = comparison.unwritten
     if mask.any():
-        index = comparison.first(mask)
+        index = _first(mask)
         raise NeverWritten(
             comparison.case.op, comparison.name, comparison.place(index), f"never written ({_count(mask)})"
         )
 
 
-def finite(
-    comparison: Comparison, clean: Callable[[], Tensor | None], source: Callable[[Tensor], str | None]
+def check_finite(
+    comparison: Comparison,
+    clean: Callable[[], Tensor | None] = lambda: None,
+    source: Callable[[Tensor], str | None] = lambda mask: None,
 ) -> None:
-    """Finite where the oracle is. `clean` gives the same result from a run without poison, to tell a leak
-    from an overflow; `source` the memory that leaked into the elements of a mask, in words."""
+    """Raise if an element is infinite or NaN that a correct kernel leaves finite.
+
+    PoisonLeaked if all such elements are finite once no memory holds poison, else NotFinite.
+
+    clean: gives the result, in the comparison's shape, of a run without poison; None if there is none.
+    source: names the memory that leaked into the elements of a mask; None if it is not known.
+    """
     mask = ~comparison.got.isfinite()
     if mask.any():
         mask &= ~comparison.overflows
     if not mask.any():
         return
-    index = comparison.first(mask)
+    index = _first(mask)
     rerun = clean()
     if rerun is not None and bool(rerun[mask].isfinite().all()):
         raise PoisonLeaked(
@@ -267,8 +162,8 @@ def _named(source: str | None) -> str:
     return "" if source is None else f": {source}"
 
 
-def exact(comparison: Comparison) -> None:
-    """Bit for bit what the oracle says, signs of zeros apart."""
+def check_exact(comparison: Comparison) -> None:
+    """Raise NotExact unless every element equals the oracle's; the sign of a zero is free."""
     mask = comparison.got != comparison.expected
     if mask.any():
         index = comparison.worst()
@@ -281,8 +176,8 @@ def exact(comparison: Comparison) -> None:
         )
 
 
-def bounded(comparison: Comparison) -> None:
-    """Every error within its bound."""
+def check_bounded(comparison: Comparison) -> None:
+    """Raise BeyondBound if an error is larger than the bound of its element."""
     if comparison.share > 1.0:
         mask = comparison.error_in_sigmas > noise.MAX_SIGMAS
         index = comparison.worst()
@@ -297,17 +192,20 @@ def bounded(comparison: Comparison) -> None:
         )
 
 
-def repeatable(case: Case, first: Tensor, second: Tensor, names: str) -> None:
-    """Two runs from the same memory left the same bits."""
+def check_repeatable(case: Case, first: Tensor, second: Tensor, name: str) -> None:
+    """Raise NotRepeatable unless two runs from the same memory left the same bits.
+
+    first, second: int16, the words of a result or of the memory. name: of the result, or "memory".
+    """
     if not torch.equal(first, second):
         count = int((first != second).sum())
         raise NotRepeatable(
-            case.op, names, None, f"the same call twice gave different bits ({count} 16-bit words)"
+            case.op, name, None, f"the same call twice gave different bits ({count} 16-bit words)"
         )
 
 
-def not_shared(case: Case, name: str, shared: bool) -> None:
-    """A second call's result is not the memory that the first call returned."""
+def check_not_shared(case: Case, name: str, shared: bool) -> None:
+    """Raise NotRepeatable if a second call returned the memory that the first had returned."""
     if shared:
         raise NotRepeatable(
             case.op,
@@ -315,8 +213,3 @@ def not_shared(case: Case, name: str, shared: bool) -> None:
             None,
             "the second call returned the memory of the first call's result, and overwrote it",
         )
-
-
-def unwritten_mask(tensor: Tensor, pattern: int = poison.FRESH) -> Tensor:
-    """Where a result in its own dtype still holds what its memory started with."""
-    return poison.unwritten(tensor, pattern).view(tensor.shape)

@@ -1,9 +1,9 @@
-"""Run one case on one target, compare it with the oracle, and reach a verdict. In this process."""
+"""Runs one case on one target in this process, compares it with the oracle, and reaches a verdict."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,21 +12,24 @@ from torch import Tensor
 from diffgdn.backend import interpreter
 from diffgdn.cases.case import Case
 from diffgdn.reference import noise
-from diffgdn.reference.noise import Reference
 from diffgdn.targets import Target
-from diffgdn.tensors import arena, inputs
+from diffgdn.tensors import inputs
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import Data
-from diffgdn.tensors.poison import FRESH, PoisonedEmpty
-from diffgdn.tensors.results import WrongSize, collected, of_truth, result_of, results_of
-from diffgdn.verdict import calibration, checks, leak_source
-from diffgdn.verdict.checks import CheckFailure, Comparison
-from diffgdn.verdict.failures import Errors, Verdict
+from diffgdn.tensors.layout import arrange
+from diffgdn.tensors.poison import PoisonedEmpty
+from diffgdn.tensors.results import WrongSize, collect, results_of
+from diffgdn.verdict import checks, leak_source
+from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
+from diffgdn.verdict.error_counts import count_errors
+from diffgdn.verdict.failures import CheckFailure, Errors, KernelRaised, Verdict
 
 GPU_ORACLE_STATE = 50_000  # elements of all states from which the oracle is quicker on the GPU
 
 
 class _Clock:
+    """Adds up the seconds of each part of a run, by name."""
+
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
@@ -40,21 +43,21 @@ class _Clock:
 
 
 def device_of(backend: str) -> str:
-    """Where a backend's tensors live."""
+    """Name the torch device of a backend's tensors: "cuda" or "cpu"."""
     return "cuda" if backend == "gpu" else "cpu"
 
 
 def oracle_device(case: Case, backend: str) -> str:
-    """Where the oracle is quicker on a case."""
+    """Name the torch device on which the oracle is quicker for a case."""
     elements = len(case.lens) * case.HV * case.K * case.V
     return device_of(backend) if elements >= GPU_ORACLE_STATE else "cpu"
 
 
 def run(case: Case, target: Target, backend: str, explain: bool = False, errors: bool = False) -> Verdict:
-    """The verdict on one case. A kernel's fault never raises; errors of the framework itself do.
+    """Run one case and judge it. A kernel's fault never raises; errors of the framework itself do.
 
-    explain: trace a leak to the memory that it comes from, which takes some fifteen calls more. errors: with
-    the distribution of all errors that have a bound, also of the one that fails.
+    explain: trace a leak to the memory that it comes from, which takes some fifteen calls more. errors: count
+    the errors of every result that has a bound, the one that fails included.
     """
     refusal = target.refuses(case, backend)
     if refusal is not None:
@@ -87,7 +90,7 @@ def run(case: Case, target: Target, backend: str, explain: bool = False, errors:
 
 
 def assert_correct(case: Case, target: Target, backend: str) -> Verdict:
-    """Like `run`, raising the failure if there is one."""
+    """Run one case and judge it, as `run` does. Raises the CheckFailure, if there is one."""
     verdict = run(case, target, backend)
     if verdict.failure is not None:
         raise verdict.failure
@@ -95,14 +98,19 @@ def assert_correct(case: Case, target: Target, backend: str) -> Verdict:
 
 
 def is_repeated(case: Case, backend: str) -> bool:
-    """Whether a case's call is made twice. In the interpreter, which is sequential, one case in four is
-    enough."""
+    """Whether a case's call is made twice: on a GPU always; for one case in four in the interpreter, which is
+    sequential."""
     return backend != "interpret" or int(case.id[0], 16) % 4 == 0
 
 
 class Run:
-    """One case on one target: its calls, and what they return. `diffgdn.verdict.serving` makes calls of its
-    own with it."""
+    """One case on one target: its calls, and what they return.
+
+    exact: nothing in the case rounds. shares: worst error of each result as a share of its bound. errors: of
+    each result, if `collects`. current: the comparison that is being checked. arguments: of the case's own
+    call. fresh: memory that the latest call allocated. `relations` and `serving` make calls of their own with
+    it.
+    """
 
     def __init__(
         self, case: Case, target: Target, backend: str, explain: bool, collects: bool = False
@@ -115,66 +123,69 @@ class Run:
         self.errors: list[Errors] = []
         self.current: Comparison | None = None
         self.arguments: Arguments | None = None
-        self.fresh = PoisonedEmpty()  # of the latest call
+        self.fresh = PoisonedEmpty()
 
     def judge(self, clock: _Clock) -> None:
-        """Ask every question in order; the first that fails raises its CheckFailure."""
+        """Make the call, then ask every check in order. Raises the first CheckFailure."""
         case, contract = self.case, self.target.contract(self.case.op)
         with clock("inputs"):
             data = inputs.draw(case)
-            self.arguments = arena.arrange(case, data, self.device, self.target.layout)
+            self.arguments = arrange(case, data, self.device, self.target.layout)
         with clock("kernel"):
             returned = self.call(self.arguments)
         with clock("checks"):
-            change = self.arguments.changes()
-            checks.memory(case, change)
+            change = self.arguments.find_change()
+            checks.check_memory(case, change)
             self.check_fresh(returned)
             patterns = {name: self.fresh.pattern(tensor) for name, tensor in returned.items()}
             results = {name: tensor.cpu() for name, tensor in self.results(self.arguments, returned).items()}
         with clock("oracle"):
             device = oracle_device(case, self.backend)
-            reference = noise.reference(case, data, contract, kept_in(case, results), device)
+            reference = noise.reference(case, data, contract, received_dtypes(case, results), device)
             self.exact = reference.exact
         with clock("checks"):
-            for comparison in comparisons(case, results, reference, patterns):
+            for comparison in compare_results(case, results, reference, patterns):
                 self.current = comparison
-                checks.written(comparison)
-                checks.finite(
+                checks.check_written(comparison)
+                checks.check_finite(
                     comparison,
-                    lambda: self._clean(data).get(comparison.name),  # noqa: B023 (called at once)
-                    lambda mask: self._leak(data, comparison.name, mask),  # noqa: B023
+                    lambda: self._results_without_poison(data).get(comparison.name),  # noqa: B023 (called at once)
+                    lambda mask: self._name_leak(data, comparison.name, mask),  # noqa: B023
                 )
                 if self.exact:
-                    checks.exact(comparison)
+                    checks.check_exact(comparison)
                 else:
                     self.shares[comparison.name] = comparison.share
                     if self.collects:
-                        self.errors.append(calibration.errors(comparison))
-                    checks.bounded(comparison)
+                        self.errors.append(count_errors(comparison))
+                    checks.check_bounded(comparison)
             self.current = None
-            checks.slots(case, change)
+            checks.check_slots(case, change)
         with clock("kernel"):
-            self._repeat(returned, results)
+            self._check_repeats(returned, results)
 
     def release(self) -> None:
-        """Give a far pool's memory back at once."""
+        """Drop the arguments; on a GPU give a far pool's memory back at once."""
         far = self.arguments is not None and self.arguments.far is not None
         self.arguments = None
         if far and self.device == "cuda":
             torch.cuda.empty_cache()
 
     def check_fresh(self, returned: dict[str, Tensor]) -> None:
-        """Nothing was written beside memory that the latest call allocated."""
+        """Raise GuardWritten if the latest call wrote beside memory that it had allocated."""
         stray = self.fresh.stray()
         if stray is not None:
             place = stray.tensor.untyped_storage().data_ptr()
             names = [name for name, t in returned.items() if t.untyped_storage().data_ptr() == place]
-            checks.fresh(self.case, stray, names[0] if names else None)
+            checks.check_fresh_memory(self.case, stray, names[0] if names else None)
 
     def call(
         self, arguments: Arguments, zeros: bool = False, only: tuple[int, str] | None = None
     ) -> dict[str, Tensor]:
-        """What the target returns, fresh memory poisoned. Raises KernelRaised."""
+        """Call the target once, fresh memory poisoned. Raises KernelRaised.
+
+        zeros, only: as in `PoisonedEmpty`. Returns what the target returns, by name of the result.
+        """
         self.fresh = PoisonedEmpty(zeros, only)
         try:
             with self.fresh:
@@ -183,23 +194,24 @@ class Run:
                 torch.cuda.synchronize()
         except Exception as error:
             message = interpreter.explain(str(error).strip()) or "no message"
-            raise checks.KernelRaised(
-                self.case.op, None, None, f"{type(error).__name__}: {message}"
-            ) from error
+            raise KernelRaised(self.case.op, None, None, f"{type(error).__name__}: {message}") from error
         return returned
 
     def results(self, arguments: Arguments, returned: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Every result that this case has and the target returns, see `results.collected`. Raises
+        """Collect every result that this case has and the target returns, see `results.collect`. Raises
         KernelRaised for one of another size."""
         try:
-            return collected(results_of(self.case), arguments, returned, arguments.layout)
+            return collect(results_of(self.case), arguments, returned, arguments.layout)
         except WrongSize as error:
-            raise checks.KernelRaised(self.case.op, error.name, None, str(error)) from None
+            raise KernelRaised(self.case.op, error.name, None, str(error)) from None
 
-    def _clean(self, data: Data) -> dict[str, Tensor]:
-        """Results of the same case with zeros for all poison: padding tokens, unnamed slots, guards, fresh
-        memory."""
-        arguments = self._calm(data)
+    def _results_without_poison(self, data: Data) -> dict[str, Tensor]:
+        """Make the call with zeros for all poison (padding tokens, unnamed slots, guards, fresh memory).
+
+        Returns results in float64 on the CPU, the current one in its comparison's shape; none if the call
+        raises.
+        """
+        arguments = self._without_poison(data)
         try:
             returned = self.call(arguments, zeros=True)
         except CheckFailure:
@@ -212,20 +224,21 @@ class Run:
             for name, tensor in results.items()
         }
 
-    def _calm(self, data: Data) -> Arguments:
-        """Arguments without poison."""
+    def _without_poison(self, data: Data) -> Arguments:
+        """Lay the tensors out with zeros for all poison, padding tokens included."""
         calm = {
             name: torch.nan_to_num(tensor, nan=0.0) if tensor.is_floating_point() else tensor
             for name, tensor in data.items()
         }
-        return arena.arrange(self.case, calm, self.device, self.target.layout, zeros=True)
+        return arrange(self.case, calm, self.device, self.target.layout, zeros=True)
 
-    def _leak(self, data: Data, name: str, mask: Tensor) -> str | None:
-        """What memory makes elements of a result not finite: the call again, with parts of the poison."""
+    def _name_leak(self, data: Data, name: str, mask: Tensor) -> str | None:
+        """Name the memory that makes the elements in the mask not finite, by calls with parts of the poison;
+        None if that is not asked for or no part does so alone."""
         if not self.explain:
             return None
-        poisoned = arena.arrange(self.case, data, self.device, self.target.layout)
-        calm = self._calm(data)
+        poisoned = arrange(self.case, data, self.device, self.target.layout)
+        calm = self._without_poison(data)
 
         def leaks(words: Tensor | None = None, only: tuple[int, str] | None = None) -> bool:
             calm.restore()
@@ -237,10 +250,10 @@ class Run:
                 return False
             return not bool(result.cpu().reshape(mask.shape)[mask].isfinite().all())
 
-        return leak_source.source(poisoned, calm, leaks, lambda: self.fresh.allocated)
+        return leak_source.find_source(poisoned, calm, leaks, lambda: self.fresh.allocated)
 
-    def _repeat(self, returned: dict[str, Tensor], first: dict[str, Tensor]) -> None:
-        """A second run from the same memory."""
+    def _check_repeats(self, returned: dict[str, Tensor], first: dict[str, Tensor]) -> None:
+        """Make the call again from the same memory, if it is to be repeated. Raises NotRepeatable."""
         if not is_repeated(self.case, self.backend):
             return
         assert self.arguments is not None
@@ -259,41 +272,13 @@ class Run:
                 and place not in passed
                 and place == returned[name].untyped_storage().data_ptr()
             )
-            checks.not_shared(self.case, name, bool(shared))
+            checks.check_not_shared(self.case, name, bool(shared))
         results = self.results(self.arguments, again)
         for name, tensor in first.items():
-            checks.repeatable(self.case, _words(tensor), _words(results[name].cpu()), name)
-        checks.repeatable(self.case, after, self.arguments.bits(), "memory")
-
-
-def kept_in(case: Case, results: Mapping[str, Tensor]) -> list[tuple[str, torch.dtype]]:
-    """Of each result of a run, the truth that it is compared with, and the dtype that it came in."""
-    return [(result_of(case, name).truth, tensor.dtype) for name, tensor in results.items()]
-
-
-def comparisons(
-    case: Case, results: dict[str, Tensor], reference: Reference, patterns: Mapping[str, int] | None = None
-) -> Iterator[Comparison]:
-    """Each result of a run (as `results_of` names them, on the CPU and in its own dtype) beside the
-    reference. patterns: what the memory of a result started with, where that is not poison.FRESH."""
-    truth = reference.truth.items()
-    for name, got in results.items():
-        result = result_of(case, name)
-        wanted = of_truth(result, truth[result.truth]).cpu()
-        noises = of_truth(result, reference.noise[result.truth]).cpu()
-        last = noise.last_rounding(wanted, noises, got.dtype)
-        got = got.reshape(wanted.shape)
-        yield Comparison(
-            case,
-            name,
-            got.dtype,
-            got.double(),
-            wanted,
-            noises,
-            last,
-            checks.unwritten_mask(got, (patterns or {}).get(name, FRESH)),
-        )
+            checks.check_repeatable(self.case, _words(tensor), _words(results[name].cpu()), name)
+        checks.check_repeatable(self.case, after, self.arguments.bits(), "memory")
 
 
 def _words(tensor: Tensor) -> Tensor:
+    """Copy or view a tensor's memory as int16 words, [words]."""
     return tensor.reshape(-1).contiguous().view(torch.int16)

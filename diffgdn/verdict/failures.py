@@ -14,7 +14,7 @@ from diffgdn.verdict.histogram import Histogram
 
 if TYPE_CHECKING:
     from diffgdn.cases.prelude import Call
-    from diffgdn.verdict.checks import Comparison
+    from diffgdn.verdict.comparison import Comparison
 
 
 DAMAGED = "it damages the heap of the process"  # how the message of such a crash begins
@@ -193,7 +193,7 @@ class Verdict:
     did not come again when the case was run alone in a fresh process. step: of a trace, the one that failed;
     case is then the trace's last call. rejected: of each wrong result that could apply, whether the checks
     reject it; errors: of each result that has a bound; both only where they were asked for
-    (`diffgdn.verdict.vacuity`, `diffgdn.verdict.calibration`). before: of a failure, the calls of the same
+    (`diffgdn.verdict.vacuity`, `diffgdn.verdict.error_counts`). before: of a failure, the calls of the same
     target that its process had run, as far as it remembers.
     """
 

@@ -1,7 +1,7 @@
 """Counts of how many sigmas errors come to, in bins of even width on a log scale.
 
 Imports no torch: the process that adds a campaign's counts up need not wait for it.
-`diffgdn.verdict.calibration` fills them.
+`diffgdn.verdict.error_counts` fills them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Which memory leaked into a result: the call is made again and again with ever smaller parts of the poison,
-everything else being zero.
+"""Finds the memory that leaked into a result: makes the call again and again with ever smaller parts of the
+poison, everything else being zero.
 """
 
 from __future__ import annotations
@@ -9,30 +9,36 @@ from typing import Protocol
 
 from torch import Tensor
 
-from diffgdn.tensors.arena import Arguments, Change
+from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.poison import Fresh
-from diffgdn.verdict.checks import side
+from diffgdn.tensors.region import Change
+from diffgdn.verdict.checks import describe_side
 
 
 class Leaks(Protocol):
-    """Whether the result is not finite with poison in words of the arena, or in a part of fresh memory."""
+    """Makes the call with a part of the poison; whether the result is then not finite.
+
+    words: of the arena, int64; None for none. only: the number of one fresh tensor and the part of it, as in
+    `PoisonedEmpty`.
+    """
 
     def __call__(self, words: Tensor | None = None, only: tuple[int, str] | None = None) -> bool: ...
 
 
-def source(
+def find_source(
     poisoned: Arguments, calm: Arguments, leaks: Leaks, fresh: Callable[[], Sequence[Fresh]]
 ) -> str | None:
-    """The memory that leaks, in words; None if no part of it does so alone.
+    """Name the memory that leaks; None if no part of it does so alone.
 
-    fresh: what the latest call allocated.
+    poisoned, calm: the arguments with poison and without, neither called with yet. fresh: gives the memory
+    that the latest call allocated.
     """
-    words = poisoned.poisoned(calm)
+    words = poisoned.poisoned_words(calm)
     if words.numel() and leaks(words):
         while words.numel() > 1:
             half = words.numel() // 2
             words = words[:half] if leaks(words[:half]) else words[half:]
-        return _words(poisoned, poisoned.describe(int(words[0]))) if leaks(words) else None
+        return _describe(poisoned.locate_word(int(words[0]))) if leaks(words) else None
     leaks()
     for number, one in enumerate(fresh()):
         for part, where in (("inside", ""), ("before", " before its start"), ("after", " past its end")):
@@ -42,9 +48,9 @@ def source(
     return None
 
 
-def _words(arguments: Arguments, change: Change) -> str:
+def _describe(change: Change) -> str:
     if change.where != "element":
-        return f"{change.tensor} {side(change)}, at element {change.offset}"
+        return f"{change.tensor} {describe_side(change)}, at element {change.offset}"
     place = list(change.index)
     if change.tensor == "state":
         return f"state slot {place[0]}, which no sequence names, at {place}"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffgdn.cases.case import Case
-from diffgdn.verdict.checks import Comparison
+from diffgdn.verdict.comparison import Comparison
 
 WIDTH = 64  # characters of a picture: rows and columns beyond are merged, the worst one showing
 HEIGHT = 24
@@ -115,7 +115,8 @@ def _squeeze(grid: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
     down, across = (max(-(-size // most), 1) for size, most in zip(grid.shape, (height, width), strict=True))
     pad = (0, -grid.shape[1] % across, 0, -grid.shape[0] % down)
     grid = torch.nn.functional.pad(grid, pad, value=0.0)
-    return grid.unflatten(1, (-1, across)).amax(2).unflatten(0, (-1, down)).amax(1), down, across
+    blocks = grid.reshape(grid.shape[0] // down, down, grid.shape[1] // across, across)
+    return blocks.amax((1, 3)), down, across
 
 
 def _shade(value: float, wrong: bool) -> str:

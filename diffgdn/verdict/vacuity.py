@@ -22,8 +22,8 @@ from diffgdn.targets import Target
 from diffgdn.tensors import inputs
 from diffgdn.tensors.inputs import SATURATED, Data
 from diffgdn.verdict import checks, execute
-from diffgdn.verdict.checks import CheckFailure, Comparison
-from diffgdn.verdict.failures import Verdict
+from diffgdn.verdict.comparison import Comparison, compare_results
+from diffgdn.verdict.failures import CheckFailure, Verdict
 
 Results = dict[str, Tensor]
 LEAST_UNDERFLOW = 15.0  # |g| of any token under the law "underflow" at strength 1
@@ -215,16 +215,16 @@ def prepare(
 
 def rejects(right: Right, results: Results) -> bool:
     """Whether any check finds fault with these results."""
-    compared = execute.comparisons(right.case, results, right.reference)
+    compared = compare_results(right.case, results, right.reference)
     return any(faulty(comparison, right.reference.exact) for comparison in compared)
 
 
 def faulty(comparison: Comparison, exact: bool) -> bool:
     """Whether any check finds fault with one result. exact: the case leaves nothing to round."""
     try:
-        checks.written(comparison)
-        checks.finite(comparison, lambda: None, lambda mask: None)
-        (checks.exact if exact else checks.bounded)(comparison)
+        checks.check_written(comparison)
+        checks.check_finite(comparison)
+        (checks.check_exact if exact else checks.check_bounded)(comparison)
     except CheckFailure:
         return True
     return False

@@ -15,7 +15,8 @@ from diffgdn.cases.operations import OPERATIONS
 from diffgdn.reference import noise, reference_kernel
 from diffgdn.strategies import geometries
 from diffgdn.targets.base import default_contract
-from diffgdn.tensors import arena, inputs
+from diffgdn.tensors import inputs
+from diffgdn.tensors.layout import arrange
 from diffgdn.tensors.transfer import moved
 from diffgdn.verdict.failures import Verdict
 
@@ -61,7 +62,7 @@ def test_slots_on_both_sides_of_two_to_the_31_elements(
 def test_a_case_has_the_same_bits_on_both_devices(op: str) -> None:
     case = geometries.cases(op)[0]
     data = inputs.draw(case)
-    on_cpu, on_gpu = (arena.arrange(case, data, device).bits() for device in ("cpu", "cuda"))
+    on_cpu, on_gpu = (arrange(case, data, device).bits() for device in ("cpu", "cuda"))
     assert on_cpu.equal(on_gpu)
 
 

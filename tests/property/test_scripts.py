@@ -22,10 +22,11 @@ from diffgdn.cases.operations import OPERATIONS
 from diffgdn.findings import repro
 from diffgdn.findings.finding import Finding
 from diffgdn.reference import noise
-from diffgdn.tensors import arena, inputs
+from diffgdn.tensors import inputs
+from diffgdn.tensors.layout import arrange
 from diffgdn.tensors.results import RETURNED, result_of, returned_names
 from diffgdn.verdict import execute
-from diffgdn.verdict.checks import Comparison
+from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
 from diffgdn.verdict.failures import Verdict
 
 TARGET = str(Path(__file__).parents[1] / "unit" / "planted_functions.py") + ":planted"
@@ -217,11 +218,11 @@ def right_results(case: Case, monkeypatch: pytest.MonkeyPatch) -> list[Compariso
     """The results of a case as the kernel leaves them, beside the truth."""
     monkeypatch.setenv("PLANTED", "right")
     run = execute.Run(case, target(), "interpret", explain=False)
-    arguments = arena.arrange(case, inputs.draw(case), "cpu")
+    arguments = arrange(case, inputs.draw(case), "cpu")
     results = run.results(arguments, run.call(arguments))
-    stored = [(result_of(case, name).truth, tensor.dtype) for name, tensor in results.items()]
+    stored = received_dtypes(case, results)
     reference = noise.reference(case, inputs.draw(case), target().contract(case.op), stored)
-    return list(execute.comparisons(case, results, reference))
+    return list(compare_results(case, results, reference))
 
 
 def place_of(case: Case, name: str, at: tuple[int, ...]) -> tuple[str | int, list[int]]:

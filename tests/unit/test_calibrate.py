@@ -28,9 +28,9 @@ from diffgdn.report.jsonfile import summary
 from diffgdn.report.tally import Tally
 from diffgdn.targets.eager import Eager
 from diffgdn.tensors.arena import Arguments
-from diffgdn.verdict import calibration, execute, histogram
-from diffgdn.verdict.calibration import counted
-from diffgdn.verdict.checks import Comparison
+from diffgdn.verdict import execute, histogram
+from diffgdn.verdict.comparison import Comparison
+from diffgdn.verdict.error_counts import count_errors, count_values
 from diffgdn.verdict.failures import Errors
 from diffgdn.verdict.histogram import BINS, Histogram, lower, upper
 
@@ -76,7 +76,7 @@ def test_each_value_is_in_its_bin() -> None:
     """Also at the edges, which belong to the bin above."""
     edges = [lower(number) for number in range(BINS)]
     for value in [*spread(300).tolist(), *edges, *(math.nextafter(edge, 0.0) for edge in edges[1:])]:
-        (number,) = counted(torch.tensor([value], dtype=torch.float64)).counts
+        (number,) = count_values(torch.tensor([value], dtype=torch.float64)).counts
         assert lower(number) <= value < upper(number)
 
 
@@ -84,15 +84,15 @@ def test_what_is_not_finite_is_in_the_last_bin() -> None:
     """Also an error that is no number."""
     one = comparison(torch.tensor([[1.0, 1.0]], dtype=torch.float64))
     got = torch.tensor([[math.nan, -math.inf]], dtype=torch.float64)
-    errors = calibration.errors(replace(one, got=got))
+    errors = count_errors(replace(one, got=got))
     assert (errors.elements, errors.rows.largest) == (Histogram({BINS - 1: 2}, math.inf), math.inf)
 
 
 def test_histograms_add_up() -> None:
     """Counting parts and adding is counting the whole, in any order."""
     values = spread()[torch.randperm(5100, generator=torch.Generator().manual_seed(1))]
-    parts = [counted(part) for part in values.split(700)]
-    assert sum(parts, Histogram()) == sum(reversed(parts), Histogram()) == counted(values)
+    parts = [count_values(part) for part in values.split(700)]
+    assert sum(parts, Histogram()) == sum(reversed(parts), Histogram()) == count_values(values)
     assert Histogram() + parts[0] == parts[0]
 
 
@@ -101,20 +101,20 @@ def test_quantiles_are_right_to_the_bin(share: float) -> None:
     """The value that this share does not exceed lies in the bin whose upper edge is given."""
     values = spread().sort().values
     true = float(values[math.ceil(share * len(values)) - 1])
-    given = counted(values).quantile(share)
-    (number,) = counted(torch.tensor([true], dtype=torch.float64)).counts
+    given = count_values(values).quantile(share)
+    (number,) = count_values(torch.tensor([true], dtype=torch.float64)).counts
     assert given == min(upper(number), float(values[-1]))
 
 
 def test_no_values_have_no_quantile() -> None:
-    assert counted(torch.zeros(0, dtype=torch.float64)) == Histogram()
+    assert count_values(torch.zeros(0, dtype=torch.float64)) == Histogram()
     assert (Histogram().quantile(0.5), Histogram().beyond()) == (None, [])
 
 
 def test_the_share_beyond_falls_from_one() -> None:
     """At each edge it is what is left above it; at the largest value, its own bin."""
     values = torch.tensor([0.5, 1.0, 1.0, 2.0], dtype=torch.float64)
-    beyond = dict(counted(values).beyond())
+    beyond = dict(count_values(values).beyond())
     assert {x: beyond[x] for x in (0.5, 1.0, 2.0)} == {0.5: 1.0, 1.0: 0.75, 2.0: 0.25}
     assert beyond[1.125] == 0.25
     assert list(beyond) == sorted(beyond)
@@ -123,10 +123,11 @@ def test_the_share_beyond_falls_from_one() -> None:
 def test_a_planted_distribution_is_measured() -> None:
     """Errors of known size, element by element and by row: root mean square over the last axis."""
     planted = torch.tensor([[0.0, 0.3, 3.0, 5.0], [1.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
-    errors = calibration.errors(comparison(planted))
+    errors = count_errors(comparison(planted))
     assert errors.result == "o"
     assert errors.elements.largest == pytest.approx(5.0)
-    assert [errors.elements.counts.get(number, 0) for number in (0, *counted(planted[1]).counts)] == [1, 4]
+    bins = (0, *count_values(planted[1]).counts)
+    assert [errors.elements.counts.get(number, 0) for number in bins] == [1, 4]
     assert errors.rows.total == 2
     assert errors.rows.largest == pytest.approx(math.sqrt((0.09 + 9 + 25) / 4))
     assert errors.rows.quantile(0.5) == pytest.approx(1.0, rel=0.13)
@@ -134,7 +135,7 @@ def test_a_planted_distribution_is_measured() -> None:
 
 def test_the_final_rounding_is_no_error() -> None:
     """An error of half a spacing of the format, which no kernel can avoid, comes to no noise at all."""
-    errors = calibration.errors(comparison(torch.zeros(3, 4, dtype=torch.float64)))
+    errors = count_errors(comparison(torch.zeros(3, 4, dtype=torch.float64)))
     assert errors.elements.counts == {0: 12}
     assert errors.elements.largest == errors.rows.largest == 0.0
 
@@ -144,7 +145,7 @@ def test_where_the_format_ends_there_is_no_error() -> None:
     one = comparison(torch.tensor([[1.0, 2.0]], dtype=torch.float64))
     large = torch.tensor([[1.0, 1e39]], dtype=torch.float64)
     got = torch.tensor([[float(one.got[0, 0]), math.inf]], dtype=torch.float64)
-    errors = calibration.errors(replace(one, expected=large, got=got))
+    errors = count_errors(replace(one, expected=large, got=got))
     assert errors.elements.largest == pytest.approx(1.0)
 
 
@@ -220,7 +221,8 @@ def test_an_infinite_error_has_no_margin() -> None:
 def test_the_oracles_share_of_the_time() -> None:
     """Over all operations; None where the oracle was not asked."""
     tally = Tally()
-    tally(CampaignStarted("eager", ("gdn.update", "gdn.decode"), "interpret", 1, 1, None, 2, "findings"))
+    operations = ("gdn.update", "gdn.decode")
+    tally(CampaignStarted(campaign.Config("eager", operations, "interpret", 1, 1, Path("findings"))))
     tally(CaseRun("gdn.update", "explore", 3.0, parts={"kernel": 1.0, "oracle": 2.0}))
     assert tally.oracle_share == pytest.approx(2 / 3)
     tally(CaseRun("gdn.decode", "explore", 1.0, parts={"kernel": 1.0}))
@@ -229,7 +231,7 @@ def test_the_oracles_share_of_the_time() -> None:
     assert Tally().oracle_share is None
 
 
-def explored(folder: Path, purpose: str, isolation: str) -> tuple[Tally, str]:
+def explored(folder: Path, mode: str, isolation: str) -> tuple[Tally, str]:
     """A small campaign on the eager target, and what it shows."""
     operations = ("gdn.decode", "kda.recurrent")
     config = campaign.Config(
@@ -241,7 +243,7 @@ def explored(folder: Path, purpose: str, isolation: str) -> tuple[Tally, str]:
         folder,
         max_cases=12,
         isolation=isolation,
-        purpose=purpose,
+        mode=mode,
     )
     screen, tally = io.StringIO(), Tally()
     report = ConsoleReport(Console(file=screen, width=80))
@@ -302,15 +304,16 @@ def test_a_plot_of_each_operation(tmp_path: Path) -> None:
     """Also where there is nothing to see: all errors zero."""
     from diffgdn.report.plot import draw
 
-    found = counted(spread())
+    found = count_values(spread())
     draw("gdn.update", {("bfloat16", "elements"): found, ("float32", "rows"): found}, tmp_path / "one.png")
     draw("gdn.decode", {("bfloat16", "elements"): Histogram({0: 5})}, tmp_path / "two.png")
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("one.png", "two.png"))
 
 
-def test_an_unknown_purpose_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="purpose: expected one of verdict, errors, vacuity, got 'speed'"):
-        campaign.Config("eager", ("gdn.decode",), "interpret", 1, 1, tmp_path, purpose="speed")
+def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
+    known = "oracle, errors, vacuity, relations, serving"
+    with pytest.raises(ValueError, match=f"mode: expected one of {known}, got 'speed'"):
+        campaign.Config("eager", ("gdn.decode",), "interpret", 1, 1, tmp_path, mode="speed")
 
 
 def test_the_eager_target_is_within_the_limit() -> None:

@@ -17,7 +17,7 @@ from diffgdn.targets.base import default_contract
 from diffgdn.targets.eager import Eager
 from diffgdn.tensors import inputs
 from diffgdn.tensors.arena import Arguments
-from diffgdn.verdict import checks, execute
+from diffgdn.verdict import execute, failures
 
 Spoil = Callable[[Case, Arguments, dict[str, Tensor]], Any]
 
@@ -103,24 +103,24 @@ def write_a_step_past_the_draft(case: Case, arguments: Arguments, results: dict[
     arguments["buffer"][1, 2] = 0.0
 
 
-CASES: list[tuple[Case, Spoil, type[checks.CheckFailure], str]] = [
-    (DECODE, raises, checks.KernelRaised, "gdn.decode: RuntimeError: no such kernel image"),
-    (DECODE, change_input, checks.InputChanged, "gdn.decode k [0, 1, 0, 3]: a read-only input was written"),
-    (DECODE, write_past_the_end, checks.GuardWritten, "gdn.decode v at element 96: memory past its end"),
-    (DECODE, leave_a_hole, checks.NeverWritten,
+CASES: list[tuple[Case, Spoil, type[failures.CheckFailure], str]] = [
+    (DECODE, raises, failures.KernelRaised, "gdn.decode: RuntimeError: no such kernel image"),
+    (DECODE, change_input, failures.InputChanged, "gdn.decode k [0, 1, 0, 3]: a read-only input was written"),
+    (DECODE, write_past_the_end, failures.GuardWritten, "gdn.decode v at element 96: memory past its end"),
+    (DECODE, leave_a_hole, failures.NeverWritten,
      "gdn.decode o (sequence 1, token 0, head 0, V 0): never written (32 of"),
-    (DECODE, read_an_unnamed_slot, checks.PoisonLeaked,
+    (DECODE, read_an_unnamed_slot, failures.PoisonLeaked,
      "gdn.decode o (sequence 0, token 0, head 0, V 5): memory that must"),
-    (DECODE, divide_by_zero, checks.NotFinite,
+    (DECODE, divide_by_zero, failures.NotFinite,
      "gdn.decode o (sequence 0, token 1, head 1, V 2): got inf, expected"),
-    (EXACT, off_by_one_rounding, checks.NotExact, "gdn.decode o (sequence 0, token 1, head 0, V 4): got"),
-    (DECODE, off_by_a_little, checks.BeyondBound, "gdn.decode o (sequence 1, token 0, head 1, V 3): got"),
-    (DECODE, spoil_a_state, checks.BeyondBound, "gdn.decode state (sequence 1, head 1, V 2, K 3): got"),
-    (DECODE, write_another_slot, checks.SlotChanged,
+    (EXACT, off_by_one_rounding, failures.NotExact, "gdn.decode o (sequence 0, token 1, head 0, V 4): got"),
+    (DECODE, off_by_a_little, failures.BeyondBound, "gdn.decode o (sequence 1, token 0, head 1, V 3): got"),
+    (DECODE, spoil_a_state, failures.BeyondBound, "gdn.decode state (sequence 1, head 1, V 2, K 3): got"),
+    (DECODE, write_another_slot, failures.SlotChanged,
      "gdn.decode state slot 3: the slot was written, and no sequence"),
-    (VERIFY, advance_the_pool, checks.SlotChanged,
+    (VERIFY, advance_the_pool, failures.SlotChanged,
      "gdn.verify state slot 1: the slot was written, and sequence 0"),
-    (VERIFY, write_a_step_past_the_draft, checks.SlotChanged,
+    (VERIFY, write_a_step_past_the_draft, failures.SlotChanged,
      "gdn.verify buffer row 1 step 2: a step that no draft"),
 ]  # fmt: skip
 
@@ -129,7 +129,7 @@ CASES: list[tuple[Case, Spoil, type[checks.CheckFailure], str]] = [
     ("case", "spoil", "kind", "message"), CASES, ids=[spoil.__name__ for _, spoil, _, _ in CASES]
 )
 def test_a_wrong_kernel_is_named_by_what_is_wrong_with_it(
-    case: Case, spoil: Spoil, kind: type[checks.CheckFailure], message: str
+    case: Case, spoil: Spoil, kind: type[failures.CheckFailure], message: str
 ) -> None:
     verdict = execute.run(case, Spoiled(spoil), "interpret")
     assert type(verdict.failure) is kind
@@ -154,7 +154,7 @@ def test_a_second_run_with_other_bits_is_named() -> None:
             results["o"][0, 0, 0, 0] += 2.0**-22
 
     verdict = execute.run(repeated(DECODE), Spoiled(drift), "interpret")
-    assert type(verdict.failure) is checks.NotRepeatable
+    assert type(verdict.failure) is failures.NotRepeatable
 
 
 def test_a_result_whose_memory_the_next_call_takes_is_named() -> None:
@@ -165,7 +165,7 @@ def test_a_result_whose_memory_the_next_call_takes_is_named() -> None:
         return {**results, "o": kept["o"]}
 
     verdict = execute.run(repeated(DECODE), Spoiled(reuse), "interpret")
-    assert type(verdict.failure) is checks.NotRepeatable
+    assert type(verdict.failure) is failures.NotRepeatable
     assert "the memory of the first call's result" in str(verdict.failure)
 
 
@@ -183,9 +183,9 @@ def test_a_right_kernel_passes(op: str) -> None:
 
 
 def test_failures_survive_json() -> None:
-    failure = checks.BeyondBound("gdn.decode", "o", "(sequence 0)", "too far")
-    again = checks.CheckFailure.from_json(failure.to_json())
-    assert (type(again), str(again)) == (checks.BeyondBound, "gdn.decode o (sequence 0): too far")
+    failure = failures.BeyondBound("gdn.decode", "o", "(sequence 0)", "too far")
+    again = failures.CheckFailure.from_json(failure.to_json())
+    assert (type(again), str(again)) == (failures.BeyondBound, "gdn.decode o (sequence 0): too far")
 
 
 def test_noise_of_a_rounding_that_all_share_is_its_size() -> None:

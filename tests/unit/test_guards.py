@@ -11,9 +11,10 @@ from torch import Tensor
 
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.targets.eager import Eager
-from diffgdn.tensors import arena, inputs, poison
+from diffgdn.tensors import inputs, poison
 from diffgdn.tensors.arena import Arguments
-from diffgdn.verdict import checks, execute
+from diffgdn.tensors.layout import arrange
+from diffgdn.verdict import execute, failures
 
 PLAIN = Values(law="normal", seed=1)
 MODEL = Gates(law="model", beta="uniform")
@@ -56,7 +57,7 @@ class Straying(Eager):
         return results
 
 
-def verdict_of(case: Case, act: Act) -> checks.CheckFailure | None:
+def verdict_of(case: Case, act: Act) -> failures.CheckFailure | None:
     return execute.run(case, Straying(act), "interpret", explain=True).failure
 
 
@@ -86,7 +87,7 @@ def read(name: str, offset: int) -> Act:
 
 
 def plain(case: Case) -> Arguments:
-    return arena.arrange(case, inputs.draw(case), "cpu")
+    return arrange(case, inputs.draw(case), "cpu")
 
 
 def regions() -> list[tuple[str, str]]:
@@ -129,7 +130,7 @@ def test_a_write_beside_a_tensor_is_named(label: str, name: str) -> None:
         (-3, "before its start"),
     ):
         failure = verdict_of(case, write(name, offset))
-        assert isinstance(failure, checks.GuardWritten)
+        assert isinstance(failure, failures.GuardWritten)
         assert (failure.tensor, failure.place) == (name, f"at element {offset}")
         assert failure.message.startswith(f"memory {side} was written")
 
@@ -139,7 +140,7 @@ def test_a_read_beside_a_tensor_is_named(label: str, name: str) -> None:
     case = CASES[label]
     for offset, side in ((-1, "before its start"), (past(case, name) + 2, "past its end")):
         failure = verdict_of(case, read(name, offset))
-        assert isinstance(failure, checks.PoisonLeaked)
+        assert isinstance(failure, failures.PoisonLeaked)
         assert f": {name} {side}, at element {offset} (1 of" in failure.message
 
 
@@ -168,7 +169,7 @@ def test_a_write_between_rows_or_slots_is_named(label: str, name: str, offset: i
             case, lens=(3, 3), pool=Pool(3, (1, 2), steps=4, buffer=2, rows=(1, 0)), parents=((-1, 0, 0),) * 2
         )
     failure = verdict_of(case, write(name, offset))
-    assert isinstance(failure, checks.GuardWritten)
+    assert isinstance(failure, failures.GuardWritten)
     assert (failure.tensor, failure.place) == (name, f"at element {offset}")
     assert failure.message.startswith("memory between its rows or slots was written")
 
@@ -176,13 +177,13 @@ def test_a_write_between_rows_or_slots_is_named(label: str, name: str, offset: i
 @pytest.mark.parametrize(("label", "name", "offset"), [gap for gap in GAPS if gap[1] != "parents"])
 def test_a_read_between_rows_or_slots_is_named(label: str, name: str, offset: int) -> None:
     failure = verdict_of(CASES[label], read(name, offset))
-    assert isinstance(failure, checks.PoisonLeaked)
+    assert isinstance(failure, failures.PoisonLeaked)
     assert f": {name} between its rows or slots, at element {offset} (" in failure.message
 
 
 def test_a_write_into_a_neighbour_in_one_projection_is_named_by_the_neighbour() -> None:
     failure = verdict_of(CASES["decode, views of a projection"], write("qkv", 16))
-    assert isinstance(failure, checks.InputChanged)
+    assert isinstance(failure, failures.InputChanged)
     assert (failure.tensor, failure.place) == ("k", "[0, 0, 0, 0]")
 
 
@@ -191,7 +192,7 @@ def test_a_padding_token_that_is_read_is_named() -> None:
         results["o"].view(-1)[0] += arguments["k"][0, 4, 0, 2]
 
     failure = verdict_of(CASES["extend, padding tokens"], act)
-    assert isinstance(failure, checks.PoisonLeaked)
+    assert isinstance(failure, failures.PoisonLeaked)
     assert ": k of a padding token, at [0, 4, 0, 2] (" in failure.message
 
 
@@ -200,7 +201,7 @@ def test_a_slot_of_nobody_that_is_read_is_named() -> None:
         results["o"].view(-1)[0] += arguments["state"][3, 1, 2, 5]
 
     failure = verdict_of(DECODE, act)
-    assert isinstance(failure, checks.PoisonLeaked)
+    assert isinstance(failure, failures.PoisonLeaked)
     assert ": state slot 3, which no sequence names, at [3, 1, 2, 5] (" in failure.message
 
 
@@ -222,7 +223,7 @@ def workspace(offset: int, wrong: str) -> Act:
 @pytest.mark.parametrize(("offset", "side"), [(-1, "before its start"), (24, "past its end")])
 def test_a_stray_beside_a_workspace_is_named(offset: int, side: str) -> None:
     failure = verdict_of(DECODE, workspace(offset, "write"))
-    assert isinstance(failure, checks.GuardWritten)
+    assert isinstance(failure, failures.GuardWritten)
     assert (failure.tensor, failure.place) == ("workspace", f"at element {offset}")
     assert failure.message.startswith(f"memory {side} was written")
     assert "[3, 8] float32" in failure.message
@@ -233,7 +234,7 @@ def test_a_stray_beside_a_workspace_is_named(offset: int, side: str) -> None:
 )
 def test_a_leak_from_a_workspace_is_named(offset: int, side: str) -> None:
     failure = verdict_of(DECODE, workspace(offset, "read"))
-    assert isinstance(failure, checks.PoisonLeaked)
+    assert isinstance(failure, failures.PoisonLeaked)
     assert f": a fresh tensor [3, 8] float32{side} (" in failure.message
 
 
@@ -248,7 +249,7 @@ def test_a_write_past_an_output_that_the_kernel_allocates_is_named() -> None:
             return {**results, "o": o}
 
     failure = execute.run(DECODE, Outside(), "interpret").failure
-    assert isinstance(failure, checks.GuardWritten)
+    assert isinstance(failure, failures.GuardWritten)
     assert (failure.tensor, failure.place) == ("o", "at element 96")
 
 

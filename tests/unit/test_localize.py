@@ -11,7 +11,7 @@ import torch
 from diffgdn.cases.case import Case, Pool
 from diffgdn.reference import noise
 from diffgdn.verdict import localize
-from diffgdn.verdict.checks import Comparison
+from diffgdn.verdict.comparison import Comparison
 
 CASE = Case(op="gdn.extend", lens=(40, 0, 100), H=2, HV=4, K=8, V=6, pool=Pool(slots=3, indices=(0, 1, 2)))
 

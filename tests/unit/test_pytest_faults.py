@@ -13,8 +13,7 @@ from diffgdn.cases.case import Case
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
 from diffgdn.pytest_plugin import answers as testing
-from diffgdn.verdict.checks import NotFinite
-from diffgdn.verdict.failures import Verdict
+from diffgdn.verdict.failures import NotFinite, Verdict
 
 pytest_plugins = ["pytester"]
 

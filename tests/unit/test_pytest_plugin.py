@@ -11,8 +11,7 @@ from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
 from diffgdn.pytest_plugin import answers as testing
-from diffgdn.verdict.checks import CheckFailure, NotFinite
-from diffgdn.verdict.failures import Verdict
+from diffgdn.verdict.failures import CheckFailure, NotFinite, Verdict
 
 pytest_plugins = ["pytester"]
 

@@ -28,8 +28,9 @@ from diffgdn.report.tally import Tally
 from diffgdn.targets.eager import Eager
 from diffgdn.tensors import inputs
 from diffgdn.tensors.arena import Arguments
-from diffgdn.verdict import checks, relations
+from diffgdn.verdict import failures, relations
 from diffgdn.verdict.failures import CheckFailure, RelationBroken, relation_of
+from diffgdn.verdict.question import AskRelation
 from diffgdn.verdict.relations import RELATIONS
 from diffgdn.verdict.relations.subsets import pick
 
@@ -185,7 +186,7 @@ def test_a_call_of_the_case_itself_that_raises_is_raised() -> None:
         raise RuntimeError("never")
 
     kinds = {failure.kind for failure in broken(UPDATE, Buggy(refuse, False)).values()}
-    assert kinds == {checks.KernelRaised.kind}
+    assert kinds == {failures.KernelRaised.kind}
 
 
 def test_within_noise_is_enough_where_no_bits_are_promised() -> None:
@@ -223,10 +224,11 @@ def test_a_failure_survives_pickle_and_json() -> None:
 
 
 def test_batches_ask_the_relations_in_turn() -> None:
-    source = Rotation(("a", "b"), "interpret", 1, None, 5.0, relations={"a": ("x", "y"), "b": ("x", "y")})
+    both = (AskRelation("x"), AskRelation("y"))
+    source = Rotation(("a", "b"), "interpret", 1, None, 5.0, questions={"a": both, "b": both})
     source.start(None, 0.0)
     asked = [source.next(frozenset()) for _ in range(4)]
-    pairs = [(task.operation, task.relation) for task in asked if task is not None]
+    pairs = [(task.operation, task.question.relation) for task in asked if task is not None]
     assert pairs == [("a", "x"), ("b", "y"), ("a", "y"), ("b", "x")]
 
 
@@ -241,7 +243,7 @@ def test_a_campaign_finds_shrinks_saves_and_replays(tmp_path: Path) -> None:
         tmp_path,
         max_cases=60,
         isolation="none",
-        relations=True,
+        mode="relations",
     )
     screen, tally = io.StringIO(), Tally()
     report = ConsoleReport(Console(file=screen, width=160))

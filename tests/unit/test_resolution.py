@@ -18,7 +18,7 @@ from diffgdn.selftest.resolution.injections import INJECTIONS, Coarse
 from diffgdn.selftest.resolution.smallest_error import Measured, Smallest
 from diffgdn.selftest.resolution.subject import Subject
 from diffgdn.targets.base import default_contract
-from diffgdn.verdict.checks import Comparison
+from diffgdn.verdict.comparison import Comparison
 
 CASE = Case(
     "gdn.update",

@@ -12,8 +12,9 @@ from diffgdn import targets
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.reference import oracle, reference_kernel
-from diffgdn.tensors import arena, inputs
+from diffgdn.tensors import inputs
 from diffgdn.tensors.inputs import DTYPE
+from diffgdn.tensors.layout import arrange
 from diffgdn.tensors.results import RETURNED, by_name, result_of, results_of, returned_names
 from diffgdn.verdict import execute
 
@@ -57,7 +58,7 @@ IDS = [f"{case.op}-{n}" for n, case in enumerate(CASES)]
 
 def left_by(target: str, case: Case) -> dict[str, torch.Tensor]:
     run = execute.Run(case, targets.get(target), "interpret", explain=False)
-    arguments = arena.arrange(case, inputs.draw(case), "cpu")
+    arguments = arrange(case, inputs.draw(case), "cpu")
     return run.results(arguments, run.call(arguments))
 
 
@@ -86,14 +87,14 @@ def test_final_states_of_gdn_recurrent_are_fp32_and_of_the_others_as_given() -> 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_a_call_may_write_where_results_lie_and_nowhere_else(case: Case) -> None:
-    arguments = arena.arrange(case, inputs.draw(case), "cpu")
+    arguments = arrange(case, inputs.draw(case), "cpu")
     lying = [one for one in results_of(case) if one.lies != RETURNED]
     for one in lying:
         arguments[one.lies][one.index] = 0.5
-    assert arguments.changes() is None
+    assert arguments.find_change() is None
     if case.writes_state and not case.operation.has_pool:
         arguments["state"][1] += 1  # of an empty sequence, which leaves its state as it is
-        assert arguments.changes() is not None
+        assert arguments.find_change() is not None
 
 
 def test_results_are_told_apart_by_their_place_in_what_is_returned() -> None:

@@ -148,7 +148,8 @@ def test_exact_cases_are_told_apart() -> None:
 @pytest.mark.parametrize("op", OPERATIONS)
 def test_emulated_results_are_those_of_a_run(op: str) -> None:
     """Names, shapes and dtypes of the results that wrong ones are made of: what the eager target leaves."""
-    from diffgdn.tensors import arena, inputs
+    from diffgdn.tensors import inputs
+    from diffgdn.tensors.layout import arrange
     from diffgdn.verdict.execute import Run
 
     length = 1 if OPERATIONS[op].single_token else 2
@@ -168,7 +169,7 @@ def test_emulated_results_are_those_of_a_run(op: str) -> None:
         boundary=OPERATIONS[op].kind == "extend",
     )
     run = Run(case, EAGER, "interpret", explain=False)
-    arguments = arena.arrange(case, inputs.draw(case), "cpu", EAGER.layout)
+    arguments = arrange(case, inputs.draw(case), "cpu", EAGER.layout)
     kernel = run.results(arguments, run.call(arguments))
     ours = vacuity.prepare(case, EAGER.contract(op)).results
     assert {name: (t.shape, t.dtype) for name, t in ours.items()} == {

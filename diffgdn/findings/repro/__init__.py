@@ -1,12 +1,13 @@
-"""A finding as a script that stands alone: torch, and the kernel under test.
+"""Writes a finding as a script that stands alone: it needs torch and the kernel under test.
 
-The script holds the tensors of the call as they lie in memory, the keyword arguments, what the call leaves
-behind and its noise as data, and a copy of `standalone`, which has the recurrence in a few lines of float64
-and asks what `execute` asks; it prints expected and got, and exits 1 while the kernel fails. The bound is
-made in the script: it goes by the dtype that a result comes in, which is known only then.
+The script holds as data the tensors of the call as they lie in memory, the keyword arguments, what the call
+leaves behind and its noise. It holds a copy of `standalone`, which computes the recurrence in a few lines of
+float64 and asks what `execute` asks. It prints expected and got, and exits 1 while the kernel fails. The
+bound is computed in the script, since it depends on the dtype in which a result comes back.
 
-A target that is not made of plain functions (see `targets.FunctionTarget`) has no such call; its script runs
-the case through diffgdn, as does that of a broken relation, which is about several calls."""
+Two kinds of finding run through diffgdn instead: those on a target that is not made of plain functions
+(`targets.FunctionTarget`), and those of a broken relation, which is about several calls.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +31,10 @@ from diffgdn.findings.finding import Finding, shows_in_company
 from diffgdn.findings.repro import inline, literals, standalone, texts
 from diffgdn.reference import noise, oracle
 from diffgdn.targets import FunctionTarget, calls
-from diffgdn.tensors import arena, inputs, poison
+from diffgdn.tensors import inputs, poison
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import Data
+from diffgdn.tensors.layout import arrange
 from diffgdn.tensors.results import results_of, returned_names
 from diffgdn.verdict import execute
 
@@ -44,20 +46,20 @@ LARGEST = 1 << 20  # elements, some 4 MB of source; shrunk cases have a few hund
 
 
 def write(finding: Finding, folder: Path) -> Path:
-    """Write a finding's script beside its JSON file. The path written."""
+    """Write a finding's script beside its JSON file, and return its path. Raises TargetError and OSError."""
     path = folder / f"{finding.id}.py"
     corpus.write(path, script(finding).encode())
     return path
 
 
 def script(finding: Finding) -> str:
-    """The source of a script that shows a finding. Raises TargetError if its target cannot be had here."""
+    """Write the source of a script that shows a finding. Raises TargetError if its target is not found."""
     target, case = targets.get(finding.target), finding.case
     alone = finding.call == Call(case) and not shows_in_company(finding)
     if not alone or not isinstance(target, FunctionTarget) or size_limits.elements(case) > LARGEST:
         return _through_diffgdn(finding)
     data = inputs.draw(case)
-    arguments = arena.arrange(case, data, "cpu", target.layout)
+    arguments = arrange(case, data, "cpu", target.layout)
     shared = inline.copied(standalone.__name__, SHARED)
     noises, unrounded = _noise(finding, target, data)
     return _fill(
@@ -81,7 +83,7 @@ def script(finding: Finding) -> str:
 
 
 def _through_diffgdn(finding: Finding) -> str:
-    """A script that has diffgdn make the calls."""
+    """Write a script that has diffgdn make the calls."""
     steps = [] if finding.trace is None else finding.trace.words()
     before = "".join(f"\n{call!r}," for call in finding.prelude)
     return _fill(
@@ -96,6 +98,7 @@ def _through_diffgdn(finding: Finding) -> str:
 
 
 def _fill(template: str, finding: Finding, **parts: str) -> str:
+    """Fill a template with what every script says of its finding, and with `parts`."""
     head = {
         "title": _prose(
             f"{finding.operation} on {finding.target}: "
@@ -112,16 +115,17 @@ def _fill(template: str, finding: Finding, **parts: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Text that cannot end a docstring."""
+    """Replace what could end a docstring or escape from it."""
     return text.replace("\\", "/").replace('"""', "'''")
 
 
 def _backend(finding: Finding) -> str:
+    """Choose the statements that select the backend."""
     return texts.INTERPRETED if finding.backend == "interpret" else texts.ON_GPU
 
 
 def _kernel(finding: Finding) -> str:
-    """Imports of the function under test as `kernel`."""
+    """Write the imports of the function under test as `kernel`."""
     if finding.target in targets.names():
         return f"from diffgdn.kernels import {calls.FUNCTIONS[finding.operation]} as kernel"
     module, _, name = finding.target.rpartition(":")
@@ -139,6 +143,7 @@ def _kernel(finding: Finding) -> str:
 
 
 def _constants(finding: Finding) -> str:
+    """Write the sizes of the case as constants."""
     case = finding.case
     spans = list(zip(case.starts, case.starts[1:], strict=False))
     return (
@@ -150,11 +155,12 @@ def _constants(finding: Finding) -> str:
 
 
 def _strides(tensor: Tensor) -> str:
+    """Write the strides of a tensor, in elements, as a tuple."""
     return f"({', '.join(map(str, tensor.stride()))},)"
 
 
 def _arguments(case: Case, arguments: Arguments) -> Iterable[str]:
-    """Statements that make every tensor of the call, in variables named as in `arena.Arguments`."""
+    """Write statements that make every tensor of the call, in variables named as in `arena.Arguments`."""
     yield f"memory = Memory({arguments.arena.nbytes}, DEVICE, {arguments.layout!r})"
     slots = sorted({slot for slot in case.pool.indices if slot >= 0})
     for region in arguments.regions:
@@ -173,8 +179,8 @@ def _arguments(case: Case, arguments: Arguments) -> Iterable[str]:
     if arguments.far is not None:
         pool = arguments["state"]
         yield "# Most pages of this pool are never touched, and take no memory on a CPU."
-        watched = arguments.far_watched()
-        where = f"{_strides(pool)}, {arguments.far.numel()}, {watched}"
+        watched = arguments.far.watched()
+        where = f"{_strides(pool)}, {arguments.far.storage.numel()}, {watched}"
         yield f"state = memory.far_room('state', {tuple(pool.shape)}, {pool.dtype}, {where})"
         yield from (f"state[{slot}] = {literals.source(pool[slot])}" for slot in slots)
     planned = {region.name for region in arguments.regions} | {"state"}
@@ -187,7 +193,7 @@ def _arguments(case: Case, arguments: Arguments) -> Iterable[str]:
 
 
 def _joint(arguments: Arguments, tensor: Tensor) -> str:
-    """The tensor of which this one is a view."""
+    """Name the region of which this tensor is a view."""
     byte = tensor.storage_offset() * tensor.element_size()
     return max(
         (region for region in arguments.regions if region.start <= byte), key=lambda region: region.start
@@ -195,11 +201,11 @@ def _joint(arguments: Arguments, tensor: Tensor) -> str:
 
 
 class _Recorded(Exception):
-    """Ends a recorded call."""
+    """Ends a call whose arguments were recorded."""
 
 
 def _keywords(target: FunctionTarget, case: Case, arguments: Arguments) -> dict[str, Any]:
-    """The keyword arguments that the target's function gets, taken down instead of called."""
+    """Record the keyword arguments that the target's function would get, without calling it."""
     given: dict[str, Any] = {}
 
     @functools.wraps(target.functions[case.op])  # keeps the signature, which decides what is passed
@@ -213,6 +219,7 @@ def _keywords(target: FunctionTarget, case: Case, arguments: Arguments) -> dict[
 
 
 def _call(target: FunctionTarget, case: Case, arguments: Arguments) -> Iterable[str]:
+    """Write the keyword arguments of the call, one a line."""
     for keyword, value in _keywords(target, case, arguments).items():
         if isinstance(value, Tensor):
             value = next(name for name, tensor in arguments.tensors.items() if tensor is value)
@@ -222,7 +229,7 @@ def _call(target: FunctionTarget, case: Case, arguments: Arguments) -> Iterable[
 
 
 def _recurrence(case: Case, arguments: Arguments) -> Iterable[str]:
-    """The recurrence in float64 over the script's own tensors."""
+    """Write the recurrence in float64 over the script's own tensors."""
     mT = ".mT" if arguments.layout == "kv" else ""
     if case.operation.single_token:
         yield "xq, xk, xv = mixed_qkv.split([H * K, H * K, HV * V], dim=-1)"
@@ -252,8 +259,9 @@ def _recurrence(case: Case, arguments: Arguments) -> Iterable[str]:
 
 
 def _noise(finding: Finding, target: FunctionTarget, data: Data) -> tuple[str, tuple[str, ...]]:
-    """Entries of a dict with the noise of each truth, and the truths that nothing rounds but the last
-    rounding."""
+    """Write the noise of each truth as entries of a dict, and name the truths that only the last rounding
+    rounds.
+    """
     case, contract = finding.case, target.contract(finding.operation)
     device = execute.oracle_device(case, finding.backend) if torch.cuda.is_available() else "cpu"
     unrounded: frozenset[str] = frozenset()

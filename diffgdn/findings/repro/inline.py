@@ -1,4 +1,4 @@
-"""Source of this package's own modules, copied for a script that is to need none of them."""
+"""Copies source of this package's own modules into a script that is to need none of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ PACKAGE = "diffgdn"
 
 @dataclass(frozen=True)
 class Copied:
-    """imports: of other packages, a statement a line. text: definitions, each behind those that it needs."""
+    """Source for a script: `imports` of other packages, a statement a line; `text`, definitions, each after
+    those that it needs.
+    """
 
     imports: str
     text: str
@@ -24,8 +26,11 @@ class Copied:
 
 @dataclass
 class _Module:
-    """A module's source by name. defined: first and last line of each definition. imported: the module that a
-    name is from, and how the import is written."""
+    """A module's source by name.
+
+    `defined` gives the first and last line of each definition, `imported` the module that a name is from and
+    how the import is written.
+    """
 
     lines: list[str]
     defined: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -35,9 +40,12 @@ class _Module:
 
 @functools.cache
 def copied(module: str, names: tuple[str, ...]) -> Copied:
-    """The definitions of names in a module of diffgdn, with all that they use of it and of other modules of
-    diffgdn. Raises ValueError where that cannot be copied: a name that two modules define, or that is
-    imported under another."""
+    """Copy the definitions of names in a module of diffgdn, with all that they use from it and from other
+    modules of diffgdn.
+
+    Raises ValueError if that cannot be copied: a name that two modules define, or that is imported under
+    another name.
+    """
     taken: dict[str, dict[str, None]] = {}
     imports: dict[str, None] = {}
     _take(module, names, taken, imports)
@@ -55,7 +63,7 @@ def copied(module: str, names: tuple[str, ...]) -> Copied:
 
 
 def _merged(imports: Iterable[str]) -> str:
-    """Imports of one module on one line, those of the standard library first."""
+    """Put the imports from one module on one line, those from the standard library first."""
     plain, froms = [one for one in imports if one.startswith("import ")], dict[str, list[str]]()
     for one in imports:
         if one.startswith("from "):
@@ -71,7 +79,9 @@ def _merged(imports: Iterable[str]) -> str:
 def _take(
     module: str, names: Iterable[str], taken: dict[str, dict[str, None]], imports: dict[str, None]
 ) -> None:
-    """Note definitions and imports, those of modules that a module needs before its own."""
+    """Note definitions and imports in `taken` and `imports`, those of the modules that a module needs before
+    its own.
+    """
     source, mine, queue = _parsed(module), taken.get(module, {}), [*names]
     while queue:
         name = queue.pop()
@@ -93,10 +103,12 @@ def _take(
 
 
 def _own(module: str) -> bool:
+    """Tell whether a module belongs to this package."""
     return module.split(".")[0] == PACKAGE
 
 
 def _original(name: str, text: str) -> str:
+    """Return the imported name itself. Raises ValueError if it is renamed by the import."""
     if f" as {name}" in text or text.startswith("import "):
         raise ValueError(f"{text!r}: only `from module import name` can be copied")
     return name
@@ -104,6 +116,7 @@ def _original(name: str, text: str) -> str:
 
 @functools.cache
 def _parsed(module: str) -> _Module:
+    """Parse a module's source into its definitions and imports."""
     text = inspect.getsource(importlib.import_module(module))
     found = _Module(text.splitlines())
     for node in _statements(ast.parse(text)):
@@ -124,12 +137,13 @@ def _parsed(module: str) -> _Module:
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
-    """Those at the top of a module; also under `if TYPE_CHECKING`."""
+    """Iterate over the statements at the top of a module, also those under `if TYPE_CHECKING`."""
     for node in tree.body:
         yield from node.body if isinstance(node, ast.If) else [node]
 
 
 def _defines(node: ast.stmt) -> list[str]:
+    """List the names that a statement defines."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else []
@@ -137,7 +151,7 @@ def _defines(node: ast.stmt) -> list[str]:
 
 
 def _with_comment(lines: list[str], node: ast.stmt) -> tuple[int, int]:
-    """First and last line, from the comment above on."""
+    """Find the first and last line of a definition, the comment above it included."""
     decorators = getattr(node, "decorator_list", [])
     first = min([node.lineno, *(one.lineno for one in decorators)])
     while first > 1 and lines[first - 2].startswith("#"):
@@ -146,12 +160,13 @@ def _with_comment(lines: list[str], node: ast.stmt) -> tuple[int, int]:
 
 
 def _names(node: ast.AST, annotations: bool) -> list[str]:
-    """Names that a definition uses: those in annotations, which need no value, or all others."""
+    """List the names that a definition uses: those in annotations, which need no value, or all others."""
     hints = {id(part) for one in ast.walk(node) for hint in _hints(one) for part in ast.walk(hint)}
     used = [one for one in ast.walk(node) if isinstance(one, ast.Name)]
     return [one.id for one in used if (id(one) in hints) == annotations]
 
 
 def _hints(node: ast.AST) -> list[ast.expr]:
+    """List the annotations at a node."""
     found = [getattr(node, "annotation", None), getattr(node, "returns", None)]
     return [one for one in found if isinstance(one, ast.expr)]

@@ -1,6 +1,4 @@
-"""Tensors as Python source: short where they are regular, written out where they are small, packed where they
-are not.
-"""
+"""Writes tensors as Python source: short if they are regular, listed if they are small, packed otherwise."""
 
 from __future__ import annotations
 
@@ -24,8 +22,10 @@ _FLOAT_BITS = {
 
 
 def source(tensor: Tensor, listed: int = LISTED) -> str:
-    """An expression, over names of a script (torch, nan, inf, unpack), that gives a contiguous CPU tensor of
-    the same bits; NaNs may differ.
+    """Write an expression that gives a contiguous CPU tensor of the same shape, dtype and bits (NaNs may
+    differ).
+
+    It uses names of a script: torch, nan, inf, unpack. Values of up to `listed` elements are written out.
     """
     tensor = tensor.detach().cpu().contiguous()
     shape, dtype = tuple(tensor.shape), tensor.dtype
@@ -40,22 +40,22 @@ def source(tensor: Tensor, listed: int = LISTED) -> str:
 
 
 def _constant(flat: Tensor) -> bool:
+    """Tell whether all elements are one value; 0.0 and -0.0 are two, all NaNs one."""
     if flat.is_floating_point():
-        # 0.0 and -0.0 are two values here, all NaNs one
         same = (flat == flat[0]) & (flat.signbit() == flat[0].signbit())
         return bool((same | (flat.isnan() & flat[0].isnan())).all())
     return bool((flat == flat[0]).all())
 
 
 def _number(value: Tensor) -> str:
-    """The shortest decimal that reads back as the same value; bf16 and fp16 values are float32 values."""
+    """Write the shortest decimal that reads back as the value, in float32 for bf16 and fp16."""
     if value.dtype == torch.float64:
         return repr(value.item())
     return str(np.float32(value.item())) if value.is_floating_point() else str(value.item())
 
 
 def _listed(tensor: Tensor) -> str:
-    """Nested lists, wrapped."""
+    """Write nested lists, wrapped."""
     if tensor.dim() == 0:
         return _number(tensor)
     if tensor.dim() == 1:
@@ -67,11 +67,12 @@ def _listed(tensor: Tensor) -> str:
 
 
 def _wrapped(text: str) -> str:
+    """Break a long line between values."""
     return "\n ".join(textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False))
 
 
 def _packed(flat: Tensor, shape: tuple[int, ...]) -> str:
-    """A call of the script's unpack(text, kind, dtype, shape): base64 of zlib of the little-endian
+    """Write a call of the script's unpack(text, kind, dtype, shape): base64 of zlib of the little-endian
     elements.
     """
     kind = _FLOAT_BITS.get(flat.dtype, flat.dtype)
@@ -82,5 +83,7 @@ def _packed(flat: Tensor, shape: tuple[int, ...]) -> str:
 
 
 def noise(spread: Tensor) -> str:
-    """An expression for the noise of a result, bit for bit: a bound made of it must be that of a verdict."""
+    """Write the noise of a result as an expression, bit for bit, so that the script's bound equals the
+    verdict's.
+    """
     return source(spread, NOISE_LISTED)

@@ -1,7 +1,7 @@
-"""What is the same in every repro script; `repro.inline` copies it from here, and what it uses with it.
+"""What all repro scripts share; `repro.inline` copies it from here, together with what it uses.
 
-It asks what `execute` asks of one call, by copies of the same functions, and needs torch and numpy alone.
-What differs from case to case (tensors, the call, its results, their noise) a script holds as data.
+It asks what `execute` asks of one call, by copies of the same functions, and needs torch and numpy only. What
+differs from case to case (tensors, the call, its results, their noise) a script holds as data.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffgdn.reference.limit import MAX_SIGMAS
 from diffgdn.reference.noise.tolerance import (
-    MAX_SIGMAS,
     bound_of,
     error_in_sigmas,
     last_rounding,
@@ -25,25 +25,25 @@ from diffgdn.reference.noise.tolerance import (
     representable,
 )
 from diffgdn.tensors.poison import POISON, PoisonedEmpty, fill, unwritten
-from diffgdn.tensors.results import Result, by_name, collected, of_truth
+from diffgdn.tensors.results import Result, by_name, collect, of_truth
 
 BESIDE = 3  # elements shown on either side of the worst
 
 
 def unpack(text: str, kind: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """A tensor from base64 of zlib of its bits."""
+    """Unpack a tensor from base64 of zlib of its bits."""
     bits = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.dtype(kind).newbyteorder("<"))
     return torch.from_numpy(bits.astype(kind)).view(dtype).view(shape)
 
 
 class Memory:
-    """The tensors that the kernel gets, in one allocation, poison (NaN) around and between them.
+    """Hold the tensors that the kernel gets in one allocation, with poison (NaN) around and between them.
 
-    layout: of states, "vk" or "kv". views: the tensors by name.
+    `layout` is that of states, "vk" or "kv"; `views` holds the tensors by name.
     """
 
     def __init__(self, size: int, device: str, layout: str) -> None:
-        """size: of the allocation, in bytes."""
+        """Allocate `size` bytes of poison on a device."""
         self.layout = layout
         self._words = torch.full((size // 2,), POISON, dtype=torch.int16, device=device)
         self.views: dict[str, Tensor] = {}
@@ -52,7 +52,7 @@ class Memory:
         self._old: list[tuple[Tensor, Any, Tensor]] = []  # what the call may write: where, and what was there
 
     def place(self, name: str, values: Tensor, start: int, strides: tuple[int, ...]) -> Tensor:
-        """A tensor of these values, from byte `start` on."""
+        """Put a tensor of these values at byte `start`, with strides in elements."""
         return self.room(name, tuple(values.shape), values.dtype, start, strides).copy_(values)
 
     def room(
@@ -64,7 +64,9 @@ class Memory:
         strides: tuple[int, ...],
         pattern: int = POISON,
     ) -> Tensor:
-        """A tensor of poison, from byte `start` on."""
+        """Make a tensor at byte `start`, with strides in elements, filled with poison or another pattern of
+        16 bits.
+        """
         view = self._words.view(dtype).as_strided(shape, strides, start // dtype.itemsize)
         self.views[name] = view if pattern == POISON else fill(view, pattern)
         return view
@@ -78,21 +80,25 @@ class Memory:
         numel: int,
         watched: Sequence[tuple[int, int]],
     ) -> Tensor:
-        """A tensor in an allocation of its own, whose pages are touched between some elements alone; the
-        others take no memory on a CPU."""
+        """Make a tensor in an allocation of its own of `numel` elements.
+
+        Only pages between the `watched` pairs of elements are touched; the others take no memory on a CPU.
+        """
         storage = torch.empty(numel, dtype=dtype, device=self._words.device)
         self._far = [fill(storage[start:stop]).view(torch.int16) for start, stop in watched]
         self.views[name] = storage.as_strided(shape, strides)
         return self.views[name]
 
     def _watched(self) -> list[Tensor]:
+        """List what is compared before and after the call, as 16-bit words."""
         return [self._words, *self._far]
 
     def bits(self) -> Tensor:
+        """Copy all watched words to the CPU."""
         return torch.cat([part.cpu() for part in self._watched()])
 
     def snapshot(self, results: Iterable[Result]) -> None:
-        """Remember everything, and what of it the call may write."""
+        """Remember all watched memory, and which parts of it the call may write."""
         self._before = [part.clone() for part in self._watched()]
         for result in results:
             if result.lies in self.views:
@@ -100,15 +106,16 @@ class Memory:
                 self._old.append((view, result.index, view[result.index].clone()))
 
     def restore(self) -> None:
+        """Put back what `snapshot` remembered."""
         for part, before in zip(self._watched(), self._before, strict=True):
             part.copy_(before)
 
     def places(self) -> set[int]:
-        """Addresses of the allocations."""
+        """Return the addresses of the allocations."""
         return {part.untyped_storage().data_ptr() for part in self._watched()}
 
     def changed(self) -> Iterator[str]:
-        """In words, where memory differs from the snapshot though the call must not write there."""
+        """Say, a line each, where memory differs from the snapshot although the call must not write there."""
         new = [view[index].clone() for view, index, _ in self._old]
         for view, index, old in self._old:
             view[index] = old
@@ -121,7 +128,7 @@ class Memory:
             view[index] = values
 
     def _describe(self, word: int) -> str:
-        """What lies at a word of the allocation: the nearest tensor."""
+        """Name the tensor nearest to a word of the allocation, and the element there."""
         least, nearest = -1, ""
         for name, view in self.views.items():
             if view.untyped_storage().data_ptr() == self._words.untyped_storage().data_ptr():
@@ -135,16 +142,21 @@ class Memory:
 
 
 def per_token(x: Tensor, *shape: int) -> Tensor:
-    """[tokens, *shape] in float64, however its leading axes are cut."""
+    """Reshape to [tokens, *shape] in float64 on the CPU, however the leading axes are cut."""
     return x.cpu().double().reshape(x.numel() // math.prod(shape), *shape)
 
 
 def l2norm(x: Tensor) -> Tensor:
+    """Divide by the norm over the last axis: x / sqrt(sum(x * x) + 1e-6)."""
     return x / torch.sqrt((x * x).sum(-1, keepdim=True) + 1e-6)
 
 
 def log_decay(a: Tensor, dt_bias: Tensor, A_log: Tensor, lower_bound: float | None) -> Tensor:
-    """g [tokens, HV, 1 or K] from raw gates."""
+    """Compute g [tokens, HV, 1 or K] from raw gates, in float64.
+
+    a is [tokens, HV, 1 or K], A_log [HV], dt_bias [HV] or [HV, K]. g = -exp(A_log) * softplus(a + dt_bias),
+    or with a lower bound g = lower_bound * sigmoid(exp(A_log) * (a + dt_bias)).
+    """
     HV, width = a.shape[1:]
     rate = torch.exp(A_log.cpu().double()).view(HV, 1)
     x = a + dt_bias.cpu().double().view(HV, width)
@@ -164,11 +176,15 @@ def recurrence(
     scale: float,
     trees: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Tensor, list[list[Tensor]]]:
-    """o [tokens, HV, V], and of each sequence its initial state and the state after each token, [HV, V, K].
+    """Compute the gated delta rule token by token, in float64.
 
-    q, k [tokens, HV, K], v [tokens, HV, V], g [tokens, HV, 1 or K], beta [tokens, HV], in float64. spans:
-    first token of each sequence and one past its last. trees: of each sequence the token that each token
-    follows, -1 for none.
+    q and k are [tokens, HV, K], v [tokens, HV, V], g [tokens, HV, 1 or K], beta [tokens, HV], each state of
+    `initial` [HV, V, K]. `spans` gives each sequence's first token and one past its last; `trees` gives for
+    each sequence the token that each token follows, -1 for none. For each token S = S * exp(g); S = S + beta
+    * (v - S k) k^T; o = scale * S q.
+
+    Returns o [tokens, HV, V], and for each sequence its initial state and the state after each token, [HV, V,
+    K].
     """
     o, paths = torch.zeros_like(v), []
     for n, (start, stop) in enumerate(spans):
@@ -187,8 +203,11 @@ def recurrence(
 def truths(
     o: Tensor, paths: list[list[Tensor]], total: int, chunk_size: int
 ) -> dict[str, Callable[[], Tensor]]:
-    """What results are compared with: outputs of the first `total` tokens, states after the last token, after
-    every token, and before every chunk."""
+    """Make what results are compared with, by name, each when it is asked for.
+
+    `o` has the outputs of the first `total` tokens; `state`, `steps` and `boundary` have the states after the
+    last token, after every token, and before every chunk.
+    """
 
     def stacked(states: list[Tensor]) -> Tensor:
         return torch.stack(states) if states else paths[0][0].new_zeros(0, *paths[0][0].shape)
@@ -202,10 +221,10 @@ def truths(
 
 
 def compare(result: Result, got: Tensor, truth: Tensor, noise: Tensor, pattern: int, exact: bool) -> bool:
-    """Print the worst element and its neighbours. Whether none is wrong.
+    """Print the worst element of a result and its neighbours, and return whether no element is wrong.
 
-    noise: root mean square of what allowed roundings do to each element. pattern: what the memory was filled
-    with. exact: nothing rounds.
+    `noise` is the root mean square of what allowed roundings do to each element, `pattern` what the memory
+    was filled with before the call; `exact` says that nothing rounds.
     """
     expected, noise = of_truth(result, truth), of_truth(result, noise)
     got = got.cpu().reshape(expected.shape)
@@ -244,10 +263,10 @@ def judge(
     unrounded: Sequence[str],
     twice: bool,
 ) -> bool:
-    """Make the call and say what is wrong. Whether nothing is.
+    """Make the call, print what is wrong, and return whether nothing is.
 
-    names: of what the kernel returns. truth, noise: by `Result.truth`. unrounded: truths that no rounding
-    before the last changes. twice: make the call again, from the same memory.
+    `names` are those of what the kernel returns; `truth` and `noise` are by `Result.truth`; `unrounded` names
+    truths that no rounding but the last one changes; `twice` makes the call again, from the same memory.
     """
     memory.snapshot(results)
     try:
@@ -280,8 +299,10 @@ def judge(
 def called(
     memory: Memory, call: Callable[[], Any], names: Sequence[str], results: Sequence[Result]
 ) -> tuple[PoisonedEmpty, dict[str, Tensor], dict[str, Tensor]]:
-    """Make the call. Memory that torch allocates inside it starts as NaN, so that an element left unwritten
-    shows. What was allocated, what was returned, and every result."""
+    """Make the call, and return what was allocated in it, what it returned, and every result.
+
+    Memory that torch allocates inside the call starts as NaN, so that an element left unwritten shows.
+    """
     fresh = PoisonedEmpty()
     with fresh:
         returned = by_name(names, call())
@@ -289,7 +310,7 @@ def called(
         returned = {"o": memory.views["out"]}
     if any(view.is_cuda for view in memory.views.values()):
         torch.cuda.synchronize()
-    return fresh, returned, collected(results, memory.views, returned, memory.layout)
+    return fresh, returned, collect(results, memory.views, returned, memory.layout)
 
 
 def same_again(
@@ -300,7 +321,7 @@ def same_again(
     returned: dict[str, Tensor],
     first: dict[str, Tensor],
 ) -> bool:
-    """Whether the same call from the same memory gives the same bits."""
+    """Make the call again from the same memory, print what differs, and return whether nothing does."""
     first = {name: tensor.cpu().clone() for name, tensor in first.items()}
     after = memory.bits()
     memory.restore()
@@ -324,4 +345,5 @@ def same_again(
 
 
 def bits(x: Tensor) -> Tensor:
+    """View a tensor's elements as 16-bit words, in one row."""
     return x.reshape(-1).contiguous().view(torch.int16)

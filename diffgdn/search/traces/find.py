@@ -1,4 +1,4 @@
-"""Looks for a trace that fails, with Hypothesis, and makes it smaller step by step."""
+"""Looks for a serving trace that fails, with Hypothesis, and makes it smaller step by step."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ MAX_SHRINK_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Found:
-    """A trace that fails, shrunk. unshrunk: as it was first seen. traces and seconds: until it was; played:
-    by the shrink. complete: False where the shrink ran out of time."""
+    """A trace that fails, shrunk, its failure, and `unshrunk`, the trace as it was first seen.
+
+    `traces` and `seconds` are what it took until it was seen; `played` counts the traces of the shrink.
+    `complete` is False if the shrink ran out of time.
+    """
 
     trace: Trace
     failure: CheckFailure
@@ -33,7 +36,7 @@ class Found:
 
 
 class _Stop(BaseException):
-    """Leaves Hypothesis at once."""
+    """Leaves Hypothesis at once, with the exception that caused it, if any."""
 
     def __init__(self, cause: Exception | None = None) -> None:
         super().__init__()
@@ -42,8 +45,11 @@ class _Stop(BaseException):
 
 @dataclass
 class Search:
-    """What Hypothesis calls with each trace, and what it remembers. The first that fails ends the
-    search; the steps after the one that failed are cut off."""
+    """The function that Hypothesis calls with each trace, and what it remembers.
+
+    The first trace that fails ends the search; steps after the one that failed are cut off. `expired` is
+    asked before each trace, `on_trace` is called after each with its outcome.
+    """
 
     play: Play
     expired: Callable[[], bool]
@@ -55,6 +61,9 @@ class Search:
     found: tuple[Trace, CheckFailure] | None = None
 
     def __call__(self, trace: Trace) -> None:
+        """Play a trace. Raises _Stop to end the search: for a failure, a fault of the machinery, or when time
+        expired.
+        """
         if self.expired():
             raise _Stop
         self.traces += 1
@@ -78,9 +87,11 @@ class Search:
         number: int,
         steps: int = STEPS,
     ) -> tuple[Trace, CheckFailure] | None:
-        """Play up to `max_traces` traces of a stream until one fails; that one and its failure, or None.
+        """Play up to `max_traces` traces of a stream until one fails; return that one and its failure, or
+        None.
 
-        number: the seed of the stream. What `play` raises comes out of here.
+        `number` is the seed of the stream, `steps` the most that a trace has. What `play` raises comes out of
+        here.
         """
         drawn = seed(number)(machine(family, operations, backend, self))
         try:
@@ -118,10 +129,11 @@ def find(
     steps: int = STEPS,
     on_trace: Callable[[Trace, Outcome], None] = lambda trace, outcome: None,
 ) -> Found | None:
-    """The first failing trace of a stream of up to `max_traces`, shrunk within a time limit, or None.
+    """Find the first failing trace of a stream of up to `max_traces`, and shrink it within a time limit; None
+    if none fails.
 
-    number: the seed of the stream. deadline: when to stop looking, on time.monotonic. What `play` raises
-    comes out of here.
+    `number` is the seed of the stream. `deadline` says when to stop looking, on time.monotonic, in seconds.
+    What `play` raises comes out of here.
     """
 
     def expired() -> bool:
@@ -143,8 +155,10 @@ def shrunk(
     max_seconds: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Trace, CheckFailure, int, bool]:
-    """The smallest trace known to fail as the given one does, its failure, how many were played for it, and
-    whether there was time to try all.
+    """Shrink a failing trace for up to `max_seconds`.
+
+    Returns the smallest trace known to fail as the given one does, its failure, how many traces were played
+    for it, and whether there was time to try all.
     """
     until, late = clock() + max_seconds, list[bool]()
 

@@ -1,8 +1,8 @@
-"""Traces drawn by Hypothesis: the serving loop as a state machine, each rule one step.
+"""Draws serving traces with Hypothesis: the serving loop as a state machine, each rule one step.
 
-The machine itself calls no kernel. Its rules write a trace, and the whole of it is played when the machine
-is torn down: so a trace can be played in a child process, a crash or a hang fails like anything else, and
-what Hypothesis prints of a failure is beside the trace that replays it.
+The machine itself calls no kernel. Its rules write a trace, which is played as a whole when the machine is
+torn down: so a trace can be played in a child process, a crash or a hang fails like anything else, and what
+Hypothesis prints of a failure is beside the trace that replays it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ DATA = st.data()
 
 
 def loops(family: str, backend: str) -> st.SearchStrategy[Trace]:
-    """Traces without steps: the sizes of a loop. On a GPU whatever kernels are compiled for is
-    the same in all of them."""
+    """Draw traces without steps: the sizes of a loop.
+
+    On a GPU, whatever kernels are compiled for is the same in all of them.
+    """
     small = backend != "gpu"
     return st.builds(
         Trace,
@@ -60,59 +62,71 @@ class Serving(RuleBasedStateMachine):
 
     @initialize(data=DATA)
     def begin(self, data: st.DataObject) -> None:
+        """Draw the sizes of the loop."""
         self.loop = data.draw(self.start)
         self.book = Book(self.loop)
 
     def note(self, step: Step) -> None:
+        """Add a step to the trace."""
         self.book.apply(step)
         self.steps.append(step)
 
     def trace(self) -> Trace:
+        """Return the trace so far."""
         return replace_steps(self.loop, self.steps)
 
     def teardown(self) -> None:
         # Not where drawing itself ended early: then there is nothing whole to play.
+        """Hand the whole trace to `finished`."""
         if sys.exc_info()[0] is None and self.steps:
             type(self).finished(self.trace())
 
     @precondition(lambda self: self.book.free_slots > 0)
     @rule()
     def arrive(self) -> None:
+        """Let the next request arrive."""
         self.note(Step("arrive", (self.book.arrived,)))
 
     @precondition(lambda self: self.book.arrived and "extend" in self.kinds)
     @rule(data=DATA)
     def extend(self, data: st.DataObject) -> None:
+        """Prefill a piece of each of some requests."""
         self._call("extend", data, _chains(0, LONGEST_PREFILL))
 
     @precondition(lambda self: self.book.arrived and "decode" in self.kinds)
     @rule(data=DATA)
     def decode(self, data: st.DataObject) -> None:
+        """Decode a few tokens of each of some requests."""
         self._call("decode", data, _chains(1, LONGEST_CALL))
 
     @precondition(lambda self: self.book.arrived and "packed_decode" in self.kinds)
     @rule(data=DATA)
     def packed_decode(self, data: st.DataObject) -> None:
+        """Decode one token of each of some requests."""
         self._call("packed_decode", data, _chains(1, 1))
 
     @precondition(lambda self: self.book.arrived and "update" in self.kinds)
     @rule(data=DATA)
     def update(self, data: st.DataObject) -> None:
+        """Update the states of some requests by a few tokens."""
         self._call("update", data, _chains(0, LONGEST_CALL))
 
     @precondition(lambda self: "verify" in self.kinds and self.book.ready and self.book.free_rows > 0)
     @rule(data=DATA)
     def verify(self, data: st.DataObject) -> None:
+        """Verify a chain as the draft of each of some requests."""
         self._call("verify", data, _chains(1, self.loop.draft), self.book.free_rows)
 
     @precondition(lambda self: "verify" in self.kinds and self.book.ready and self.book.free_rows > 0)
     @rule(data=DATA)
     def verify_tree(self, data: st.DataObject) -> None:
+        """Verify a tree as the draft of each of some requests."""
         self._call("verify", data, _trees(self.loop.draft), self.book.free_rows)
 
     @precondition(lambda self: self.book.drafts)
     @rule(data=DATA)
     def commit(self, data: st.DataObject) -> None:
+        """Accept a part of the drafts of some requests."""
         drawn = data.draw(st.lists(st.sampled_from(list(self.book.drafts)), min_size=1, max_size=MOST_ROWS))
         requests = tuple(dict.fromkeys(drawn))
         accepted = tuple(
@@ -124,6 +138,7 @@ class Serving(RuleBasedStateMachine):
     @precondition(lambda self: self.book.live)
     @rule(data=DATA)
     def finish(self, data: st.DataObject) -> None:
+        """Let a request finish, which frees its slot."""
         self.note(Step("finish", (data.draw(st.sampled_from(self.book.live)),)))
 
     def _call(
@@ -133,9 +148,11 @@ class Serving(RuleBasedStateMachine):
         shapes: st.SearchStrategy[tuple[int, ...]],
         most: int | None = None,
     ) -> None:
-        """A call of requests that are ready, each at most once, at most `most` of them, and rows of padding.
+        """Call requests that are ready, each at most once and at most `most` of them, with rows of padding
+        among them.
 
-        shapes: of the tokens of a row, as the parent of each."""
+        `shapes` draws the tokens of a row, as the parent of each.
+        """
         row = st.tuples(st.sampled_from((*self.book.ready, PADDING)), shapes)
         requests: list[int] = []
         parents: list[tuple[int, ...]] = []
@@ -151,11 +168,14 @@ class Serving(RuleBasedStateMachine):
 
 
 def _chains(least: int, longest: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """Draw a chain of `least` to `longest` tokens."""
     return st.sampled_from([chain(length) for length in range(least, longest + 1)])
 
 
 def _trees(longest: int) -> st.SearchStrategy[tuple[int, ...]]:
-    """Trees in which some token does not follow the one before it; chains where there is no room for one."""
+    """Draw a tree in which some token does not follow the one before it, or a chain if there is no room for
+    one.
+    """
     of_length: dict[int, list[tuple[int, ...]]] = {1: [(-1,)]}
     for length in range(2, longest + 1):
         of_length[length] = [
@@ -168,8 +188,10 @@ def _trees(longest: int) -> st.SearchStrategy[tuple[int, ...]]:
 def machine(
     family: str, operations: Collection[str], backend: str, finished: Callable[[Trace], None]
 ) -> type[Serving]:
-    """A state machine of a family's operations, as far as a target has them, that gives each trace to
-    `finished`, which raises for one that fails."""
+    """Make a state machine of those operations of a family that a target has.
+
+    It gives each trace to `finished`, which raises for one that fails.
+    """
     kinds = frozenset(kind for kind in CALLS if f"{family}.{kind}" in operations)
     body: dict[str, Any] = {
         "start": loops(family, backend),

@@ -1,7 +1,9 @@
 """Makes a failing trace smaller: fewer requests, fewer steps, fewer rows, fewer tokens, simpler sizes.
 
-As with cases in the interpreter, this goes by what a trace is, in a few dozen runs, where Hypothesis would
-shrink the choices behind it in hundreds. The largest step first: a whole request with all that it did.
+Like `by_field` for cases, this goes by what a trace is, in a few dozen runs, where Hypothesis would shrink
+the choices behind it in hundreds. The largest step comes first: a whole request with all that it did. Every
+candidate is a trace that a loop could do, is smaller or simpler than the one that it comes from, and is
+played once at most; one that fails in the same way is cut off after the step that failed.
 """
 
 from __future__ import annotations
@@ -42,8 +44,12 @@ SIMPLEST: dict[str, Any] = {
 def simplest(
     trace: Trace, failure: CheckFailure, play: Play, expired: Callable[[], bool]
 ) -> tuple[Trace, CheckFailure, int]:
-    """The smallest trace known to fail in the same way, its failure, and how many traces were played for
-    it."""
+    """Return the smallest trace known to fail in the same way, its failure, and how many traces were played
+    for it.
+
+    `play` plays a trace and returns its failure and the number of the step that failed, or None. `expired` is
+    asked before every trace.
+    """
     seen, played = {trace.id}, 0
     progress = True
     while progress:
@@ -65,13 +71,13 @@ def simplest(
 
 
 def _smaller(trace: Trace) -> Iterator[Trace]:
-    """Traces a little smaller than this one, the largest steps down first."""
+    """Iterate over traces a little smaller than this one, the largest steps down first."""
     for make in (_without_requests, _without_steps, _without_rows, _with_less, _with_simpler_fields):
         yield from make(trace)
 
 
 def _made(trace: Trace, steps: list[Step]) -> Iterator[Trace]:
-    """The trace with these steps, if they can follow each other."""
+    """Give the trace other steps; nothing if they cannot follow each other."""
     try:
         yield replace_steps(trace, steps)
     except ValueError:
@@ -79,13 +85,14 @@ def _made(trace: Trace, steps: list[Step]) -> Iterator[Trace]:
 
 
 def _without_requests(trace: Trace) -> Iterator[Trace]:
+    """Leave out a request with all that it did, and number the later ones anew."""
     for request in range(sum(step.act == "arrive" for step in trace.steps)):
         kept = [_without(step, request) for step in trace.steps]
         yield from _made(trace, [_renumbered(step, request) for step in kept if step is not None])
 
 
 def _without(step: Step, request: int) -> Step | None:
-    """A step without a request; None if nothing is left of it."""
+    """Leave a request out of a step; None if nothing is left of it."""
     places = [n for n, one in enumerate(step.requests) if one != request]
     if len(places) == len(step.requests):
         return step
@@ -93,7 +100,7 @@ def _without(step: Step, request: int) -> Step | None:
 
 
 def _picked(step: Step, places: list[int]) -> Step | None:
-    """The rows of a step at these places."""
+    """Keep the rows of a step at these places; None if there are none."""
     if not places:
         return None
     return Step(
@@ -106,10 +113,12 @@ def _picked(step: Step, places: list[int]) -> Step | None:
 
 
 def _renumbered(step: Step, gone: int) -> Step:
+    """Number the requests of a step as if one had never arrived."""
     return dataclasses.replace(step, requests=tuple(one - (one > gone) for one in step.requests))
 
 
 def _without_steps(trace: Trace) -> Iterator[Trace]:
+    """Leave out a step, and with a verify the commits of its drafts."""
     for number, step in enumerate(trace.steps):
         if step.act == "arrive":
             continue
@@ -121,7 +130,7 @@ def _without_steps(trace: Trace) -> Iterator[Trace]:
 
 
 def _without_commit(steps: list[Step], request: int) -> list[Step]:
-    """Steps without the next commit of a request."""
+    """Leave the next commit of a request out of steps."""
     for n, step in enumerate(steps):
         if step.act == "commit" and request in step.requests:
             left = _without(step, request)
@@ -130,6 +139,7 @@ def _without_commit(steps: list[Step], request: int) -> list[Step]:
 
 
 def _without_rows(trace: Trace) -> Iterator[Trace]:
+    """Leave one row out of a step, and with a row of a verify the commit of its draft."""
     for number, step in enumerate(trace.steps):
         for row, request in enumerate(step.requests):
             if len(step.requests) == 1:
@@ -143,13 +153,14 @@ def _without_rows(trace: Trace) -> Iterator[Trace]:
 
 
 def _with_less(trace: Trace) -> Iterator[Trace]:
-    """Fewer tokens in a row of a call, or accepted of a draft, chains for trees, decode for other calls."""
+    """Take fewer tokens in a row, accept fewer, take chains for trees and decode for other calls."""
     for number, step in enumerate(trace.steps):
         for simpler in _less(step):
             yield from _made(trace, [*trace.steps[:number], plain(simpler), *trace.steps[number + 1 :]])
 
 
 def _less(step: Step) -> Iterator[Step]:
+    """Iterate over simpler forms of one step."""
     if step.act in ("extend", "update", "packed_decode"):
         yield dataclasses.replace(step, act="decode")
     for row, accepted in enumerate(step.accepted):
@@ -168,6 +179,7 @@ def _less(step: Step) -> Iterator[Step]:
 
 
 def _with_simpler_fields(trace: Trace) -> Iterator[Trace]:
+    """Take a simpler value for one field of the loop: the simplest, half, or one less."""
     for name, simple in SIMPLEST.items():
         value = getattr(trace, name)
         if value == simple:

@@ -15,7 +15,7 @@ import torch
 
 from diffgdn.reference.limit import MAX_SIGMAS
 from diffgdn.verdict import vacuity
-from diffgdn.verdict.checks import Comparison
+from diffgdn.verdict.comparison import Comparison
 
 FLA_RATIO = 0.005
 FLA_CI_RATIO = 0.01

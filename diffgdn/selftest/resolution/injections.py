@@ -18,7 +18,7 @@ from diffgdn.reference import reference_kernel
 from diffgdn.reference.noise import Contract, Rounded
 from diffgdn.selftest.resolution.subject import Subject, rms
 from diffgdn.verdict import vacuity
-from diffgdn.verdict.checks import Comparison
+from diffgdn.verdict.comparison import Comparison
 
 Results = dict[str, Tensor]
 STEPS = 8  # sizes an octave, which makes each 9 % larger than the one before

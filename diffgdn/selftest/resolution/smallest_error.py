@@ -12,7 +12,7 @@ from diffgdn.selftest.resolution.criteria import CRITERIA
 from diffgdn.selftest.resolution.injections import INJECTIONS, Strike
 from diffgdn.selftest.resolution.subject import Subject
 from diffgdn.targets.base import default_contract
-from diffgdn.verdict.checks import Comparison
+from diffgdn.verdict.comparison import Comparison
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from diffgdn.reference.noise import Contract
 from diffgdn.reference.oracle import Rounding
 from diffgdn.tensors import inputs
 from diffgdn.tensors.inputs import Data
-from diffgdn.verdict import execute
-from diffgdn.verdict.checks import Comparison
+from diffgdn.verdict.comparison import Comparison, compare_results
 
 UNIFORM_RMS = 3.0**-0.5  # root mean square of a rounding error, as a share of half a unit in the last place
 
@@ -50,7 +49,7 @@ class Subject:
         results = reference_kernel.kept(case, reference_kernel.rounded(case, data, contract))
         dtypes = reference_kernel.stored_dtypes(case)
         stored = {name: tensor.to(dtypes[name]) for name, tensor in results.items() if tensor.numel()}
-        found = {one.name: one for one in execute.comparisons(case, stored, reference)}
+        found = {one.name: one for one in compare_results(case, stored, reference)}
         return cls(case, data, contract, {name: results[name] for name in found}, found, reference.exact)
 
     def judged(self, changed: dict[str, Tensor]) -> list[Comparison]:

@@ -14,8 +14,8 @@ from diffgdn.cases.case import Case
 from diffgdn.reference import noise
 from diffgdn.targets import Target
 from diffgdn.tensors import inputs
-from diffgdn.verdict.checks import CheckFailure, Comparison
-from diffgdn.verdict.failures import KernelRaised, RelationBroken, Verdict
+from diffgdn.verdict.comparison import Comparison
+from diffgdn.verdict.failures import CheckFailure, KernelRaised, RelationBroken, Verdict
 from diffgdn.verdict.relations import registry
 from diffgdn.verdict.relations.labelled_results import STATES, Side, bounded, call
 from diffgdn.verdict.relations.transforms import MAKERS, Calls, DoesNotApply

@@ -11,9 +11,10 @@ from torch import Tensor
 from diffgdn.cases.case import Case
 from diffgdn.reference import noise
 from diffgdn.targets import Target
-from diffgdn.tensors import arena
 from diffgdn.tensors.inputs import Data
+from diffgdn.tensors.layout import arrange
 from diffgdn.verdict import execute
+from diffgdn.verdict.comparison import compare_results, received_dtypes
 
 # What a row of a result is: an output ("o", sequence, token), or a state ("S", sequence, tokens before it).
 Label = tuple[str, int, int]
@@ -64,7 +65,7 @@ def rows(case: Case, name: str) -> list[Label]:
 def call(case: Case, data: Data, target: Target, backend: str) -> Side:
     """The results of one call. Raises KernelRaised."""
     one = execute.Run(case, target, backend, explain=False)
-    one.arguments = arena.arrange(case, data, execute.device_of(backend), target.layout)
+    one.arguments = arrange(case, data, execute.device_of(backend), target.layout)
     try:
         results = one.results(one.arguments, one.call(one.arguments))
         shaped = {
@@ -79,10 +80,10 @@ def call(case: Case, data: Data, target: Target, backend: str) -> Side:
 def bounded(side: Side, case: Case, data: Data, target: Target) -> Side:
     """With the bounds of a call's results: on a correct kernel's errors, infinite where it may overflow, zero
     where nothing rounds."""
-    stored = execute.kept_in(case, side.results)
+    stored = received_dtypes(case, side.results)
     reference = noise.reference(case, data, target.contract(case.op), stored)
     bounds = {}
-    for one in execute.comparisons(case, side.results, reference):
+    for one in compare_results(case, side.results, reference):
         both = torch.stack([torch.where(one.overflows, torch.inf, one.bound), one.half_ulp])
         bounds[one.name] = torch.zeros_like(both) if reference.exact else both
     return replace(side, bounds=bounds)

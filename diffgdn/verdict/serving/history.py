@@ -20,7 +20,7 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.trace_steps import PADDING, REJECTED
 from diffgdn.reference import oracle
 from diffgdn.tensors.inputs import Data
-from diffgdn.verdict.checks import Comparison
+from diffgdn.verdict.comparison import Comparison
 from diffgdn.verdict.failures import BeyondBound
 
 # Inputs in bf16 are unit vectors to one part in 256.

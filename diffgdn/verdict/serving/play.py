@@ -27,13 +27,14 @@ from diffgdn.cases.trace import Trace
 from diffgdn.cases.trace_steps import CALLS, PADDING, REJECTED, Book, Step, path
 from diffgdn.reference import noise
 from diffgdn.targets import Target
-from diffgdn.tensors import arena, inputs
+from diffgdn.tensors import inputs
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import Data
+from diffgdn.tensors.layout import arrange
 from diffgdn.verdict import checks
-from diffgdn.verdict.checks import CheckFailure, Comparison, NotExact, SlotChanged
-from diffgdn.verdict.execute import Run, comparisons, device_of, kept_in
-from diffgdn.verdict.failures import Verdict
+from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
+from diffgdn.verdict.execute import Run, device_of
+from diffgdn.verdict.failures import CheckFailure, NotExact, SlotChanged, Verdict
 from diffgdn.verdict.serving.history import Histories
 from diffgdn.verdict.serving.loop import Loop
 from diffgdn.verdict.serving.memory import Memory, Place
@@ -206,7 +207,7 @@ class Player:
         data["state"] = self._states(step)
         arguments = self._arranged(case, data, asked)
         returned = run.call(arguments)
-        checks.memory(case, arguments.changes())
+        checks.check_memory(case, arguments.find_change())
         run.check_fresh(returned)
         waiting = {row for row, _ in self.drafts.values()}
         kept = [] if step.act != "verify" else case.kept
@@ -234,7 +235,7 @@ class Player:
     def _arranged(self, case: Case, data: Data, asked: dict[str, list[int]]) -> Arguments:
         """Arguments of a call over the pool and the buffer themselves, naming the slots that the loop asked
         for."""
-        arguments = arena.arrange(case, data, self.device, self.target.layout)
+        arguments = arrange(case, data, self.device, self.target.layout)
         arguments.tensors["state"] = self.memory.pool.view
         if case.keeps_steps:
             arguments.tensors["buffer"] = self.memory.buffer.view
@@ -260,16 +261,16 @@ class Player:
         self, case: Case, data: Data, results: dict[str, Tensor], patterns: dict[str, int]
     ) -> dict[str, Comparison]:
         """Each result beside the oracle that started from the pool. Raises CheckFailure."""
-        reference = noise.reference(case, data, self.target.contract(case.op), kept_in(case, results))
+        reference = noise.reference(case, data, self.target.contract(case.op), received_dtypes(case, results))
         compared = {}
-        for comparison in comparisons(case, results, reference, patterns):
+        for comparison in compare_results(case, results, reference, patterns):
             self.failed = comparison
-            checks.written(comparison)
-            checks.finite(comparison, lambda: None, lambda mask: None)
+            checks.check_written(comparison)
+            checks.check_finite(comparison)
             if reference.exact:
-                checks.exact(comparison)
+                checks.check_exact(comparison)
             else:
-                checks.bounded(comparison)
+                checks.check_bounded(comparison)
                 self.share = max(self.share, comparison.share)
             compared[comparison.name] = comparison
         self.failed = None

@@ -1,0 +1,236 @@
+"""Lays a case's tensors out as a caller would, in one allocation, with poison in between.
+
+Tensors are 256-byte aligned and stand apart by guard zones; gaps of strided views, slots that no sequence
+names and padding tokens are poison too. A pool past FAR_BYTES gets an allocation of its own (`far_pool`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diffgdn.cases.case import Case
+from diffgdn.tensors import far_pool, poison
+from diffgdn.tensors.arena import Arguments
+from diffgdn.tensors.inputs import DTYPE, Data
+from diffgdn.tensors.poison import GUARD_BYTES
+from diffgdn.tensors.region import Columns, Region, contiguous_strides
+from diffgdn.tensors.results import RETURNED, results_of
+
+ALIGN_BYTES = 256
+FAR_BYTES = 1 << 28
+ODD_GAP = 5  # elements between rows of a "gapped" view: no row after the first is 16-byte aligned
+EVEN_GAP = 16  # between rows of a one-token batch in a "packed" view: each is as aligned as the first
+INDEX_DTYPE = {"int32": torch.int32, "int64": torch.int64}
+# Arguments that a case may be without; asking for them gives None.
+OPTIONAL = ("cu_seqlens", "state", "indices", "parents", "rows", "buffer")
+
+Part = tuple[str, Tensor, tuple[int, ...]]  # name, values [tokens, ...], dimensions of one token
+
+
+def arrange(
+    case: Case, data: Data, device: torch.device | str, layout: str = "vk", zeros: bool = False
+) -> Arguments:
+    """Lay a case's tensors (from `inputs.draw`) out on a device and take the snapshot.
+
+    layout: of states, "vk" [..., V, K] or "kv" [..., K, V]. zeros: fill with zeros what is otherwise poison.
+    """
+    plan = _Plan(case, layout, zeros)
+    _plan_tokens(plan, data)
+    _plan_gates(plan, data)
+    _plan_indices(plan)
+    far = _lies_far(case)
+    if case.values.state != "none" and not far:
+        _plan_state(plan, data["state"])
+    if case.keeps_steps:
+        plan.add_fresh("buffer", (case.pool.buffer, case.pool.steps, *plan.inner), plan.state_dtype)
+    arena, tensors = plan.build(device)
+    written = [result for result in results_of(case) if result.lies != RETURNED]
+    pool = None
+    if far:
+        pool = far_pool.allocate(case, plan.turn(data["state"]), plan.inner, device, plan.poison)
+        pool.written = tuple(slot for result in written if result.lies == "state" for (slot,) in result.at)
+        tensors["state"] = pool.view
+    arguments = Arguments(
+        case,
+        layout,
+        {**dict.fromkeys(OPTIONAL), **tensors},
+        arena,
+        plan.regions,
+        plan.columns,
+        {result.lies: result.index for result in written},
+        pool,
+    )
+    arguments.snapshot()
+    return arguments
+
+
+class _Plan:
+    """Collects tensors with their places, then makes the one allocation that holds them.
+
+    poison, fresh: the 16-bit patterns of memory that must not be read, and of memory that must be written.
+    inner: dimensions of one state in the layout.
+    """
+
+    def __init__(self, case: Case, layout: str, zeros: bool) -> None:
+        self.case = case
+        self.poison, self.fresh = (0, 0) if zeros else (poison.POISON, poison.FRESH)
+        self._transposed = layout == "kv"
+        self.inner = (case.HV, case.K, case.V) if self._transposed else (case.HV, case.V, case.K)
+        self.state_dtype = DTYPE[case.pool.dtype]
+        self.regions: list[Region] = []
+        self.columns: list[Columns] = []
+        self._values: list[Tensor] = []
+        self._end = GUARD_BYTES  # where the next tensor may start, in bytes
+
+    def turn(self, states: Tensor) -> Tensor:
+        """View states [..., V, K] in the layout."""
+        return states.mT if self._transposed else states
+
+    def add(
+        self,
+        name: str,
+        values: Tensor,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        strides: tuple[int, ...] | None = None,
+        extent: int = 0,
+    ) -> None:
+        """Give a tensor a region behind those planned so far.
+
+        values: as many elements as `shape` has. strides: in elements; None for contiguous. extent: the least
+        number of elements that the region takes.
+        """
+        strides = strides or contiguous_strides(shape)
+        if math.prod(shape):
+            extent = max(extent, 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)))
+        self.regions.append(Region(name, self._end, extent, dtype, shape, strides))
+        self._values.append(values)
+        end = self._end + extent * dtype.itemsize + GUARD_BYTES
+        self._end = -(-end // ALIGN_BYTES) * ALIGN_BYTES
+
+    def add_fresh(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        """Give a tensor that the call must write a region."""
+        self.add(name, poison.full(shape, dtype, self.fresh), shape, dtype)
+
+    def build(self, device: torch.device | str) -> tuple[Tensor, dict[str, Tensor]]:
+        """Allocate and fill the memory. Returns it, [16-bit words], and the tensors in it by name."""
+        arena = torch.full((self._end // 2,), self.poison, dtype=torch.int16)
+        for region, values in zip(self.regions, self._values, strict=True):
+            if values.numel():
+                region.view(arena).copy_(values.view(region.shape))
+        arena = arena.to(device)
+        tensors = {region.name: region.view(arena) for region in self.regions}
+        return arena, tensors | {part.name: part.view(tensors[part.joint]) for part in self.columns}
+
+
+def _plan_tokens(plan: _Plan, data: Data) -> None:
+    """Plan q, k and v, or mixed_qkv and out."""
+    case = plan.case
+    heads: list[Part] = [
+        ("q", data["q"], (case.H, case.K)),
+        ("k", data["k"], (case.H, case.K)),
+        ("v", data["v"], (case.HV, case.V)),
+    ]
+    if not case.operation.single_token:
+        _plan_projection(plan, heads, "qkv")
+        return
+    mixed = torch.cat([tensor.flatten(1) for _, tensor, _ in heads], dim=1)
+    _plan_rows(plan, "mixed_qkv", mixed, mixed.shape[1])
+    plan.add_fresh("out", (case.tokens, 1, case.HV, case.V), mixed.dtype)
+
+
+def _plan_gates(plan: _Plan, data: Data) -> None:
+    """Plan g and beta, or a, b, A_log and dt_bias."""
+    case = plan.case
+    decay, beta = ("a", "b") if case.raw_gates and "a" in data else ("g", "beta")
+    channels: tuple[int, ...] = (case.HV, case.K) if case.operation.is_kda else (case.HV,)
+    if case.operation.raw_gates and case.operation.is_kda:
+        channels = (case.HV * case.K,)  # as SGLang's callers pass it
+    if case.operation.single_token:
+        _plan_rows(plan, decay, data[decay], math.prod(channels))
+        _plan_rows(plan, beta, data[beta], case.HV)
+    else:
+        _plan_projection(plan, [(decay, data[decay], channels), (beta, data[beta], (case.HV,))], "gates")
+    for name in ("A_log", "dt_bias"):
+        if name in data:
+            plan.add(name, data[name], tuple(data[name].shape), data[name].dtype)
+
+
+def _plan_rows(plan: _Plan, name: str, values: Tensor, width: int) -> None:
+    """Plan a tensor [tokens, width] of a one-token batch, with gaps between its rows if the view has any."""
+    gap = {"gapped": ODD_GAP, "packed": EVEN_GAP}.get(plan.case.view, 0)
+    plan.add(name, values, (plan.case.tokens, width), values.dtype, (width + gap, 1))
+
+
+def _plan_projection(plan: _Plan, parts: Sequence[Part], joint: str) -> None:
+    """Plan per-token tensors: views of one row-wise projection `joint` (view "packed"), with gaps between
+    heads and tokens ("gapped") or contiguous."""
+    case = plan.case
+    # Leading dimensions: (B, T), or (1, tokens).
+    rows = (1, case.tokens) if case.packed and not case.batched else (len(case.lens), case.lens[0])
+    dtype = parts[0][1].dtype
+    if case.view == "packed":
+        values = torch.cat([tensor.flatten(1) for _, tensor, _ in parts], dim=1)
+        width, column = values.shape[1], 0
+        plan.add(joint, values, (*rows, width), dtype)
+        for name, _, inner in parts:
+            strides = (rows[1] * width, width, *contiguous_strides(inner))
+            plan.columns.append(Columns(name, joint, (*rows, *inner), strides, column))
+            column += math.prod(inner)
+        return
+    for name, tensor, inner in parts:
+        steps, token = list(contiguous_strides(inner)), math.prod(inner)
+        if case.view == "gapped":
+            if len(inner) > 1:
+                steps[-2] += ODD_GAP
+            token = steps[0] * inner[0] + ODD_GAP
+        plan.add(name, tensor, (*rows, *inner), dtype, (rows[1] * token, token, *steps))
+
+
+def _plan_indices(plan: _Plan) -> None:
+    """Plan cu_seqlens, slot indices, buffer rows and the tree's parents, as far as the case has them."""
+    case, pool = plan.case, plan.case.pool
+    index_dtype = INDEX_DTYPE[case.index_dtype]
+    if case.packed and not case.operation.single_token:
+        starts = torch.tensor(case.starts)
+        plan.add("cu_seqlens", starts, (len(case.starts),), INDEX_DTYPE[case.cu_dtype])
+    if case.operation.has_pool and case.values.state != "none":
+        plan.add("indices", torch.tensor(pool.indices), (len(pool.indices),), index_dtype)
+    if case.keeps_steps:
+        plan.add("rows", torch.tensor(pool.rows), (len(pool.rows),), index_dtype)
+    if case.parents:
+        table = torch.zeros(len(case.lens), pool.steps, dtype=index_dtype)
+        for n, tree in enumerate(case.parents):
+            table[n, : len(tree)] = torch.tensor(tree, dtype=table.dtype)
+        plan.add("parents", table, tuple(table.shape), table.dtype, (pool.steps + 1, 1))
+
+
+def _slot_stride(case: Case) -> int:
+    """Elements from one slot of the pool to the next."""
+    return case.HV * case.V * case.K + case.pool.pitch
+
+
+def _lies_far(case: Case) -> bool:
+    """Whether the case's pool is too large for the arena."""
+    if case.values.state == "none" or not case.operation.has_pool:
+        return False
+    return case.pool.slots * _slot_stride(case) * DTYPE[case.pool.dtype].itemsize > FAR_BYTES
+
+
+def _plan_state(plan: _Plan, states: Tensor) -> None:
+    """Plan initial states [N, HV, V, K]: dense, or in the slots of a pool whose other slots are poison."""
+    case, pool, dtype = plan.case, plan.case.pool, plan.state_dtype
+    states = plan.turn(states)
+    if not case.operation.has_pool:
+        plan.add("state", states, (len(case.lens), *plan.inner), dtype)
+        return
+    shape, stride = (pool.slots, *plan.inner), _slot_stride(case)
+    values = poison.full(shape, dtype, plan.poison)
+    for n, slot in enumerate(pool.indices):
+        if slot >= 0:
+            values[slot] = states[n]
+    plan.add("state", values, shape, dtype, (stride, *contiguous_strides(plan.inner)), pool.slots * stride)
