@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from diffgdn.pytest_plugin.state import active
+from diffgdn.pytest_plugin.plugin_state import active
 from diffgdn.runner.messages import RunnerError
 
 

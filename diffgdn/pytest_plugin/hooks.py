@@ -26,13 +26,13 @@ import pytest
 from diffgdn.backend import selection as backends
 from diffgdn.cases.prelude import Call
 from diffgdn.pytest_plugin import plugin_options as options
-from diffgdn.pytest_plugin import state
+from diffgdn.pytest_plugin import plugin_state as state
 from diffgdn.pytest_plugin.answers import Answers, TimeUp
 from diffgdn.pytest_plugin.corpus_items import CorpusFile, CorpusItem
 from diffgdn.pytest_plugin.hypothesis_database import remember
 from diffgdn.pytest_plugin.plugin_harness import unfinished
+from diffgdn.pytest_plugin.plugin_state import RUNNING, Activation, State, active, state_of
 from diffgdn.pytest_plugin.reporting import leaves, save_first, saved
-from diffgdn.pytest_plugin.state import RUNNING, Activation, State, active, state_of
 from diffgdn.verdict.question import question_of
 
 if TYPE_CHECKING:

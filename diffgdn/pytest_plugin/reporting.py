@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from diffgdn.findings.finding import OUT_OF_TIME
 from diffgdn.pytest_plugin.plugin_harness import unfinished
-from diffgdn.pytest_plugin.state import State
+from diffgdn.pytest_plugin.plugin_state import State
 from diffgdn.report.finding_lines import company
 from diffgdn.runner.confirm import Confirmed
 from diffgdn.verdict.failures import CheckFailure, Verdict

@@ -6,6 +6,7 @@ interpret.
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import triton
@@ -22,7 +23,7 @@ TARGET = GPUTarget("cuda", 90, 32)
 N, T, HV = 2, 3, 2
 
 
-def compiled(self, *args, grid, warmup, **options):
+def compiled(self: Any, *args: Any, grid: Any, warmup: Any, **options: Any) -> None:
     """What Triton makes of a launch, up to the launch itself."""
     backend = CUDABackend(TARGET)
     bind = create_function_from_signature(self.signature, self.params, backend)
@@ -64,7 +65,7 @@ def plainest() -> None:
 
 
 if __name__ == "__main__":
-    type(recurrent_kernel).run = compiled  # type: ignore[method-assign]
+    type(recurrent_kernel).run = compiled
     calls: list[Callable[[], None]] = [lambda: everything(16), lambda: everything(17), plainest]
     for call in calls:
         call()

@@ -1,6 +1,7 @@
 """Who may import whom: the contracts in pyproject.toml, held also where import-linter is not installed."""
 
 import ast
+import re
 import sys
 import tomllib
 from collections import Counter
@@ -14,7 +15,6 @@ ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS: dict[str, str] = PYPROJECT["tool"]["setuptools"]["package-dir"]  # {package: folder}
 CONTRACTS: list[dict[str, Any]] = PYPROJECT["tool"]["importlinter"]["contracts"]
-TWICE = {"state"}  # of pytest_plugin and of kernels/chunk
 
 
 def modules() -> dict[str, Path]:
@@ -168,9 +168,34 @@ def last_parts(names: Iterable[str]) -> Counter[str]:
 
 def test_no_module_name_occurs_twice() -> None:
     counted = last_parts(name for name in MODULES if not name.endswith("__main__"))
-    assert {name for name, times in counted.items() if times > 1} <= TWICE
+    assert {name for name, times in counted.items() if times > 1} == set()
 
 
 @pytest.mark.parametrize("package", [name for name, path in MODULES.items() if path.stem == "__init__"])
 def test_every_folder_says_what_it_is(package: str) -> None:
     assert ast.get_docstring(ast.parse(MODULES[package].read_text()))
+
+
+TABLE = re.findall(r"^\| (\d*) ?\| `([\w/]+)/` \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+
+
+def shown(package: str) -> str:
+    """The folder of a package as ARCHITECTURE.md names it."""
+    return package.removeprefix("diffgdn.").replace(".", "/")
+
+
+def test_every_folder_has_one_line_in_the_architecture() -> None:
+    packages = [
+        shown(name) for name, path in MODULES.items() if path.stem == "__init__" and name != "diffgdn"
+    ]
+    assert Counter(folder for _, folder in TABLE) == Counter(packages)
+
+
+@pytest.mark.parametrize("contract", of("layers"))
+def test_the_architecture_shows_the_layers_of_the_contract(contract: dict[str, Any]) -> None:
+    numbered = {folder: int(layer) for layer, folder in TABLE if layer}
+    height = len(contract["layers"])
+    level = levels(contract, "diffgdn")
+    assert numbered == {
+        shown(room): height - down for room, down in level.items() if MODULES[room].stem == "__init__"
+    }

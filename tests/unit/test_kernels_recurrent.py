@@ -705,26 +705,36 @@ def test_the_same_call_twice_gives_the_same_bits(kda: bool) -> None:
 
 
 @pytest.fixture
-def compiled_for(monkeypatch):
+def compiled_for(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What Triton looks compiled kernels up by, of each launch of the recurrent kernel, which is left out."""
-    found = []
+    found = list[Any]()
     jit = JITFunction(recurrent_kernel.fn, **recurrent_kernel.kwargs) if INTERPRETED else recurrent_kernel
     specialised = create_function_from_signature(
         jit.signature, jit.params, CUDABackend(GPUTarget("cuda", 90, 32))
     )
 
-    def run(kernel, *args, grid, warmup, **options):
+    def run(kernel: Any, *args: Any, grid: Any, warmup: Any, **options: Any) -> None:
         found.append(str(specialised(*args, **options)[1:]))
 
     monkeypatch.setattr(type(recurrent_kernel), "run", run)
     return found
 
 
-def launch_verify(N=3, T=5, HV=3, slots=4, pitch=0, offset=0, padding=0, index_stride=1, K=17):
+def launch_verify(
+    N: int = 3,
+    T: int = 5,
+    HV: int = 3,
+    slots: int = 4,
+    pitch: int = 0,
+    offset: int = 0,
+    padding: int = 0,
+    index_stride: int = 1,
+    K: int = 17,
+) -> None:
     """Verify with every tensor there is; 17 floats are aligned nowhere. pitch: between slots, if not 0."""
     V, tokens = 16, N * T
 
-    def tensor(*shape, dtype=FP32):
+    def tensor(*shape: int, dtype: torch.dtype = FP32) -> Tensor:
         """A view with `padding` more in its first axis but one, that starts `offset` elements into memory."""
         whole = [*shape[:1], shape[1] + padding, *shape[2:]] if len(shape) > 1 else list(shape)
         size = torch.Size(whole).numel()
@@ -751,7 +761,9 @@ def launch_verify(N=3, T=5, HV=3, slots=4, pitch=0, offset=0, padding=0, index_s
     ],
     ids=str,
 )  # fmt: skip
-def test_no_size_stride_or_place_compiles_another_kernel(other, compiled_for):
+def test_no_size_stride_or_place_compiles_another_kernel(
+    other: dict[str, int], compiled_for: list[Any]
+) -> None:
     """Batches, slots and views vary freely: 1, multiples of 16 and numbers past 2^31 are like any other."""
     launch_verify()
     launch_verify(**other)
@@ -760,13 +772,13 @@ def test_no_size_stride_or_place_compiles_another_kernel(other, compiled_for):
 
 
 @pytest.mark.parametrize("other", [{"K": 16}, {"K": 33}], ids=str)
-def test_a_head_dimension_compiles_another_kernel(other, compiled_for):
+def test_a_head_dimension_compiles_another_kernel(other: dict[str, int], compiled_for: list[Any]) -> None:
     launch_verify()
     launch_verify(**other)
     assert len(set(compiled_for)) == 2
 
 
-def test_it_compiles_for_a_gpu_with_wide_loads_where_rows_are_aligned(tmp_path):
+def test_it_compiles_for_a_gpu_with_wide_loads_where_rows_are_aligned(tmp_path: Path) -> None:
     """In a process of its own: this one may interpret. Aligned rows of floats come in fours."""
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     script = Path(__file__).parent / "compile_recurrent.py"

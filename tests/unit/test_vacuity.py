@@ -187,13 +187,13 @@ def test_every_rounding_of_a_contract_can_be_made() -> None:
 
 
 @pytest.mark.parametrize("name", ["constant", "stale output", "unchanged state", "swapped heads"])
-def test_making_it_informative_mends_a_vacuous_case(name):
+def test_making_it_informative_mends_a_vacuous_case(name: str) -> None:
     """The strategies' last step: the same shape under laws that let nothing pass."""
     mended = make_informative(VACUOUS[name])
     assert (mended.lens, mended.pool, mended.HV) == (VACUOUS[name].lens, VACUOUS[name].pool, VACUOUS[name].HV)
     assert all(asked(mended).values())
 
 
-def test_an_informative_case_is_left_alone():
+def test_an_informative_case_is_left_alone() -> None:
     """Nothing is changed without need."""
     assert make_informative(INFORMATIVE) is INFORMATIVE
