@@ -13,6 +13,7 @@ from diffgdn.campaign import engine, events, replay_findings, tasks
 from diffgdn.campaign.ledger import Ledger
 from diffgdn.campaign.rotation import BARREN_BATCHES, FIRST_CASES, MOST_CASES, Rotation
 from diffgdn.campaign.tasks import Explore
+from diffgdn.campaign.worker_pool import Pool as WorkerPool
 from diffgdn.cases.case import Case
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.findings.corpus import Corpus
@@ -391,8 +392,10 @@ class Unstarted(engine._Campaign):
         self.told: list[events.Event] = []
         self.work: list[list[tasks.RunCase]] = []
         config = campaign.Config("fla", FEW, "gpu", 7, 4, Path("findings"))
-        super().__init__(config, self.told.append, Corpus(config.corpus))
-        self.ready = tasks.Ready("a GPU", {}, FEW, "vk", dict.fromkeys(FEW, configurations))
+        super().__init__(
+            config, self.told.append, Corpus(config.corpus), WorkerPool(config.pool, Path("running"))
+        )
+        self.inbox.ready = tasks.Ready("a GPU", {}, FEW, "vk", dict.fromkeys(FEW, configurations))
         self.menu = strategies.Menu.draw(7, FEW)
         self._prepare(self.menu, FEW)
 
