@@ -184,7 +184,7 @@ class _Campaign:
             self.emit(events.PhaseEnded(name, time.monotonic() - begin))
 
     def _each(self, work: list[tasks.RunCase]) -> None:
-        queue = [task for task in work if task.case.op not in self.reach.left_out]
+        queue = [task for task in work if task.operation not in self.reach.left_out]
         self._drive(lambda: queue.pop(0) if queue else None)
 
     def _drive(self, source: Callable[[], tasks.Task | None]) -> None:
@@ -325,9 +325,9 @@ class _Campaign:
                 self._error(task.operation, done.error)
         elif isinstance(task, tasks.RunCase):
             if done.error is not None:
-                self._error(task.case.op, done.error)
+                self._error(task.operation, done.error)
             if task.phase == "compile" and done.error is None and done.refused is None:
-                self.emit(events.CompileProgress(task.case.op, done.seconds))
+                self.emit(events.CompileProgress(task.operation, done.seconds))
             elif task.finding is not None:
                 self._replayed(task.finding, done)
         elif isinstance(task, tasks.Confirm):
@@ -354,6 +354,8 @@ class _Campaign:
         task, case = died.task, died.case
         self.awaited.shrinks(worker, False)
         operation = case.op if case is not None else None
+        if isinstance(task, tasks.RunCase) and case is not None:
+            operation = task.operation
         if isinstance(task, tasks.Explore):
             operation = task.operation
             self.ledger.release(worker)

@@ -19,9 +19,10 @@ import pytest
 from diffgdn import campaign, cli, strategies
 from diffgdn.campaign import engine, events, replay_findings, tasks
 from diffgdn.campaign.case_batch import CaseBatch, Passed, Worker
+from diffgdn.campaign.trace_batch import TraceBatch
 from diffgdn.cases.case import Case, Pool
 from diffgdn.cases.prelude import FIRST_CALLS, MOST_CALLS, Call, History, digest, fitting
-from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace import Trace, call_of
 from diffgdn.findings import bucket, corpus, parse
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
@@ -33,6 +34,7 @@ from diffgdn.runner.ways import InChild
 from diffgdn.search import preludes
 from diffgdn.search.preludes import with_less
 from diffgdn.verdict.failures import BeyondBound, CheckFailure, KernelCrashed, Verdict
+from diffgdn.verdict.question import PlayTrace
 
 pytest_plugins = ["pytester"]
 
@@ -263,7 +265,12 @@ def test_serving_saves_the_traces_that_have_to_be_played_before(
     tmp_path: Path, isolation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Told of once; whatever its prelude is made of by then, it holds a trace of another dtype."""
-    loop = {"operations": ("gdn.serving",), "mode": "serving", "isolation": isolation}
+    loop: dict[str, Any] = {
+        "operations": ("gdn.serving",),
+        "mode": "serving",
+        "isolation": isolation,
+        "max_cases": 8,
+    }
     outcome, told = run("cached", tmp_path, 5.0, **loop)
     (found,) = outcome.findings
     assert Corpus(tmp_path).findings() == [found]
@@ -296,12 +303,12 @@ class Asked(Harness):
         self._answer = answer
 
     def ask(self, subject: Any, target: str, *_: Any, **options: Any) -> Verdict:
-        failure = BeyondBound(subject.op, "o", None, "it is wrong") if self.fails(subject) else None
-        return Verdict(subject, target, self.backend, failure)
+        case = call_of(subject)
+        failure = BeyondBound(subject.op, "o", None, "it is wrong") if self.fails(case) else None
+        return Verdict(case, target, self.backend, failure)
 
     def confirm(self, call: Call, verdict: Verdict, target: str) -> Confirmed:
-        assert isinstance(call.subject, Case)
-        self.calls.append(call.subject)
+        self.calls.append(call_of(call.subject))
         return self._answer(call, verdict)
 
 
@@ -359,6 +366,25 @@ def test_what_depends_on_others_is_told_of_once_and_asked_ever_more_rarely() -> 
     known = frozenset({tasks.key(failed.finding)})
     (found, *_) = batch(lambda case: True, asked, Counter(), known=known, shrink=False)
     assert (found.finding.prelude, asked.calls) == ((), [found.finding.case])
+
+
+def test_traces_that_depend_on_others_are_asked_ever_more_rarely_too() -> None:
+    """Over batches: each ends with the first failure that is asked."""
+    asked, sent, doubts = Asked(depends), list[Any](), Counter[tasks.Key]()
+    asked.fails = lambda case: True
+    worker = Worker(asked, "vk", sent.append, set, Passed(), doubts)
+
+    def search(seed: int, known: frozenset[tasks.Key] = frozenset()) -> tasks.Done:
+        given = {"seed": seed, "shrink_seconds": 60.0, "known": known, "question": PlayTrace()}
+        return TraceBatch(tasks.Explore("gdn.serving", 12, **given), worker).search(("gdn.decode",))
+
+    assert search(0).cases == 1
+    (failed,) = [message for message in sent if isinstance(message, tasks.Failed)]
+    assert (failed.again, failed.shrinks) == (True, False)
+    explored = [search(seed, frozenset({tasks.key(failed.finding)})).cases for seed in range(1, 12)]
+    assert [message for message in sent if isinstance(message, tasks.Failed)] == [failed]
+    assert len(asked.calls) == 1 + sum(count.bit_length() for count in doubts.values())
+    assert sum(explored) == doubts.total() > 2 * len(asked.calls)
 
 
 # --- what is written ---
