@@ -68,6 +68,7 @@ class Played:
             self.backend,
             self.failure,
             self.refused,
+            shares={"trace": self.share} if self.share else {},
             seconds={"trace": self.seconds},
             comparison=self.comparison,
             step=self.at,
