@@ -269,8 +269,8 @@ class Player:
             if reference.exact:
                 checks.exact(comparison)
             else:
-                checks.bounded(comparison)
                 self.share = max(self.share, comparison.share)
+                checks.bounded(comparison)
             compared[comparison.name] = comparison
         self.failed = None
         return compared
