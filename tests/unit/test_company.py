@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -298,7 +299,8 @@ class Asked(Harness):
     """Answers for cases and confirms failures as it is told to, and takes down which."""
 
     def __init__(self, answer: Answer) -> None:
-        super().__init__("interpret", Path("nowhere"), Path("nowhere"))
+        self._folder = tempfile.TemporaryDirectory()  # goes with this object
+        super().__init__("interpret", Path(self._folder.name, "note"), Path(self._folder.name, "log"))
         self.fails: Callable[[Case], bool] = lambda case: False
         self.calls: list[Case] = []
         self._answer = answer
@@ -376,8 +378,8 @@ def test_traces_that_depend_on_others_are_asked_ever_more_rarely_too() -> None:
     worker = Worker(asked, "vk", sent.append, set, Passed(), doubts)
 
     def search(seed: int, known: frozenset[tasks.Key] = frozenset()) -> tasks.Done:
-        given = {"seed": seed, "shrink_seconds": 60.0, "known": known, "question": PlayTrace()}
-        return TraceBatch(tasks.Explore("gdn.serving", 12, **given), worker).search(("gdn.decode",))
+        task = tasks.Explore("gdn.serving", 12, seed, 60.0, known=known, question=PlayTrace())
+        return TraceBatch(task, worker).search(("gdn.decode",))
 
     assert search(0).cases == 1
     (failed,) = [message for message in sent if isinstance(message, tasks.Failed)]

@@ -129,12 +129,12 @@ def test_a_kernel_that_takes_the_memory_of_the_machine(tmp_path: Path) -> None:
     assert {event.failure for event in ran.explored} == {None, "crashed"}
 
 
-def test_a_crash_is_confirmed_once_a_batch() -> None:
+def test_a_crash_is_confirmed_once_a_batch(tmp_path: Path) -> None:
     """Each confirmation costs a child."""
     asked: list[bool] = []
 
     class Crashing(Harness):
-        def ask(self, subject: Any, target: str, *_: Any, familiar: Familiar, **options: Any) -> Verdict:
+        def ask(self, subject: Any, target: str, *_: Any, familiar: Familiar, **options: Any) -> Verdict:  # type: ignore[override]
             failure = KernelCrashed(subject.op, None, None, f"{ENDED}killed by SIGSEGV")
             asked.append(familiar(failure))
             return Verdict(subject, target, self.backend, failure)
@@ -142,7 +142,7 @@ def test_a_crash_is_confirmed_once_a_batch() -> None:
         def confirm(self, call: Call, verdict: Verdict, target: str) -> Confirmed:
             return Confirmed(call, verdict)
 
-    harness = Crashing("interpret", Path("nowhere"), Path("nowhere"))
+    harness = Crashing("interpret", tmp_path / "note", tmp_path / "log")
     worker = Worker(harness, "vk", lambda message: None, set, Passed(), Counter())
     task = tasks.Explore("gdn.decode", cases=4, seed=1, shrink_seconds=1.0, shrink=False)
     CaseBatch(task, worker).search(strategies.cases("gdn.decode"))

@@ -14,7 +14,8 @@ from diffgdn.campaign.events import CampaignStarted, CaseRun
 from diffgdn.cases.case import Case
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.prelude import Call
-from diffgdn.cases.trace import Step, Trace
+from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_steps import Step
 from diffgdn.report import modes
 from diffgdn.report.console import ConsoleReport
 from diffgdn.report.tally import Tally
@@ -78,7 +79,7 @@ def test_a_campaign_asks_one_question_of_each_operation(kind: type[Question]) ->
 
 def test_relations_take_turns_of_those_that_apply() -> None:
     asked = AskRelation.asked_of("gdn.decode", "eager", ALL)
-    assert [one.relation for one in asked] == list(relations.of("gdn.decode", "eager", ALL))
+    assert [one.relation for one in asked] == list(relations.applicable("gdn.decode", "eager", ALL))
     alone = AskRelation.asked_of("gdn.decode", "eager", ("gdn.decode",))
     assert 3 < len(alone) < len(asked)
     assert set(alone) < set(asked)

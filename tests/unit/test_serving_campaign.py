@@ -9,7 +9,8 @@ import pytest
 
 from diffgdn import campaign
 from diffgdn.campaign import events
-from diffgdn.cases.trace import Step, Trace
+from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_steps import Step
 from diffgdn.findings import bucket
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding

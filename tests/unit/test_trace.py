@@ -95,6 +95,16 @@ def test_a_trace_of_an_operation_that_the_target_lacks_is_refused_with_the_reaso
     assert play(TRACE, only_decode, "interpret").refused == "few does not implement kda.extend"
 
 
+def test_the_share_of_a_trace_that_fails_is_that_of_its_failure() -> None:
+    """As of a case: a campaign's worst error is no smaller than what it found."""
+    wrong = targets.get(f"{TOYS}:wrong")
+    trace = Trace("gdn", (*(Step("arrive", (n,)) for n in range(3)), Step("decode", (0, 1, 2))))
+    verdict = play(trace, wrong, "interpret").verdict()
+    assert verdict.failure is not None
+    assert verdict.failure.kind == "beyond_bound"
+    assert verdict.shares["trace"] > 1
+
+
 def test_the_failure_names_the_step() -> None:
     class Late(Loop):
         def reset(self, slot: int) -> None:

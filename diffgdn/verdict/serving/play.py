@@ -289,8 +289,8 @@ class Player:
             if reference.exact:
                 checks.check_exact(comparison)
             else:
-                checks.check_bounded(comparison)
                 self.share = max(self.share, comparison.share)
+                checks.check_bounded(comparison)
             compared[comparison.name] = comparison
         self.failed = None
         return compared
