@@ -32,7 +32,7 @@ def run(case: Case, target: Target, backend: str, name: str) -> Verdict:
     reason = None if relation.takes(case.operation) else f"not about {case.op}"
     reason = reason or registry.missing(name, case.op, target.name, tuple(target.operations))
     reason = reason or (None if case.total else "no tokens") or relation.unless(case)
-    if reason is None and relation.bitwise and name != "twice":
+    if reason is None and relation.bitwise and not relation.same_shapes:
         case_asked = replace(case, batch_invariant=True)
     else:
         case_asked = case
@@ -41,7 +41,7 @@ def run(case: Case, target: Target, backend: str, name: str) -> Verdict:
         return Verdict(case, target.name, backend, refused=reason)
     if backend == "interpret":
         interpreter.repair()
-    bitwise = relation.bitwise and (name == "twice" or keeps_bits(target, case.op))
+    bitwise = relation.bitwise and (relation.same_shapes or keeps_bits(target, case.op))
     start, asked = time.perf_counter(), _Asked(case_asked, target, backend, name, bitwise)
     failure, refused = None, None
     try:

@@ -25,6 +25,7 @@ class Relation:
     bitwise: the contract promises the same bits; else results agree within the bounds of both sides.
     kinds, families: of the operations that it can apply to.
     unless: says why it tells nothing about a case, or None if it applies.
+    same_shapes: the other calls have the shapes of the case's own; bits then need no `batch_invariant`.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Relation:
     kinds: tuple[str, ...] = KINDS
     families: tuple[str, ...] = ("gdn", "kda")
     unless: Callable[[Case], str | None] = lambda case: None
+    same_shapes: bool = False
 
     def takes(self, operation: Operation) -> bool:
         """Whether it can apply to cases of an operation."""
@@ -93,6 +95,7 @@ RELATIONS: dict[str, Relation] = {
             "the same call again, in other memory",
             "promised: the same call gives the same bits",
             bitwise=True,
+            same_shapes=True,
         ),
         Relation(
             "permuted",
