@@ -130,7 +130,11 @@ def test_a_padding_row_of_packed_decode_is_not_combined() -> None:
     assert verdict.failure is None
 
 
-def test_segments_say_nothing_about_one_token_from_a_zero_state() -> None:
+def test_segments_say_nothing_where_all_is_padding_or_one_token_from_a_zero_state() -> None:
+    padding = case_of("gdn.packed_decode", (1, 1), pool=Pool(1, (-1, -1)))
+    assert (
+        relations.run(padding, Eager(), "interpret", "segments").refused == "every output is that of padding"
+    )
     case = case_of("gdn.update", (1,), values=replace(VALUES, state="zero"))
     refused = relations.run(case, Eager(), "interpret", "segments").refused
     assert refused == "a zero state and one segment: the same call"

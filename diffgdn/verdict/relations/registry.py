@@ -102,6 +102,8 @@ def _no_flag(case: Case) -> str | None:
 def _no_segments(case: Case) -> str | None:
     if case.keeps_steps:
         return "no state after the last token is kept"
+    if case.operation.single_token and max(case.pool.indices) < 0:
+        return "every output is that of padding"
     alone = max(case.lens) == 1 and case.values.state != "law"
     return "a zero state and one segment: the same call" if alone else None
 
