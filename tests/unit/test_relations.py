@@ -20,6 +20,7 @@ from diffgdn.campaign import replay_findings
 from diffgdn.campaign.events import Event
 from diffgdn.campaign.rotation import Rotation
 from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.operations import OPERATIONS
 from diffgdn.findings import repro
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
@@ -260,6 +261,17 @@ def test_batches_ask_the_relations_in_turn() -> None:
     asked = [source.next(frozenset()) for _ in range(4)]
     pairs = [(task.operation, task.question.relation) for task in asked if task is not None]
     assert pairs == [("a", "x"), ("b", "y"), ("a", "y"), ("b", "x")]
+
+
+def test_a_short_campaign_asks_every_relation() -> None:
+    """One that few operations have is not left to the end."""
+    questions = {
+        op: tuple(map(AskRelation, relations.applicable(op, "vk", tuple(OPERATIONS)))) for op in OPERATIONS
+    }
+    source = Rotation(OPERATIONS, "interpret", 1, None, 5.0, questions=questions)
+    source.start(None, 0.0)
+    tasks = [source.next(frozenset()) for _ in range(2 * len(RELATIONS))]
+    assert {task.question.relation for task in tasks if task is not None} == set(RELATIONS)
 
 
 def test_a_campaign_finds_shrinks_saves_and_replays(tmp_path: Path) -> None:

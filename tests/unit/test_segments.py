@@ -95,6 +95,16 @@ def test_every_segment_starts_from_a_zero_state_and_the_whole_is_right(kind: str
         )
 
 
+@pytest.mark.parametrize("op", ["gdn.extend", "kda.recurrent"])
+def test_segments_are_passed_no_state_where_the_case_is_passed_none(op: str) -> None:
+    dense = op.endswith("recurrent")
+    pool, values = Pool(indices=() if dense else (-1, -1)), replace(VALUES, state="none")
+    case, calls = case_of(op, (5, 2), pool=pool, values=values), Noting()
+    segments(case, inputs.draw(case), calls)
+    assert [one.values.state for one in calls.cases] == ["none"] * 3
+    assert relations.run(case, Eager(), "interpret", "segments").failure is None
+
+
 def test_a_bound_that_is_carried_holds_for_the_worst_errors() -> None:
     generator = torch.Generator().manual_seed(1)
     matrix = torch.randn(1, 8, 8, generator=generator, dtype=torch.float64)

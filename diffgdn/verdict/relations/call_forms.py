@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from diffgdn.cases.case import Case, Pool
+from diffgdn.cases.case import Case
 from diffgdn.tensors.inputs import DTYPE, Data
 from diffgdn.verdict.relations.labelled_results import Side
 from diffgdn.verdict.relations.registry import flags_of
 from diffgdn.verdict.relations.related_calls import Calls, DoesNotApply
-from diffgdn.verdict.relations.subsets import own_slots, pick, whole
+from diffgdn.verdict.relations.subsets import no_slots, own_slots, pick, whole
 
 
 def packed(case: Case, data: Data, calls: Calls) -> list[Side]:
@@ -38,13 +38,12 @@ def packed(case: Case, data: Data, calls: Calls) -> list[Side]:
 
 def no_state(case: Case, data: Data, calls: Calls) -> Side:
     """Call with zero states where the case passes none, without any where its states are zero."""
-    count, dtype = len(case.lens), case.pool.dtype
+    count, dtype = len(case.lens), DTYPE[case.pool.dtype]
     if case.values.state == "none":
         kind, pool = "zero", own_slots(case, count)
-        states = {"state": torch.zeros(count, case.HV, case.V, case.K, dtype=DTYPE[dtype])}
+        states = {"state": torch.zeros(count, case.HV, case.V, case.K, dtype=dtype)}
     else:
-        kind, states = "none", {}
-        pool = Pool(indices=(-1,) * count if case.operation.has_pool else (), dtype=dtype)
+        kind, pool, states = "none", no_slots(case, count), {}
     values = replace(case.values, state=kind)
     other = replace(case, values=values, pool=pool, final=True, edits=(), only=())
     return calls(other, {name: tensor for name, tensor in data.items() if name != "state"} | states)

@@ -25,7 +25,7 @@ from diffgdn.reference.oracle import Exact, Expected, lanes
 from diffgdn.tensors.inputs import Data
 from diffgdn.verdict.relations.labelled_results import Label, Side, states_left
 from diffgdn.verdict.relations.related_calls import Calls
-from diffgdn.verdict.relations.subsets import own_slots, pick
+from diffgdn.verdict.relations.subsets import no_slots, own_slots, pick
 
 SEGMENTS = 3  # of a sequence
 
@@ -38,8 +38,9 @@ def segments(case: Case, data: Data, calls: Calls) -> Side:
         parts = [(n, tokens[i]) for n in combined.states if len(tokens := cut(case, n)) > i]
         if not parts:
             break
-        pool, state = own_slots(case, len(parts)), "none" if case.values.state == "none" else "zero"
-        values = replace(case.values, state=state)
+        given = case.values.state != "none"
+        pool = own_slots(case, len(parts)) if given else no_slots(case, len(parts))
+        values = replace(case.values, state="zero" if given else "none")
         part, tensors = pick(
             case, data, parts, pool=pool, values=values, tail=0, final=True, inplace=True, boundary=False
         )
