@@ -129,7 +129,7 @@ BUGS: dict[str, tuple[Case, Bug, bool]] = {
     "packed": (UPDATE, times(1.01, lambda case: not case.packed), False),
     "no_state": (FRESH, times(1.01, lambda case: case.values.state == "none"), False),
     "padding": (PADDED, padded_rows, True),
-    "flags": (EXTEND, times(SLIGHT, lambda case: not case.final), True),
+    "flags": (EXTEND, times(1.05, lambda case: not case.final), True),
     "segments": (UPDATE, Fading(), False),
 }
 

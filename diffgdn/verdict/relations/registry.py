@@ -231,8 +231,7 @@ RELATIONS: dict[str, Relation] = {
         Relation(
             "flags",
             "final state, boundary states and the state's update asked for or not, one after another",
-            "what else is asked for changes no arithmetic",
-            bitwise=True,
+            "what else is asked for changes no arithmetic, though it may be another build of the kernel",
             kinds=STATEFUL,
             unless=_no_flag,
         ),
