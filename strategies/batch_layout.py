@@ -157,9 +157,7 @@ class Batch:
     batched: bool
 
 
-def draw_batch(
-    draw: st.DrawFn, operation: Operation, build: Build, room: Room, own: Promises
-) -> Batch:
+def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room, own: Promises) -> Batch:
     """Draw sequences that fit the room and the build: packed or dense, chains or trees, a pool or none.
 
     own: what is promised of the operation.

@@ -151,7 +151,9 @@ def _draw_heads(
     """Draw H and HV: a few heads and their ratio; on a GPU at times those of a published model."""
     few = backend == "interpret"
     if not inside.any_heads(own):
-        return draw(among(*_promised_heads(operation.family, backend, build.crowded, own)))
+        pairs = _promised_heads(operation.family, backend, build.crowded, own)
+        H, HV = draw(among(*pairs))
+        return H, HV
     H = draw(among(*(H_FEW if few else H_MORE)))
     ratio = draw(among(*RATIOS))
     if few:
@@ -162,9 +164,7 @@ def _draw_heads(
     return pair if whole_model else (H, H * ratio)
 
 
-def _promised_heads(
-    family: str, backend: str, crowded: bool, own: Promises
-) -> tuple[tuple[int, int], ...]:
+def _promised_heads(family: str, backend: str, crowded: bool, own: Promises) -> tuple[tuple[int, int], ...]:
     """Return what H and HV are drawn from where not all are promised, simplest first."""
     few = backend == "interpret"
     usual = [(H, H * ratio) for H in (H_FEW if few else H_MORE) for ratio in RATIOS]

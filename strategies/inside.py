@@ -57,7 +57,9 @@ def narrowed(op: str, table: dict[str, tuple[Any, ...]], own: Promises) -> dict[
             left[name] = tuple(value for value in table[name] if value in getattr(own, axis))
     left["dtype"] = tuple(value for value in table["dtype"] if value in own.dtypes())
     left["state_dtype"] = tuple(
-        state for state in table["state_dtype"] if any(own.takes_state(dtype, state) for dtype in own.dtypes())
+        state
+        for state in table["state_dtype"]
+        if any(own.takes_state(dtype, state) for dtype in own.dtypes())
     )
     for name in "KV":
         left[name] = spans.choices(getattr(own, name), table[name], MOST_DIM, _plain_dim)
@@ -210,4 +212,6 @@ def _takes_layout(op: str, build: Any, names: tuple[str, ...], own: Promises) ->
         return True
     if build.packed:
         return "packed" in own.batch or ("batched" in own.batch and _can_be_batched(op))
-    return "dense" in own.batch and (spans.holds(own.length, 1) if build.one else spans.any_from(own.length, 2))
+    return "dense" in own.batch and (
+        spans.holds(own.length, 1) if build.one else spans.any_from(own.length, 2)
+    )

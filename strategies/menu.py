@@ -84,9 +84,7 @@ class Build:
         return TILES if self.crowded and not self.batch_invariant else 1
 
 
-def exactable(
-    op: str, backend: str, menu: Menu | None, promises: Promises = EVERYTHING
-) -> dict[str, float]:
+def exactable(op: str, backend: str, menu: Menu | None, promises: Promises = EVERYTHING) -> dict[str, float]:
     """Return, by dtype, the share (0 to 1) of an operation's builds that can have exact cases."""
     if menu is None:
         table = options(op, backend, promises)
@@ -238,7 +236,7 @@ class Menu:
     ) -> Menu:
         """Draw the menu of a campaign: the same seed gives the same builds.
 
-        promises: of the target, within which all builds lie; where they leave few, an operation has fewer. The
+        promises: of the target, within which all builds lie; where they leave few, there are fewer. The
         build of published models is one of them if it is promised. Raises InvalidArgument for an unknown
         backend or operation, for less than one build an operation, and for promises that leave no case.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diffgdn.cases import spans
@@ -72,20 +72,12 @@ def _span(name: str, given: Any, least: float, most: float, kinds: tuple[type, .
         require(not unknown, f"{name}: expected least, most and multiple, got {unknown}")
         given = Span(**given)
     require(isinstance(given, Span), f"{name}: expected a list or a span of {ends}, got {given!r:.80}")
-    span = replace(
-        given,
-        least=least if given.least is None else given.least,
-        most=most if given.most is None else given.most,
-    )
-    require(
-        type(span.least) in kinds
-        and type(span.most) in kinds
-        and least <= span.least <= span.most <= most  # type: ignore[operator]
-        and type(span.multiple) is int
-        and span.multiple >= 1,
-        f"{name}: expected {ends}, got {given!r}",
-    )
-    return span
+    low: Any = least if given.least is None else given.least
+    high: Any = most if given.most is None else given.most
+    right = type(low) in kinds and type(high) in kinds and least <= low <= high <= most
+    right = right and type(given.multiple) is int and given.multiple >= 1
+    require(right, f"{name}: expected {ends}, got {given!r}")
+    return Span(low, high, given.multiple)
 
 
 @dataclass(frozen=True)
@@ -116,7 +108,11 @@ class Whole:
         if isinstance(promised, tuple):
             return ", ".join(map(str, promised))
         step = f" in multiples of {promised.multiple}" if promised.multiple > 1 else ""
-        most = f"{promised.first} to {promised.last}" if promised.most != self.most else f"{promised.first} or more"
+        most = (
+            f"{promised.first} to {promised.last}"
+            if promised.most != self.most
+            else f"{promised.first} or more"
+        )
         return most + step
 
 
@@ -136,8 +132,7 @@ class Floats:
             require(span.multiple == 1, f"{name}: expected least and most alone, got {given!r}")
             return span
         require(
-            len(given) > 0
-            and all(type(n) in (int, float) and self.least < n < self.most for n in given),
+            len(given) > 0 and all(type(n) in (int, float) and self.least < n < self.most for n in given),
             f"{name}: expected numbers below {self.most:g}, got {given!r:.80}",
         )
         return tuple(sorted({float(n) for n in given}))
@@ -217,7 +212,11 @@ def _options(case: Case) -> Iterator[tuple[str, Any]]:
     if kind in ("extend", "recurrent"):
         yield "initial_state", given
         yield "final", case.final
-    if given and not case.keeps_steps and (kind in ("extend", "update", "decode") or case.op == "kda.recurrent"):
+    if (
+        given
+        and not case.keeps_steps
+        and (kind in ("extend", "update", "decode") or case.op == "kda.recurrent")
+    ):
         yield "inplace", case.inplace
     if kind == "extend":
         yield "boundary", case.boundary

@@ -4,16 +4,17 @@ Strategies draw inside the promises, so no case is drawn and thrown away. `broke
 beyond them. The same names and values make the TOML form (`promises_file`). Imports no torch.
 """
 
+# ruff: noqa: RUF009  (`_whole` makes a field)
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from diffgdn.cases import promise_axes, spans
-from diffgdn.cases.case_checks import DTYPES, MAX_DIM, VIEWS
+from diffgdn.cases.case_checks import CHUNK_SIZES, DTYPES, MAX_DIM, VIEWS
 from diffgdn.cases.json_record import Record, require
 from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.cases.promise_axes import BATCHES, MOST_TREE, Flag, Floats, Whole, Words
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 AS_Q = "q"  # a dtype: that of q
 MOST_HEADS = 1024
 ENDLESS = 1 << 40
+Own = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]  # fields of operations, as pairs, which hash
+OUTSIDE = "outside the promises: "  # where a reason is given why a case is not run
 
 
 def _words(*values: Any) -> Any:
@@ -88,7 +91,7 @@ class Promises(Record):
     H: Numbers = _whole(1, MOST_HEADS)
     HV: Numbers = _whole(1, MOST_HEADS)
     ratio: Numbers = _whole(1, MOST_HEADS)
-    chunk_size: tuple[int, ...] = _words(16, 32, 64)
+    chunk_size: tuple[int, ...] = _words(*CHUNK_SIZES)
     batch: tuple[str, ...] = _words(*BATCHES)
     length: Numbers = _whole(1, ENDLESS)
     empty: bool = _may()
@@ -116,14 +119,14 @@ class Promises(Record):
     )
     steps: tuple[bool, ...] = _either()
     tree: tuple[bool, ...] = _either()
-    operations: Mapping[str, Mapping[str, Any]] = ()  # type: ignore[assignment]  # kept as pairs, which hash
+    operations: Mapping[str, Mapping[str, Any]] | Own = ()
 
     def __post_init__(self) -> None:
         for spec in AXES:
             read = spec.metadata["axis"].read(spec.name, getattr(self, spec.name))
             object.__setattr__(self, spec.name, read)
         object.__setattr__(self, "operations", _read_operations(self.operations))
-        for op, _ in self.operations:
+        for op, _ in self._own():
             try:
                 self._with_own(op)
             except ValueError as error:
@@ -148,22 +151,31 @@ class Promises(Record):
         """
         return _of(self, op)
 
+    def _own(self) -> Own:
+        assert isinstance(self.operations, tuple)  # since it was read
+        return self.operations
+
     def _with_own(self, op: str) -> Promises:
         """Return these promises with an operation's own fields put in."""
-        own = dict(self.operations).get(op, ())  # type: ignore[call-overload]
+        own = dict(self._own()).get(op, ())
         return replace(self, **dict(own), operations=())
 
     def broken_by(self, case: Case) -> str | None:
         """Say in words what a case asks beyond the promises, or return None."""
+        for name, promised, value in self.breaches(case):
+            return f"{name}: {_AXIS[name].words(promised)} promised, {promise_axes.shown(value)} asked"
+        return None
+
+    def breaches(self, case: Case) -> Iterator[tuple[str, Any, Any]]:
+        """List (axis, what is promised, what the case asks) where a case asks more."""
         own = self.of(case.op)
         if own == EVERYTHING:
-            return None
+            return
         for name, value in promise_axes.asked(case):
             promised = getattr(own, name)
             as_q = name in ("state_dtype", "gate_dtype") and value == case.dtype and AS_Q in promised
             if not as_q and not _AXIS[name].takes(promised, value):
-                return f"{name}: {_AXIS[name].words(promised)} promised, {promise_axes.shown(value)} asked"
-        return None
+                yield name, promised, value
 
     @functools.cached_property
     def heads(self) -> tuple[tuple[int, int], ...]:
@@ -205,7 +217,7 @@ def _known(names: Mapping[str, Any]) -> None:
     require(not unknown, f"promises: unknown field {unknown[:1]!r:.60}; known: {', '.join(_AXIS)}")
 
 
-def _read_operations(given: Any) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]:
+def _read_operations(given: Any) -> Own:
     """Check an operation's own fields, and return them as pairs. Raises ValueError."""
     try:
         tables = {op: dict(table) for op, table in dict(given).items()}
@@ -239,7 +251,8 @@ def _check_left(own: Promises, operation: Operation) -> None:
         return
     forms = BATCHES if operation.kind in ("decode", "verify") else BATCHES[:2]
     require(
-        not set(forms).isdisjoint(own.batch), f"{op}: batch must name one of {', '.join(forms)}, got {own.batch}"
+        not set(forms).isdisjoint(own.batch),
+        f"{op}: batch must name one of {', '.join(forms)}, got {own.batch}",
     )
     if own.tree == (True,) and (operation.keeps_steps or (operation.kind == "update" and True in own.steps)):
         least = spans.nearest(own.length, 1)
@@ -248,9 +261,7 @@ def _check_left(own: Promises, operation: Operation) -> None:
 
 def _dims_left(own: Promises) -> bool:
     """Tell whether there are K and V, equal or not as is allowed."""
-    K, V = (
-        {n for n in range(1, MAX_DIM + 1) if spans.holds(numbers, n)} for numbers in (own.K, own.V)
-    )
+    K, V = ({n for n in range(1, MAX_DIM + 1) if spans.holds(numbers, n)} for numbers in (own.K, own.V))
     return (True in own.square and bool(K & V)) or (False in own.square and (len(K | V) > 1))
 
 
