@@ -28,7 +28,8 @@ def __getattr__(name: str) -> Any:
 
         return Case
     if name in ("Promises", "Span"):
-        from diffgdn.cases.promises import Promises, Span
+        from diffgdn.cases.promises import Promises
+        from diffgdn.cases.spans import Span
 
         return {"Promises": Promises, "Span": Span}[name]
     if name in ("FunctionTarget", "target"):

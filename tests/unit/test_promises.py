@@ -36,7 +36,7 @@ from diffgdn.strategies import Menu, cases, representatives
 from diffgdn.targets import FunctionTarget, TargetError, promises_of, refusal
 from diffgdn.verdict.failures import KernelCrashed, NotFinite, Verdict
 
-PROMISING = Path(__file__).with_name("promising.py")
+TOYS = Path(__file__).with_name("toys.py")
 DECODE = Case("gdn.decode")
 VERIFY = Case("gdn.verify", pool=Pool(steps=1, buffer=1, rows=(0,)))
 BF16 = Promises(dtype=("bfloat16",))
@@ -190,7 +190,9 @@ def test_a_menu_inside_little_has_few_builds() -> None:
         cases("gdn.decode", backend="gpu", menu=everything, promises=Promises(K=(77,)))
 
 
-ASKED: list[tuple[dict[str, Any], Case, str]] = [  # the promise, a case that asks more, and what is said of it
+ASKED: list[
+    tuple[dict[str, Any], Case, str]
+] = [  # the promise, a case that asks more, and what is said of it
     ({"dtype": ["bfloat16"]}, DECODE, "dtype: bfloat16 promised, float32 asked"),
     (
         {"state_dtype": ["q"]},
@@ -403,10 +405,10 @@ def test_a_file_takes_the_place_of_what_the_code_promises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert targets.promises(f"{PROMISING}:right").K == (8, 32)
-    (tmp_path / "diffgdn.toml").write_text("[targets.right]\nK = [4]")
-    target = targets.get(f"{PROMISING}:right")
-    assert promises_of(target) == targets.promises(f"{PROMISING}:right") == Promises(K=(4,))
+    assert targets.promises(f"{TOYS}:promising").K == (8, 32)
+    (tmp_path / "diffgdn.toml").write_text("[targets.promising]\nK = [4]")
+    target = targets.get(f"{TOYS}:promising")
+    assert promises_of(target) == targets.promises(f"{TOYS}:promising") == Promises(K=(4,))
     assert refusal(target, DECODE, "interpret") == f"{OUTSIDE}K: 4 promised, 16 asked"
     assert refusal(target, replace(DECODE, K=4), "interpret") is None
 
@@ -435,7 +437,7 @@ LARGE = Case(
 
 
 def _narrow() -> Promises:
-    return targets.promises(f"{PROMISING}:right")
+    return targets.promises(f"{TOYS}:promising")
 
 
 def test_no_step_of_a_shrink_leaves_the_promises_and_what_may_be_simpler_is() -> None:
@@ -531,7 +533,7 @@ def run_campaign(toy: str, corpus: Path, **options: Any) -> tuple[campaign.Outco
         "max_cases": 40,
         **options,
     }
-    config = campaign.Config(target=f"{PROMISING}:{toy}", backend="interpret", corpus=corpus, **given)
+    config = campaign.Config(target=f"{TOYS}:{toy}", backend="interpret", corpus=corpus, **given)
     return campaign.run(config, told.append), told
 
 
@@ -544,9 +546,9 @@ def ran(told: list[events.Event]) -> Iterator[Case]:
 
 
 def test_a_campaign_runs_and_shrinks_inside_and_leaves_old_findings_outside_alone(tmp_path: Path) -> None:
-    outside = Finding(DECODE, f"{PROMISING}:wrong", "interpret", "raised", "it was")
+    outside = Finding(DECODE, f"{TOYS}:promising_wrong", "interpret", "raised", "it was")
     Corpus(tmp_path).save(outside)
-    outcome, told = run_campaign("wrong", tmp_path)
+    outcome, told = run_campaign("promising_wrong", tmp_path)
     found = list(ran(told))
     assert len(found) >= 40
     assert [_narrow().broken_by(case) for case in found if _narrow().broken_by(case)] == []
