@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,18 @@ class Worker:
         """The key of a failure that comes alone."""
         seen = Verdict(call_of(call.subject), "", "", failure)
         return tasks.key(self.harness.finding(Confirmed(call, seen), self.target))
+
+    def has_turn(self, key: tasks.Key, known: Collection[tasks.Key]) -> bool:
+        """Whether to ask a failure again that no known finding stands for. Where one of its kind takes other
+        calls before it, was seen once, or damages the heap for others, it will mostly be that: it is asked
+        the first time, the second, the fourth and so on, as each time takes a process.
+        """
+        doubtful = {f"{key.fault}, {word}" for word in bucket.COMPANY}
+        damage = [one for one in known if one.region == bucket.HEAP and one.fault == key.fault]
+        if not damage and not any(one.fault in doubtful and one[:2] == key[:2] for one in known):
+            return True
+        self.doubts[key] += 1
+        return self.doubts[key].bit_count() == 1
 
 
 class CaseBatch:
@@ -154,21 +166,12 @@ class CaseBatch:
         return self._worker.key(self._call(case), failure)
 
     def _is_to_be_asked(self, verdict: Verdict) -> bool:
-        """Whether to ask a failure again that no finding stands for. Where one of its kind takes other calls
-        before it, was seen once, or damages the heap for others, it will mostly be that: it is asked the
-        first time, the second, the fourth and so on, as each time takes a process.
-        """
+        """Whether to ask a failure again that no finding stands for."""
         assert verdict.failure is not None
         told = bucket.fault(verdict.failure.kind) in self._announced
         if told and (self._kind is not None or not self._task.shrink):
             return False  # it is for a later round, or batch, to shrink that one
-        key = self._key(verdict.case, verdict.failure)
-        doubtful = {f"{key.fault}, {word}" for word in bucket.COMPANY}
-        damage = [one for one in self._known if one.region == bucket.HEAP and one.fault == key.fault]
-        if not damage and not any(one.fault in doubtful and one[:2] == key[:2] for one in self._known):
-            return True
-        self._worker.doubts[key] += 1
-        return self._worker.doubts[key].bit_count() == 1
+        return self._worker.has_turn(self._key(verdict.case, verdict.failure), self._known)
 
     def _tell(self, sure: Confirmed) -> None:
         """Of what cannot be shrunk in this process: it takes others before it, or did not come again."""

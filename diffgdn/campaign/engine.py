@@ -180,7 +180,7 @@ class _Campaign:
             self.emit(events.PhaseEnded(name, time.monotonic() - begin))
 
     def _each(self, work: list[tasks.RunCase]) -> None:
-        queue = [task for task in work if task.case.op not in self.inbox.reach.left_out]
+        queue = [task for task in work if task.operation not in self.inbox.reach.left_out]
         self._drive(lambda: queue.pop(0) if queue else None)
 
     def _drive(self, source: Callable[[], tasks.Task | None]) -> None:

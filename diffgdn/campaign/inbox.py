@@ -131,9 +131,9 @@ class Inbox:
                 self._error(task.operation, done.error)
         elif isinstance(task, tasks.RunCase):
             if done.error is not None:
-                self._error(task.case.op, done.error)
+                self._error(task.operation, done.error)
             if task.phase == "compile" and done.error is None and done.refused is None:
-                self.emit(events.CompileProgress(task.case.op, done.seconds))
+                self.emit(events.CompileProgress(task.operation, done.seconds))
             elif task.finding is not None:
                 self.replayed(task.finding, done)
         elif isinstance(task, tasks.Confirm):
@@ -161,6 +161,8 @@ class Inbox:
         task, case = died.task, died.case
         self.awaited.shrinks(worker, False)
         operation = case.op if case is not None else None
+        if isinstance(task, tasks.RunCase) and case is not None:
+            operation = task.operation
         if isinstance(task, tasks.Explore):
             operation = task.operation
             self.ledger.release(worker)

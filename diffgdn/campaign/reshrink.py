@@ -19,14 +19,13 @@ from diffgdn.campaign.worker_pool import Died, Pool
 from diffgdn.findings import corpus, trust
 from diffgdn.findings.finding import COMPLETE, EXAMPLE, Finding
 from diffgdn.runner.child_process import undisturbed
-from diffgdn.verdict.failures import FAULTS
+from diffgdn.verdict.failures import FAULT_KINDS
 
 POLL_SECONDS = 0.2
 CLOSING_SECONDS = 60.0  # after Ctrl-C, for what runs to end
 MOST_FAILED_STARTS = 3
 DEFAULT_SECONDS = 60.0  # for a shrink
 FAULT_SECONDS = 240.0  # of a crash or a hang, where a step costs a process
-FAULT_KINDS = tuple(fault.kind for fault in FAULTS)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -43,8 +44,7 @@ class Rotation:
         self._backend, self._seed, self._left = backend, seed, max_cases
         self._shrink_seconds, self._menu, self._clock = shrink_seconds, menu, clock
         self._questions = questions or {}
-        # Each operation begins with another, so that a short campaign still asks them all.
-        self._offset = {operation: n for n, operation in enumerate(self._queue)}
+        self._asked: Counter[tuple[str, Question]] = Counter()  # batches; "" for all operations
         self._deadline: float | None = None
         self._shrink_until: float | None = None
         self._batches = dict.fromkeys(self._queue, 0)
@@ -86,8 +86,7 @@ class Rotation:
         self._queue.append(operation)
         number = self._batches[operation]
         self._batches[operation] += 1
-        asked = self._questions.get(operation) or (ORACLE,)
-        question = asked[(number + self._offset[operation]) % len(asked)]
+        question = self._next_question(operation)
         most = question.most_cases or MOST_CASES[self._backend]
         cases = min(FIRST_CASES[self._backend] << min(number, 16), most)
         if self._left is not None:
@@ -105,6 +104,14 @@ class Rotation:
             shrink=number > 0,
             question=question,
         )
+
+    def _next_question(self, operation: str) -> Question:
+        """Take what an operation was asked least, and of that what all were asked least: so that a short
+        campaign still asks every question."""
+        asked = self._questions.get(operation) or (ORACLE,)
+        question = min(asked, key=lambda one: (self._asked[operation, one], self._asked["", one]))
+        self._asked.update([(operation, question), ("", question)])
+        return question
 
     def done(self, task: Explore, cases: int, failed: bool = False) -> str | None:
         """A batch has ended, or its worker has. cases: how many it ran; failed: in a new way.

@@ -71,6 +71,11 @@ class RunCase(Task):
     picture: bool = False
     fresh: bool = False
 
+    @property
+    def operation(self) -> str:
+        """What the campaign counts it under: of a trace its loop, not the operation that it called last."""
+        return self.case.op if self.finding is None else self.finding.operation
+
 
 @dataclass(frozen=True)
 class Confirm(Task):

@@ -47,9 +47,10 @@ class TraceBatch:
         if self._worker.passed.get(trace, self._task.question) is not None:
             return None
         outcome = self._play(trace)
-        if outcome is None or self._worker.key(Call(trace), outcome[0]) in self._known:
+        if outcome is None:
             return None
-        return outcome
+        key = self._worker.key(Call(trace), outcome[0])
+        return outcome if key not in self._known and self._worker.has_turn(key, self._known) else None
 
     def _play(self, trace: Trace) -> Outcome:
         """Play a trace: its failure and the number of its step. One that the target refuses counts as

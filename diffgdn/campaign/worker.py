@@ -11,7 +11,6 @@ import signal
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
@@ -103,11 +102,6 @@ def _case(folder: Path, index: int) -> Path:
 def log(folder: Path, index: int) -> Path:
     """Where a worker prints to."""
     return folder / f"worker-{index}.log"
-
-
-def say(text: Any) -> None:
-    """Into the log, past any buffer."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

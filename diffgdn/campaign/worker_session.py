@@ -18,12 +18,12 @@ from diffgdn.campaign import resume, tasks
 from diffgdn.campaign.case_batch import CaseBatch, Passed, Worker, case_run
 from diffgdn.campaign.config import Workers
 from diffgdn.campaign.trace_batch import TraceBatch
-from diffgdn.campaign.worker import say
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call, fitting
 from diffgdn.cases.trace import Trace, call_of
 from diffgdn.findings import bucket
 from diffgdn.findings.finding import COMPLETE, OUT_OF_TIME, Finding, shows_in_company, versions
+from diffgdn.runner.child_process import say
 from diffgdn.runner.confirm import Confirmed
 from diffgdn.runner.harness import Harness
 from diffgdn.runner.messages import About, RunnerError, SetupError

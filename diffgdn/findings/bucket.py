@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from diffgdn.findings.finding import Finding
 
 # A wrong number is one failure: whether it is held to a bound or to the last bit is for the case to say.
-FAULTS = {"beyond_bound": "wrong", "not_exact": "wrong"}
+ONE_FAULT = {"beyond_bound": "wrong", "not_exact": "wrong"}
 COMPANY = AFTER, ONCE = "after other calls", "seen once"
 HEAP = "damages the heap"  # the region of a crash that comes later, in whatever runs then
 STATES = ("state", "final")  # the same state, in the pool and as it is returned
@@ -39,7 +39,7 @@ def fault(kind: str) -> str:
     """Name the kind of failure that a check's kind counts as: `beyond_bound` and `not_exact` are both
     `wrong`.
     """
-    return FAULTS.get(kind, kind)
+    return ONE_FAULT.get(kind, kind)
 
 
 def of(finding: Finding) -> Bucket:

@@ -118,6 +118,11 @@ def keep_memory() -> None:
         set_option(M_TRIM_THRESHOLD, FREE_BYTES)
 
 
+def say(text: Any) -> None:
+    """Print to the log of this process, past any buffer."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def ending(status: int, line: str = "") -> str:
     """How a process ended, and the last line it printed, in words. status: as subprocess has it."""
     reason = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

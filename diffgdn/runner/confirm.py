@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from diffgdn.cases.prelude import Call, fitting
 from diffgdn.findings import bucket
-from diffgdn.verdict.failures import DAMAGED, FAULTS, CheckFailure, KernelCrashed, Verdict
+from diffgdn.verdict.failures import DAMAGED, FAULT_KINDS, FAULTS, CheckFailure, KernelCrashed, Verdict
 
 if TYPE_CHECKING:
     from diffgdn.findings.finding import Finding
 
 LOOK_EVERY = 16  # calls, between looks at a heap that is damaged somewhere
-FAULT_KINDS = tuple(fault.kind for fault in FAULTS)
 NOT_AGAIN = "not again in a fresh process"
 
 

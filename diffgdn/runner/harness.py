@@ -19,10 +19,8 @@ from diffgdn.runner.confirm import Confirm, Confirmed
 from diffgdn.runner.in_child import InChild
 from diffgdn.runner.messages import About, Familiar, Runner, RunnerError, unfamiliar
 from diffgdn.runner.running_case import CurrentCase
-from diffgdn.verdict.failures import FAULTS, CheckFailure, PoisonLeaked, Verdict
+from diffgdn.verdict.failures import FAULT_KINDS, CheckFailure, PoisonLeaked, Verdict
 from diffgdn.verdict.question import Question, Subject, question_of
-
-FAULT_KINDS = tuple(fault.kind for fault in FAULTS)
 
 
 class Harness:

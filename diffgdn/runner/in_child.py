@@ -80,6 +80,10 @@ class InChild:
     def document(self, finding: Finding, folder: Path, picture: bool) -> list[Path]:
         if finding.prelude:
             self._unused(finding.target)
+        if picture:  # for which the child runs it
+            history = self._ready(finding.target).history
+            for call in (*finding.prelude, finding.call):
+                history.add(finding.target, call)
         request = Request("document", (finding, folder, picture))
         files: list[Path] = self._served(request, finding.target)
         return files

@@ -88,11 +88,11 @@ class InProcess:
 
     def document(self, finding: Finding, folder: Path, picture: bool) -> list[Path]:
         loaded = self._target(finding.target)
-        self._history.add(finding.target, finding.call)
         with _errors_in_one_line():
             files = [repro.write(finding, folder)]
             if picture:
                 for call in (*finding.prelude, finding.call):
+                    self._history.add(finding.target, call)
                     comparison = self._judged(call.subject, loaded, question_of(call)).comparison
                 if comparison is not None:
                     files.append(localize.write_picture(comparison, folder / f"{finding.id}.png"))

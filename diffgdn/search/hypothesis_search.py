@@ -24,7 +24,7 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.findings import bucket
 from diffgdn.search import by_field, sparsify
-from diffgdn.verdict.failures import FAULTS
+from diffgdn.verdict.failures import FAULT_KINDS
 
 if TYPE_CHECKING:
     from diffgdn.verdict.failures import CheckFailure, Verdict
@@ -33,7 +33,6 @@ MAX_SHRINK_SECONDS = 30.0
 # A step down from a crash or a hang costs the child it was tried in: so more time, and few runs, on any
 # backend.
 FAULT_FACTOR = 4
-FAULT_KINDS = tuple(fault.kind for fault in FAULTS)
 CONTENT_SHARE = 1 / 3  # of that time, kept for the second stage
 
 
@@ -201,7 +200,7 @@ class Search:
         now = self.clock()
         self._shrinking, self._ran_out = kind, False
         self._shrink_until = now + limit
-        self._structure_until = now + (limit * (1 - CONTENT_SHARE) if kind in sparsify.FAULTS else limit)
+        self._structure_until = now + (limit * (1 - CONTENT_SHARE) if kind in sparsify.SPARSIFIED else limit)
 
     def _answer(self, case: Case) -> CheckFailure | bool:
         """Run a case unless it was run before; return its failure, True if the target refuses it, or False if
@@ -230,7 +229,7 @@ class Search:
         """Shrink the content of a case, if its kind of failure depends on numbers, and say what came of both
         stages.
         """
-        if _kind(failure) in sparsify.FAULTS:
+        if _kind(failure) in sparsify.SPARSIFIED:
             case, failure = self._simpler(case, failure, self._content)
         return Found(case, failure, self.found[_kind(failure)].unshrunk, not self._ran_out)
 

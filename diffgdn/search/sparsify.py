@@ -16,7 +16,7 @@ from diffgdn.cases.sparsity import AXES, Kept, Only, kept, places
 from diffgdn.search import by_field, moves
 
 # Kinds of failure, as `bucket.fault` names them, that may depend on numbers; others say nothing about them.
-FAULTS = ("wrong", "not_finite", "never_written", "poison_leaked", "not_repeatable")
+SPARSIFIED = ("wrong", "not_finite", "never_written", "poison_leaked", "not_repeatable")
 PER_TOKEN = ("q", "k", "v")
 POWERS = (1.0, -1.0, 0.5, 2.0, -0.5, -2.0)
 # Axes on which tensors are reduced together, before each of them on its own: what matters in one mostly

@@ -178,6 +178,7 @@ ALL: tuple[type[CheckFailure], ...] = (
 
 # What ends the process that runs the kernel, or leaves it good for nothing.
 FAULTS: tuple[type[CheckFailure], ...] = (KernelCrashed, KernelHung)
+FAULT_KINDS = tuple(fault.kind for fault in FAULTS)
 
 
 class Errors(NamedTuple):

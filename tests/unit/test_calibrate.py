@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -293,7 +292,7 @@ def test_a_plot_needs_matplotlib(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One line before anything is run."""
-    monkeypatch.setattr(sys.modules["diffgdn.cli.calibrate_command"], "find_spec", lambda name: None)
+    monkeypatch.setattr("diffgdn.cli.calibrate_command.find_spec", lambda name: None)
     assert run(["calibrate", "--plot", str(tmp_path / "plots"), "--target", "eager"]) == 2
     error = capsys.readouterr().err
     assert error == "diffgdn: --plot: matplotlib is not installed: pip install 'diffgdn[bench]'\n"

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,21 +19,23 @@ import pytest
 
 from diffgdn import campaign, cli, strategies
 from diffgdn.campaign import engine, events, replay_findings, tasks
-from diffgdn.campaign import serving_session as serving
-from diffgdn.campaign.case_batch import Batch, Passed
+from diffgdn.campaign.case_batch import CaseBatch, Passed, Worker
+from diffgdn.campaign.trace_batch import TraceBatch
 from diffgdn.cases.case import Case, Pool
 from diffgdn.cases.prelude import FIRST_CALLS, MOST_CALLS, Call, History, digest, fitting
-from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace import Trace, call_of
 from diffgdn.findings import bucket, corpus, parse
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
 from diffgdn.findings.parse import MAX_BYTES, CorpusError, finding_from_json
 from diffgdn.report import finding_lines as report
 from diffgdn.runner.confirm import Confirm, Confirmed, again
+from diffgdn.runner.harness import Harness
 from diffgdn.runner.ways import InChild
 from diffgdn.search import preludes
 from diffgdn.search.preludes import with_less
 from diffgdn.verdict.failures import BeyondBound, CheckFailure, KernelCrashed, Verdict
+from diffgdn.verdict.question import PlayTrace
 
 pytest_plugins = ["pytester"]
 
@@ -148,13 +151,21 @@ def test_a_prelude_is_bisected_to_the_calls_that_matter() -> None:
 # --- a campaign ---
 
 
-def run(target: str, folder: Path, **options: Any) -> tuple[campaign.Outcome, list[events.Event]]:
+def run(
+    target: str, folder: Path, shrink_seconds: float = 30.0, **options: Any
+) -> tuple[campaign.Outcome, list[events.Event]]:
     """A campaign in which shrinking has all the time it needs."""
-    given: dict[str, Any] = {"workers": 1, "seed": 7, "max_cases": 24, **options}
-    config = campaign.Config(f"{FAULTS}:{target}", ("gdn.decode",), "interpret", corpus=folder, **given)
+    given: dict[str, Any] = {
+        "operations": ("gdn.decode",),
+        "workers": 1,
+        "seed": 7,
+        "max_cases": 24,
+        **options,
+    }
+    config = campaign.Config(f"{FAULTS}:{target}", backend="interpret", corpus=folder, **given)
     told: list[events.Event] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "shrink_seconds", lambda max_time: 30.0)
+        patch.setattr(engine, "shrink_seconds", lambda max_time: shrink_seconds)
         return campaign.run(config, told.append), told
 
 
@@ -255,20 +266,28 @@ def test_a_property_test_ends_with_what_its_failure_depends_on(
 def test_serving_saves_the_traces_that_have_to_be_played_before(
     tmp_path: Path, isolation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "MAX_SHRINK_SECONDS", 20.0)
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    folder, said = Corpus(tmp_path / "corpus"), list[str]()
-    with serving.Session(f"{FAULTS}:cached", "interpret", isolation, tmp_path / "log", 1) as session:
-        found = session.search("gdn", 1, max_seconds=None, max_traces=500, save=folder, say=said.append)
-    assert found is not None
-    assert folder.findings() == [found]
+    """Told of once; whatever its prelude is made of by then, it holds a trace of another dtype."""
+    loop: dict[str, Any] = {
+        "operations": ("gdn.serving",),
+        "mode": "serving",
+        "isolation": isolation,
+        "max_cases": 8,
+    }
+    outcome, told = run("cached", tmp_path, 5.0, **loop)
+    (found,) = outcome.findings
+    assert Corpus(tmp_path).findings() == [found]
     (before,) = found.prelude
     assert isinstance(before.subject, Trace)
     assert found.trace is not None
     assert before.subject.dtype != found.trace.dtype
+    assert (found.reproduced, bucket.of(found).fault) == (True, "wrong, after other calls")
+    assert len([event for event in told if isinstance(event, events.FindingFound)]) == 1
     assert statuses([found], repeat=1) == ["FAILED"]
+    script = [sys.executable, str(tmp_path / f"{found.id}.py")]
+    assert subprocess.run(script, capture_output=True).returncode == 1
     monkeypatch.setenv("DIFFGDN_MENDED", "1")
     assert statuses([found], repeat=1) == ["FIXED"]
+    assert subprocess.run(script, capture_output=True).returncode == 0
 
 
 # --- a batch ---
@@ -276,46 +295,36 @@ def test_serving_saves_the_traces_that_have_to_be_played_before(
 Answer = Callable[[Call, Verdict], Confirmed]
 
 
-class Asked:
-    """Confirms failures as it is told to, and takes down which."""
+class Asked(Harness):
+    """Answers for cases and confirms failures as it is told to, and takes down which."""
 
     def __init__(self, answer: Answer) -> None:
+        self._folder = tempfile.TemporaryDirectory()  # goes with this object
+        super().__init__("interpret", Path(self._folder.name, "note"), Path(self._folder.name, "log"))
+        self.fails: Callable[[Case], bool] = lambda case: False
         self.calls: list[Case] = []
         self._answer = answer
 
-    def __call__(self, call: Call, verdict: Verdict) -> Confirmed:
-        assert isinstance(call.subject, Case)
-        self.calls.append(call.subject)
+    def ask(self, subject: Any, target: str, *_: Any, **options: Any) -> Verdict:
+        case = call_of(subject)
+        failure = BeyondBound(subject.op, "o", None, "it is wrong") if self.fails(case) else None
+        return Verdict(case, target, self.backend, failure)
+
+    def confirm(self, call: Call, verdict: Verdict, target: str) -> Confirmed:
+        self.calls.append(call_of(call.subject))
         return self._answer(call, verdict)
 
 
 def batch(
-    fails: Callable[[Case], bool], confirm: Asked, doubts: Counter[tasks.Key] | None = None, **options: Any
+    fails: Callable[[Case], bool], asked: Asked, doubts: Counter[tasks.Key] | None = None, **options: Any
 ) -> list[Any]:
     """What a batch of cases sends."""
     sent: list[Any] = []
-
-    def verdict(case: Case, familiar: object) -> Verdict:
-        failure = BeyondBound(case.op, "o", None, "it is wrong") if fails(case) else None
-        return Verdict(case, "vk", "interpret", failure)
-
-    def finding(sure: Confirmed, unshrunk: Case | None) -> Finding:
-        failure = sure.failure
-        kept: dict[str, Any] = {"prelude": sure.prelude, "reproduced": sure.reproduced}
-        place = failure.kind, failure.message, failure.tensor
-        return Finding(sure.verdict.case, "vk", "interpret", *place, unshrunk=unshrunk, **kept)
-
+    asked.fails = fails
     given: dict[str, Any] = {"cases": 30, "seed": 1, "shrink_seconds": 60.0, **options}
-    Batch(
-        task=tasks.Explore("gdn.decode", **given),
-        run=verdict,
-        send=sent.append,
-        listen=set,
-        finding=finding,
-        passed=Passed(),
-        confirm=confirm,
-        doubts=Counter() if doubts is None else doubts,
-    ).search(strategies.cases("gdn.decode"))
+    worker = Worker(asked, "vk", sent.append, set, Passed(), Counter() if doubts is None else doubts)
+    task = tasks.Explore("gdn.decode", **given)
+    CaseBatch(task, worker).search(strategies.cases("gdn.decode"))
     return [message for message in sent if not isinstance(message, events.CaseRun)]
 
 
@@ -360,6 +369,25 @@ def test_what_depends_on_others_is_told_of_once_and_asked_ever_more_rarely() -> 
     known = frozenset({tasks.key(failed.finding)})
     (found, *_) = batch(lambda case: True, asked, Counter(), known=known, shrink=False)
     assert (found.finding.prelude, asked.calls) == ((), [found.finding.case])
+
+
+def test_traces_that_depend_on_others_are_asked_ever_more_rarely_too() -> None:
+    """Over batches: each ends with the first failure that is asked."""
+    asked, sent, doubts = Asked(depends), list[Any](), Counter[tasks.Key]()
+    asked.fails = lambda case: True
+    worker = Worker(asked, "vk", sent.append, set, Passed(), doubts)
+
+    def search(seed: int, known: frozenset[tasks.Key] = frozenset()) -> tasks.Done:
+        task = tasks.Explore("gdn.serving", 12, seed, 60.0, known=known, question=PlayTrace())
+        return TraceBatch(task, worker).search(("gdn.decode",))
+
+    assert search(0).cases == 1
+    (failed,) = [message for message in sent if isinstance(message, tasks.Failed)]
+    assert (failed.again, failed.shrinks) == (True, False)
+    explored = [search(seed, frozenset({tasks.key(failed.finding)})).cases for seed in range(1, 12)]
+    assert [message for message in sent if isinstance(message, tasks.Failed)] == [failed]
+    assert len(asked.calls) == 1 + sum(count.bit_length() for count in doubts.values())
+    assert sum(explored) == doubts.total() > 2 * len(asked.calls)
 
 
 # --- what is written ---

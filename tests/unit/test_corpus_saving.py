@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,6 @@ from typing import Any
 import pytest
 
 from diffgdn.campaign.ledger import Ledger
-from diffgdn.campaign.serving_session import Session
 from diffgdn.cases.case import Case
 from diffgdn.cli import run
 from diffgdn.findings import corpus, parse
@@ -179,14 +179,18 @@ def test_a_corpus_that_cannot_be_written_is_told_before_anything_runs(
     assert capsys.readouterr().err == f"diffgdn: --corpus {tmp_path}: {tmp_path} is not writable\n"
 
 
-def test_serving_tells_what_it_cannot_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = Session(f"{TOYS}:wrong", "interpret", "none", tmp_path / "log", 0)
-    told: list[str] = []
+def test_serving_tells_what_it_cannot_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the screen, and why in one line; nothing half is left on the disk."""
     monkeypatch.setattr(os, "fsync", refusing(errno.ENOSPC))
-    with session:
-        finding = session.search(
-            "gdn", 0, max_seconds=None, max_traces=200, save=Corpus(tmp_path / "full"), say=told.append
-        )
-    assert finding is not None
-    assert told[-1] == f"{tmp_path / 'full'}: No space left on device: {finding.id} is not saved"
-    assert list((tmp_path / "full").iterdir()) == []
+    limits = "--family gdn --max-cases 12 --workers 1 --seed 1 --isolation none --backend interpret"
+    given = f"--target {TOYS}:wrong --corpus {tmp_path / 'full'} --allow-unreached"
+    assert run(f"serving {limits} {given}".split()) == 1
+    shown = capsys.readouterr()
+    assert "\nFINDING  gdn.serving  beyond_bound in " in shown.out
+    assert re.fullmatch(
+        rf"diffgdn: {tmp_path / 'full'}: No space left on device: \S+-gdn.serving-\S+ is not saved\n",
+        shown.err,
+    )
+    assert not {path.suffix for path in (tmp_path / "full").iterdir()} & {".json", ".tmp"}

@@ -19,11 +19,13 @@ import pytest
 
 from diffgdn import campaign, strategies
 from diffgdn.campaign import engine, events, replay_findings, tasks
-from diffgdn.campaign.case_batch import Batch, Passed
+from diffgdn.campaign.case_batch import CaseBatch, Passed, Worker
 from diffgdn.cases.case import Case, Pool
+from diffgdn.cases.prelude import Call
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
 from diffgdn.runner.confirm import Confirmed
+from diffgdn.runner.harness import Harness
 from diffgdn.runner.ways import Familiar
 from diffgdn.verdict.failures import KernelCrashed, Verdict
 
@@ -127,27 +129,23 @@ def test_a_kernel_that_takes_the_memory_of_the_machine(tmp_path: Path) -> None:
     assert {event.failure for event in ran.explored} == {None, "crashed"}
 
 
-def test_a_crash_is_confirmed_once_a_batch() -> None:
+def test_a_crash_is_confirmed_once_a_batch(tmp_path: Path) -> None:
     """Each confirmation costs a child."""
     asked: list[bool] = []
 
-    def crashes(case: Case, familiar: Familiar) -> Verdict:
-        failure = KernelCrashed(case.op, None, None, f"{ENDED}killed by SIGSEGV")
-        asked.append(familiar(failure))
-        return Verdict(case, "vk", "interpret", failure)
+    class Crashing(Harness):
+        def ask(self, subject: Any, target: str, *_: Any, familiar: Familiar, **options: Any) -> Verdict:  # type: ignore[override]
+            failure = KernelCrashed(subject.op, None, None, f"{ENDED}killed by SIGSEGV")
+            asked.append(familiar(failure))
+            return Verdict(subject, target, self.backend, failure)
 
-    Batch(
-        task=tasks.Explore("gdn.decode", cases=4, seed=1, shrink_seconds=1.0, shrink=False),
-        run=crashes,
-        send=lambda message: None,
-        listen=set,
-        finding=lambda sure, _: Finding(
-            sure.verdict.case, "vk", "interpret", sure.failure.kind, sure.failure.message
-        ),
-        passed=Passed(),
-        confirm=Confirmed,
-        doubts=Counter(),
-    ).search(strategies.cases("gdn.decode"))
+        def confirm(self, call: Call, verdict: Verdict, target: str) -> Confirmed:
+            return Confirmed(call, verdict)
+
+    harness = Crashing("interpret", tmp_path / "note", tmp_path / "log")
+    worker = Worker(harness, "vk", lambda message: None, set, Passed(), Counter())
+    task = tasks.Explore("gdn.decode", cases=4, seed=1, shrink_seconds=1.0, shrink=False)
+    CaseBatch(task, worker).search(strategies.cases("gdn.decode"))
     assert asked == [False, True, True, True]
 
 

@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from diffgdn.cases.case import Case, Pool
+from diffgdn.cases.prelude import Call
+from diffgdn.findings.finding import Finding
 from diffgdn.runner import in_child as isolated_module
 from diffgdn.runner import in_process
 from diffgdn.runner.ways import InChild, RunnerError, SetupError
@@ -122,6 +124,24 @@ def test_a_child_that_somebody_kills_is_seen_once(
     killer.join()
     assert failure(verdict) == ("crashed", f"{ENDED}killed by SIGKILL; not again in a fresh process")
     assert not verdict.confirmed
+
+
+@pytest.mark.parametrize("picture", [True, False])
+@pytest.mark.parametrize("way", ["child", "none"])
+def test_what_runs_for_a_picture_has_run_before_the_next_failure(
+    tmp_path: Path, way: str, picture: bool
+) -> None:
+    """In the same process; a script alone takes no run."""
+    target, wrong = f"{FAULTS}:wrong", Case("gdn.decode", lens=(3,))
+    finding = Finding(wrong, target, "interpret", "beyond_bound", "why", "o", prelude=(Call(CASE),))
+    runner = isolated(tmp_path) if way == "child" else in_process.InProcess("interpret")
+    try:
+        runner.document(finding, tmp_path, picture)
+        verdict = runner.run(Case("gdn.decode", lens=(4,)), target)
+    finally:
+        runner.close()
+    assert failure(verdict)[0] == "beyond_bound"
+    assert verdict.before == ((Call(CASE), Call(wrong)) if picture else ())
 
 
 def test_a_fault_that_an_earlier_case_prepared_is_not_confirmed(runner: InChild) -> None:

@@ -163,6 +163,22 @@ def test_numbers_that_are_never_drawn_otherwise_are_drawn_where_they_are_promise
     assert {case.pool.pitch for case in found} == {24}
 
 
+@pytest.mark.parametrize(
+    "promises",
+    [
+        Promises(K=(8, 16), V=(8, 16), square=(False,)),
+        Promises(K=(8,), V=Span(8, 9), square=(False,)),
+        Promises(K=(8, 24), V=(16, 24), square=(True,)),
+        Promises(K=(1,), scale=("default",)),  # where the scale makes a case tell more
+        Promises(dtype=("bfloat16", "float16"), gate_dtype=("q",), state_dtype=("q",)),
+        Promises(scale=("default",), l2norm=(False,)),
+    ],
+)
+def test_values_that_depend_on_each_other_are_drawn_inside(promises: Promises) -> None:
+    found = sample("gdn.recurrent", promises, 150)
+    assert [promises.broken_by(case) for case in found if promises.broken_by(case)] == []
+
+
 def test_a_shrink_ends_at_the_simplest_that_is_promised() -> None:
     smallest = find(cases("gdn.decode", promises=NARROW), lambda case: case.total > 0)
     assert (smallest.K, smallest.V, smallest.H, smallest.HV) == (64, 64, 2, 4)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from diffgdn import targets
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.findings import repro
 from diffgdn.findings.finding import Finding
@@ -269,6 +270,18 @@ def test_our_own_kernels_pass_their_scripts(
     }
     code, shown = run_here(source, capsys)
     assert (code, "are wrong" in shown) == (0, True), shown
+
+
+def test_the_script_of_another_built_in_target_calls_that_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One made of functions, as the guide of targets makes one; here it does nothing."""
+    built = targets.FunctionTarget("loop", {"gdn.decode": lambda v, **_: torch.zeros_like(v)})
+    get = targets.get
+    monkeypatch.setattr(targets, "names", lambda: ("vk", "loop"))
+    monkeypatch.setattr(targets, "get", lambda name: built if name == "loop" else get(name))
+    code, shown = run_here(repro.script(finding(Case("gdn.decode"), "loop")), capsys)
+    assert (code, "WRONG" in shown) == (1, True), shown
 
 
 def test_a_script_without_a_function_to_call_goes_through_diffgdn(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,10 +18,9 @@ from typing import Any
 import pytest
 
 from diffgdn import campaign
-from diffgdn.campaign import engine
+from diffgdn.campaign import engine, events
 from diffgdn.campaign.ledger import Ledger
 from diffgdn.campaign.overtime import Scripts
-from diffgdn.campaign.serving_session import Session
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.trace import Trace
 from diffgdn.cases.trace_steps import Step
@@ -200,35 +199,33 @@ def test_ctrl_c_keeps_how_small_a_finding_has_become(strikes: Path, until: Until
 
 
 @pytest.mark.parametrize("when", ["shrinking", "writing the script"])
-def test_ctrl_c_while_serving_shrinks_leaves_the_finding_whole(
-    monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
-    """It is told of, with how to go on."""
-    with Session(f"{TOYS}:wrong", "interpret", "none", Path("log"), 0) as session:
-        play, document, asked = session.play, session._runner.document, [0]
+def test_ctrl_c_while_serving_shrinks_leaves_the_finding_whole(when: str) -> None:
+    """It is told of, as small as it has become, and has its script."""
+    told: list[events.Event] = []
 
-        def impatient(*arguments: Any, **options: Any) -> Any:
-            asked[0] += bool(session._kept)
-            if asked[0] == 3:
-                raise KeyboardInterrupt
-            return play(*arguments)
+    def impatient(event: events.Event) -> None:
+        told.append(event)
+        runs = [one for one in told if isinstance(one, events.CaseRun) and one.shrinking]
+        shrunk = isinstance(event, events.FindingShrunk)
+        if shrunk if when == "writing the script" else len(runs) == 3 and event is runs[-1]:
+            raise KeyboardInterrupt
 
-        def impatient_once(*arguments: Any, **options: Any) -> Any:
-            asked[0] += 1
-            if asked[0] == 1:
-                raise KeyboardInterrupt
-            return document(*arguments, **options)
-
-        if when == "shrinking":
-            monkeypatch.setattr(session, "play", impatient)
-        else:
-            monkeypatch.setattr(session._runner, "document", impatient_once)
-        found = session.search(
-            "gdn", 0, max_seconds=None, max_traces=200, save=Corpus(Path("findings")), say=print
-        )
-        assert session.interrupted
-    assert found == only()
-    assert only().shrink == ("none" if when == "shrinking" else "complete")
+    loop: dict[str, Any] = {"operations": ("gdn.serving",), "mode": "serving", "isolation": "none"}
+    config = campaign.Config(
+        f"{TOYS}:wrong",
+        backend="interpret",
+        seed=0,
+        workers=1,
+        corpus=Path("findings"),
+        max_cases=200,
+        **loop,
+    )
+    outcome = campaign.run(config, impatient)
+    assert outcome.interrupted
+    assert outcome.findings == (only(),)
+    assert only().trace is not None
+    assert only().shrink == ("out of time" if when == "shrinking" else "complete")
+    assert isinstance(told[-1], events.CampaignEnded)
     assert (Path("findings") / f"{only().id}.py").exists()
 
 

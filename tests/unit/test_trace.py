@@ -95,6 +95,16 @@ def test_a_trace_of_an_operation_that_the_target_lacks_is_refused_with_the_reaso
     assert play(TRACE, only_decode, "interpret").refused == "few does not implement kda.extend"
 
 
+def test_the_share_of_a_trace_that_fails_is_that_of_its_failure() -> None:
+    """As of a case: a campaign's worst error is no smaller than what it found."""
+    wrong = targets.get(f"{TOYS}:wrong")
+    trace = Trace("gdn", (*(Step("arrive", (n,)) for n in range(3)), Step("decode", (0, 1, 2))))
+    verdict = play(trace, wrong, "interpret").verdict()
+    assert verdict.failure is not None
+    assert verdict.failure.kind == "beyond_bound"
+    assert verdict.shares["trace"] > 1
+
+
 def test_the_failure_names_the_step() -> None:
     class Late(Loop):
         def reset(self, slot: int) -> None:
@@ -132,33 +142,65 @@ def test_a_finding_with_a_wrong_trace_is_refused(change: Any, message: str) -> N
         finding_from_json(data)
 
 
+SERVING = ["serving", "--seed", "1", "--workers", "1", "--backend", "interpret"]
+
+
 def test_the_command_says_what_it_played(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--target", "eager", "--max-traces", "3", "--seed", "1", "--backend", "interpret"]
-    assert run(["serving", *arguments, "--corpus", str(tmp_path), "--allow-unreached"]) == 0
+    """A row for each family's loop: traces, their steps, those that were refused, the worst error."""
+    arguments = ["--target", "eager", "--max-cases", "6", "--corpus", str(tmp_path), "--allow-unreached"]
+    assert run([*SERVING, *arguments, "--json", str(tmp_path / "report.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "serving eager on backend interpret, seed 1"
-    assert [line.split(" traces")[0] for line in lines[1:]] == ["gdn: 3", "kda: 3"]
+    assert lines[0] == "serve eager on backend interpret: 6 traces, 1 worker, seed 1"
+    report = json.loads((tmp_path / "report.json").read_text())
+    rows = {line.split()[0]: line.split()[1:] for line in lines if ".serving" in line}
+    assert list(rows) == list(report["steps"]) == ["gdn.serving", "kda.serving"]
+    for loop, (traces, steps, refused, worst, findings) in rows.items():
+        assert (traces, refused, findings) == ("3", "0", "-")
+        assert 3 <= int(steps) == report["steps"][loop]
+        assert 0 < float(worst) < 1
+    assert (report["mode"], report["totals"]["cases"], report["format_version"]) == ("serving", 6, 2)
+    assert lines[-1].startswith("6 traces in ")
+    assert lines[-1].endswith(": nothing found.")
+
+
+def test_traces_are_limited_by_the_name_that_the_option_had_at_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--target", "eager", "--max-traces", "2", "--family", "kda", "--allow-unreached"]
+    assert run([*SERVING, *arguments, "--corpus", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("serve eager on backend interpret: 2 traces, 1 worker, seed 1")
 
 
 def test_operations_that_no_trace_called_are_named_and_are_no_success(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Three traces are too few to call each."""
-    arguments = ["--target", "eager", "--max-traces", "3", "--seed", "1", "--backend", "interpret"]
-    assert run(["serving", *arguments, "--family", "gdn", "--corpus", str(tmp_path)]) == 2
-    assert re.fullmatch(
-        r"diffgdn: \d of 5 operations not reached: gdn\..*: none of 3 traces called it "
+    """A single trace, of at most 16 steps, is too little to call each."""
+    arguments = ["--target", "eager", "--max-cases", "1", "--family", "gdn", "--corpus", str(tmp_path)]
+    assert run([*SERVING, *arguments]) == 2
+    shown = capsys.readouterr()
+    told = re.fullmatch(
+        r"diffgdn: (\d) of 5 operations not reached: (gdn\..*): none of 1 traces called it "
         r"\(--allow-unreached lets this pass\)\n",
-        capsys.readouterr().err,
+        shown.err,
     )
+    assert told is not None
+    assert len(told[2].split(", ")) == int(told[1])
+    assert f"\nnot reached: {told[2]}: none of 1 traces called it\n" in shown.out
+    assert run([*SERVING, *arguments, "--allow-unreached"]) == 0
 
 
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ("--target TOYS:refusing --max-traces 2", "no trace ended: gdn.decode: all 2 traces refused: not"),
-        ("--target eager --max-time 0.001s", "no trace ended: .*: none within 0.001 s"),
-        ("--target TOYS:right --family kda --max-traces 1", "TOYS:right has none of kda.extend, .*"),
+        ("--target TOYS:refusing --max-cases 2", "no trace ended: gdn.decode: all 2 traces refused: not"),
+        (
+            "--target eager --max-time 0.001s",
+            "no trace ended: gdn.extend, .*, gdn.verify: no trace of it ended within 0.001 s",
+        ),
+        (
+            "--target TOYS:right --family kda --max-cases 1",
+            "target TOYS:right implements none of kda.serving; it has gdn.decode, kda.recurrent",
+        ),
     ],
     ids=["refused", "no time", "not there"],
 )
@@ -166,8 +208,8 @@ def test_serving_in_which_no_trace_ended_is_no_success(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, problem: str
 ) -> None:
     given = options.replace("TOYS", TOYS).split()
-    arguments = ["--seed", "1", "--backend", "interpret", "--isolation", "none", "--family", "gdn", *given]
-    assert run(["serving", *arguments, "--corpus", str(tmp_path)]) == 2
+    arguments = ["--isolation", "none", "--family", "gdn", *given]
+    assert run([*SERVING, *arguments, "--corpus", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert re.match(f"diffgdn: {problem.replace('TOYS', TOYS)}", error)
     assert error.count("\n") == 1
@@ -177,6 +219,6 @@ def test_a_target_without_a_familys_operations_is_skipped_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     toys = "tests/unit/toys.py:right"  # gdn.decode and kda.recurrent
-    arguments = ["--target", toys, "--max-traces", "1", "--backend", "interpret", "--isolation", "none"]
-    assert run(["serving", *arguments, "--corpus", str(tmp_path)]) == 0
-    assert f"kda: skipped, {toys} has none of kda.extend" in capsys.readouterr().out
+    arguments = ["--target", toys, "--max-cases", "1", "--isolation", "none", "--corpus", str(tmp_path)]
+    assert run([*SERVING, *arguments]) == 0
+    assert f"left out: kda.serving: not implemented by target {toys}\n" in capsys.readouterr().out

@@ -42,6 +42,7 @@ __all__ = ["script", "write"]
 
 # What a script uses of `standalone`; the rest comes along.
 SHARED = ("Memory", "unpack", "per_token", "l2norm", "log_decay", "recurrence", "truths", "Result", "judge")
+OUR_KERNELS = ("vk", "kv")  # built-in targets whose functions are those of diffgdn.kernels
 LARGEST = 1 << 20  # elements, some 4 MB of source; shrunk cases have a few hundred
 
 
@@ -126,8 +127,11 @@ def _backend(finding: Finding) -> str:
 
 def _kernel(finding: Finding) -> str:
     """Write the imports of the function under test as `kernel`."""
-    if finding.target in targets.names():
+    if finding.target in OUR_KERNELS:
         return f"from diffgdn.kernels import {calls.FUNCTIONS[finding.operation]} as kernel"
+    if finding.target in targets.names():
+        pick = f"targets.get({finding.target!r}).functions[{finding.operation!r}]"
+        return f"from diffgdn import targets\n\nkernel = {pick}"
     module, _, name = finding.target.rpartition(":")
     pick = f"kernel = target.functions[{finding.operation!r}]"
     if not module.endswith(".py"):

@@ -18,7 +18,8 @@ from diffgdn.verdict.comparison import Comparison
 from diffgdn.verdict.failures import CheckFailure, KernelRaised, RelationBroken, Verdict
 from diffgdn.verdict.relations import registry
 from diffgdn.verdict.relations.labelled_results import STATES, Side, call, with_bounds
-from diffgdn.verdict.relations.transforms import MAKERS, Calls, DoesNotApply
+from diffgdn.verdict.relations.related_calls import Calls, DoesNotApply
+from diffgdn.verdict.relations.transforms import MAKERS
 
 WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -32,7 +33,7 @@ def run(case: Case, target: Target, backend: str, name: str) -> Verdict:
     reason = None if relation.takes(case.operation) else f"not about {case.op}"
     reason = reason or registry.missing(name, case.op, target.name, tuple(target.operations))
     reason = reason or (None if case.total else "no tokens") or relation.unless(case)
-    if reason is None and relation.bitwise and name != "twice":
+    if reason is None and relation.bitwise and not relation.same_shapes:
         case_asked = replace(case, batch_invariant=True)
     else:
         case_asked = case
@@ -41,7 +42,7 @@ def run(case: Case, target: Target, backend: str, name: str) -> Verdict:
         return Verdict(case, target.name, backend, refused=reason)
     if backend == "interpret":
         interpreter.repair()
-    bitwise = relation.bitwise and (name == "twice" or keeps_bits(target, case.op))
+    bitwise = relation.bitwise and (relation.same_shapes or keeps_bits(target, case.op))
     start, asked = time.perf_counter(), _Asked(case_asked, target, backend, name, bitwise)
     failure, refused = None, None
     try:
@@ -99,13 +100,14 @@ class _Asked:
         ours = call(case, data, self.target, self.backend)
         calls = Calls(self.target, self.backend)
         try:
-            other = MAKERS[self.name](case, data, calls)
+            made = MAKERS[self.name](case, data, calls)
         except KernelRaised as error:
             message = f"the case's own call returned, a related one raised {error.message}"
             raise RelationBroken(case.op, error.tensor, None, message, self.name) from error
         if not self.bitwise:
             ours = with_bounds(ours, case, data, self.target)
-        compared = sum(self._compare(name, ours, other) for name in ours.results)
+        others = made if isinstance(made, list) else [made]
+        compared = sum(self._compare(name, ours, other) for other in others for name in ours.results)
         if not compared:
             raise DoesNotApply("no results in common")
 
@@ -180,7 +182,10 @@ class _Asked:
     def _check_bits(
         self, name: str, got: Tensor, said: Tensor, mine: list[int], ours: Side, other: Side
     ) -> None:
-        """Raise RelationBroken unless two tensors have the same bits."""
+        """Raise RelationBroken unless two tensors have the same bits; of two dtypes the wider is rounded to
+        the other, as a store does."""
+        narrow = min(got.dtype, said.dtype, key=lambda dtype: dtype.itemsize)
+        got, said = got.to(narrow), said.to(narrow)
         words = WORDS[got.element_size()]
         mask = got.contiguous().view(words) != said.contiguous().view(words)
         if mask.any():

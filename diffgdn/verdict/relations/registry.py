@@ -25,6 +25,7 @@ class Relation:
     bitwise: the contract promises the same bits; else results agree within the bounds of both sides.
     kinds, families: of the operations that it can apply to.
     unless: says why it tells nothing about a case, or None if it applies.
+    same_shapes: the other calls have the shapes of the case's own; bits then need no `batch_invariant`.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Relation:
     kinds: tuple[str, ...] = KINDS
     families: tuple[str, ...] = ("gdn", "kda")
     unless: Callable[[Case], str | None] = lambda case: None
+    same_shapes: bool = False
 
     def takes(self, operation: Operation) -> bool:
         """Whether it can apply to cases of an operation."""
@@ -85,6 +87,44 @@ def _one_row(case: Case) -> str | None:
     return None if case.V > 1 else "V is 1"
 
 
+def _state_given(case: Case) -> str | None:
+    if case.values.state == "law":
+        return "the initial state is not zero"
+    return "the zero state is edited" if any(edit.tensor == "state" for edit in case.edits) else None
+
+
+def _no_padding(case: Case) -> str | None:
+    return None if case.values.state != "none" and -1 in case.pool.indices else "no index is -1"
+
+
+def _no_flag(case: Case) -> str | None:
+    return None if flags_of(case) else "no flag that can be turned"
+
+
+def _no_segments(case: Case) -> str | None:
+    if case.keeps_steps:
+        return "no state after the last token is kept"
+    if case.operation.single_token and max(case.pool.indices) < 0:
+        return "every output is that of padding"
+    alone = max(case.lens) == 1 and case.values.state != "law"
+    return "a zero state and one segment: the same call" if alone else None
+
+
+def flags_of(case: Case) -> tuple[str, ...]:
+    """Name the flags of a case's call that ask for more or for less, and leave what is computed alone."""
+    kind, out = case.operation.kind, []
+    if kind in ("extend", "recurrent"):
+        out.append("final")
+    if kind == "extend":
+        out.append("boundary")
+    writes = kind in ("extend", "update", "decode") or (case.op == "kda.recurrent" and case.final)
+    live = [slot for slot in case.pool.indices if slot >= 0]
+    shared = len(set(live)) < len(live)  # legal only where the state is not written
+    if writes and not case.keeps_steps and case.values.state != "none" and not shared:
+        out.append("inplace")
+    return tuple(out)
+
+
 RELATIONS: dict[str, Relation] = {
     relation.name: relation
     for relation in (
@@ -93,6 +133,7 @@ RELATIONS: dict[str, Relation] = {
             "the same call again, in other memory",
             "promised: the same call gives the same bits",
             bitwise=True,
+            same_shapes=True,
         ),
         Relation(
             "permuted",
@@ -166,6 +207,42 @@ RELATIONS: dict[str, Relation] = {
             unless=_one_row,
         ),
         Relation("layout", "states [K, V] and [V, K]", "one computation, laid out in two ways"),
+        Relation(
+            "packed",
+            "a dense batch packed with cu_seqlens, or sequences of one length as a dense batch",
+            "the same tokens, found in another way; the contract promises no bits",
+            kinds=SEQUENTIAL,
+        ),
+        Relation(
+            "no_state",
+            "zero states where none is passed, none where they are zero",
+            "no initial state is a zero state; the contract promises no bits",
+            kinds=("extend", "recurrent"),
+            unless=_state_given,
+        ),
+        Relation(
+            "padding",
+            "slots that hold zeros for index -1",
+            "promised: index -1 starts from a zero state, and slots change no bits",
+            bitwise=True,
+            kinds=("extend", "update", "decode", "verify"),
+            unless=_no_padding,
+        ),
+        Relation(
+            "flags",
+            "final state, boundary states and the state's update asked for or not, one after another",
+            "what else is asked for changes no arithmetic",
+            bitwise=True,
+            kinds=STATEFUL,
+            unless=_no_flag,
+        ),
+        Relation(
+            "segments",
+            "segments from a zero state, combined by their transitions in float64",
+            "linear in the state: S_out = S_in A + B, with A of q, k, g and beta alone",
+            kinds=(*STATEFUL, "packed_decode"),
+            unless=_no_segments,
+        ),
     )
 }
 

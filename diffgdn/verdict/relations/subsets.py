@@ -62,3 +62,8 @@ def own_slots(case: Case, count: int, **changes: Any) -> Pool:
     dense state. changes: other values of its fields."""
     indices = tuple(range(count)) if case.operation.has_pool else ()
     return Pool(slots=max(1, count), indices=indices, pitch=case.pool.pitch, dtype=case.pool.dtype, **changes)
+
+
+def no_slots(case: Case, count: int) -> Pool:
+    """Make the pool of `count` sequences that are passed no state."""
+    return Pool(indices=(-1,) * count if case.operation.has_pool else (), dtype=case.pool.dtype)

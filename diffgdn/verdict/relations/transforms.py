@@ -3,56 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from diffgdn import targets
 from diffgdn.cases.case import Case, Pool
-from diffgdn.targets import Target, refusal
 from diffgdn.tensors.inputs import Data
-from diffgdn.verdict.relations import registry
-from diffgdn.verdict.relations.labelled_results import Label, Side, call, join, states_left, with_bounds
+from diffgdn.verdict.relations import call_forms, registry
+from diffgdn.verdict.relations.labelled_results import Label, Side, join, states_left
+from diffgdn.verdict.relations.related_calls import Calls, DoesNotApply
+from diffgdn.verdict.relations.segments import segments
 from diffgdn.verdict.relations.subsets import own_slots, pick, whole
 
 MOST_ALONE = 3  # sequences that are run alone: the first, the last and one between
 MOST_PATHS = 4
 
 
-class DoesNotApply(Exception):
-    """Raised, with the reason, if a relation says nothing about a case, or the target does not take its other
-    calls."""
-
-
-@dataclass(frozen=True)
-class Calls:
-    """Makes the other calls on a target."""
-
-    target: Target
-    backend: str
-
-    def __call__(self, case: Case, data: Data, measured: bool = False, target: Target | None = None) -> Side:
-        """Make one call. measured: measure its own bounds. target: instead of the one under test.
-
-        Raises KernelRaised, and DoesNotApply if the target refuses the case.
-        """
-        target = target or self.target
-        refused = refusal(target, case, self.backend)
-        if refused is not None:
-            raise DoesNotApply(refused)
-        side = call(case, data, target, self.backend)
-        return with_bounds(side, case, data, target) if measured else side
-
-    def counterpart(self, relation: str, case: Case) -> str:
-        """Name the operation of the other calls. Raises DoesNotApply if the target has none."""
-        other = registry.counterpart(relation, case.op, tuple(self.target.operations))
-        if other is None:
-            raise DoesNotApply(f"{self.target.name} has no counterpart of {case.op}")
-        return other
-
-
-Make = Callable[[Case, Data, Calls], Side]
+Make = Callable[[Case, Data, Calls], Side | list[Side]]  # a list: each is compared with the case's own
 
 
 def twice(case: Case, data: Data, calls: Calls) -> Side:
@@ -262,4 +231,9 @@ MAKERS: dict[str, Make] = {
     "additive": additive,
     "rows": rows,
     "layout": layout,
+    "packed": call_forms.packed,
+    "no_state": call_forms.no_state,
+    "padding": call_forms.padding,
+    "flags": call_forms.flags,
+    "segments": segments,
 }

@@ -68,6 +68,7 @@ class Played:
             self.backend,
             self.failure,
             self.refused,
+            shares={"trace": self.share} if self.share else {},
             seconds={"trace": self.seconds},
             comparison=self.comparison,
             step=self.at,
@@ -288,8 +289,8 @@ class Player:
             if reference.exact:
                 checks.check_exact(comparison)
             else:
-                checks.check_bounded(comparison)
                 self.share = max(self.share, comparison.share)
+                checks.check_bounded(comparison)
             compared[comparison.name] = comparison
         self.failed = None
         return compared
