@@ -8,11 +8,13 @@ from diffgdn import old_names
 
 if TYPE_CHECKING:
     from diffgdn.cases.case import Case as Case
+    from diffgdn.cases.promises import Promises as Promises
+    from diffgdn.cases.spans import Span as Span
     from diffgdn.targets import FunctionTarget as FunctionTarget
     from diffgdn.targets import target as target
 
 __version__ = "0.1.0"
-__all__ = ["Case", "FunctionTarget", "__version__", "target"]
+__all__ = ["Case", "FunctionTarget", "Promises", "Span", "__version__", "target"]
 
 
 old_names.install()
@@ -25,6 +27,11 @@ def __getattr__(name: str) -> Any:
         from diffgdn.cases.case import Case
 
         return Case
+    if name in ("Promises", "Span"):
+        from diffgdn.cases.promises import Promises
+        from diffgdn.cases.spans import Span
+
+        return {"Promises": Promises, "Span": Span}[name]
     if name in ("FunctionTarget", "target"):
         from diffgdn import targets
 

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from diffgdn.cases.case import Pool
 from diffgdn.cases.operations import Operation
+from diffgdn.cases.promises import Promises
+from diffgdn.strategies import inside
+from diffgdn.strategies.inside import FAR_OFFSET
 from diffgdn.strategies.menu import Build
 from diffgdn.strategies.sizes import STEPS_MORE, Room
-
-FAR_OFFSET = 2**31  # elements; from here on an offset no longer fits 32 bits
-EVEN = 64  # elements: a slot pitch that is a multiple of it keeps every slot aligned
-
 
 T = TypeVar("T")
 
@@ -158,22 +157,28 @@ class Batch:
     batched: bool
 
 
-def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room) -> Batch:
-    """Draw sequences that fit the room and the build: packed or dense, chains or trees, a pool or none."""
+def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room, own: Promises) -> Batch:
+    """Draw sequences that fit the room and the build: packed or dense, chains or trees, a pool or none.
+
+    own: what is promised of the operation.
+    """
     far = draw(rarely(20)) and operation.has_pool and build.given and build.state_dtype != "float32"
+    far = far and inside.takes_far(own, build.odd_pitch)
     crowd = min(draw(among(2, 4, room.sequences)), room.sequences)
     longest = min(draw(among(*[room.longest] * 4, room.grain + 2, 3)), room.longest)
     reach = draw(among(0, room.sequences, room.slots - 1))
     # At least two may be drawn: a list of fixed size takes fewer choices, and would pass for simpler.
     found = draw(sequences(operation, build, longest, room.grain, max(2, crowd), reach))
     batched = draw(rarely(4)) and build.packed and operation.kind in ("decode", "verify")
-    tail = draw(among(0, 0, 0, 1, 3, room.grain, 2 * room.grain + 1))
+    if build.packed and operation.kind in ("decode", "verify"):
+        batched = "packed" not in own.batch or (batched and "batched" in own.batch)
+    tail = draw(among(*inside.tails(own, room.grain)))
     if not build.packed or batched or operation.single_token:
         tail = 0
     found = found[: min(crowd, 2) if far else crowd]
-    lens = _lengths(found, build, room, batched)
+    lens = _lengths(found, build, room, batched, own)
     found = found[: len(lens)]
-    pool = _draw_pool(draw, operation, build, found, lens, far)
+    pool = _draw_pool(draw, operation, build, found, lens, far, own)
     parents: tuple[tuple[int, ...], ...] = ()
     if build.tree:
         trees = draw(_trees(room.longest))
@@ -181,20 +186,26 @@ def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room) 
     return Batch(lens, pool, parents, tail, batched)
 
 
-def _lengths(found: list[Sequence], build: Build, room: Room, batched: bool) -> tuple[int, ...]:
-    """Return the lengths as wanted until the room is full; sequences after that are left out."""
+def _lengths(
+    found: list[Sequence], build: Build, room: Room, batched: bool, own: Promises
+) -> tuple[int, ...]:
+    """Return the lengths as wanted until the room is full; sequences after that are left out.
+
+    Each is as near to what is wanted as the promises allow, the first one whatever it costs.
+    """
     if not build.packed or batched:
-        length = found[0].wanted
-        if not build.packed:
-            length = 1 if build.one else max(2, length)
-        length = max(1, length)
+        low = 1 if batched or build.one else 2
+        length = 1 if not build.packed and build.one else max(low, found[0].wanted)
+        length = inside.length(length, own, low)
         return (length,) * max(1, min(len(found), room.budget // room.cost(length)))
     lens: list[int] = []
     left = room.budget
     for sequence in found:
         if left <= 0 and sequence.wanted > 0:
             break
-        length = min(sequence.wanted, left * room.grain)
+        length = inside.length(min(sequence.wanted, left * room.grain), own)
+        if lens and room.cost(length) > left:
+            break
         left -= room.cost(length)
         lens.append(length)
     return tuple(lens)
@@ -228,6 +239,7 @@ def _draw_pool(
     found: list[Sequence],
     lens: tuple[int, ...],
     far: bool,
+    own: Promises,
 ) -> Pool:
     """Draw the pool of these sequences. far: one that takes a live slot past 2**31 elements."""
     if not operation.has_pool:
@@ -235,24 +247,26 @@ def _draw_pool(
     # All is drawn, whether it is needed or not: a case that takes fewer choices would pass for simpler.
     all_padding, shared = draw(rarely(24)), draw(rarely(4))
     spare = draw(among(0, 1, 3))
-    pitch = draw(among(0, 0, 0, EVEN, 4 * EVEN)) + int(build.odd_pitch)
+    pitch = draw(among(*inside.pitches(own, build.odd_pitch)))
     if not build.given:
         return Pool(indices=(-1,) * len(lens), dtype=build.state_dtype)
     keeps_steps = operation.keeps_steps or build.steps
-    live = [not all_padding and not sequence.padding for sequence in found]
-    wanted = [sequence.slot for sequence in found]
+    live = [not (own.padding and (all_padding or sequence.padding)) for sequence in found]
+    least = 0 if own.slot_zero else 1
+    wanted = [max(least, sequence.slot) for sequence in found]
     if far:
         # The first sequence is live in the last of two or three slots.
-        last = 1 if spare == 0 else 2
+        last = 1 if spare == 0 and own.slot_zero else 2
         live[0], wanted[0], shared = True, last, False
-        wanted[1:] = [0] * (len(wanted) - 1)
+        wanted[1:] = [least] * (len(wanted) - 1)
         pitch = FAR_OFFSET // last + int(build.odd_pitch)
-    indices = _spread(wanted, live, shared and (keeps_steps or not build.inplace))
+    indices = _spread(wanted, live, shared and own.shared and (keeps_steps or not build.inplace))
     slots = max(0, *indices, *[0]) + 1 + (0 if far else spare)
     pool = Pool(slots=slots, indices=indices, pitch=pitch, dtype=build.state_dtype)
     if not keeps_steps:
         return pool
-    rows = _spread([s.row for s in found], [a and s.kept for a, s in zip(live, found, strict=True)], False)
+    kept = [a and (s.kept or not own.unkept) for a, s in zip(live, found, strict=True)]
+    rows = _spread([s.row for s in found], kept, False)
     buffer = max(0, *rows, *[0]) + 1 + draw(whole(0, 1))
-    steps = max(1, *lens) + draw(among(*STEPS_MORE))
+    steps = max(1, *lens) + draw(among(*STEPS_MORE)) * own.spare_steps
     return Pool(slots, indices, pitch, build.state_dtype, steps, buffer, rows)

@@ -9,10 +9,11 @@ from hypothesis.errors import InvalidArgument
 
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operations import OPERATIONS, Operation
-from diffgdn.strategies import geometries, laws, sizes
+from diffgdn.cases.promises import EVERYTHING, Promises
+from diffgdn.strategies import geometries, inside, laws, sizes
 from diffgdn.strategies.batch_layout import Batch, among, draw_batch, rarely, whole
 from diffgdn.strategies.informative import LEFT_AS_DRAWN, make_informative
-from diffgdn.strategies.menu import BACKENDS, STATES, Build, Menu, builds, exactable
+from diffgdn.strategies.menu import BACKENDS, STATES, Build, Menu, builds, exactable, options, promised
 
 LAYOUTS = ("vk", "kv")
 H_FEW = (1, 1, 1, 1, 2, 2, 3)
@@ -28,13 +29,20 @@ CROWDS = (2, 40, 264)  # heads of two sequences: with 64 states or fewer, with m
 
 
 def cases(
-    op: str, *, backend: str = "interpret", menu: Menu | None = None, configs: int = 1, layout: str = "vk"
+    op: str,
+    *,
+    backend: str = "interpret",
+    menu: Menu | None = None,
+    configs: int = 1,
+    layout: str = "vk",
+    promises: Promises = EVERYTHING,
 ) -> st.SearchStrategy[Case]:
     """Return the strategy of cases of an operation.
 
     op: a name of OPERATIONS. backend: "interpret" or "gpu", which decides how large they are. menu: what
     kernels specialise on comes from its builds; None: anything goes. configs: entries of a foreign kernel's
     configuration list, one of which each case is pinned to. layout: "vk" or "kv", of the target's states.
+    promises: what the target supports; every case lies inside, and none is drawn and thrown away.
     Shrinks toward one sequence, one head, one token, ones, and no gate. Raises InvalidArgument, with the
     value, for anything else.
     """
@@ -48,18 +56,28 @@ def cases(
         raise InvalidArgument(f"configs={configs!r}: expected a whole number of 1 or more")
     if layout not in OPERATIONS[op].layouts:
         raise InvalidArgument(f"layout={layout!r}: {op} has {' and '.join(OPERATIONS[op].layouts)}")
-    chosen = builds(op, backend) if menu is None else st.sampled_from(menu.entries(op))
-    return _cases(op, backend, chosen, configs, _exact_draws(op, backend, menu))
+    own = promised(promises, op)
+    if menu is None:
+        chosen = builds(op, backend, own)
+    else:
+        names = tuple(options(op, backend))
+        entries = [build for build in menu.entries(op) if inside.takes_build(op, build, names, own)]
+        if not entries:
+            raise InvalidArgument(f"menu: no entry for {op!r} lies inside the promises; draw it with them")
+        chosen = st.sampled_from(entries)
+    return _cases(op, backend, chosen, configs, _exact_draws(op, backend, menu, own), own)
 
 
-def _exact_draws(op: str, backend: str, menu: Menu | None) -> dict[str, st.SearchStrategy[bool]]:
+def _exact_draws(
+    op: str, backend: str, menu: Menu | None, own: Promises
+) -> dict[str, st.SearchStrategy[bool]]:
     """Return, by dtype, the draw of whether a case is to be exact if it can be.
 
     It is True more often if fewer builds allow it, so that EXACT_SHARE of all cases are.
     """
     wanted = EXACT_SHARE / LIVE_SHARE[OPERATIONS[op].has_pool]
     out = {}
-    for dtype, share in exactable(op, backend, menu).items():
+    for dtype, share in exactable(op, backend, menu, own).items():
         often = min(ODDS, round(ODDS * wanted / share)) if share else 0
         out[dtype] = among(*[False] * (ODDS - often), *[True] * often)
     return out
@@ -73,24 +91,29 @@ def _cases(
     chosen: st.SearchStrategy[Build],
     configs: int,
     exactness: dict[str, st.SearchStrategy[bool]],
+    own: Promises,
 ) -> Case:
-    """Draw one case. chosen: its build. exactness: by dtype, whether it is to be exact if it can be."""
+    """Draw one case.
+
+    chosen: its build. exactness: by dtype, whether it is to be exact if it can be. own: what is promised of
+    the operation.
+    """
     operation = OPERATIONS[op]
     # First: where Hypothesis leaves all the rest at its simplest, the case is to prove something too.
     informed = draw(among(False, *[True] * (LEFT_AS_DRAWN - 1)))
     build = draw(chosen)
     wanted_exact = draw(exactness[build.dtype])
-    H, HV = _draw_heads(draw, operation, backend, build)
+    H, HV = _draw_heads(draw, operation, backend, build, own)
     room = sizes.room(op, backend, build, HV, draw(rarely(12)))
-    batch = draw_batch(draw, operation, build, room)
-    exact = wanted_exact and laws.can_be_exact(build, batch)
-    gates = laws.draw_gates(draw, operation, build, max(batch.lens), exact)
+    batch = draw_batch(draw, operation, build, room, own)
+    exact = wanted_exact and laws.can_be_exact(build, batch, own)
+    gates = laws.draw_gates(draw, operation, build, max(batch.lens), exact, own)
     values = laws.draw_values(draw, build, exact)
-    scale = laws.draw_scale(draw, build.K, exact)
+    scale = laws.draw_scale(draw, build.K, exact, own)
     edits = laws.draw_edits(draw, {} if exact else _editable(operation, build, batch, H, HV))
     case = _assemble(op, build, batch, H, HV, gates, values)
     case = replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)))
-    return make_informative(case) if informed else case
+    return make_informative(case, own) if informed else case
 
 
 def _assemble(op: str, build: Build, batch: Batch, H: int, HV: int, gates: Gates, values: Values) -> Case:
@@ -122,9 +145,15 @@ def _assemble(op: str, build: Build, batch: Batch, H: int, HV: int, gates: Gates
     )
 
 
-def _draw_heads(draw: st.DrawFn, operation: Operation, backend: str, build: Build) -> tuple[int, int]:
+def _draw_heads(
+    draw: st.DrawFn, operation: Operation, backend: str, build: Build, own: Promises
+) -> tuple[int, int]:
     """Draw H and HV: a few heads and their ratio; on a GPU at times those of a published model."""
     few = backend == "interpret"
+    if not inside.any_heads(own):
+        pairs = _promised_heads(operation.family, backend, build.crowded, own)
+        H, HV = draw(among(*pairs))
+        return H, HV
     H = draw(among(*(H_FEW if few else H_MORE)))
     ratio = draw(among(*RATIOS))
     if few:
@@ -133,6 +162,15 @@ def _draw_heads(draw: st.DrawFn, operation: Operation, backend: str, build: Buil
     limit = max(HV for _, HV in published) if build.crowded else STATES
     whole_model, pair = draw(rarely(10)), draw(among(*[pair for pair in published if pair[1] <= limit]))
     return pair if whole_model else (H, H * ratio)
+
+
+def _promised_heads(family: str, backend: str, crowded: bool, own: Promises) -> tuple[tuple[int, int], ...]:
+    """Return what H and HV are drawn from where not all are promised, simplest first."""
+    few = backend == "interpret"
+    usual = [(H, H * ratio) for H in (H_FEW if few else H_MORE) for ratio in RATIOS]
+    published = () if few else geometries.heads(family)
+    most = max(HV for _, HV in published) if crowded and not few else STATES
+    return inside.heads(own, backend, (*usual, *published), most)
 
 
 def _editable(operation: Operation, build: Build, batch: Batch, H: int, HV: int) -> dict[str, int]:
@@ -144,32 +182,44 @@ def _editable(operation: Operation, build: Build, batch: Batch, H: int, HV: int)
     return sizes
 
 
-def representative(op: str, build: Build) -> Case:
+def representative(op: str, build: Build, promises: Promises = EVERYTHING) -> Case:
     """Return a small case that makes kernels compile the build."""
-    return representatives(op, build)[0]
+    return representatives(op, build, promises)[0]
 
 
-def representatives(op: str, build: Build) -> tuple[Case, ...]:
-    """Return small cases that make kernels compile all that a build may meet: one; if crowded, one a tile."""
+def representatives(op: str, build: Build, promises: Promises = EVERYTHING) -> tuple[Case, ...]:
+    """Return small cases that make kernels compile all that a build may meet: one; if crowded, one a tile.
+
+    promises: of the target, inside which the build lies, and so the cases.
+    """
     many = build.crowded and not build.batch_invariant and not OPERATIONS[op].is_chunked
-    return tuple(_representative(op, build, heads) for heads in (CROWDS if many else CROWDS[:1]))
+    own = promised(promises, op)
+    found = [_representative(op, build, heads, own) for heads in (CROWDS if many else CROWDS[:1])]
+    return tuple(dict.fromkeys(found))  # where few heads are promised, some are the same
 
 
-def _representative(op: str, build: Build, heads: int) -> Case:
-    """Return a case of two sequences with so many query heads and value heads."""
+def _representative(op: str, build: Build, wanted: int, own: Promises) -> Case:
+    """Return a case of two sequences with so many query heads and value heads, if that is promised."""
     operation = OPERATIONS[op]
     # Two of everything: a dimension of one element has no stride, and might pass for an aligned one.
     length = 1 if operation.single_token or (not build.packed and build.one) else 2
+    length = inside.length(length, own, 2 if not build.packed and not build.one else 1)
+    H, HV = min(own.heads, key=lambda pair: (abs(pair[1] - wanted), pair[1] // pair[0]))
+    first = 0 if own.slot_zero else 1
     pool = Pool(indices=(), dtype=build.state_dtype)
     if operation.has_pool and build.given:
-        pool = Pool(slots=2, indices=(0, 1), pitch=int(build.odd_pitch), dtype=build.state_dtype)
+        pitch = inside.pitches(own, build.odd_pitch)[0]
+        pool = Pool(first + 2, (first, first + 1), pitch, build.state_dtype)
     elif operation.has_pool:
         pool = replace(pool, indices=(-1, -1))
     if operation.keeps_steps or build.steps:
         pool = replace(pool, steps=length, buffer=2, rows=(0, 1))
-    parents = ((-1, 0)[:length],) * 2 if build.tree else ()
-    batch = Batch(lens=(length, length), pool=pool, parents=parents, tail=0, batched=False)
-    bound = laws.BOUNDS[0] if build.bounded else None
+    parents = ((-1, *range(length - 1)),) * 2 if build.tree else ()
+    batched = build.packed and not operation.single_token and "packed" not in own.batch
+    tail = 0 if operation.single_token or batched or not build.packed else inside.tails(own, 1)[0]
+    batch = Batch(lens=(length, length), pool=pool, parents=parents, tail=tail, batched=batched)
+    bound = inside.bounds(own, laws.BOUNDS)[0] if build.bounded else None
     gates = Gates(dtype=build.gate_dtype, raw=build.raw, lower_bound=bound)
     values = Values(state="law" if build.given else "none")
-    return _assemble(op, build, batch, heads, heads, gates, values)
+    scale = inside.scales(own, laws.SCALES)[0]
+    return replace(_assemble(op, build, batch, H, HV, gates, values), scale=scale)

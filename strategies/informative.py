@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diffgdn.cases.case import Case, Gates, Values
+from diffgdn.cases.promises import EVERYTHING, Promises
 
 # One case in so many is left as it was drawn: the plainest combinations stay in reach, and shrinking, for
 # which this is the simplest choice, always finds the way to them.
@@ -19,11 +20,14 @@ STEADY = ("constant", "uniform")  # gates that decay at every token
 GENTLE = 0.125  # a strength at which what was before a token is still seen after it, under any law but "huge"
 
 
-def make_informative(case: Case) -> Case:
-    """Return the case with other laws if its own would let wrong results pass, else the case itself."""
+def make_informative(case: Case, own: Promises = EVERYTHING) -> Case:
+    """Return the case with other laws if its own would let wrong results pass, else the case itself.
+
+    own: what is promised of its operation.
+    """
     values, gates = _values(case), _gates(case)
     scale = case.scale
-    if case.K == 1 and case.effective_scale == 1.0:
+    if case.K == 1 and case.effective_scale == 1.0 and "given" in own.scale:
         scale = 0.5  # with beta one, o = (q k) v, where q k is 1 or -1: "input v"
     if (values, gates, scale) == (case.values, case.gates, case.scale):
         return case

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from diffgdn.cases.case import Edit, Gates, Values
 from diffgdn.cases.operations import Operation
+from diffgdn.cases.promises import Promises
+from diffgdn.strategies import inside
 from diffgdn.strategies.batch_layout import Batch, among, rarely, whole
 from diffgdn.strategies.menu import Build
 
@@ -57,18 +59,24 @@ EDITS = {
 # simpler.
 
 
-def can_be_exact(build: Build, batch: Batch) -> bool:
-    """Return whether a case may leave nothing to round: a sequence with tokens has a state to read."""
+def can_be_exact(build: Build, batch: Batch, own: Promises) -> bool:
+    """Return whether a case may leave nothing to round: a sequence with tokens has a state to read, and the
+    factor of q can be a power of two.
+    """
+    if "given" not in own.scale and not _is_power_of_four(build.K):
+        return False
     return build.can_be_exact and any(
         length > 0 and slot >= 0
         for length, slot in zip(batch.lens, batch.pool.indices or [0] * len(batch.lens), strict=True)
     )
 
 
-def draw_gates(draw: st.DrawFn, operation: Operation, build: Build, longest: int, exact: bool) -> Gates:
+def draw_gates(
+    draw: st.DrawFn, operation: Operation, build: Build, longest: int, exact: bool, own: Promises
+) -> Gates:
     """Draw the laws of g and beta. longest: tokens of the longest sequence, within which a jump lies.
 
-    exact: laws under which every number of the case can be exact.
+    exact: laws under which every number of the case can be exact. own: what is promised of the operation.
     """
     law, strength = draw(among(*GATES)), draw(among(*STRENGTHS))
     if operation.is_chunked:  # near the boundary of a chunk, whatever the size of chunks
@@ -77,7 +85,7 @@ def draw_gates(draw: st.DrawFn, operation: Operation, build: Build, longest: int
         at = draw(whole(0, max(0, longest - 1)))
     at = max(0, min(at, longest - 1))
     beta = draw(among(*(BETAS_RAW if operation.raw_gates or build.raw else BETAS)))
-    bound = draw(among(*BOUNDS))
+    bound = draw(among(*inside.bounds(own, BOUNDS)))
     if exact:
         law = "zero" if law == "zero" or build.bounded else "exact"  # a bounded gate is never below its bound
         beta = beta if beta in ("one", "zero") else "exact"
@@ -102,14 +110,17 @@ def draw_values(draw: st.DrawFn, build: Build, exact: bool) -> Values:
     return Values("exact" if exact else law, seed, v, q, state if build.given else "none")
 
 
-def draw_scale(draw: st.DrawFn, K: int, exact: bool) -> float | None:
+def _is_power_of_four(K: int) -> bool:
+    return K & (K - 1) == 0 and math.isqrt(K) ** 2 == K
+
+
+def draw_scale(draw: st.DrawFn, K: int, exact: bool, own: Promises) -> float | None:
     """Draw the factor of q: None for K**-0.5, or a power of two.
 
     exact: a power of two, which K**-0.5 is if K is a power of four.
     """
-    scale = draw(among(*SCALES))
-    power_of_four = K & (K - 1) == 0 and math.isqrt(K) ** 2 == K
-    return 1.0 if scale is None and exact and not power_of_four else scale
+    scale = draw(among(*inside.scales(own, SCALES)))
+    return 1.0 if scale is None and exact and not _is_power_of_four(K) else scale
 
 
 def draw_edits(draw: st.DrawFn, sizes: dict[str, int]) -> tuple[Edit, ...]:

@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
 from diffgdn.cases.operations import OPERATIONS
+from diffgdn.cases.promises import EVERYTHING, Promises
+from diffgdn.strategies import inside
 
 BACKENDS = ("interpret", "gpu")
+MOST_DRAWS = 400  # of builds for one operation of a menu
 PER_OPERATION = 6  # entries a menu: all twelve operations together stay under 160 compiled kernels
 STAGES = {"gdn": 3, "kda": 4}  # of an extend, each a kernel that is compiled for the build
 TABLES = 6  # kernels that lay out chunks: shared by all builds of a chunk size and dtype of cu_seqlens
@@ -81,10 +84,10 @@ class Build:
         return TILES if self.crowded and not self.batch_invariant else 1
 
 
-def exactable(op: str, backend: str, menu: Menu | None) -> dict[str, float]:
+def exactable(op: str, backend: str, menu: Menu | None, promises: Promises = EVERYTHING) -> dict[str, float]:
     """Return, by dtype, the share (0 to 1) of an operation's builds that can have exact cases."""
     if menu is None:
-        table = options(op, backend)
+        table = options(op, backend, promises)
         share = 1.0
         for name, value in (("l2norm", False), ("given", True)):
             share *= table.get(name, (value,)).count(value) / len(table.get(name, (value,)))
@@ -111,10 +114,11 @@ def published(op: str) -> Build:
     )
 
 
-def options(op: str, backend: str) -> dict[str, tuple[Any, ...]]:
+def options(op: str, backend: str, promises: Promises = EVERYTHING) -> dict[str, tuple[Any, ...]]:
     """Return what each choice of a build is drawn from, simplest first, repeated to be drawn more often.
 
     `square` and `own_gates` are choices without a field: K = V, the larger; and gates in the dtype of q.
+    promises: of the operation, within which all lies.
     """
     operation = OPERATIONS[op]
     kind = operation.kind
@@ -152,12 +156,12 @@ def options(op: str, backend: str) -> dict[str, tuple[Any, ...]]:
         table["tree"] = flag
     if not operation.single_token:
         table |= {"packed": (True, True, False), "one": (True, False, False), "cu_dtype": ("int32", "int64")}
-    return table
+    return inside.narrowed(op, table, promises)
 
 
-def make(op: str, picks: dict[str, Any]) -> Build:
+def make(op: str, picks: dict[str, Any], promises: Promises = EVERYTHING) -> Build:
     """Return the build of these choices, with what does not apply left at its default."""
-    picks = dict(picks)
+    picks = dict(inside.fitted(picks, promises))
     if picks.pop("square"):
         picks["K"] = picks["V"] = max(picks["K"], picks["V"])
     if picks.pop("own_gates"):
@@ -179,10 +183,10 @@ def make(op: str, picks: dict[str, Any]) -> Build:
 
 
 @cache
-def builds(op: str, backend: str) -> st.SearchStrategy[Build]:
-    """Return the strategy of any build of an operation."""
-    table = {name: st.sampled_from(values) for name, values in options(op, backend).items()}
-    return st.fixed_dictionaries(table).map(partial(make, op))
+def builds(op: str, backend: str, promises: Promises = EVERYTHING) -> st.SearchStrategy[Build]:
+    """Return the strategy of any build of an operation that its promises allow."""
+    table = {name: st.sampled_from(values) for name, values in options(op, backend, promises).items()}
+    return st.fixed_dictionaries(table).map(partial(make, op, promises=promises))
 
 
 def _simplicity(build: Build) -> tuple[Any, ...]:
@@ -203,6 +207,16 @@ def _balanced(found: set[Build], build: Build, size: int) -> bool:
     return (build.can_be_exact or room) and (build.given or stateless == 0)
 
 
+def promised(promises: Promises, op: str) -> Promises:
+    """Return what is promised of an operation. Raises InvalidArgument if that leaves no case."""
+    if not isinstance(promises, Promises):
+        raise InvalidArgument(f"promises={promises!r:.80}: expected Promises")
+    try:
+        return promises.of(op)
+    except ValueError as error:
+        raise InvalidArgument(f"promises: {error}") from None
+
+
 @dataclass(frozen=True)
 class Menu:
     """A few builds an operation, simplest first."""
@@ -213,12 +227,18 @@ class Menu:
 
     @classmethod
     def draw(
-        cls, seed: int, operations: Iterable[str], backend: str = "gpu", per_operation: int = PER_OPERATION
+        cls,
+        seed: int,
+        operations: Iterable[str],
+        backend: str = "gpu",
+        per_operation: int = PER_OPERATION,
+        promises: Promises = EVERYTHING,
     ) -> Menu:
         """Draw the menu of a campaign: the same seed gives the same builds.
 
-        The build of published models is always one of them. Raises InvalidArgument for an unknown backend or
-        operation, and for less than one build an operation.
+        promises: of the target, within which all builds lie; where they leave few, there are fewer. The
+        build of published models is one of them if it is promised. Raises InvalidArgument for an unknown
+        backend or operation, for less than one build an operation, and for promises that leave no case.
         """
         if backend not in BACKENDS:
             raise InvalidArgument(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
@@ -228,12 +248,17 @@ class Menu:
         for op in operations:
             if op not in OPERATIONS:
                 raise InvalidArgument(f"operations: {op!r} is not one of {', '.join(OPERATIONS)}")
+            own = promised(promises, op)
             rng = random.Random(f"{seed}/{op}")
-            table = options(op, backend)
-            found = {published(op)}
-            while len(found) < per_operation:
-                build = make(op, {name: rng.choice(values) for name, values in table.items()})
-                if _balanced(found, build, per_operation):
+            table = options(op, backend, own)
+            names = tuple(options(op, backend))
+            found = {published(op)} if inside.takes_build(op, published(op), names, own) else set()
+            for attempt in range(MOST_DRAWS):
+                if len(found) >= per_operation:
+                    break
+                build = make(op, {name: rng.choice(values) for name, values in table.items()}, own)
+                # Where little is promised there may be no balance, and fewer builds than are wanted.
+                if not found or _balanced(found, build, per_operation) or attempt >= MOST_DRAWS // 2:
                     found.add(build)
             drawn.append((op, tuple(sorted(found, key=_simplicity))))
         return cls(seed=seed, backend=backend, builds=tuple(drawn))

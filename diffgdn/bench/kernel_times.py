@@ -62,9 +62,9 @@ def _prepare(target_name: str, shape: Shape) -> Callable[[int], object]:
     from diffgdn.tensors.layout import arrange
 
     target = targets.get(target_name)
-    refusal = target.refuses(shape.case, "gpu")
-    if refusal:
-        raise Refused(f"{target_name}: {refusal}")
+    refused = targets.refusal(target, shape.case, "gpu")
+    if refused:
+        raise Refused(f"{target_name}: {refused}")
     data = inputs.draw(shape.case)
     first = arrange(shape.case, data, "cuda", target.layout)
     copies = int(max(1, min(MAX_COPIES, COPIES_BYTES // (first.arena.numel() * 2))))

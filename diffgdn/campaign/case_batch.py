@@ -16,6 +16,7 @@ from diffgdn.campaign import tasks
 from diffgdn.campaign.events import CaseRun
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
+from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.cases.trace import Trace, call_of
 from diffgdn.findings import bucket
 from diffgdn.findings.finding import COMPLETE, OUT_OF_TIME, Finding
@@ -89,8 +90,8 @@ class Worker:
 class CaseBatch:
     """A search that lets a known failure pass, so that exploration goes past it."""
 
-    def __init__(self, task: tasks.Explore, worker: Worker) -> None:
-        self._task, self._worker = task, worker
+    def __init__(self, task: tasks.Explore, worker: Worker, promises: Promises = EVERYTHING) -> None:
+        self._task, self._worker, self._promises = task, worker, promises
         self._known = set(task.known)
         self._announced: dict[str, tuple[Finding, float]] = {}  # by kind of failure, with the time
         self._finished: set[str] = set()  # kinds of failure
@@ -116,6 +117,7 @@ class CaseBatch:
             clock=self._clock,
             on_shrunk=self._shrunk,
             by_field=task.menu is None,  # a case off the menu would have to be compiled for
+            promises=self._promises,
         )
         return tasks.Done(cases=self._explored, findings=len(self._announced))
 

@@ -18,6 +18,8 @@ from diffgdn.campaign.overtime import LEEWAY_SECONDS
 from diffgdn.campaign.reach import problem
 from diffgdn.campaign.rotation import Rotation
 from diffgdn.campaign.worker_pool import Pool
+from diffgdn.cases.case import Case
+from diffgdn.cases.promises import OUTSIDE
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
 from diffgdn.search import hypothesis_search
@@ -80,10 +82,12 @@ class _Campaign:
         self.asked = tuple(name for op in operations for name in question.calls(op, has))
         if old and question.calls_kernel:
             with self._phase("replay", len(old)):
-                self._each([tasks.RunCase(f.case, config.target, "replay", finding=f) for f in old])
+                inside = [finding for finding in old if not self._replay_is_outside(finding)]
+                self._each([tasks.RunCase(f.case, config.target, "replay", finding=f) for f in inside])
         menu = None
         if config.backend == "gpu" and question.draws_cases:
-            menu = strategies.Menu.draw(config.seed, operations, backend="gpu")
+            promises = self.inbox.ready.promises
+            menu = strategies.Menu.draw(config.seed, operations, backend="gpu", promises=promises)
             if question.calls_kernel:
                 self._prepare(menu, operations)
         self.inbox.rotation = rotation = Rotation(
@@ -126,7 +130,7 @@ class _Campaign:
             (config, case)
             for operation in operations
             for build in menu.entries(operation)
-            for case in strategies.representatives(operation, build)
+            for case in strategies.representatives(operation, build, self.inbox.ready.promises)
             for config in range(self.inbox.ready.configurations[operation])
         ]
         # A foreign kernel's configurations multiply its variants: what is too much for now compiles when it
@@ -142,12 +146,29 @@ class _Campaign:
             self._each(builds)
         shapes = [
             tasks.RunCase(case, self.config.target, "geometries", plain)
-            for operation in operations
-            for case in strategies.geometries.cases(operation)
+            for case in self._geometries(operations)
             if isinstance(plain, self.config.question)
         ]
         with self._phase("geometries", len(shapes)):
             self._each(shapes)
+
+    def _geometries(self, operations: tuple[str, ...]) -> list[Case]:
+        """The cases of published models that the target promises; the others are left out, with a word."""
+        assert self.inbox.ready is not None
+        found = [case for operation in operations for case in strategies.geometries.cases(operation)]
+        broken = {case.id: self.inbox.ready.promises.broken_by(case) for case in found}
+        outside = [reason for reason in broken.values() if reason is not None]
+        if outside:
+            self.emit(events.CasesLeftOut("geometries", len(outside), f"{OUTSIDE}{outside[0]}"))
+        return [case for case in found if broken[case.id] is None]
+
+    def _replay_is_outside(self, finding: Finding) -> bool:
+        """Whether a finding asks what the target does not promise (any more): it is not run, with a word."""
+        assert self.inbox.ready is not None
+        broken = self.inbox.ready.promises.broken_by(finding.case)
+        if broken is not None:
+            self.inbox.replayed(finding, tasks.Done(refused=f"{OUTSIDE}{broken}"))
+        return broken is not None
 
     @contextmanager
     def _phase(self, name: str, steps: int = 0) -> Iterator[None]:

@@ -148,6 +148,15 @@ class OperationSkipped(Event):
 
 
 @dataclass(frozen=True)
+class CasesLeftOut(Event):
+    """Cases that a phase would have run are not run. reason: of the first of them."""
+
+    phase: str
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class CaseAwaited(Event):
     """The time is up, and a case is still running. seconds: so far; most: after which it counts as hung."""
 

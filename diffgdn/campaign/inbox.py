@@ -135,7 +135,7 @@ class Inbox:
             if task.phase == "compile" and done.error is None and done.refused is None:
                 self.emit(events.CompileProgress(task.operation, done.seconds))
             elif task.finding is not None:
-                self._replayed(task.finding, done)
+                self.replayed(task.finding, done)
         elif isinstance(task, tasks.Confirm):
             self.ledger.release(worker)
             if done.error is not None:
@@ -145,7 +145,8 @@ class Inbox:
             if done.error is not None:
                 self.fault = self.fault or f"{task.finding.id}: no script or picture: {done.error}"
 
-    def _replayed(self, finding: Finding, done: tasks.Done) -> None:
+    def replayed(self, finding: Finding, done: tasks.Done) -> None:
+        """Note what came of a finding that was run again, or why it was not."""
         path = self.corpus.path / f"{finding.id}.json"
         if done.error is None and done.refused is None and done.failure is not None:
             self.ledger.replayed(finding, path)
@@ -182,7 +183,7 @@ class Inbox:
 
     def _crashed(self, task: tasks.Task | None, case: Case, died: Died) -> None:
         if isinstance(task, tasks.RunCase) and task.finding is not None:
-            self._replayed(task.finding, tasks.Done(failure={"message": died.reason}))
+            self.replayed(task.finding, tasks.Done(failure={"message": died.reason}))
             return
         if isinstance(task, tasks.Document | tasks.Confirm):
             return  # it is about a finding already

@@ -42,7 +42,8 @@ class _Resumed:
 
     def of_case(self, seconds: float) -> Finding | None:
         finding = self.finding
-        found = hypothesis_search.again(finding.case, finding.kind, self.run, seconds, self.clock)
+        promises = self._harness.about(finding.target).promises
+        found = hypothesis_search.again(finding.case, finding.kind, self.run, seconds, self.clock, promises)
         if found is None:
             return None
         call = Call(found.case, finding.call.relation)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffgdn.cases.case import Case
+from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.findings import bucket
 from diffgdn.findings.finding import Finding
 from diffgdn.verdict.question import ORACLE, Question
@@ -120,7 +121,7 @@ class Stop:
 class Ready:
     """A worker has imported what it needs, and this is what it found.
 
-    configurations: of a foreign kernel, per operation.
+    configurations: of a foreign kernel, per operation. promises: what the target supports.
     """
 
     device: str
@@ -128,6 +129,7 @@ class Ready:
     operations: tuple[str, ...]
     layout: str
     configurations: Mapping[str, int] = field(default_factory=dict)
+    promises: Promises = EVERYTHING
 
 
 @dataclass(frozen=True)

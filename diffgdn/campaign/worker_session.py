@@ -68,7 +68,9 @@ class Session:
             return tasks.Ready("", {}, (), "vk")
         self._about = about = self._harness.about(target)
         known = versions(about.device)
-        return tasks.Ready(about.device, known, about.operations, about.layout, about.configurations)
+        return tasks.Ready(
+            about.device, known, about.operations, about.layout, about.configurations, about.promises
+        )
 
     def do(self, task: tasks.Task) -> tasks.Done:
         """Run a task. A fault of the machinery, not of a kernel, becomes an error in the answer."""
@@ -129,7 +131,7 @@ class Session:
         if isinstance(task.question, PlayTrace):
             self._batch = traces = TraceBatch(task, worker)
             return traces.search(self._about.operations)
-        self._batch = cases = CaseBatch(task, worker)
+        self._batch = cases = CaseBatch(task, worker, self._about.promises)
         return cases.search(self._strategy(task.operation, self._about, task.menu))
 
     def _listen(self) -> set[tasks.Key]:
@@ -153,6 +155,7 @@ class Session:
                 menu=menu,
                 configs=about.configurations[operation],
                 layout=about.layout,
+                promises=about.promises,
             )
         return self._strategies[operation]
 
@@ -187,7 +190,8 @@ class Session:
             sure = Confirmed(first.call, verdict, first.prelude, heap=heap)
         else:
             sure = confirm(first.call, verdict, asked=False)
-        sure = preludes.shorter(confirm, sure, lambda: time.monotonic() >= until)
+        promises = self._harness.about(first.target).promises
+        sure = preludes.shorter(confirm, sure, lambda: time.monotonic() >= until, promises)
         case, failure = call_of(sure.call.subject), sure.failure
         before = first.unshrunk or first.case
         return dataclasses.replace(

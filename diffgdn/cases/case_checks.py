@@ -33,6 +33,7 @@ GATE_LAWS = (
 )
 BETA_LAWS = ("one", "half", "zero", "two", "exact", "uniform", "near_one")
 VIEWS = ("contiguous", "packed", "gapped")
+CHUNK_SIZES = (16, 32, 64)
 
 
 def check(case: Case) -> None:
@@ -87,7 +88,7 @@ def _check_words(case: Case) -> None:
     _choice("view", case.view, VIEWS)
     _choice("cu_dtype", case.cu_dtype, ("int32", "int64"))
     _choice("index_dtype", case.index_dtype, ("int32", "int64"))
-    _choice("chunk_size", case.chunk_size, (16, 32, 64))
+    _choice("chunk_size", case.chunk_size, CHUNK_SIZES)
 
 
 def _check_layout(case: Case) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
+from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.findings.finding import COMPLETE, OUT_OF_TIME, UNSHRUNK
 from diffgdn.runner.confirm import Confirmed
 from diffgdn.search import by_field
@@ -30,6 +31,7 @@ class Answers:
     confirm: asks a failure on a target again in fresh processes; shorter: makes what depends on others of
     less, until it is told to stop. first: called with the first failure of each class and the target, when it
     is seen and has been asked again. most_seconds: of exploration. ran_out: whether a shrink ran out of time.
+    promises: those of a target, which no shrink here leaves.
     company: by case and target, the failures that need other calls before them, or did not come again.
     """
 
@@ -43,6 +45,7 @@ class Answers:
         call, verdict
     )
     shorter: Callable[[Confirmed, str, Callable[[], bool]], Confirmed] = lambda sure, target, expired: sure
+    promises: Callable[[str], Promises] = lambda target: EVERYTHING
     company: dict[tuple[str, str], Confirmed] = field(default_factory=dict)
     _began: float | None = None
     _error: Exception | None = None
@@ -79,7 +82,7 @@ class Answers:
                     self.company[key] = sure
                     verdict, self.until = replace(verdict, failure=sure.failure), -math.inf
                 elif isinstance(verdict.failure, FAULTS) and verdict.confirmed:
-                    verdict = self._simplest(verdict, run)
+                    verdict = self._simplest(verdict, run, self.promises(target))
                     self.until = -math.inf
             self.verdicts[key] = replace(verdict, comparison=None)  # tensors, of which a shrink may see many
         return self.verdicts[key]
@@ -100,7 +103,7 @@ class Answers:
             return UNSHRUNK
         return OUT_OF_TIME if self.ran_out else COMPLETE
 
-    def _simplest(self, verdict: Verdict, run: Callable[[Case], Verdict]) -> Verdict:
+    def _simplest(self, verdict: Verdict, run: Callable[[Case], Verdict], promises: Promises) -> Verdict:
         verdicts = {verdict.case.id: verdict}
 
         def fails(case: Case) -> bool:
@@ -114,4 +117,4 @@ class Answers:
             self.ran_out |= time.monotonic() >= self.until
             return self.ran_out
 
-        return verdicts[by_field.simplest(verdict.case, fails, expired).id]
+        return verdicts[by_field.simplest(verdict.case, fails, expired, promises).id]

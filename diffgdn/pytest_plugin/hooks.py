@@ -236,6 +236,7 @@ def _begin(run: State, max_time: float | None) -> None:
         math.inf if max_time is None else max_time,
         confirm=run.harness.confirm,
         shorter=run.harness.shorter,
+        promises=lambda target: run.harness.about(target).promises,
     )
 
 

@@ -51,7 +51,7 @@ class PluginHarness(Harness):
 
     def shorter(self, sure: Confirmed, target: str, expired: Callable[[], bool]) -> Confirmed:
         """Make a failure that depends on other calls depend on fewer and simpler ones."""
-        return preludes.shorter(self.asking(target), sure, expired)
+        return preludes.shorter(self.asking(target), sure, expired, self.about(target).promises)
 
     def left_behind(self, name: str) -> Finding | None:
         """Make a finding of what another process of this folder, which has ended, was running, and ask it

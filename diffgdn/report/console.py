@@ -78,6 +78,10 @@ class ConsoleReport:
             case events.OperationSkipped():
                 self._skipped.setdefault(event.reason, []).append(event.operation)
                 return
+            case events.CasesLeftOut():
+                self._print(
+                    f"{event.phase}: {_count(event.count, 'case')} left out, {event.reason}", style="yellow"
+                )
             case events.WorkerDied():
                 case = f" in {event.operation}, case {event.case_id}" if event.case_id else ""
                 self._print(f"worker {event.worker} died{case}: {event.reason}", style="red")

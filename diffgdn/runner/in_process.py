@@ -57,7 +57,8 @@ class InProcess:
         loaded = self._target(target)
         with _errors_in_one_line():
             configurations = {op: loaded.configurations(op) for op in loaded.operations}
-        return About(device, tuple(loaded.operations), loaded.layout, configurations)
+        promises = targets.promises_of(loaded)
+        return About(device, tuple(loaded.operations), loaded.layout, configurations, promises)
 
     def load(self, target: str) -> None:
         """Import a target ahead of its first case."""

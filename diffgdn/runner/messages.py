@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.verdict.failures import CheckFailure, Verdict
 from diffgdn.verdict.question import Question, Subject
 
@@ -24,12 +25,15 @@ class SetupError(RunnerError):
 
 @dataclass(frozen=True)
 class About:
-    """What a runner knows of itself and of a target. configurations: of a foreign kernel, per operation."""
+    """What a runner knows of itself and of a target. configurations: of a foreign kernel, per operation.
+    promises: what the target supports.
+    """
 
     device: str
     operations: tuple[str, ...] = ()
     layout: str = "vk"
     configurations: Mapping[str, int] = field(default_factory=dict)
+    promises: Promises = EVERYTHING
 
 
 Familiar = Callable[[CheckFailure], bool]

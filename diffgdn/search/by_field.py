@@ -16,6 +16,7 @@ result:
   edits, flags and laws at their defaults, and a pool whose first slots the sequences take in their order. No
   move adds sequences, heads or tokens, or a dimension above 16. This is no total order: K = 16 is tried for
   K = 8, and one token for an empty sequence, as the plainer choice.
+- It is inside the promises of the target: what a candidate would take out of them stays as it is.
 - It is run once at most: no case is asked for again, whichever move yields it. So moves cannot chase each
   other, and the search ends: at a case of which no candidate of any move fails, if there is time.
 """
@@ -25,22 +26,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from diffgdn.cases.case import Case
+from diffgdn.cases.promises import EVERYTHING, Promises
+from diffgdn.search import promised
 from diffgdn.search.moves import MOVES
 
 Move = Callable[[Case], Iterator[Case | None]]
 
 
-def simplest(case: Case, fails: Callable[[Case], bool], expired: Callable[[], bool] = lambda: False) -> Case:
+def simplest(
+    case: Case,
+    fails: Callable[[Case], bool],
+    expired: Callable[[], bool] = lambda: False,
+    promises: Promises = EVERYTHING,
+) -> Case:
     """Follow all moves in turn until none succeeds or time expires, and return the simplest case that fails.
 
     `fails` runs a case and says whether it fails as `case` does. It is asked once a case at most, so it needs
-    no memory; what it raises ends the search. `expired` is asked before every run.
+    no memory; what it raises ends the search. `expired` is asked before every run. `promises` of the target:
+    no case outside is run.
     """
     seen, best = {case.id}, case
     while True:
         before = best
         for move in MOVES:
-            best = follow(move, best, fails, expired, seen)
+            best = follow(move, best, fails, expired, seen, promises)
         if best == before or expired():
             return best
 
@@ -51,6 +60,7 @@ def follow(
     fails: Callable[[Case], bool],
     expired: Callable[[], bool],
     seen: set[str],
+    promises: Promises = EVERYTHING,
 ) -> Case:
     """Follow one move as often as it succeeds, and return the last case that failed, or else `best`.
 
@@ -60,7 +70,8 @@ def follow(
     again = True
     while again:
         again = False
-        for candidate in move(best):
+        for moved in move(best):
+            candidate = None if moved is None else promised.inside(moved, best, promises)
             if candidate is None or candidate.id in seen:
                 continue
             if expired():

@@ -21,6 +21,7 @@ from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
 from diffgdn.cases.case import Case
+from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.findings import bucket
 from diffgdn.search import by_field, sparsify
 from diffgdn.verdict.failures import FAULT_KINDS
@@ -110,6 +111,7 @@ class Search:
     clock: Callable[[], float] = time.monotonic
     on_shrunk: Callable[[Found], None] = _ignore
     by_field: bool = False
+    promises: Promises = EVERYTHING
 
     found: dict[str, Found] = field(default_factory=dict)
     generated: int = 0
@@ -152,7 +154,11 @@ class Search:
         return best, failures[best.id]
 
     def _fails(self, candidate: Case, failures: dict[str, CheckFailure]) -> bool:
-        """Run a case, note its failure in `failures`, and tell whether it is of the kind being shrunk."""
+        """Run a case, note its failure in `failures`, and tell whether it is of the kind being shrunk. One
+        outside the promises is not run.
+        """
+        if self.promises.broken_by(candidate) is not None:
+            return False
         answer = self._answer(candidate)
         if isinstance(answer, bool) or _kind(answer) != self._shrinking:
             return False
@@ -165,6 +171,7 @@ class Search:
             case,
             lambda candidate: self._fails(candidate, failures),
             lambda: self._late(self._structure_until),
+            self.promises,
         )
 
     def _content(self, case: Case, failures: dict[str, CheckFailure]) -> Case:
@@ -300,6 +307,7 @@ def find(
     clock: Callable[[], float] = time.monotonic,
     on_shrunk: Callable[[Found], None] = _ignore,
     by_field: bool = False,
+    promises: Promises = EVERYTHING,
 ) -> list[Found]:
     """Look for failing cases of a strategy, and shrink one for each kind of failure.
 
@@ -310,7 +318,8 @@ def find(
 
     `by_field` shrinks the structure field by field, which takes far fewer runs than Hypothesis, whose
     shrinking knows the strategy. It may be set only if every case of the operation may be run, not those of a
-    menu only. Crashes and hangs are always shrunk so, for up to FAULT_FACTOR times as long.
+    menu only. Crashes and hangs are always shrunk so, for up to FAULT_FACTOR times as long. `promises` are
+    those that `strategy` draws inside: a shrink does not leave them.
 
     `on_verdict` is called for every case that was run; `on_failure` once for each kind, with the first,
     unshrunk failure, before shrinking starts; `on_shrunk` once for each kind, when its shrinking ends.
@@ -318,7 +327,16 @@ def find(
     Returns one Found for each kind, in the order in which the kinds were first seen.
     """
     search = Search(
-        run, max_shrink_seconds, deadline, on_verdict, on_failure, ignore, clock, on_shrunk, by_field
+        run,
+        max_shrink_seconds,
+        deadline,
+        on_verdict,
+        on_failure,
+        ignore,
+        clock,
+        on_shrunk,
+        by_field,
+        promises,
     )
     search._finished.update(ignore)
     number = 0
@@ -335,9 +353,10 @@ def again(
     run: Callable[[Case], Verdict],
     max_seconds: float,
     clock: Callable[[], float] = time.monotonic,
+    promises: Promises = EVERYTHING,
 ) -> Found | None:
     """Make a failing case as small as the time allows, field by field; None if it does not fail in that way.
 
-    `kind` is that of the failure, as `CheckFailure.kind` has it; `run` is that of `find`.
+    `kind` is that of the failure, as `CheckFailure.kind` has it; `run` is that of `find`, `promises` too.
     """
-    return Search(run, clock=clock).resume(case, bucket.fault(kind), max_seconds)
+    return Search(run, clock=clock, promises=promises).resume(case, bucket.fault(kind), max_seconds)

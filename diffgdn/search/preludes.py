@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call, fitting
+from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.cases.trace import Trace
 from diffgdn.runner.confirm import Confirm, Confirmed, message_of, said
 from diffgdn.search import by_field, moves
@@ -18,19 +19,26 @@ SIZES = ("H", "HV", "K", "V", "chunk_size")
 LIKEST = 3  # single calls that are tried first
 
 
-def shorter(confirm: Confirm, found: Confirmed, expired: Expired = lambda: False) -> Confirmed:
+def shorter(
+    confirm: Confirm,
+    found: Confirmed,
+    expired: Expired = lambda: False,
+    promises: Promises = EVERYTHING,
+) -> Confirmed:
     """Shorten the prelude of a failure that shows in a fresh process only after other calls, and make all
     calls simpler.
 
     Each step takes a process. What is returned has failed once more after its prelude, and has passed alone;
     otherwise it is told as what it has turned out to be: a failure of one call, or one that was seen but does
-    not come back each time.
+    not come back each time. No call outside the promises of the target is tried.
     """
     if found.alone or not found.reproduced:
         return found
     verdicts = {(found.prelude, found.call): found.verdict}
 
     def fails(prelude: tuple[Call, ...], call: Call) -> bool:
+        if any(_is_outside(one, promises) for one in (*prelude, call)):
+            return False
         verdict = confirm.fails(prelude, call, found)
         if verdict is not None:
             verdicts[prelude, call] = verdict
@@ -47,6 +55,10 @@ def shorter(confirm: Confirm, found: Confirmed, expired: Expired = lambda: False
         seen = said(found.verdict, f"{message_of(found.verdict)}; not each time in a fresh process")
         return Confirmed(found.call, seen, fitting(found.prelude), reproduced=False)
     return Confirmed(call, verdicts[prelude, call], fitting(prelude), heap=found.heap)
+
+
+def _is_outside(call: Call, promises: Promises) -> bool:
+    return isinstance(call.subject, Case) and promises.broken_by(call.subject) is not None
 
 
 def with_less(

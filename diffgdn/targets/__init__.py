@@ -8,10 +8,33 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from diffgdn.cases import promises_file
+from diffgdn.cases.promises import Promises
 from diffgdn.cases.target_names import BUILT_IN
-from diffgdn.targets.base import FunctionTarget, Target, TargetError, default_contract, target
+from diffgdn.targets.base import (
+    FunctionTarget,
+    Target,
+    TargetError,
+    check_promises,
+    default_contract,
+    promises_of,
+    refusal,
+    target,
+)
 
-__all__ = ["FunctionTarget", "Target", "TargetError", "default_contract", "get", "missing", "names", "target"]
+__all__ = [
+    "FunctionTarget",
+    "Target",
+    "TargetError",
+    "default_contract",
+    "get",
+    "missing",
+    "names",
+    "promises",
+    "promises_of",
+    "refusal",
+    "target",
+]
 
 
 def names() -> tuple[str, ...]:
@@ -30,11 +53,35 @@ def missing(name: str, backend: str) -> str | None:
     return None
 
 
+def promises(name: str) -> Promises:
+    """Return what a target promises, without importing it where a file says so. Raises TargetError."""
+    return _declared(name) or promises_of(get(name))
+
+
 def get(name: str) -> Target:
     """Load a built-in target, or the object that `module:name` or `path/to/file.py:name` names.
 
-    Raises TargetError, in one line, if there is none. Runs the code of the user's module.
+    Promises that a file declares for it take the place of its own. Raises TargetError, in one line, if there
+    is none. Runs the code of the user's module.
     """
+    declared = _declared(name)
+    found = _get(name)
+    if declared is not None:
+        found.promises = declared  # type: ignore[attr-defined]
+    check_promises(found)
+    return found
+
+
+def _declared(name: str) -> Promises | None:
+    """Return what a file promises for a target. Raises TargetError."""
+    try:
+        return promises_file.declared(name)
+    except ValueError as error:
+        raise TargetError(str(error)) from None
+
+
+def _get(name: str) -> Target:
+    """Load a target, with its own promises. Raises TargetError."""
     if name in ("vk", "kv"):
         from diffgdn.targets.own import own
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffgdn.cases.case import Case
 from diffgdn.cases.operations import OPERATIONS
+from diffgdn.cases.promises import EVERYTHING, OUTSIDE, Promises
 from diffgdn.reference.noise import CHUNKED, RECURRENT, Contract
 from diffgdn.targets import calls
 from diffgdn.tensors.arena import Arguments
@@ -22,7 +23,8 @@ class TargetError(ValueError):
 class Target(Protocol):
     """One implementation of one or more operations.
 
-    layout: of the states that it takes, "vk" for [..., V, K] or "kv" for [..., K, V].
+    layout: of the states that it takes, "vk" for [..., V, K] or "kv" for [..., K, V]. It may have `promises`,
+    of type Promises: what it supports; one without promises everything (`promises_of`).
     """
 
     name: str
@@ -39,7 +41,9 @@ class Target(Protocol):
         """Count the entries of its own configuration list, of which `case.config` pins one."""
 
     def refuses(self, case: Case, backend: str) -> str | None:
-        """Say why it cannot take this case on this backend, or None."""
+        """Say why it cannot take this case on this backend, or None: what promises, which are data, cannot
+        say. Such a case is drawn and not run.
+        """
 
     def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
         """Call the kernel once; pool and buffer are written in place, and so is packed_decode's `out`.
@@ -47,6 +51,33 @@ class Target(Protocol):
         Returns by name, in any dtype and with states in its own layout: o [B, T, HV, V], where a packed batch
         has B = 1; if asked for, final [N, HV, V, K] and boundary [chunks, HV, V, K].
         """
+
+
+def promises_of(target: Target) -> Promises:
+    """Return what a target promises: everything, if it does not say."""
+    promises: Promises = getattr(target, "promises", EVERYTHING)
+    return promises
+
+
+def refusal(target: Target, case: Case, backend: str) -> str | None:
+    """Say why a target is not asked about a case: it is outside its promises, or refused; or None."""
+    if case.op in target.operations:
+        broken = promises_of(target).broken_by(case)
+        if broken is not None:
+            return f"{OUTSIDE}{broken}"
+    return target.refuses(case, backend)
+
+
+def check_promises(target: Target) -> None:
+    """Check that promises leave cases of each of a target's operations. Raises TargetError."""
+    promises = promises_of(target)
+    if not isinstance(promises, Promises):
+        raise TargetError(f"target {target.name}: promises: expected Promises, got {promises!r:.80}")
+    for op in target.operations:
+        try:
+            promises.of(op)
+        except ValueError as error:
+            raise TargetError(f"target {target.name}: promises: {error}") from None
 
 
 def default_contract(op: str) -> Contract:
@@ -65,11 +96,13 @@ class FunctionTarget:
         layout: str = "vk",
         contract: Contract | None = None,
         refuses: Callable[[Case], str | None] | None = None,
+        promises: Promises = EVERYTHING,
     ) -> None:
         """Make a target of functions by name of the operation.
 
-        layout: of states, "vk" or "kv". contract: None for `default_contract`. refuses: says why a case is
-        outside what the kernel promises, or None. Raises TargetError for an unknown operation or layout.
+        layout: of states, "vk" or "kv". contract: None for `default_contract`. promises: what the kernel
+        supports; cases are drawn inside. refuses: says what promises cannot, why a case is not to be run, or
+        None. Raises TargetError for an unknown operation or layout, and for promises that leave no case.
         """
         unknown = sorted(set(functions) - set(OPERATIONS))
         if unknown:
@@ -79,7 +112,8 @@ class FunctionTarget:
         if layout not in ("vk", "kv"):
             raise TargetError(f"target {name}: layout must be 'vk' or 'kv', got {layout!r}")
         self.name, self.functions, self.layout = name, dict(functions), layout
-        self._contract, self._refuses = contract, refuses
+        self._contract, self._refuses, self.promises = contract, refuses, promises
+        check_promises(self)
         self._accepts = {op: _accepted(function) for op, function in functions.items()}
 
     @property
@@ -132,6 +166,7 @@ def target(
     layout: str = "vk",
     contract: Contract | None = None,
     refuses: Callable[[Case], str | None] | None = None,
+    promises: Promises = EVERYTHING,
 ) -> Callable[[Callable[..., Any]], FunctionTarget]:
     """Decorate a function that takes an operation's keyword arguments to make it a target of the operations.
 
@@ -140,6 +175,6 @@ def target(
 
     def wrap(function: Callable[..., Any]) -> FunctionTarget:
         functions = dict.fromkeys(operations, function)
-        return FunctionTarget(name or function.__name__, functions, layout, contract, refuses)
+        return FunctionTarget(name or function.__name__, functions, layout, contract, refuses, promises)
 
     return wrap

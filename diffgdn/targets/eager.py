@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from diffgdn.cases.case import Case
 from diffgdn.cases.operations import OPERATIONS
+from diffgdn.cases.promises import EVERYTHING
 from diffgdn.reference.noise import Contract
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import DTYPE
@@ -25,6 +26,7 @@ class Eager:
     name = "eager"
     layout = "vk"
     operations = tuple(OPERATIONS)
+    promises = EVERYTHING
     batch_invariant = False  # torch's softplus and sigmoid on a CPU round otherwise at a tensor's end
 
     def contract(self, op: str) -> Contract:

@@ -24,7 +24,10 @@ import torch
 from torch import Tensor
 
 from diffgdn.cases.case import Case
+from diffgdn.cases.case_checks import CHUNK_SIZES
 from diffgdn.cases.operations import OPERATIONS
+from diffgdn.cases.promises import Promises
+from diffgdn.cases.spans import Span
 from diffgdn.reference.noise import Contract
 from diffgdn.targets import pinning
 from diffgdn.targets.base import TargetError
@@ -120,6 +123,23 @@ class _Callee:
         self.v_first = next((name for name in V_FIRST if name in self.names), None)
 
     @property
+    def promises(self) -> dict[str, Any]:
+        """Fields of `Promises`, of the axes that it does not take whole."""
+        out: dict[str, Any] = {
+            "chunk_size": [size for size in self.chunk_sizes if size in CHUNK_SIZES],
+            "lower_bound": Span(SAFE_LOWER_BOUND, 0.0),
+        }
+        if not self.grouped_values:
+            out["ratio"] = [1]
+        if "return_intermediate_states" not in self.names:
+            out["boundary"] = [False]
+        if not self.names.issuperset(RAW):
+            out["raw_gates"] = [False]
+        if not self.names.issuperset(("lower_bound", "safe_gate")):
+            out["bounded"] = [False]
+        return out
+
+    @property
     def layouts(self) -> int:
         """Number of state layouts that it takes."""
         return 2 if self.v_first else 1
@@ -138,6 +158,7 @@ class Fla:
         """Import fla. functions, by operation, and package, by name, stand in for it. Raises TargetError."""
         self._callees = {op: _Callee(function) for op, function in (functions or _import()).items()}
         self._package = package
+        self.promises = Promises(operations={op: one.promises for op, one in self._callees.items()})
         self._tuners: tuple[int, list[Any]] = (-1, [])
 
     @property
@@ -161,28 +182,7 @@ class Fla:
     def refuses(self, case: Case, backend: str) -> str | None:
         if case.op not in self._callees:
             return f"fla has no function for {case.op}"
-        if backend != "gpu":
-            return "fla runs on a GPU only"
-        callee = self._callees[case.op]
-        if case.HV != case.H and not callee.grouped_values:
-            return "this version of fla documents as many value heads as query heads"
-        if case.operation.is_chunked and case.chunk_size not in callee.chunk_sizes:
-            return f"fla takes chunks of {', '.join(map(str, callee.chunk_sizes))} tokens"
-        if case.boundary and "return_intermediate_states" not in callee.names:
-            return f"fla's {FUNCTIONS[case.op][1]} does not return boundary states"
-        return self._refuses_gates(case, callee)
-
-    def _refuses_gates(self, case: Case, callee: _Callee) -> str | None:
-        if not case.raw_gates:
-            return None
-        if not callee.names.issuperset(RAW):
-            return "this version of fla does not take raw gates with raw beta"
-        bound = case.gates.lower_bound
-        if bound is not None and not callee.names.issuperset(("lower_bound", "safe_gate")):
-            return "this version of fla has no lower_bound"
-        if bound is not None and not SAFE_LOWER_BOUND <= bound < 0.0:
-            return "fla raises for a lower_bound outside [-5, 0)"
-        return None
+        return None if backend == "gpu" else "fla runs on a GPU only"
 
     def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
         callee = self._callees[case.op]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from diffgdn import kernels
 from diffgdn.cases.operations import OPERATIONS
+from diffgdn.cases.promises import EVERYTHING
 from diffgdn.targets import calls
 from diffgdn.targets.base import FunctionTarget
 
@@ -15,4 +16,4 @@ def own(layout: str) -> FunctionTarget:
         for op, operation in OPERATIONS.items()
         if layout in operation.layouts
     }
-    return FunctionTarget(layout, functions, layout)
+    return FunctionTarget(layout, functions, layout, promises=EVERYTHING)

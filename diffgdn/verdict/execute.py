@@ -12,7 +12,7 @@ from torch import Tensor
 from diffgdn.backend import interpreter
 from diffgdn.cases.case import Case
 from diffgdn.reference import noise
-from diffgdn.targets import Target
+from diffgdn.targets import Target, refusal
 from diffgdn.tensors import inputs
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import Data
@@ -59,9 +59,9 @@ def run(case: Case, target: Target, backend: str, explain: bool = False, errors:
     explain: trace a leak to the memory that it comes from, which takes some fifteen calls more. errors: count
     the errors of every result that has a bound, the one that fails included.
     """
-    refusal = target.refuses(case, backend)
-    if refusal is not None:
-        return Verdict(case, target.name, backend, refused=refusal)
+    refused = refusal(target, case, backend)
+    if refused is not None:
+        return Verdict(case, target.name, backend, refused=refused)
     if backend == "interpret":
         interpreter.repair()
     clock, run = _Clock(), Run(case, target, backend, explain, errors)

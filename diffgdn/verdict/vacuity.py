@@ -18,7 +18,7 @@ from torch import Tensor
 from diffgdn.cases.case import Case
 from diffgdn.reference import noise, oracle, reference_kernel
 from diffgdn.reference.noise import Contract, Reference
-from diffgdn.targets import Target
+from diffgdn.targets import Target, refusal
 from diffgdn.tensors import inputs
 from diffgdn.tensors.inputs import SATURATED, Data
 from diffgdn.verdict import checks, execute
@@ -252,9 +252,9 @@ def run(case: Case, target: Target, backend: str) -> Verdict:
 
     No kernel is called; the target gives the precision contract and the cases that it refuses.
     """
-    refusal = target.refuses(case, backend)
-    if refusal is not None:
-        return Verdict(case, target.name, backend, refused=refusal)
+    refused = refusal(target, case, backend)
+    if refused is not None:
+        return Verdict(case, target.name, backend, refused=refused)
     start = time.perf_counter()
     right = prepare(case, target.contract(case.op), execute.oracle_device(case, backend))
     rejected = try_wrong_results(right)

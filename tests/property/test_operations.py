@@ -28,9 +28,15 @@ def property_of(
     op: str, target: Target, name: str, backend: str, check: Callable[..., Verdict], share: int = 1
 ) -> Callable[[], None]:
     """A Hypothesis test of one operation of one target."""
-    menu = Menu.draw(MENU_SEED, [op], backend=backend) if backend == "gpu" else None
+    promises = targets.promises_of(target)
+    menu = Menu.draw(MENU_SEED, [op], backend=backend, promises=promises) if backend == "gpu" else None
     cases = strategies.cases(
-        op, backend=backend, menu=menu, configs=target.configurations(op), layout=target.layout
+        op,
+        backend=backend,
+        menu=menu,
+        configs=target.configurations(op),
+        layout=target.layout,
+        promises=promises,
     )
 
     @settings(max_examples=max(1, settings().max_examples // share))

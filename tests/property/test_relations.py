@@ -12,7 +12,7 @@ from diffgdn import strategies
 from diffgdn.cases.case import Case
 from diffgdn.pytest_plugin.hypothesis_database import remember
 from diffgdn.strategies import Menu
-from diffgdn.targets import Target
+from diffgdn.targets import Target, promises_of
 from diffgdn.verdict import relations
 from diffgdn.verdict.failures import Verdict
 from diffgdn.verdict.relations import RELATIONS
@@ -36,7 +36,9 @@ def test_the_relation_holds(
     ops = [op for op in has if name in relations.applicable(op, target, has)]
     if not ops:
         pytest.skip(f"{target} has no operation that it is about")
-    menu = Menu.draw(MENU_SEED, ops, backend=diffgdn_backend) if diffgdn_backend == "gpu" else None
+    promises = promises_of(diffgdn_target)
+    gpu = diffgdn_backend == "gpu"
+    menu = Menu.draw(MENU_SEED, ops, backend=diffgdn_backend, promises=promises) if gpu else None
     cases = [
         strategies.cases(
             op,
@@ -44,6 +46,7 @@ def test_the_relation_holds(
             menu=menu,
             configs=diffgdn_target.configurations(op),
             layout=diffgdn_target.layout,
+            promises=promises,
         ).filter(lambda case: case.total > 0 and RELATIONS[name].unless(case) is None)
         for op in ops
     ]

@@ -65,12 +65,13 @@ def launch(
     return o
 
 
-def only(dtype):
-    """What a kernel says that is written for one dtype."""
-    return lambda case: None if case.dtype == dtype else f"it is written for {dtype}"
-
-
 decode = diffgdn.target("gdn.decode", name="decode")(launch)
-decode_fp32 = diffgdn.target("gdn.decode", name="decode_fp32", refuses=only("float32"))(launch)
-decode_fp16 = diffgdn.target("gdn.decode", name="decode_fp16", refuses=only("float16"))(launch)
-decode_bf16 = diffgdn.target("gdn.decode", name="decode_bf16", refuses=only("bfloat16"))(launch)
+decode_fp32 = diffgdn.target("gdn.decode", name="decode_fp32", promises=diffgdn.Promises(dtype=("float32",)))(
+    launch
+)
+decode_fp16 = diffgdn.target("gdn.decode", name="decode_fp16", promises=diffgdn.Promises(dtype=("float16",)))(
+    launch
+)
+decode_bf16 = diffgdn.target(
+    "gdn.decode", name="decode_bf16", promises=diffgdn.Promises(dtype=("bfloat16",))
+)(launch)

@@ -157,5 +157,5 @@ sigmoid_gating = diffgdn.target(
     "gdn.verify",
     "kda.verify",
     name="sigmoid_gating",
-    refuses=lambda case: "it verifies chains, no trees" if case.parents else None,
+    promises=diffgdn.Promises(tree=(False,)),  # it verifies chains
 )(fused_sigmoid_gating_update)

@@ -43,11 +43,13 @@ KERNELS = {
 def test_a_correct_kernel_passes(
     target: str, op: str, diffgdn_backend: str, diffgdn_check: Callable[..., Verdict]
 ) -> None:
-    menu = Menu.draw(SEED, [op], backend=diffgdn_backend) if diffgdn_backend == "gpu" else None
+    promises = targets.promises(str(HERE / target))
+    gpu = diffgdn_backend == "gpu"
+    menu = Menu.draw(SEED, [op], backend=diffgdn_backend, promises=promises) if gpu else None
 
     @seed(SEED)
     @settings(max_examples=CASES, database=None)
-    @given(case=strategies.cases(op, backend=diffgdn_backend, menu=menu))
+    @given(case=strategies.cases(op, backend=diffgdn_backend, menu=menu, promises=promises))
     def test(case: Case) -> None:
         diffgdn_check(case, str(HERE / target))
 
@@ -144,7 +146,7 @@ def test_a_slip_is_found_and_shrinks_to_a_handful_of_tokens(
     target = targets.get(slipped(slip, tmp_path))
     found: list[hypothesis_search.Found] = []
     hypothesis_search.find(
-        strategies.cases(slip.op),
+        strategies.cases(slip.op, promises=targets.promises_of(target)),
         lambda case: execute.run(case, target, "interpret"),
         max_examples=MOST_CASES,
         seed=SEED,
@@ -153,6 +155,7 @@ def test_a_slip_is_found_and_shrinks_to_a_handful_of_tokens(
         clock=lambda: math.inf if found else 0.0,  # the first kind of failure is enough
         on_shrunk=found.append,
         by_field=True,
+        promises=targets.promises_of(target),
     )
     assert slip.shows(found[0].case), found[0].case
 

@@ -21,9 +21,12 @@ from typing import Any, NamedTuple
 import click
 import pytest
 
+from diffgdn import targets
 from diffgdn.cases import case as cases
-from diffgdn.cases import trace
+from diffgdn.cases import promises_file, trace
 from diffgdn.cases.operations import FAMILIES, KINDS
+from diffgdn.cases.promises import AXES, EVERYTHING
+from diffgdn.cases.spans import Span
 from diffgdn.cases.sparsity import Only
 from diffgdn.cases.trace_steps import Step
 from diffgdn.cli import cli
@@ -253,6 +256,26 @@ def test_the_tests_of_pytest_md_run_as_they_stand(tmp_path: Path) -> None:
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout
     assert "1 passed" in ended.stdout
+
+
+def test_the_promises_of_promises_md_are_the_same_in_python_and_toml(tmp_path: Path) -> None:
+    """The target is one, and the table is read for it."""
+    page = "docs/promises.md"
+    (shown,) = (text for name, text in PYTHON if name == page)
+    (table,) = (text for name, kind, text in EVERY if (name, kind) == (page, "toml"))
+    (tmp_path / "my_kernels.py").write_text(shown)
+    (tmp_path / "pyproject.toml").write_text(table)
+    target = targets.get(f"{tmp_path / 'my_kernels.py'}:decode")
+    assert target.operations == ("gdn.decode", "gdn.verify")
+    promises = targets.promises_of(target)
+    assert promises.of("gdn.decode").length == Span(1, 1)
+    assert promises_file.declared("my_kernels:decode", tmp_path) == promises != EVERYTHING
+
+
+def test_every_field_of_promises_is_on_their_page() -> None:
+    page = (ROOT / "docs" / "promises.md").read_text()
+    rows = "".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    assert set(re.findall(r"`(\w+)`", rows)) == {spec.name for spec in AXES}
 
 
 def anchors(page: Path) -> set[str]:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 
 from diffgdn.cases.case import Case
+from diffgdn.cases.promises import Promises
+from diffgdn.cases.spans import Span
 from diffgdn.reference.noise import Contract
 from diffgdn.targets import get
 from diffgdn.tensors.arena import Arguments
@@ -49,6 +51,21 @@ class Refusing(Toy):
         return "not today"
 
 
+class Promising(Toy):
+    promises = Promises(
+        dtype=("bfloat16",),
+        K=(8, 32),
+        V=(8, 32),
+        ratio=(2,),
+        view=("packed",),
+        l2norm=(True,),
+        length=Span(1, 6),
+        empty=False,
+        padding=False,
+        scale=("default",),
+    )
+
+
 def off(results: dict[str, torch.Tensor]) -> None:
     results["o"].view(-1)[0] += 1
 
@@ -75,5 +92,7 @@ wrong = Toy("wrong", off)
 dying = Toy("dying", die)
 leaving = Toy("leaving", leave)
 hanging = Toy("hanging", hang)
+promising = Promising("promising", nothing)
+promising_wrong = Promising("promising_wrong", off)
 refusing = Refusing("refusing", nothing)
 no_target = 7

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffgdn.backend import interpreter
 from diffgdn.cases.case import Case
 from diffgdn.reference import noise
-from diffgdn.targets import Target
+from diffgdn.targets import Target, refusal
 from diffgdn.tensors import inputs
 from diffgdn.verdict.comparison import Comparison
 from diffgdn.verdict.failures import CheckFailure, KernelRaised, RelationBroken, Verdict
@@ -37,7 +37,7 @@ def run(case: Case, target: Target, backend: str, name: str) -> Verdict:
         case_asked = replace(case, batch_invariant=True)
     else:
         case_asked = case
-    reason = reason or target.refuses(case_asked, backend)
+    reason = reason or refusal(target, case_asked, backend)
     if reason is not None:
         return Verdict(case, target.name, backend, refused=reason)
     if backend == "interpret":

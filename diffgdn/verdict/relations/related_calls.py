@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diffgdn.cases.case import Case
-from diffgdn.targets import Target
+from diffgdn.targets import Target, refusal
 from diffgdn.tensors.inputs import Data
 from diffgdn.verdict.relations import registry
 from diffgdn.verdict.relations.labelled_results import Side, call, with_bounds
@@ -29,9 +29,9 @@ class Calls:
         Raises KernelRaised, and DoesNotApply if the target refuses the case.
         """
         target = target or self.target
-        refusal = target.refuses(case, self.backend)
-        if refusal is not None:
-            raise DoesNotApply(refusal)
+        refused = refusal(target, case, self.backend)
+        if refused is not None:
+            raise DoesNotApply(refused)
         side = call(case, data, target, self.backend)
         return with_bounds(side, case, data, target) if measured else side
 

@@ -26,7 +26,7 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.trace import Trace
 from diffgdn.cases.trace_steps import CALLS, PADDING, REJECTED, Book, Step, path
 from diffgdn.reference import noise
-from diffgdn.targets import Target
+from diffgdn.targets import Target, refusal
 from diffgdn.tensors import inputs
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import Data
@@ -213,7 +213,7 @@ class Player:
             asked["rows"] = self.loop.draft_rows(step.requests)
             rows = {one: row for one, row in zip(step.requests, asked["rows"], strict=True) if one != PADDING}
         case = self.trace.call(number, self.slots, rows)
-        refused = self.target.refuses(case, self.backend)
+        refused = refusal(self.target, case, self.backend)
         if refused is not None:
             return refused
         run = Run(case, self.target, self.backend, explain=False)

@@ -1,0 +1,268 @@
+"""What a target supports, as data: for every axis of a case, the values that it takes.
+
+Strategies draw inside the promises, so no case is drawn and thrown away. `broken_by` says what a case asks
+beyond them. The same names and values make the TOML form (`promises_file`). Imports no torch.
+"""
+
+# ruff: noqa: RUF009  (`_whole` makes a field)
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from diffgdn.cases import promise_axes, spans
+from diffgdn.cases.case_checks import CHUNK_SIZES, DTYPES, MAX_DIM, VIEWS
+from diffgdn.cases.json_record import Record, require
+from diffgdn.cases.operations import OPERATIONS, Operation
+from diffgdn.cases.promise_axes import BATCHES, MOST_TREE, Flag, Floats, Whole, Words
+from diffgdn.cases.spans import Numbers, Span
+
+if TYPE_CHECKING:
+    from diffgdn.cases.case import Case
+
+AS_Q = "q"  # a dtype: that of q
+MOST_HEADS = 1024
+ENDLESS = 1 << 40
+Own = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]  # fields of operations, as pairs, which hash
+OUTSIDE = "outside the promises: "  # where a reason is given why a case is not run
+
+
+def _words(*values: Any) -> Any:
+    """Make a field that lists some of these values; all of them if nothing is said."""
+    return field(default=values, metadata={"axis": Words(values)})
+
+
+def _whole(least: int, most: int) -> Any:
+    """Make a field of whole numbers within limits."""
+    return field(default=Span(least, most), metadata={"axis": Whole(least, most)})
+
+
+def _either() -> Any:
+    """Make a field that lists which of false and true is taken."""
+    return _words(False, True)
+
+
+def _may() -> Any:
+    """Make a field that says whether something may occur."""
+    return field(default=True, metadata={"axis": Flag()})
+
+
+@dataclass(frozen=True, repr=False)
+class Promises(Record):
+    """What a target supports. The default of each field is all that cases ever have.
+
+    Most fields list the values that are taken, as a tuple; numbers may be a `Span` instead. A field counts
+    where a case has something to say about it: `cu_dtype` where there are cu_seqlens, `boundary` in extend.
+
+    Dtypes: `dtype` of q, k, v and o, `state_dtype` of states, `gate_dtype` of g and beta or a and b; the two
+    may name "q", the dtype of q.
+
+    Sizes: `K` and `V`, and `square`, whether K == V; `H`, `HV` and `ratio`, HV // H; `chunk_size`.
+
+    Tokens: `batch` names the forms of a batch: "packed" with cu_seqlens, "dense" without, "batched" ([B, T,
+    ...] with cu_seqlens, in decode and verify). `length` is the number of tokens of a sequence that has any;
+    `empty`, whether sequences without tokens may occur; `tail`, padding tokens after the last sequence.
+
+    Memory: `cu_dtype` and `index_dtype`; `view`, how q, k, v, a and b lie; `pitch`, elements between slots.
+
+    Slots: `padding`, whether index -1 may occur; `shared`, a slot named twice where no state is written;
+    `slot_zero`, slot 0 as a live one; `unkept`, a live sequence without a row in verify's buffer;
+    `spare_steps`, a buffer of more steps than the longest draft.
+
+    Options: `l2norm`; `scale`, "default" (None) or "given"; `initial_state`, whether one is passed;
+    `inplace`, `final`, `boundary`, `batch_invariant`; `raw_gates` (kda.extend); `bounded`, whether raw kda
+    gates have a `lower_bound`, and which; `steps`, whether update keeps the state after each step; `tree`,
+    trees where steps are kept.
+
+    `operations` holds, by name of an operation, fields that are otherwise there.
+
+    Raises ValueError that names the field, what was expected and what came.
+    """
+
+    dtype: tuple[str, ...] = _words(*DTYPES)
+    state_dtype: tuple[str, ...] = _words(*DTYPES, AS_Q)
+    gate_dtype: tuple[str, ...] = _words(*DTYPES, AS_Q)
+    K: Numbers = _whole(1, MAX_DIM)
+    V: Numbers = _whole(1, MAX_DIM)
+    square: tuple[bool, ...] = _either()
+    H: Numbers = _whole(1, MOST_HEADS)
+    HV: Numbers = _whole(1, MOST_HEADS)
+    ratio: Numbers = _whole(1, MOST_HEADS)
+    chunk_size: tuple[int, ...] = _words(*CHUNK_SIZES)
+    batch: tuple[str, ...] = _words(*BATCHES)
+    length: Numbers = _whole(1, ENDLESS)
+    empty: bool = _may()
+    tail: Numbers = _whole(0, ENDLESS)
+    cu_dtype: tuple[str, ...] = _words("int32", "int64")
+    index_dtype: tuple[str, ...] = _words("int32", "int64")
+    view: tuple[str, ...] = _words(*VIEWS)
+    pitch: Numbers = _whole(0, ENDLESS)
+    padding: bool = _may()
+    shared: bool = _may()
+    slot_zero: bool = _may()
+    unkept: bool = _may()
+    spare_steps: bool = _may()
+    l2norm: tuple[bool, ...] = _either()
+    scale: tuple[str, ...] = _words("default", "given")
+    initial_state: tuple[bool, ...] = _either()
+    inplace: tuple[bool, ...] = _either()
+    final: tuple[bool, ...] = _either()
+    boundary: tuple[bool, ...] = _either()
+    batch_invariant: tuple[bool, ...] = _either()
+    raw_gates: tuple[bool, ...] = _either()
+    bounded: tuple[bool, ...] = _either()
+    lower_bound: Span | tuple[float, ...] = field(
+        default=Span(-math.inf, 0.0), metadata={"axis": Floats(-math.inf, 0.0)}
+    )
+    steps: tuple[bool, ...] = _either()
+    tree: tuple[bool, ...] = _either()
+    operations: Mapping[str, Mapping[str, Any]] | Own = ()
+
+    def __post_init__(self) -> None:
+        for spec in AXES:
+            read = spec.metadata["axis"].read(spec.name, getattr(self, spec.name))
+            object.__setattr__(self, spec.name, read)
+        object.__setattr__(self, "operations", _read_operations(self.operations))
+        for op, _ in self._own():
+            try:
+                self._with_own(op)
+            except ValueError as error:
+                raise ValueError(f"operations[{op!r}]: {error}") from None
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Promises:
+        """Read the TOML form, in which a sub-table named after an operation holds its own fields.
+
+        Raises ValueError.
+        """
+        require(isinstance(table, Mapping), f"promises: expected a table, got {table!r:.80}")
+        own = {name: value for name, value in table.items() if name in OPERATIONS}
+        rest = {name: value for name, value in table.items() if name not in OPERATIONS}
+        _known(rest)
+        return cls(**rest, operations=own)
+
+    def of(self, op: str) -> Promises:
+        """Return what is promised of one operation.
+
+        Raises ValueError if nothing is left of it, which names the fields that do not go together.
+        """
+        return _of(self, op)
+
+    def _own(self) -> Own:
+        assert isinstance(self.operations, tuple)  # since it was read
+        return self.operations
+
+    def _with_own(self, op: str) -> Promises:
+        """Return these promises with an operation's own fields put in."""
+        own = dict(self._own()).get(op, ())
+        return replace(self, **dict(own), operations=())
+
+    def broken_by(self, case: Case) -> str | None:
+        """Say in words what a case asks beyond the promises, or return None."""
+        for name, promised, value in self.breaches(case):
+            return f"{name}: {_AXIS[name].words(promised)} promised, {promise_axes.shown(value)} asked"
+        return None
+
+    def breaches(self, case: Case) -> Iterator[tuple[str, Any, Any]]:
+        """List (axis, what is promised, what the case asks) where a case asks more."""
+        own = self.of(case.op)
+        if own == EVERYTHING:
+            return
+        for name, value in promise_axes.asked(case):
+            promised = getattr(own, name)
+            as_q = name in ("state_dtype", "gate_dtype") and value == case.dtype and AS_Q in promised
+            if not as_q and not _AXIS[name].takes(promised, value):
+                yield name, promised, value
+
+    @functools.cached_property
+    def heads(self) -> tuple[tuple[int, int], ...]:
+        """List the pairs (H, HV) that are allowed, fewest value heads first."""
+        found = [
+            (H, HV)
+            for H in range(1, MOST_HEADS + 1)
+            if spans.holds(self.H, H)
+            for HV in range(H, MOST_HEADS + 1, H)
+            if spans.holds(self.HV, HV) and spans.holds(self.ratio, HV // H)
+        ]
+        return tuple(sorted(found, key=lambda pair: (pair[1], pair[0])))
+
+    def takes_gates(self, dtype: str, gate_dtype: str) -> bool:
+        """Tell whether gates may have a dtype beside that of q."""
+        return gate_dtype in self.gate_dtype or (dtype == gate_dtype and AS_Q in self.gate_dtype)
+
+    def takes_state(self, dtype: str, state_dtype: str) -> bool:
+        """Tell whether states may have a dtype beside that of q."""
+        return state_dtype in self.state_dtype or (dtype == state_dtype and AS_Q in self.state_dtype)
+
+    def dtypes(self) -> tuple[str, ...]:
+        """List the dtypes of q for which gates and states have one."""
+        return tuple(
+            dtype
+            for dtype in self.dtype
+            if any(self.takes_gates(dtype, one) for one in ("float32", dtype))
+            and any(self.takes_state(dtype, one) for one in DTYPES)
+        )
+
+
+AXES = tuple(spec for spec in fields(Promises) if "axis" in spec.metadata)
+_AXIS = {spec.name: spec.metadata["axis"] for spec in AXES}
+
+
+def _known(names: Mapping[str, Any]) -> None:
+    """Check that all of these are fields. Raises ValueError."""
+    unknown = [name for name in names if name not in _AXIS]
+    require(not unknown, f"promises: unknown field {unknown[:1]!r:.60}; known: {', '.join(_AXIS)}")
+
+
+def _read_operations(given: Any) -> Own:
+    """Check an operation's own fields, and return them as pairs. Raises ValueError."""
+    try:
+        tables = {op: dict(table) for op, table in dict(given).items()}
+    except (TypeError, ValueError):
+        raise ValueError(f"operations: expected a table for each operation, got {given!r:.80}") from None
+    for op, table in tables.items():
+        require(op in OPERATIONS, f"operations: expected names of {', '.join(OPERATIONS)}, got {op!r:.40}")
+        try:
+            _known(table)
+            tables[op] = {name: _AXIS[name].read(name, value) for name, value in table.items()}
+        except ValueError as error:
+            raise ValueError(f"operations[{op!r}]: {error}") from None
+    return tuple((op, tuple(table.items())) for op, table in tables.items())
+
+
+@functools.lru_cache(maxsize=1024)
+def _of(promises: Promises, op: str) -> Promises:
+    own = promises._with_own(op) if promises.operations else promises
+    _check_left(own, OPERATIONS[op])
+    return own
+
+
+def _check_left(own: Promises, operation: Operation) -> None:
+    """Check that a case of the operation is left. Raises ValueError that names the fields that exclude it."""
+    op = operation.name
+    require(bool(own.dtypes()), f"{op}: no dtype is left by dtype, gate_dtype and state_dtype")
+    require(_dims_left(own), f"{op}: no K and V are left by K, V and square")
+    require(bool(own.heads), f"{op}: no heads are left by H, HV and ratio")
+    if operation.single_token:
+        require(spans.holds(own.length, 1), f"{op}: length must allow 1, the only one that it has")
+        return
+    forms = BATCHES if operation.kind in ("decode", "verify") else BATCHES[:2]
+    require(
+        not set(forms).isdisjoint(own.batch),
+        f"{op}: batch must name one of {', '.join(forms)}, got {own.batch}",
+    )
+    if own.tree == (True,) and (operation.keeps_steps or (operation.kind == "update" and True in own.steps)):
+        least = spans.nearest(own.length, 1)
+        require(least <= MOST_TREE, f"{op}: length must allow {MOST_TREE} or less where only trees are taken")
+
+
+def _dims_left(own: Promises) -> bool:
+    """Tell whether there are K and V, equal or not as is allowed."""
+    K, V = ({n for n in range(1, MAX_DIM + 1) if spans.holds(numbers, n)} for numbers in (own.K, own.V))
+    return (True in own.square and bool(K & V)) or (False in own.square and (len(K | V) > 1))
+
+
+EVERYTHING = Promises()

@@ -1,0 +1,54 @@
+"""Keeps the candidates of a shrink inside what a target promises."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from diffgdn.cases.case import Case
+from diffgdn.cases.promises import AXES, Promises
+from diffgdn.search.changes import changed
+
+# Fields of a case, of its gates and of its pool, that an axis of promises is about.
+CASE = {
+    "dtype": ("dtype",),
+    "K": ("K", "V"),
+    "V": ("K", "V"),
+    "square": ("K", "V"),
+    "H": ("H", "HV"),
+    "HV": ("H", "HV"),
+    "ratio": ("H", "HV"),
+    **{
+        name: (name,)
+        for name in ("chunk_size", "view", "cu_dtype", "index_dtype", "tail", "l2norm", "scale", "inplace")
+        + ("final", "boundary", "batch_invariant")
+    },
+}
+GATES = {"gate_dtype": "dtype", "bounded": "lower_bound", "lower_bound": "lower_bound", "raw_gates": "raw"}
+POOL = {"state_dtype": "dtype", "pitch": "pitch"}
+
+
+def inside(candidate: Case, best: Case, promises: Promises) -> Case | None:
+    """Return a candidate for the place of `best`, with what is not promised as `best` has it; None if that
+    is no valid case, or still outside.
+    """
+    for _ in AXES:
+        axis = next((name for name, _, _ in promises.breaches(candidate)), None)
+        if axis is None:
+            return candidate
+        restored = changed(candidate, **_restored(axis, candidate, best))
+        if restored is None or restored == candidate:
+            return None
+        candidate = restored
+    return None
+
+
+def _restored(axis: str, candidate: Case, best: Case) -> dict[str, Any]:
+    """Return changes that give a candidate what `best` has on an axis; none if the axis is about more."""
+    if axis in GATES:
+        own = {GATES[axis]: getattr(best.gates, GATES[axis])}
+        return {"gates": replace(candidate.gates, **own)}
+    if axis in POOL:
+        own = {POOL[axis]: getattr(best.pool, POOL[axis])}
+        return {"pool": replace(candidate.pool, **own)}
+    return {name: getattr(best, name) for name in CASE.get(axis, ())}
