@@ -20,7 +20,9 @@ from diffgdn.cases.json_record import Record, read, require
 from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.cases.sparsity import Only
 
-FORMAT_VERSION = 2  # 2: `only`, and values of law "zero"; 1 is still read, and written where it will do
+# Each older version is still read, and written where it will do.
+FORMAT_VERSION = 3  # 2: `only`, and values of law "zero"; 3: `order`
+ADDED = {"only": 2, "order": 3}  # fields, and the version that each came with
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,7 +114,8 @@ class Case(Record):
     Call: `scale` multiplies q, None stands for K**-0.5. `l2norm`, `chunk_size`, `inplace`, `boundary`,
     `final` and `batch_invariant` are options of the operation. `parents` holds verify's trees, one tuple a
     sequence ((-1, 0, ...)), or nothing for chains. `config` pins a foreign kernel to that entry of its own
-    configuration list.
+    configuration list. `order` is that of the programs of each grid in Triton's interpreter: "ascending" (the
+    last axis fastest), "descending", or "shuffled" by `values.seed`. On a GPU it means nothing.
 
     Content: `pool`, `gates` and `values` say where states live and how tensors are drawn; `only` names
     tensors that are zero but in a few places; `edits` are applied last.
@@ -147,6 +150,7 @@ class Case(Record):
     config: int = 0
     edits: tuple[Edit, ...] = ()
     only: tuple[Only, ...] = ()
+    order: str = "ascending"
 
     def __post_init__(self) -> None:
         check(self)
@@ -250,14 +254,14 @@ class Case(Record):
 
         So fields that a case does not need change neither its JSON form nor its id.
         """
-        return 2 if self.only or self.values.law == "zero" else 1
+        needed = [version for name, version in ADDED.items() if getattr(self, name) != getattr(Case, name)]
+        return max([1, *needed, 2 if self.values.law == "zero" else 1])
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict of all fields, defaults included, and `format_version`."""
         version, data = self.format_version, dataclasses.asdict(self)
-        if version == 1:
-            del data["only"]
-        return {"format_version": version, **data}
+        kept = {name: value for name, value in data.items() if ADDED.get(name, 1) <= version}
+        return {"format_version": version, **kept}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Case:

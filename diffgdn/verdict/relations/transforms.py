@@ -32,8 +32,16 @@ class Calls:
     target: Target
     backend: str
 
-    def __call__(self, case: Case, data: Data, measured: bool = False, target: Target | None = None) -> Side:
-        """Make one call. measured: measure its own bounds. target: instead of the one under test.
+    def __call__(
+        self,
+        case: Case,
+        data: Data,
+        measured: bool = False,
+        target: Target | None = None,
+        again: bool = False,
+    ) -> Side:
+        """Make one call. measured: measure its own bounds. target: instead of the one under test. again: as
+        the case's second call, see `execute.is_turned`.
 
         Raises KernelRaised, and DoesNotApply if the target refuses the case.
         """
@@ -41,7 +49,7 @@ class Calls:
         refusal = target.refuses(case, self.backend)
         if refusal is not None:
             raise DoesNotApply(refusal)
-        side = call(case, data, target, self.backend)
+        side = call(case, data, target, self.backend, again)
         return with_bounds(side, case, data, target) if measured else side
 
     def counterpart(self, relation: str, case: Case) -> str:
@@ -56,8 +64,8 @@ Make = Callable[[Case, Data, Calls], Side]
 
 
 def twice(case: Case, data: Data, calls: Calls) -> Side:
-    """Make the same call again."""
-    return calls(case, data)
+    """Make the same call again, a case in another order than ascending with its programs in the opposite one."""
+    return calls(case, data, again=True)
 
 
 def permuted(case: Case, data: Data, calls: Calls) -> Side:
