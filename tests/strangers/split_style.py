@@ -6,7 +6,7 @@ import triton.language as tl
 
 import diffgdn
 
-BLOCK_K = 16
+BLOCK_K = 4
 
 
 @triton.jit

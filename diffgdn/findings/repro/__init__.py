@@ -84,7 +84,7 @@ def script(finding: Finding) -> str:
 
 
 def _calls(case: Case, keywords: str, ordered: bool) -> str:
-    """Write the function that makes the call, and where the order of programs counts, one for the opposite."""
+    """Write the function that makes the call; where the order of programs counts, one for the opposite."""
     template, indent = (texts.ORDERED_CALL, 12) if ordered else (texts.CALL, 8)
     told = {"call": textwrap.indent(keywords, " " * indent).strip()}
     return Template(template).substitute(told, order=repr(case.order), seed=case.values.seed)

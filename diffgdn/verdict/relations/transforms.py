@@ -64,7 +64,7 @@ Make = Callable[[Case, Data, Calls], Side]
 
 
 def twice(case: Case, data: Data, calls: Calls) -> Side:
-    """Make the same call again, a case in another order than ascending with its programs in the opposite one."""
+    """Make the same call again; in another order than ascending, with programs in the opposite order."""
     return calls(case, data, again=True)
 
 
