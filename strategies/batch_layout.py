@@ -18,6 +18,7 @@ from diffgdn.strategies.menu import Build
 from diffgdn.strategies.sizes import STEPS_MORE, Room
 
 FAR_OFFSET = 2**31  # elements; from here on an offset no longer fits 32 bits
+MANY = 64  # empty sequences before the others of an extend, now and then: a table's second block is needed
 EVEN = 64  # elements: a slot pitch that is a multiple of it keeps every slot aligned
 
 
@@ -171,8 +172,12 @@ def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room) 
     if not build.packed or batched or operation.single_token:
         tail = 0
     found = found[: min(crowd, 2) if far else crowd]
+    if draw(rarely(8)):  # each but the last ends where a chunk does
+        found = [one._replace(wanted=_multiple(one.wanted, room.grain)) for one in found[:-1]] + found[-1:]
     lens = _lengths(found, build, room, batched)
     found = found[: len(lens)]
+    if draw(rarely(100)) and build.packed and operation.is_chunked and not far:
+        lens, found = (0,) * MANY + lens, [Sequence(0, padding=operation.has_pool)] * MANY + found
     pool = _draw_pool(draw, operation, build, found, lens, far)
     parents: tuple[tuple[int, ...], ...] = ()
     if build.tree:

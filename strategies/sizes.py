@@ -33,6 +33,9 @@ LONGEST = {
     "packed_decode": ((1, 1), (1, 1)),
     "verify": ((6, 12), (12, 40)),
 }
+LONG_DRAFT = (
+    40  # tokens of a draft in the interpreter, now and then: what loops over a tree loops again past 32
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,11 @@ class Room:
         return -(-length // self.grain)
 
 
-def room(op: str, backend: str, build: Build, HV: int, roomy: bool) -> Room:
-    """Return the room of a case with HV value heads; roomy: the rare larger one."""
+def room(op: str, backend: str, build: Build, HV: int, roomy: bool, long: bool = False) -> Room:
+    """Return the room of a case with HV value heads; roomy: the rare larger one.
+
+    long: one draft of verify may be as long as LONG_DRAFT, in the interpreter.
+    """
     kind, state = OPERATIONS[op].kind, HV * build.K * build.V
     grain = build.chunk_size if kind == "extend" else 1
     if backend == "interpret" and kind == "extend":
@@ -65,6 +71,8 @@ def room(op: str, backend: str, build: Build, HV: int, roomy: bool) -> Room:
     elif backend == "interpret":
         budget = max(3, (STEPS_ROOMY if roomy else STEPS) // HV)
         longest, sequences = min(LONGEST[kind][0][roomy], budget), max(2, min(8, budget))
+        if long and kind == "verify":
+            budget = longest = LONG_DRAFT
     else:
         walk = (WALK_ROOMY if roomy else WALK) // state
         tokens = max(8, min(TOKENS_ROOMY if roomy else TOKENS, walk))

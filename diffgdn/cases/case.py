@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffgdn.cases.case_checks import check
+from diffgdn.cases.case_checks import LATER_GATE_LAWS, check
 from diffgdn.cases.json_record import Record, read, require
 from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.cases.sparsity import Only
 
 # Each older version is still read, and written where it will do.
-FORMAT_VERSION = 3  # 2: `only`, and values of law "zero"; 3: `order`
+FORMAT_VERSION = 3  # 2: `only`, and values of law "zero"; 3: `order`, and LATER_GATE_LAWS
 ADDED = {"only": 2, "order": 3}  # fields, and the version that each came with
 
 
@@ -54,7 +54,8 @@ class Gates(Record):
 
     `law` names the law of g, `strength` scales it: how large -g is for one token, in laws that have a size.
     `at` is the token at which the law `jump` jumps. `beta` names the law of beta. `dtype` is that of g and
-    beta, or of the raw gates a and b.
+    beta, or of the raw gates a and b. `checkpoint` and `extreme` draw raw a, A_log and dt_bias themselves,
+    whatever the strength: over the range that checkpoints hold, and where exp(A_log) overflows or is 0.
 
     `lower_bound` (kda, raw gates) selects g = lower_bound * sigmoid(exp(A_log) * (a + dt_bias)). With `raw`,
     kda.extend gets the raw gate, A_log, dt_bias and raw beta in place of g and beta.
@@ -255,7 +256,8 @@ class Case(Record):
         So fields that a case does not need change neither its JSON form nor its id.
         """
         needed = [version for name, version in ADDED.items() if getattr(self, name) != getattr(Case, name)]
-        return max([1, *needed, 2 if self.values.law == "zero" else 1])
+        laws = [2] * (self.values.law == "zero") + [3] * (self.gates.law in LATER_GATE_LAWS)
+        return max([1, *needed, *laws])
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict of all fields, defaults included, and `format_version`."""

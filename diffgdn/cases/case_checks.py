@@ -30,7 +30,10 @@ GATE_LAWS = (
     "underflow",
     "model",
     "huge",
+    "checkpoint",
+    "extreme",
 )
+LATER_GATE_LAWS = ("checkpoint", "extreme")  # that came with format version 3
 BETA_LAWS = ("one", "half", "zero", "two", "exact", "uniform", "near_one")
 VIEWS = ("contiguous", "packed", "gapped")
 PROGRAM_ORDERS = ("ascending", "descending", "shuffled")
