@@ -172,11 +172,11 @@ def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room) 
     if not build.packed or batched or operation.single_token:
         tail = 0
     found = found[: min(crowd, 2) if far else crowd]
-    if draw(rarely(8)):  # each but the last ends where a chunk does
+    if operation.is_chunked and draw(rarely(8)):  # each but the last ends where a chunk does
         found = [one._replace(wanted=_multiple(one.wanted, room.grain)) for one in found[:-1]] + found[-1:]
     lens = _lengths(found, build, room, batched)
     found = found[: len(lens)]
-    if draw(rarely(100)) and build.packed and operation.is_chunked and not far:
+    if operation.is_chunked and draw(rarely(100)) and build.packed and room.many and not far:
         lens, found = (0,) * MANY + lens, [Sequence(0, padding=operation.has_pool)] * MANY + found
     pool = _draw_pool(draw, operation, build, found, lens, far)
     parents: tuple[tuple[int, ...], ...] = ()

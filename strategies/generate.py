@@ -83,7 +83,9 @@ def _cases(
     build = draw(chosen)
     wanted_exact = draw(exactness[build.dtype])
     H, HV = _draw_heads(draw, operation, backend, build)
-    room = sizes.room(op, backend, build, HV, draw(rarely(12)), draw(rarely(24)))
+    room = sizes.room(
+        op, backend, build, HV, draw(rarely(12)), operation.kind == "verify" and draw(rarely(10))
+    )
     batch = draw_batch(draw, operation, build, room)
     exact = wanted_exact and laws.can_be_exact(build, batch)
     gates = laws.draw_gates(draw, operation, build, max(batch.lens), exact)

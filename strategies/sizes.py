@@ -43,7 +43,7 @@ class Room:
     """What a batch may hold.
 
     grain: tokens that cost one unit of budget, whole or begun. longest: tokens of a sequence. sequences: how
-    many. slots: slot indices stay below it.
+    many. slots: slot indices stay below it. many: whether there may be more of them, if they are empty.
     """
 
     grain: int
@@ -51,6 +51,7 @@ class Room:
     longest: int
     sequences: int
     slots: int
+    many: bool = False
 
     def cost(self, length: int) -> int:
         """Return the units of budget that a sequence of `length` tokens costs."""
@@ -71,7 +72,7 @@ def room(op: str, backend: str, build: Build, HV: int, roomy: bool, long: bool =
     elif backend == "interpret":
         budget = max(3, (STEPS_ROOMY if roomy else STEPS) // HV)
         longest, sequences = min(LONGEST[kind][0][roomy], budget), max(2, min(8, budget))
-        if long and kind == "verify":
+        if long and kind == "verify" and LONG_DRAFT * HV <= STEPS_ROOMY:
             budget = longest = LONG_DRAFT
     else:
         walk = (WALK_ROOMY if roomy else WALK) // state
@@ -86,4 +87,4 @@ def room(op: str, backend: str, build: Build, HV: int, roomy: bool, long: bool =
         if not build.crowded:
             sequences = max(1, min(sequences, STATES // HV))
     slots = max(2, min(SLOTS[backend], POOL[backend] // state))
-    return Room(grain, budget, longest, sequences, slots)
+    return Room(grain, budget, longest, sequences, slots, backend == "interpret" or build.crowded)
