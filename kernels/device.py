@@ -15,6 +15,7 @@ INTERPRETED = not isinstance(tl.sum, triton.runtime.JITFunction)
 
 # Inside the square root of l2norm, as in the formula x / sqrt(sum(x^2) + eps).
 L2NORM_EPS = tl.constexpr(1e-6)
+LARGEST = tl.constexpr(3.4028234663852886e38)  # fp32 number
 
 
 @triton.jit
@@ -46,12 +47,20 @@ def softplus(x, beta, threshold):
 
 
 @triton.jit
+def rate_of(A_log):
+    """Return exp(A_log), the largest fp32 number where that overflows: times 0 it has to be 0, as in channels
+    beyond K, and not NaN.
+    """
+    return tl.minimum(tl.exp(A_log), LARGEST)
+
+
+@triton.jit
 def softplus_gate(x, A_log, beta, threshold):
     """Return the natural log decay of the raw gate x = a + dt_bias: -exp(A_log) * softplus(x).
 
     beta, threshold: those of softplus.
     """
-    return -tl.exp(A_log) * softplus(x, beta, threshold)
+    return -rate_of(A_log) * softplus(x, beta, threshold)
 
 
 @triton.jit
@@ -60,7 +69,7 @@ def bounded_gate(x, A_log, lower_bound):
 
     It is lower_bound * sigmoid(exp(A_log) * x).
     """
-    return lower_bound * sigmoid(tl.exp(A_log) * x)
+    return lower_bound * sigmoid(rate_of(A_log) * x)
 
 
 @triton.jit

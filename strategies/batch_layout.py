@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 
 from diffgdn.cases.case import Pool
 from diffgdn.cases.operations import Operation
-from diffgdn.cases.promises import Promises
+from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.strategies import inside
 from diffgdn.strategies.inside import FAR_OFFSET
 from diffgdn.strategies.menu import Build
 from diffgdn.strategies.sizes import STEPS_MORE, Room
+
+MANY = 64  # empty sequences before the others of an extend, now and then: a table's second block is needed
+
 
 T = TypeVar("T")
 
@@ -176,8 +179,13 @@ def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room, 
     if not build.packed or batched or operation.single_token:
         tail = 0
     found = found[: min(crowd, 2) if far else crowd]
+    if operation.is_chunked and draw(rarely(8)):  # each but the last ends where a chunk does
+        found = [one._replace(wanted=_multiple(one.wanted, room.grain)) for one in found[:-1]] + found[-1:]
     lens = _lengths(found, build, room, batched, own)
     found = found[: len(lens)]
+    many = operation.is_chunked and draw(rarely(100)) and build.packed and room.many and not far
+    if many and own == EVERYTHING:  # promises may leave out empty sequences, padding, or so many
+        lens, found = (0,) * MANY + lens, [Sequence(0, padding=operation.has_pool)] * MANY + found
     pool = _draw_pool(draw, operation, build, found, lens, far, own)
     parents: tuple[tuple[int, ...], ...] = ()
     if build.tree:

@@ -25,6 +25,8 @@ EXACT_SHARE = 0.31
 # Of batches, by whether there is a pool: some sequence has tokens and a state to read.
 LIVE_SHARE = {True: 0.86, False: 0.95}
 ODDS = 60
+# Of programs, in the interpreter. One case in eight: each of these is run twice.
+ORDERS = ("ascending",) * 14 + ("descending", "shuffled")
 CROWDS = (2, 40, 264)  # heads of two sequences: with 64 states or fewer, with more, and with more than 512
 
 
@@ -104,7 +106,8 @@ def _cases(
     build = draw(chosen)
     wanted_exact = draw(exactness[build.dtype])
     H, HV = _draw_heads(draw, operation, backend, build, own)
-    room = sizes.room(op, backend, build, HV, draw(rarely(12)))
+    long = operation.kind == "verify" and draw(rarely(10)) and own == EVERYTHING
+    room = sizes.room(op, backend, build, HV, draw(rarely(12)), long)
     batch = draw_batch(draw, operation, build, room, own)
     exact = wanted_exact and laws.can_be_exact(build, batch, own)
     gates = laws.draw_gates(draw, operation, build, max(batch.lens), exact, own)
@@ -112,7 +115,8 @@ def _cases(
     scale = laws.draw_scale(draw, build.K, exact, own)
     edits = laws.draw_edits(draw, {} if exact else _editable(operation, build, batch, H, HV))
     case = _assemble(op, build, batch, H, HV, gates, values)
-    case = replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)))
+    order = draw(among(*ORDERS)) if backend == "interpret" else Case.order
+    case = replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)), order=order)
     return make_informative(case, own) if informed else case
 
 

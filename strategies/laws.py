@@ -29,6 +29,8 @@ GATES = (
     "model",
     "huge",
     "model",
+    "checkpoint",
+    "extreme",
     "exact",
 )
 STRENGTHS = (1.0, 1.0, 0.125, 0.0078125, 4.0)
@@ -36,7 +38,8 @@ BETAS = ("one", "half", "zero", "uniform", "near_one", "near_one", "uniform", "e
 BETAS_RAW = BETAS[:-1]  # no sigmoid is 2
 BOUNDS = (-5.0, -5.0, -1.0, -0.125, -20.0)  # -5 is what published models use
 VALUES = ("ones", "uniform", "normal", "parallel", "spiky", "zero_rows", "normal", "parallel")
-SCALES = (None, None, None, 1.0, 0.5, 0.0625, 2.0)  # powers of two: a product with one is exact
+# Powers of two: a product with one is exact. 0.0 is no default, though it is false.
+SCALES = (None, None, None, 1.0, 0.5, 0.0625, 2.0) * 4 + (0.0,)
 SEEDS = 999
 MAX_EDITS = 3
 

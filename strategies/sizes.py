@@ -33,6 +33,9 @@ LONGEST = {
     "packed_decode": ((1, 1), (1, 1)),
     "verify": ((6, 12), (12, 40)),
 }
+LONG_DRAFT = (
+    40  # tokens of a draft in the interpreter, now and then: what loops over a tree loops again past 32
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Room:
     """What a batch may hold.
 
     grain: tokens that cost one unit of budget, whole or begun. longest: tokens of a sequence. sequences: how
-    many. slots: slot indices stay below it.
+    many. slots: slot indices stay below it. many: whether there may be more of them, if they are empty.
     """
 
     grain: int
@@ -48,14 +51,18 @@ class Room:
     longest: int
     sequences: int
     slots: int
+    many: bool = False
 
     def cost(self, length: int) -> int:
         """Return the units of budget that a sequence of `length` tokens costs."""
         return -(-length // self.grain)
 
 
-def room(op: str, backend: str, build: Build, HV: int, roomy: bool) -> Room:
-    """Return the room of a case with HV value heads; roomy: the rare larger one."""
+def room(op: str, backend: str, build: Build, HV: int, roomy: bool, long: bool = False) -> Room:
+    """Return the room of a case with HV value heads; roomy: the rare larger one.
+
+    long: one draft of verify may be as long as LONG_DRAFT, in the interpreter.
+    """
     kind, state = OPERATIONS[op].kind, HV * build.K * build.V
     grain = build.chunk_size if kind == "extend" else 1
     if backend == "interpret" and kind == "extend":
@@ -65,6 +72,8 @@ def room(op: str, backend: str, build: Build, HV: int, roomy: bool) -> Room:
     elif backend == "interpret":
         budget = max(3, (STEPS_ROOMY if roomy else STEPS) // HV)
         longest, sequences = min(LONGEST[kind][0][roomy], budget), max(2, min(8, budget))
+        if long and kind == "verify" and LONG_DRAFT * HV <= STEPS_ROOMY:
+            budget = longest = LONG_DRAFT
     else:
         walk = (WALK_ROOMY if roomy else WALK) // state
         tokens = max(8, min(TOKENS_ROOMY if roomy else TOKENS, walk))
@@ -78,4 +87,4 @@ def room(op: str, backend: str, build: Build, HV: int, roomy: bool) -> Room:
         if not build.crowded:
             sequences = max(1, min(sequences, STATES // HV))
     slots = max(2, min(SLOTS[backend], POOL[backend] // state))
-    return Room(grain, budget, longest, sequences, slots)
+    return Room(grain, budget, longest, sequences, slots, backend == "interpret" or build.crowded)

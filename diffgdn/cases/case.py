@@ -15,12 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffgdn.cases.case_checks import check
+from diffgdn.cases.case_checks import LATER_GATE_LAWS, check
 from diffgdn.cases.json_record import Record, read, require
 from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.cases.sparsity import Only
 
-FORMAT_VERSION = 2  # 2: `only`, and values of law "zero"; 1 is still read, and written where it will do
+# Each older version is still read, and written where it will do.
+FORMAT_VERSION = 3  # 2: `only`, and values of law "zero"; 3: `order`, and LATER_GATE_LAWS
+ADDED = {"only": 2, "order": 3}  # fields, and the version that each came with
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,7 +54,8 @@ class Gates(Record):
 
     `law` names the law of g, `strength` scales it: how large -g is for one token, in laws that have a size.
     `at` is the token at which the law `jump` jumps. `beta` names the law of beta. `dtype` is that of g and
-    beta, or of the raw gates a and b.
+    beta, or of the raw gates a and b. `checkpoint` and `extreme` draw raw a, A_log and dt_bias themselves,
+    whatever the strength: over the range that checkpoints hold, and where exp(A_log) overflows or is 0.
 
     `lower_bound` (kda, raw gates) selects g = lower_bound * sigmoid(exp(A_log) * (a + dt_bias)). With `raw`,
     kda.extend gets the raw gate, A_log, dt_bias and raw beta in place of g and beta.
@@ -112,7 +115,8 @@ class Case(Record):
     Call: `scale` multiplies q, None stands for K**-0.5. `l2norm`, `chunk_size`, `inplace`, `boundary`,
     `final` and `batch_invariant` are options of the operation. `parents` holds verify's trees, one tuple a
     sequence ((-1, 0, ...)), or nothing for chains. `config` pins a foreign kernel to that entry of its own
-    configuration list.
+    configuration list. `order` is that of the programs of each grid in Triton's interpreter: "ascending" (the
+    last axis fastest), "descending", or "shuffled" by `values.seed`. On a GPU it means nothing.
 
     Content: `pool`, `gates` and `values` say where states live and how tensors are drawn; `only` names
     tensors that are zero but in a few places; `edits` are applied last.
@@ -147,6 +151,7 @@ class Case(Record):
     config: int = 0
     edits: tuple[Edit, ...] = ()
     only: tuple[Only, ...] = ()
+    order: str = "ascending"
 
     def __post_init__(self) -> None:
         check(self)
@@ -250,14 +255,15 @@ class Case(Record):
 
         So fields that a case does not need change neither its JSON form nor its id.
         """
-        return 2 if self.only or self.values.law == "zero" else 1
+        needed = [version for name, version in ADDED.items() if getattr(self, name) != getattr(Case, name)]
+        laws = [2] * (self.values.law == "zero") + [3] * (self.gates.law in LATER_GATE_LAWS)
+        return max([1, *needed, *laws])
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict of all fields, defaults included, and `format_version`."""
         version, data = self.format_version, dataclasses.asdict(self)
-        if version == 1:
-            del data["only"]
-        return {"format_version": version, **data}
+        kept = {name: value for name, value in data.items() if ADDED.get(name, 1) <= version}
+        return {"format_version": version, **kept}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Case:

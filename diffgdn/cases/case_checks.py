@@ -30,10 +30,14 @@ GATE_LAWS = (
     "underflow",
     "model",
     "huge",
+    "checkpoint",
+    "extreme",
 )
+LATER_GATE_LAWS = ("checkpoint", "extreme")  # that came with format version 3
 BETA_LAWS = ("one", "half", "zero", "two", "exact", "uniform", "near_one")
 VIEWS = ("contiguous", "packed", "gapped")
 CHUNK_SIZES = (16, 32, 64)
+PROGRAM_ORDERS = ("ascending", "descending", "shuffled")
 
 
 def check(case: Case) -> None:
@@ -86,6 +90,7 @@ def _check_words(case: Case) -> None:
     _choice("values.law", case.values.law, VALUE_LAWS)
     _choice("values.state", case.values.state, ("law", "zero", "none"))
     _choice("view", case.view, VIEWS)
+    _choice("order", case.order, PROGRAM_ORDERS)
     _choice("cu_dtype", case.cu_dtype, ("int32", "int64"))
     _choice("index_dtype", case.index_dtype, ("int32", "int64"))
     _choice("chunk_size", case.chunk_size, CHUNK_SIZES)

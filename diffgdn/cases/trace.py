@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffgdn.cases.case import Case, Gates, Pool, Values
-from diffgdn.cases.case_checks import DTYPES, MAX_DIM
+from diffgdn.cases.case_checks import DTYPES, MAX_DIM, PROGRAM_ORDERS
 from diffgdn.cases.json_record import Record, read, require
 from diffgdn.cases.operations import FAMILIES
 from diffgdn.cases.trace_steps import CALLS, PADDING, Book, Step
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: `order`; 1 is still read, and written where it will do
 GATE_LAWS = ("zero", "model", "mixed", "uniform", "constant")
 BETA_LAWS = ("one", "half", "uniform")  # none above 1: a step must not enlarge what is wrong with a state
 VALUE_LAWS = ("normal", "uniform", "ones", "exact")
@@ -57,6 +57,7 @@ class Trace(Record):
     l2norm: bool = False
     chunk_size: int = 64
     seed: int = 0
+    order: str = "ascending"
 
     def __post_init__(self) -> None:
         check(self)
@@ -82,9 +83,17 @@ class Trace(Record):
         """Describe the steps for a person, one line each."""
         return [f"{number}: {step.words()}" for number, step in enumerate(self.steps)]
 
+    @property
+    def format_version(self) -> int:
+        """Return the oldest version that holds this trace, so that `order` at its default changes no id."""
+        return 1 if self.order == Trace.order else 2
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict of all fields, defaults included, and `format_version`."""
-        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        version, data = self.format_version, dataclasses.asdict(self)
+        if version == 1:
+            del data["order"]
+        return {"format_version": version, **data}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trace:
@@ -94,13 +103,18 @@ class Trace(Record):
         and for a step that cannot follow the ones before it; the message names it.
         """
         require(isinstance(data, Mapping), f"a trace must be a JSON object, got {type(data).__name__}")
-        version = data.get("format_version")
+        version: Any = data.get("format_version")
         require(
-            type(version) is int and version == FORMAT_VERSION,
-            f"format_version: this diffgdn reads {FORMAT_VERSION}, got {version!r:.40}",
+            type(version) is int and 1 <= version <= FORMAT_VERSION,
+            f"format_version: this diffgdn reads 1 to {FORMAT_VERSION}, got {version!r:.40}",
         )
         body = {name: value for name, value in data.items() if name != "format_version"}
-        return read(cls, body, "trace")
+        trace = read(cls, body, "trace")
+        require(
+            version >= trace.format_version,
+            f"format_version: this trace needs version {trace.format_version}, got {version}",
+        )
+        return trace
 
     def call(self, number: int, slots: Mapping[int, int], rows: Mapping[int, int]) -> Case:
         """Make the case that step `number` calls. `slots` and `rows` give each request its slot and its row
@@ -132,6 +146,7 @@ class Trace(Record):
             l2norm=self.l2norm,
             chunk_size=self.chunk_size,
             parents=step.parents,
+            order=self.order,
         )
 
     def last_call(self) -> Case:
@@ -173,6 +188,7 @@ def check(trace: Trace) -> None:
         ("gate", trace.gate, GATE_LAWS),
         ("beta", trace.beta, BETA_LAWS),
         ("chunk_size", trace.chunk_size, (16, 32, 64)),
+        ("order", trace.order, PROGRAM_ORDERS),
     ):
         require(
             value in allowed, f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r:.40}"

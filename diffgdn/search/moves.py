@@ -44,8 +44,8 @@ def _leap(case: Case) -> Iterator[Case | None]:
 
 
 def bare(case: Case, length: int, slot: int) -> Case | None:
-    """Make the simplest case of one sequence of `length` tokens, in slot 0 or -1; None if the operation has
-    none.
+    """Make the simplest case of one sequence of `length` tokens, in slot 0 or -1, programs in the case's
+    order; None if the operation has none.
     """
     pool = Pool(indices=(slot,)) if case.operation.has_pool else Pool(indices=())
     if case.operation.keeps_steps:
@@ -56,6 +56,7 @@ def bare(case: Case, length: int, slot: int) -> Case | None:
             lens=(length,),
             pool=pool,
             chunk_size=SHORTEST_CHUNK if case.operation.is_chunked else Case.chunk_size,
+            order=case.order,
         )
     except ValueError:
         return None
@@ -265,6 +266,18 @@ def _parents(case: Case) -> Iterator[Case | None]:
             yield changed(case, parents=(*case.parents[:n], other, *case.parents[n + 1 :]))
 
 
+def order(case: Case) -> Iterator[Case | None]:
+    """Run programs in ascending order, or in descending for shuffled.
+
+    It comes last: a case in another order than ascending is always run twice, so that a call that gives other
+    bits the second time does so in every smaller case, not in one of four.
+    """
+    if case.order != Case.order:
+        yield changed(case, order=Case.order)
+    if case.order == "shuffled":
+        yield changed(case, order="descending")
+
+
 # What makes a case slow comes first.
 MOVES = (
     _leap,
@@ -283,4 +296,5 @@ MOVES = (
     _flags,
     gates,
     values,
+    order,
 )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffgdn.cases.case import Case
+from diffgdn.cases.case_checks import LATER_GATE_LAWS
 from diffgdn.cases.sparsity import AXES, places
 
 DTYPE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -24,6 +25,12 @@ LN2 = 0.6931471805599453
 # A raw gate at which softplus and sigmoid are exactly linear, 0 or 1; exact in fp16 and bf16.
 SATURATED = 16384.0
 FORGET = -16384.0  # a log decay whose exponential underflows in every format; exact in fp16 and bf16
+# What "extreme" draws of. exp(A_log): 0, nearly so, in the range of checkpoints, beyond fp32. a, all exact in
+# fp16 and bf16: past what exp holds in fp32, past where softplus is linear, and on either side of 0; with the
+# bias never 0, nor so low that softplus is 0 itself.
+EXTREME_A_LOG = [-math.inf, -60.0, -6.0, 5.0, 89.0]
+EXTREME_A = [3000.0, 100.0, 88.5, 20.0, 0.5, -3.0]
+STRONGEST_SEEN = 316.0  # |g| of a token, in a checkpoint
 NORMAL_STD = 65536.0 * 0.5773502691896258  # of the sum of four uniform 16-bit integers
 EXACT_HALVES = 2  # how often beta = 1/2 may occur in one sequence of an exact case: each adds a bit
 
@@ -156,6 +163,12 @@ def _keep_only(case: Case, name: str, values: Floats, sign: float = 1.0) -> Floa
     return np.where(inside, values if entry.value is None else sign * entry.value, 0.0)
 
 
+def _is_kept(case: Case, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Mark the elements of a tensor that `case.only` does not set to zero."""
+    kept: NDArray[np.bool_] = _keep_only(case, name, np.ones(shape)) != 0.0
+    return kept
+
+
 def _positions(case: Case) -> Integers:
     """Position of each real token within its own sequence, [total]."""
     return np.concatenate([np.arange(length) for length in (*case.lens, 0)])
@@ -191,6 +204,12 @@ def _decay(case: Case, heads_shape: tuple[int, ...]) -> Floats:
         return 30.0 * strength * (0.5 + u)
     if law == "huge":  # per-token |g| up to thousands, as kimi-type models reach
         return strength * np.ldexp(1.0 + u, (bits % np.uint64(12)).astype(np.int32))
+    if law == "checkpoint":
+        return np.minimum(
+            strength * np.ldexp(1.0 + u, -9 + (bits % np.uint64(18)).astype(np.int32)), STRONGEST_SEEN
+        )
+    if law == "extreme":
+        return _choose(bits, [0.0, 0.0, 2.0**-20, STRONGEST_SEEN, 8192.0])
     # "model": |g| = A * dt with A in [1, 16] per head, dt log-uniform in [2**-10, 2**-3), the initialisation
     # that these models publish
     rates = _hashes(case, "g.rate", (1, case.HV, *([1] * (len(heads_shape) - 1))))
@@ -218,6 +237,15 @@ def _raw_decay(size: Floats) -> Floats:
     small = LN2 * _rough_log2(np.maximum(size, 2.0**-60))
     raw = np.where(size > 1.0, size, small)
     return np.where(size == 0.0, -SATURATED, np.minimum(raw, SATURATED))
+
+
+def _wild_gates(case: Case, heads: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
+    """Draw raw a [total, HV(, K)], A_log [HV] and dt_bias [HV(, K)] by laws that draw each by itself."""
+    bits, rates = _hashes(case, "a", (case.total, *heads)), _hashes(case, "A_log", (case.HV,))
+    bias = _uniform(_hashes(case, "dt_bias", heads))
+    if case.gates.law == "extreme":
+        return _choose(bits, EXTREME_A), _choose(rates, EXTREME_A_LOG), 0.4 * bias - 0.2
+    return 24.0 * _uniform(bits) - 12.0, 11.0 * _uniform(rates) - 6.0, 8.0 * bias - 4.0
 
 
 def _raw_beta(beta: Floats) -> Floats:
@@ -255,10 +283,14 @@ def _gate_data(case: Case) -> Data:
     per_head = steps.reshape(1, case.HV, *([1] * (len(heads) - 1)))
     raw = _raw_decay(np.ldexp(size, -per_head.astype(np.int32)))
     raw = np.where(np.abs(raw) == SATURATED, raw, raw - bias)
+    A_log = steps * LN2
+    if case.gates.law in LATER_GATE_LAWS:
+        wild, A_log, bias = _wild_gates(case, heads)
+        raw = np.where(_is_kept(case, "g", wild.shape), wild, -SATURATED)
     return {
         "a": _tokens(case, raw, dtype),
         "b": _tokens(case, _raw_beta(beta), dtype),
-        "A_log": torch.from_numpy(steps * LN2).to(torch.float32),
+        "A_log": torch.from_numpy(A_log).to(torch.float32),
         "dt_bias": torch.from_numpy(bias).to(dtype),
     }
 

@@ -193,15 +193,17 @@ def check_bounded(comparison: Comparison) -> None:
         )
 
 
-def check_repeatable(case: Case, first: Tensor, second: Tensor, name: str) -> None:
+def check_repeatable(case: Case, first: Tensor, second: Tensor, name: str, turned: bool = False) -> None:
     """Raise NotRepeatable unless two runs from the same memory left the same bits.
 
     first, second: int16, the words of a result or of the memory. name: of the result, or "memory".
+    turned: whether the second ran the programs of each grid in the opposite order.
     """
     if not torch.equal(first, second):
         count = int((first != second).sum())
+        how = "; the second time, programs ran in the opposite order" if turned else ""
         raise NotRepeatable(
-            case.op, name, None, f"the same call twice gave different bits ({count} 16-bit words)"
+            case.op, name, None, f"the same call twice gave different bits ({count} 16-bit words{how})"
         )
 
 

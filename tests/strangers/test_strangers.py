@@ -9,14 +9,14 @@ import math
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, seed, settings
 
 from diffgdn import strategies, targets
-from diffgdn.cases.case import Case
+from diffgdn.cases.case import Case, Pool, Values
 from diffgdn.search import hypothesis_search
 from diffgdn.strategies import Menu
 from diffgdn.verdict import execute
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.explores
 HERE = Path(__file__).parent
 CASES = 40  # an operation; `diffgdn fuzz --target` asks for more
 SEED = 10
-MOST_CASES = 300  # until a slip shows
+MOST_CASES = 600  # until a slip shows; most take a few dozen
 KERNELS = {
     "forty_lines.py:decode_fp32": ("gdn.decode",),
     "forty_lines.py:decode_fp16": ("gdn.decode",),
@@ -35,6 +35,7 @@ KERNELS = {
     "fla_style.py:recurrent": ("gdn.recurrent",),
     "sglang_style.py:sigmoid_gating": ("gdn.decode", "kda.decode", "gdn.verify", "kda.verify"),
     "vllm_style.py:packed_decode": ("gdn.packed_decode",),
+    "split_style.py:split_decode": ("gdn.packed_decode",),
     "tutorial_style.py:extend": ("gdn.extend",),
 }
 
@@ -58,7 +59,10 @@ def test_a_correct_kernel_passes(
 
 @dataclass(frozen=True)
 class Slip:
-    """One line of a kernel, as it is and as it was elsewhere, and what a case must have to show it."""
+    """One line of a kernel, as it is and as it was elsewhere, and what a case must have to show it.
+
+    also: other lines that go with it, each as it is and as it was.
+    """
 
     id: str
     target: str
@@ -66,7 +70,12 @@ class Slip:
     line: str
     slipped: str
     shows: Callable[[Case], bool]
+    also: tuple[tuple[str, str], ...] = ()
 
+
+# The smallest cases in which the order of programs matters, in a chunked extend and in a split decode.
+TWO_SEQUENCES = Case("gdn.extend", lens=(1, 1), pool=Pool(2, (0, 1)), chunk_size=16, order="descending")
+FOUR_BLOCKS = Case("gdn.packed_decode", order="descending")
 
 SLIPS = (
     Slip(
@@ -133,6 +142,40 @@ SLIPS = (
         "last = tl.maximum(tl.minimum(t0 + BT, end) - 2, t0)",
         lambda case: len(case.lens) == 1 and case.total == 2,
     ),
+    # What no program order but another than ascending can show.
+    Slip(
+        "tail-over-next-sequence",
+        "tutorial_style.py:extend",
+        "gdn.extend",
+        "(scale * o).to(o_ptr.dtype.element_ty), mask=exists[:, None] & in_v[None, :])",
+        "(scale * o).to(o_ptr.dtype.element_ty), mask=(t < T)[:, None] & in_v[None, :])",
+        lambda case: replace(case, values=Values(), only=()) == TWO_SEQUENCES,
+        also=(
+            ("h_ptr, o_ptr, table_ptr, cu_ptr, scale,", "h_ptr, o_ptr, table_ptr, cu_ptr, scale, T,"),
+            (
+                "K**-0.5 if scale is None else scale,\n            BK",
+                "K**-0.5 if scale is None else scale, B * T,\n            BK",
+            ),
+        ),
+    ),
+    Slip(
+        "first-program-initialises",
+        "split_style.py:split_decode",
+        "gdn.packed_decode",
+        "tl.store(p_part + block * V, part, mask=in_v)",
+        "tl.store(p_part, part if block == 0 else part + tl.load(p_part, mask=in_v), mask=in_v)",
+        lambda case: replace(case, values=Values(), only=()) == FOUR_BLOCKS,
+        also=(("parts.sum(2)", "parts[:, :, 0]"),),
+    ),
+    Slip(
+        "sum-without-atomics",
+        "split_style.py:split_decode",
+        "gdn.packed_decode",
+        "tl.store(p_part + block * V, part, mask=in_v)",
+        "tl.store(p_part, part + tl.load(p_part, mask=in_v), mask=in_v)",
+        lambda case: replace(case, values=Values(), only=()) == FOUR_BLOCKS,
+        also=(("parts = torch.empty", "parts = torch.zeros"), ("parts.sum(2)", "parts[:, :, 0]")),
+    ),
 )
 
 
@@ -166,6 +209,8 @@ def slipped(slip: Slip, folder: Path) -> str:
         shutil.copy(path, folder)
     file, _, name = slip.target.partition(":")
     source = (folder / file).read_text()
-    assert source.count(slip.line) == 1
-    (folder / file).write_text(source.replace(slip.line, slip.slipped))
+    for line, slipped in ((slip.line, slip.slipped), *slip.also):
+        assert source.count(line) == 1
+        source = source.replace(line, slipped)
+    (folder / file).write_text(source)
     return f"{folder / file}:{name}"

@@ -17,6 +17,7 @@ from diffgdn.findings import corpus, parse
 from diffgdn.findings.finding import FORMAT_VERSION, Finding
 from diffgdn.findings.parse import CorpusError
 
+LATER = 99  # a version of the future
 FORMATS = Path(__file__).parents[1] / "corpus" / "formats"
 TRACE = Trace(
     family="gdn",
@@ -31,6 +32,7 @@ TRACE = Trace(
     law="uniform",
     seed=5,
 )
+ORDERED = Trace(family="gdn", steps=(Step("arrive", (0,)), Step("decode", (0,))), order="descending")
 EXAMPLES = {
     "finding-1-case-1": Finding(
         case=Case(
@@ -109,6 +111,22 @@ EXAMPLES = {
         found="2026-11-27",
         reproduced=False,
     ),
+    "finding-2-case-3": Finding(
+        case=Case("gdn.extend", lens=(1, 1), pool=Pool(2, (0, 1)), chunk_size=16, order="shuffled"),
+        target="my_kernel.py:extend",
+        backend="interpret",
+        kind="not_repeatable",
+        message="the same call twice gave different bits",
+        prelude=(Call(Case("gdn.decode")),),
+    ),
+    "finding-1-trace-2": Finding(
+        case=ORDERED.last_call(),
+        target="eager",
+        backend="interpret",
+        kind="slot_changed",
+        message="step 1 (decode 0): it changed",
+        trace=ORDERED,
+    ),
 }
 
 
@@ -140,9 +158,9 @@ def test_what_is_written_in_a_version_stays_as_it_was(name: str) -> None:
     ("inside", "name", "reads"),
     [
         ((), "finding-1-case-1", "1 to 2"),
-        (("case",), "finding-1-case-1", "1 to 2"),
-        (("unshrunk",), "finding-1-case-1", "1 to 2"),
-        (("trace",), "finding-1-trace-1", "1"),
+        (("case",), "finding-1-case-1", "1 to 3"),
+        (("unshrunk",), "finding-1-case-1", "1 to 3"),
+        (("trace",), "finding-1-trace-1", "1 to 2"),
     ],
 )
 def test_a_version_of_the_future_is_refused_by_number(
@@ -151,13 +169,13 @@ def test_a_version_of_the_future_is_refused_by_number(
     """Also where its other fields are unknown here: the version is what a person can act on."""
     data = json.loads(files()[name].read_text())
     part = data[inside[0]] if inside else data
-    part |= {"format_version": 3, "new": True}
+    part |= {"format_version": LATER, "new": True}
     path = tmp_path / "later.json"
     path.write_text(json.dumps(data))
     where = "".join(f"{one}: " for one in inside)
     with pytest.raises(CorpusError) as caught:
         parse.read(path)
-    assert str(caught.value) == f"{path}: {where}format_version: this diffgdn reads {reads}, got 3"
+    assert str(caught.value) == f"{path}: {where}format_version: this diffgdn reads {reads}, got {LATER}"
 
 
 @pytest.mark.parametrize("script", sorted((FORMATS / "scripts").glob("*.py")), ids=lambda path: path.stem)

@@ -41,10 +41,15 @@ class Noting(Calls):
         self.__dict__["made"] = []  # the dataclass is frozen
 
     def __call__(
-        self, case: Case, data: inputs.Data, measured: bool = False, target: Target | None = None
+        self,
+        case: Case,
+        data: inputs.Data,
+        measured: bool = False,
+        target: Target | None = None,
+        again: bool = False,
     ) -> Side:
         self.__dict__["made"].append((case, data))
-        return super().__call__(case, data, measured, target)
+        return super().__call__(case, data, measured, target, again)
 
     @property
     def cases(self) -> list[Case]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
@@ -207,6 +208,16 @@ ITEMS = {
         VERIFY,
         0.03,
     ),
+    "a draft of more than 32 steps": Item(lambda c: max(c.lens) > 32, VERIFY),
+    "a tree of more than 32 steps": Item(lambda c: max(c.lens) > 32 and len(c.parents) > 0, VERIFY),
+    "more than 64 sequences": Item(lambda c: len(c.lens) > 64 and c.total > 0, EXTEND),
+    "boundary states behind whole chunks": Item(
+        lambda c: c.boundary and any(n > 0 and n % c.chunk_size == 0 and m > 0 for n, m in pairwise(c.lens)),
+        EXTEND,
+        0.015,
+    ),
+    "a scale of zero": Item(lambda c: c.scale == 0.0, share=0.003),
+    "another order of programs": Item(lambda c: c.order != "ascending", share=0.05),
     "more steps than drafts": Item(lambda c: c.pool.steps > max(c.lens), VERIFY, 0.1),
 }
 

@@ -128,7 +128,10 @@ def test_a_finding_of_a_trace_reads_back_and_is_named_after_it(tmp_path: Path) -
     ("change", "message"),
     [
         (lambda data: data["trace"]["steps"].pop(0), "trace: steps"),
-        (lambda data: data["trace"].update(format_version=2), "format_version: this diffgdn reads 1, got 2"),
+        (
+            lambda data: data["trace"].update(format_version=3),
+            "format_version: this diffgdn reads 1 to 2, got 3",
+        ),
         (lambda data: data["trace"].update(slots=0), "slots: expected 1 to"),
         (lambda data: data["trace"].update(seed=4), "case: not the last call of the trace"),
         (lambda data: data.update(operation="kda.update"), "operation"),

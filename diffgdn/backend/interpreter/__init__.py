@@ -10,6 +10,7 @@ Nothing here knows any kernel, and nothing imports torch or Triton before `repai
 
 from __future__ import annotations
 
+from diffgdn.backend.interpreter.program_order import program_order
 from diffgdn.backend.interpreter.repairs import (
     EMULATED,
     NOT_EMULATED,
@@ -20,4 +21,4 @@ from diffgdn.backend.interpreter.repairs import (
     repair,
 )
 
-__all__ = ["EMULATED", "NOT_EMULATED", "REPAIRS", "Repair", "explain", "needed", "repair"]
+__all__ = ["EMULATED", "NOT_EMULATED", "REPAIRS", "Repair", "explain", "needed", "program_order", "repair"]

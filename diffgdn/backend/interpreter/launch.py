@@ -82,7 +82,7 @@ def _kind(annotation: Any) -> str:
 
 
 def _launch(executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Run every program of a grid, in ascending order.
+    """Run every program of a grid, in ascending order or as `program_order` has it.
 
     Raises:
         ValueError: the grid has more than three dimensions.
@@ -113,7 +113,7 @@ def _launch(executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Non
 
 
 def programs(sizes: Iterable[int]) -> Iterable[tuple[int, ...]]:
-    """List the places of a grid in the order in which its programs run, the last axis fastest."""
+    """List the places of a grid in ascending order, the last axis fastest."""
     return product(*(range(size) for size in sizes))
 
 

@@ -61,7 +61,8 @@ def script(finding: Finding) -> str:
         return _through_diffgdn(finding)
     data = inputs.draw(case)
     arguments = arrange(case, data, "cpu", target.layout)
-    shared = inline.copied(standalone.__name__, SHARED)
+    twice, ordered = execute.is_repeated(case, finding.backend), execute.is_turned(case, finding.backend)
+    shared = inline.copied(standalone.__name__, SHARED + ("program_order",) * ordered)
     noises, unrounded = _noise(finding, target, data)
     return _fill(
         texts.ALONE,
@@ -73,14 +74,21 @@ def script(finding: Finding) -> str:
         constants=_constants(finding),
         arguments="\n".join(_arguments(case, arguments)),
         recurrence="\n".join(_recurrence(case, arguments)),
-        call=textwrap.indent("\n".join(_call(target, case, arguments)), " " * 8).strip(),
+        calls=_calls(case, "\n".join(_call(target, case, arguments)), ordered),
         results=textwrap.indent("\n".join(f"{result!r}," for result in results_of(case)), " " * 4),
         limit=f"{noise.MAX_SIGMAS:g}",
         noise=textwrap.indent(noises, " " * 4),
         names=repr(returned_names(case)),
         unrounded=repr(unrounded),
-        twice=repr(execute.is_repeated(case, finding.backend)),
+        again=str(("call_backwards" if ordered else "call") if twice else None),
     )
+
+
+def _calls(case: Case, keywords: str, ordered: bool) -> str:
+    """Write the function that makes the call; where the order of programs counts, one for the opposite."""
+    template, indent = (texts.ORDERED_CALL, 12) if ordered else (texts.CALL, 8)
+    told = {"call": textwrap.indent(keywords, " " * indent).strip()}
+    return Template(template).substitute(told, order=repr(case.order), seed=case.values.seed)
 
 
 def _through_diffgdn(finding: Finding) -> str:

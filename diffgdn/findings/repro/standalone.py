@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffgdn.backend.interpreter.program_order import program_order  # noqa: F401 (copied into scripts)
 from diffgdn.reference.limit import MAX_SIGMAS
 from diffgdn.reference.noise.tolerance import (
     bound_of,
@@ -261,12 +262,12 @@ def judge(
     truth: dict[str, Callable[[], Tensor]],
     noise: dict[str, Tensor],
     unrounded: Sequence[str],
-    twice: bool,
+    again: Callable[[], Any] | None,
 ) -> bool:
     """Make the call, print what is wrong, and return whether nothing is.
 
     `names` are those of what the kernel returns; `truth` and `noise` are by `Result.truth`; `unrounded` names
-    truths that no rounding but the last one changes; `twice` makes the call again, from the same memory.
+    truths that no rounding but the last one changes; `again` makes the call again, from the same memory.
     """
     memory.snapshot(results)
     try:
@@ -293,7 +294,7 @@ def judge(
     for one in kept:
         pattern = fresh.pattern(returned.get(one.name, found[one.name]))
         right &= compare(one, found[one.name], wanted[one.truth], noise[one.truth], pattern, exact)
-    return (not twice or same_again(memory, call, names, results, returned, found)) and right
+    return (again is None or same_again(memory, again, names, results, returned, found)) and right
 
 
 def called(

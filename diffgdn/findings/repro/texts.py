@@ -53,17 +53,32 @@ $noise
 }
 
 
-def call():
-    return kernel(
-        $call
-    )
+$calls
 
 
-right = judge(memory, call, $names, results, truth, noise, $unrounded, twice=$twice)
+right = judge(memory, call, $names, results, truth, noise, $unrounded, again=$again)
 print("right" if right else "WRONG")
 sys.exit(0 if right else 1)
 """
 )
+
+CALL = """\
+def call():
+    return kernel(
+        $call
+    )"""
+
+# In the interpreter, of a case in another order than ascending. Without diffgdn it is the same order.
+ORDERED_CALL = """\
+def call(backwards=False):
+    with program_order($order, $seed, backwards):
+        return kernel(
+            $call
+        )
+
+
+def call_backwards():
+    return call(backwards=True)"""
 
 ON_GPU = 'os.environ.pop("TRITON_INTERPRET", None)  # found on a GPU'
 INTERPRETED = """\

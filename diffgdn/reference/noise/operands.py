@@ -17,7 +17,7 @@ from torch import Tensor
 from diffgdn.cases.case import Case
 from diffgdn.reference.noise.contract import Contract, Size
 from diffgdn.reference.noise.draws import Draws
-from diffgdn.reference.oracle.lanes import Lanes, Layout
+from diffgdn.reference.oracle.lanes import LEAST, Lanes, Layout
 from diffgdn.tensors.transfer import move
 
 DECAY_STEPS = 64.0  # to 1 in a log decay: exp2 is looked up by the leading bits of its argument
@@ -25,6 +25,7 @@ DECAY_STEPS = 64.0  # to 1 in a log decay: exp2 is looked up by the leading bits
 # zero: an error of its whole size, where MAX_SIGMAS sigmas are to be more than that.
 VANISHED = -86.5
 OF_VANISHED = 0.2
+LARGEST = 2.0**100  # of a rate or of its product, beyond which nothing changes
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def _gates(
     def once(value: Tensor, point: str) -> Tensor:
         return unit * draws.of_function(value, point)
 
-    x32, rate32, g32 = (part.to(draws.dtype) for part in (x, rate, lanes.g))
+    # exp(A_log) may overflow, in a kernel too: the decay is then 0 whatever the error of g, or at its bound.
+    x32, rate32, g32 = (part.clamp(max=LARGEST).to(draws.dtype) for part in (x, rate, lanes.g))
     of_rate, of_x = once(rate, "rate"), x32 * once(x, "x")
     if case.gates.lower_bound is None:
         slope = -rate32 * torch.sigmoid(x).to(draws.dtype)
@@ -108,9 +110,11 @@ def _gates(
         z = rate * x
         level = torch.sigmoid(z)
         slope = (case.gates.lower_bound * level * (1.0 - level)).to(draws.dtype)
-        error = slope * (z.to(draws.dtype) * (of_rate + once(z, "z")) + rate32 * of_x)
+        error = slope * (
+            z.clamp(-LARGEST, LARGEST).to(draws.dtype) * (of_rate + once(z, "z")) + rate32 * of_x
+        )
     error = error + g32 * once(lanes.g, "gate")
-    live = lanes.live.unsqueeze(-1)
+    live = lanes.live.unsqueeze(-1) & (lanes.g > LEAST)
     return torch.where(live, error, 0.0), once(lanes.beta.unsqueeze(-1), "beta")
 
 

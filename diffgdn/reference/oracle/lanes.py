@@ -21,6 +21,9 @@ from torch import Tensor
 from diffgdn.cases.case import Case
 from diffgdn.tensors.transfer import move
 
+# Of a log decay from raw gates, whose rate may overflow. exp(g) is 0 from -746 on in any precision, and sums
+# of still smaller numbers would keep nothing of the others.
+LEAST = -(2.0**17)
 L2NORM_EPS = 1e-6
 
 
@@ -141,6 +144,7 @@ def _gates(case: Case, data: dict[str, Tensor], rounding: Rounding) -> tuple[Ten
         g = case.gates.lower_bound * torch.sigmoid(rounding.function(rate * x))
     else:
         g = -rate * torch.logaddexp(x, torch.zeros_like(x))
+        g = torch.where(g < LEAST, LEAST, g)
     return rounding.function(g), rounding.function(torch.sigmoid(data["b"].double().expand(shape)))
 
 

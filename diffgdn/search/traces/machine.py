@@ -20,6 +20,7 @@ from diffgdn.cases.trace_steps import CALLS, PADDING, REJECTED, Book, Step, chai
 LONGEST_PREFILL = 5  # tokens of one piece; pieces follow each other
 LONGEST_CALL = 3  # tokens a sequence in decode and update
 MOST_ROWS = 4  # of a batch, padding included
+ORDERS = ("ascending", "ascending", "ascending", "descending", "shuffled")  # of programs, in the interpreter
 DATA = st.data()
 
 
@@ -46,6 +47,7 @@ def loops(family: str, backend: str) -> st.SearchStrategy[Trace]:
         l2norm=st.booleans() if small else st.just(True),
         chunk_size=st.sampled_from((64, 16)) if small else st.just(64),
         seed=st.integers(0, 999),
+        order=st.sampled_from(ORDERS) if small else st.just(ORDERS[0]),
     )
 
 

@@ -38,6 +38,7 @@ SIMPLEST: dict[str, Any] = {
     "law": "ones",
     "chunk_size": 64,
     "seed": 0,
+    "order": "ascending",
 }
 
 

@@ -65,12 +65,15 @@ def row_labels(case: Case, name: str) -> list[Label]:
     return [("S", n, case.lens[n]) for n in (case.stored if name == "state" else every)]
 
 
-def call(case: Case, data: Data, target: Target, backend: str) -> Side:
-    """Call a target once and label its results, which are on the CPU, without bounds. Raises KernelRaised."""
+def call(case: Case, data: Data, target: Target, backend: str, again: bool = False) -> Side:
+    """Call a target once and label its results, which are on the CPU, without bounds. Raises KernelRaised.
+
+    again: as the case's second call, which may run programs in the opposite order.
+    """
     one = execute.Run(case, target, backend, explain=False)
     one.arguments = arrange(case, data, execute.device_of(backend), target.layout)
     try:
-        results = one.results(one.arguments, one.call(one.arguments))
+        results = one.results(one.arguments, one.call(one.arguments, again=again))
         shaped = {
             name: tensor.cpu().reshape(-1, case.HV, case.V, *([case.K] if name != "o" else []))
             for name, tensor in results.items()

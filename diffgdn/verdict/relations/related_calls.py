@@ -23,8 +23,16 @@ class Calls:
     target: Target
     backend: str
 
-    def __call__(self, case: Case, data: Data, measured: bool = False, target: Target | None = None) -> Side:
-        """Make one call. measured: measure its own bounds. target: instead of the one under test.
+    def __call__(
+        self,
+        case: Case,
+        data: Data,
+        measured: bool = False,
+        target: Target | None = None,
+        again: bool = False,
+    ) -> Side:
+        """Make one call. measured: measure its own bounds. target: instead of the one under test. again: as
+        the case's second call, see `execute.is_turned`.
 
         Raises KernelRaised, and DoesNotApply if the target refuses the case.
         """
@@ -32,7 +40,7 @@ class Calls:
         refused = refusal(target, case, self.backend)
         if refused is not None:
             raise DoesNotApply(refused)
-        side = call(case, data, target, self.backend)
+        side = call(case, data, target, self.backend, again)
         return with_bounds(side, case, data, target) if measured else side
 
     def counterpart(self, relation: str, case: Case) -> str:

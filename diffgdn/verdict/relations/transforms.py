@@ -25,8 +25,8 @@ Make = Callable[[Case, Data, Calls], Side | list[Side]]  # a list: each is compa
 
 
 def twice(case: Case, data: Data, calls: Calls) -> Side:
-    """Make the same call again."""
-    return calls(case, data)
+    """Make the same call again; in another order than ascending, with programs in the opposite order."""
+    return calls(case, data, again=True)
 
 
 def permuted(case: Case, data: Data, calls: Calls) -> Side:

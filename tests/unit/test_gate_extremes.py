@@ -1,0 +1,87 @@
+"""Raw gates at their limits: what the oracle says, and that kernels agree.
+
+exp(A_log) that overflows gives a decay of 0 wherever softplus is above 0, A_log = -inf one of exactly 1. Past
+88, where exp overflows, a + dt_bias counts as itself.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from diffgdn import targets
+from diffgdn.backend import selection
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.reference import oracle
+from diffgdn.tensors import inputs
+from diffgdn.verdict import execute
+
+BACKEND = selection.detect()
+VALUES = Values("normal", seed=4)
+TWO = Pool(2, (0, 1))
+RAW = ("gdn.decode", "kda.decode", "gdn.packed_decode", "kda.packed_decode", "gdn.verify", "kda.verify")
+
+
+def case_of(op: str, law: str, bound: float | None, K: int) -> Case:
+    """Two sequences in three heads, and with K = 17 channels that are beyond K in a kernel's block."""
+    kept: dict[str, Any] = {"steps": 3, "buffer": 2, "rows": (0, 1)} if op.endswith("verify") else {}
+    lens = (1, 1) if "packed" in op else (3, 2)
+    chunk: dict[str, Any] = {"chunk_size": 16} if op.endswith("extend") else {}
+    raw = op.endswith("extend")
+    gates = Gates(law, beta="uniform", lower_bound=bound, raw=raw)
+    return Case(op, lens, HV=5, K=K, pool=Pool(2, (0, 1), **kept), gates=gates, values=VALUES, **chunk)
+
+
+@pytest.mark.parametrize("target", ["vk", "eager"])
+@pytest.mark.parametrize("K", [16, 17])
+@pytest.mark.parametrize("law", ["checkpoint", "extreme"])
+@pytest.mark.parametrize("op", [*RAW, "kda.extend"])
+def test_kernels_agree_with_the_oracle(op: str, law: str, K: int, target: str) -> None:
+    for bound in (None, -5.0) if op.startswith("kda") else (None,):
+        case = case_of(op, law, bound, K)
+        verdict = execute.assert_correct(case, targets.get(target), BACKEND)
+        assert all(0.0 <= share < math.inf for share in verdict.shares.values())
+
+
+def decay(A_log: float, a: float) -> torch.Tensor:
+    """The state after a token of zeros, over the state before it."""
+    case = Case("gdn.decode", gates=Gates("checkpoint"), values=Values("ones"))
+    data = inputs.draw(case)
+    data |= {name: torch.zeros_like(data[name]) for name in ("k", "dt_bias")}
+    data["a"].fill_(a)
+    data["A_log"].fill_(A_log)
+    return oracle.expected(case, data).state.flatten() / data["state"].double().flatten()
+
+
+@pytest.mark.parametrize(
+    ("A_log", "a", "expected"),
+    [
+        (89.0, -3.0, 0.0),
+        (math.inf, 1.0, 0.0),
+        (-math.inf, 3000.0, 1.0),
+        (-60.0, 100.0, 1.0),
+        (-6.0, 100.0, math.exp(-100.0 * math.exp(-6.0))),
+    ],
+)
+def test_the_oracle_has_the_limits(A_log: float, a: float, expected: float) -> None:
+    torch.testing.assert_close(decay(A_log, a), torch.full((256,), expected, dtype=torch.float64))
+
+
+def test_the_laws_reach_what_they_are_for() -> None:
+    laws = [(Gates(law), Values(seed=seed)) for law in ("checkpoint", "extreme") for seed in range(20)]
+    many = [inputs.draw(Case("gdn.decode", (4, 4), HV=6, pool=TWO, gates=g, values=v)) for g, v in laws]
+    A_log = torch.cat([data["A_log"] for data in many])
+    x = torch.cat([(data["a"] + data["dt_bias"]).flatten() for data in many])
+    rates = torch.cat([data["A_log"].expand(8, 6).flatten() for data in many])
+    inside = A_log[(A_log > -7) & (A_log < 6)]
+    assert inside.min() < -5.5
+    assert inside.max() > 4.5
+    assert bool((A_log == -math.inf).any())
+    assert bool((torch.exp(A_log) == math.inf).any())
+    assert bool(((x > 88.8) & (rates < -50)).any())
+    assert bool((x != 0).all())
+    bias = torch.cat([data["dt_bias"] for data in many])
+    assert bool((bias * 2.0**10 != (bias * 2.0**10).round()).any())  # not dyadic
