@@ -316,8 +316,9 @@ def test_a_campaign_finds_shrinks_saves_and_replays(tmp_path: Path) -> None:
     assert "relation additive" in script.stdout
 
 
-def test_the_script_of_a_relation_passes_once_it_holds(tmp_path: Path) -> None:
-    finding = Finding(UPDATE, "eager", "interpret", "relation_broken.heads", "text")
+@pytest.mark.parametrize("name", ["heads", "segments"])
+def test_the_script_of_a_relation_passes_once_it_holds(name: str, tmp_path: Path) -> None:
+    finding = Finding(UPDATE, "eager", "interpret", f"relation_broken.{name}", "text")
     path = repro.write(finding, tmp_path)
     script = subprocess.run([sys.executable, path], capture_output=True, text=True)
     assert (script.returncode, script.stdout.strip()) == (0, "right")
