@@ -7,7 +7,7 @@ exp(A_log) that overflows gives a decay of 0 wherever softplus is above 0, A_log
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ import torch
 from diffgdn import targets
 from diffgdn.backend import selection
 from diffgdn.cases.case import Case, Gates, Pool, Values
-from diffgdn.reference import oracle
+from diffgdn.reference import noise, oracle
 from diffgdn.tensors import inputs
 from diffgdn.verdict import execute
 
@@ -27,12 +27,10 @@ RAW = ("gdn.decode", "kda.decode", "gdn.packed_decode", "kda.packed_decode", "gd
 
 def case_of(op: str, law: str, bound: float | None, K: int) -> Case:
     """Two sequences in three heads, and with K = 17 channels that are beyond K in a kernel's block."""
-    kept: dict[str, Any] = {"steps": 3, "buffer": 2, "rows": (0, 1)} if op.endswith("verify") else {}
-    lens = (1, 1) if "packed" in op else (3, 2)
-    chunk: dict[str, Any] = {"chunk_size": 16} if op.endswith("extend") else {}
-    raw = op.endswith("extend")
+    pool = replace(TWO, steps=3, buffer=2, rows=(0, 1)) if op.endswith("verify") else TWO
+    lens, raw = (1, 1) if "packed" in op else (3, 2), op.endswith("extend")
     gates = Gates(law, beta="uniform", lower_bound=bound, raw=raw)
-    return Case(op, lens, HV=5, K=K, pool=Pool(2, (0, 1), **kept), gates=gates, values=VALUES, **chunk)
+    return Case(op, lens, HV=5, K=K, pool=pool, gates=gates, values=VALUES, chunk_size=16 if raw else 64)
 
 
 @pytest.mark.parametrize("target", ["vk", "eager"])
@@ -85,3 +83,11 @@ def test_the_laws_reach_what_they_are_for() -> None:
     assert bool((x != 0).all())
     bias = torch.cat([data["dt_bias"] for data in many])
     assert bool((bias * 2.0**10 != (bias * 2.0**10).round()).any())  # not dyadic
+
+
+@pytest.mark.parametrize("bound", [None, -5.0])
+def test_a_rate_that_overflows_makes_no_noise_of_its_own(bound: float | None) -> None:
+    """Errors of a decay that is 0 whatever its gate: as numbers, they would be beyond any bound."""
+    case = case_of("kda.extend", "extreme", bound, 17)
+    measured = noise.measure(case, inputs.draw(case), targets.get("vk").contract(case.op), "cpu")
+    assert 0.0 < float(measured["o"].max()) < 1e-6
