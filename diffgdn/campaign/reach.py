@@ -27,7 +27,7 @@ class Reach:
         if event.phase not in COUNTED or event.shrinking:
             return
         self.begun += 1
-        for operation in event.calls or (event.operation,):
+        for operation in event.calls if event.steps is not None else (event.operation,):
             if event.refused is None:
                 self.ended[operation] += 1
             else:

@@ -181,4 +181,4 @@ def _simplest(case: Case, keep: tuple[str, ...]) -> Case:
     bare = moves.bare(case, 1, 0)
     if bare is None:
         raise ValueError("no simplest case")
-    return replace(bare, **{name: getattr(case, name) for name in keep})
+    return replace(bare, order=Case.order, **{name: getattr(case, name) for name in keep})

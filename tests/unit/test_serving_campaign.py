@@ -56,7 +56,7 @@ def test_a_trace_is_told_of_with_its_steps_and_the_operations_that_it_called(tmp
         family = event.operation.partition(".")[0]
         assert 1 <= (event.steps or 0) <= 16
         assert len(set(event.calls)) == len(event.calls)
-        assert {name.partition(".")[0] for name in event.calls} == {family}
+        assert {name.partition(".")[0] for name in event.calls} <= {family}  # none of one that only arrives
         assert event.seconds == event.parts["trace"] > 0
     steps = {loop: sum(one.steps or 0 for one in ran.explored if one.operation == loop) for loop in LOOPS}
     shown = summary(ran.tally)
@@ -95,7 +95,8 @@ def test_serving_goes_on_after_what_it_knows(wrong: tuple[Ran, Path]) -> None:
     later = [event for event in ran.told[first:] if event in ran.explored]
     assert any(event.failure is None for event in later)
     assert any(event.repeated for event in later)
-    assert len(ran.of(events.FindingFound)) == len(ran.outcome.findings)
+    told = [bucket.of(event.finding) for event in ran.of(events.FindingFound)]
+    assert len(set(told)) == len(told)
 
 
 def test_old_traces_are_played_first_and_are_known(wrong: tuple[Ran, Path]) -> None:
