@@ -112,8 +112,8 @@ SHORTEST = {
     "padding writing slot 0": ["decode padding"],
     "reuse before commit": ["arrive 0", "arrive 1", "verify 0", "verify 1"],
 }
-# Streams whose first failure shrinks to the shortest trace. Of streams 0 to 4, four do for "commit of the wrong
-# step" and two for "padding writing slot 0"; the others end one move away from it.
+# Streams whose first failure shrinks to the shortest trace. Of streams 0 to 4, four do for "commit of the
+# wrong step" and two for "padding writing slot 0"; the others end one move away from it.
 STREAMS = {"commit of the wrong step": 1, "padding writing slot 0": 1}
 FAULT = {
     "stale slot": "not_exact",
