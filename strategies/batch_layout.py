@@ -255,7 +255,8 @@ def _draw_pool(
     # All is drawn, whether it is needed or not: a case that takes fewer choices would pass for simpler.
     all_padding, shared = draw(rarely(24)), draw(rarely(4))
     spare = draw(among(0, 1, 3))
-    pitch = draw(among(*inside.pitches(own, build.odd_pitch)))
+    # Where no state is given there is no pitch to keep, and what is promised may hold none of this kind.
+    pitch = draw(among(*(inside.pitches(own, build.odd_pitch) or (0,))))
     if not build.given:
         return Pool(indices=(-1,) * len(lens), dtype=build.state_dtype)
     keeps_steps = operation.keeps_steps or build.steps

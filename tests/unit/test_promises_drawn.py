@@ -110,6 +110,14 @@ def test_every_case_lies_inside_random_promises(op: str, backend: str) -> None:
     test()
 
 
+@pytest.mark.parametrize("pitch", [1, 64])
+def test_a_pitch_of_one_kind_is_no_matter_where_no_state_is_given(pitch: int) -> None:
+    promises = Promises(pitch=(pitch,))
+    drawn = sample("kda.extend", promises, 200)
+    assert {case.pool.pitch for case in drawn if max(case.pool.indices) >= 0} == {pitch}
+    assert any(max(case.pool.indices) < 0 for case in drawn)
+
+
 def test_no_draw_is_thrown_away() -> None:
     """By Hypothesis' own statistics, over 2,000 draws of a narrow target."""
     seen: dict[str, Any] = {}
