@@ -5,10 +5,10 @@ more.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
@@ -73,7 +73,7 @@ def run(
 ) -> list[Result]:
     """Run each finding `repeat` times, on the backend it was found on unless another is given.
 
-    done: called as each is settled. isolation: one of isolate.WAYS; None for what suits the target, and a
+    done: called as each is settled. isolation: one of ways.WAYS; None for what suits the target, and a
     child for what has crashed or hung. trusted: the user vouches for the targets that the findings name;
     else code from elsewhere is not loaded, see `trust`. hang_seconds: after which a run counts as hung; None
     for what suits the backend.
@@ -83,19 +83,37 @@ def run(
         result.error = trust.refusal(result.finding.target)
         if result.error is not None:
             done(result)
+    for name, group in by_backend(results, done):
+        one = _Replay(group, name, repeat, picture, done, isolation, hang_seconds)
+        one.run(min(workers, len(group) * repeat))
+    return results
+
+
+class Settled(Protocol):
+    """What becomes of a finding: the backend that it is to run on, and why it cannot be run."""
+
+    backend: str
+    error: str | None
+
+
+Some = TypeVar("Some", bound=Settled)
+
+
+def by_backend(results: Sequence[Some], done: Callable[[Some], None]) -> Iterator[tuple[str, list[Some]]]:
+    """Group what nothing is known against by its backend, each to be run in one pool.
+
+    Where there is no GPU, what was found on one gets that as its error, and `done` is called with it.
+    """
     for name in backends.BACKENDS:
         group = [result for result in results if result.backend == name and result.error is None]
         missing = backends.gpu_missing() if name == "gpu" and group else None
-        if missing is not None:
-            for result in group:
-                result.error = (
-                    f"it was found on backend gpu, and {missing}; --backend interpret runs it on the CPU"
-                )
-                done(result)
-        elif group:
-            one = _Replay(group, name, repeat, picture, done, isolation, hang_seconds)
-            one.run(min(workers, len(group) * repeat))
-    return results
+        if missing is None and group:
+            yield name, group
+        for result in group if missing is not None else ():
+            result.error = (
+                f"it was found on backend gpu, and {missing}; --backend interpret runs it on the CPU"
+            )
+            done(result)
 
 
 class _Replay:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
 from diffgdn.campaign.config import Workers
+from diffgdn.campaign.replay_findings import by_backend
 from diffgdn.campaign.worker_pool import Died, Pool
 from diffgdn.findings import corpus, trust
 from diffgdn.findings.finding import COMPLETE, EXAMPLE, Finding
@@ -85,7 +85,8 @@ def run(
 ) -> list[Result]:
     """Shrink findings again, each for `max_seconds`, on the backend it was found on unless another is given.
 
-    done: called as each is settled. isolation, trusted, hang_seconds: as for `replay.run`. Ctrl-C keeps what
+    done: called as each is settled. isolation, trusted, hang_seconds: as for
+    `replay_findings.run`. Ctrl-C keeps what
     the shrinks under way have come to, and is raised again then.
     """
     results = [Result(finding, path, backend or finding.backend) for finding, path in entries]
@@ -93,23 +94,10 @@ def run(
         result.error = _refusal(result.finding, trusted)
         if result.error is not None:
             done(result)
-    for name in backends.BACKENDS:
-        group = [result for result in results if result.backend == name and result.error is None]
-        missing = backends.gpu_missing() if name == "gpu" and group else None
-        if missing is not None:
-            for result in group:
-                result.error = (
-                    f"it was found on backend gpu, and {missing}; --backend interpret runs it on the CPU"
-                )
-                done(result)
-        elif group:
-            count = min(workers, len(group))
-            config = Workers(name, count, hang_seconds=hang_seconds, isolation=isolation)
-            with (
-                tempfile.TemporaryDirectory(prefix="diffgdn-") as folder,
-                Pool(config, Path(folder)) as pool,
-            ):
-                _Shrinks(group, pool, max_seconds, done).run()
+    for name, group in by_backend(results, done):
+        config = Workers(name, min(workers, len(group)), hang_seconds=hang_seconds, isolation=isolation)
+        with tempfile.TemporaryDirectory(prefix="diffgdn-") as folder, Pool(config, Path(folder)) as pool:
+            _Shrinks(group, pool, max_seconds, done).run()
     return results
 
 

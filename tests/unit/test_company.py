@@ -7,9 +7,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -299,8 +301,9 @@ class Asked(Harness):
     """Answers for cases and confirms failures as it is told to, and takes down which."""
 
     def __init__(self, answer: Answer) -> None:
-        self._folder = tempfile.TemporaryDirectory()  # goes with this object
-        super().__init__("interpret", Path(self._folder.name, "note"), Path(self._folder.name, "log"))
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder)
+        super().__init__("interpret", Path(folder, "note"), Path(folder, "log"))
         self.fails: Callable[[Case], bool] = lambda case: False
         self.calls: list[Case] = []
         self._answer = answer

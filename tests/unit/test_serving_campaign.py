@@ -58,6 +58,7 @@ def test_a_trace_is_told_of_with_its_steps_and_the_operations_that_it_called(tmp
         assert len(set(event.calls)) == len(event.calls)
         assert {name.partition(".")[0] for name in event.calls} <= {family}  # none of one that only arrives
         assert event.seconds == event.parts["trace"] > 0
+    assert {event.operation for event in ran.explored if event.calls} == set(LOOPS)
     steps = {loop: sum(one.steps or 0 for one in ran.explored if one.operation == loop) for loop in LOOPS}
     shown = summary(ran.tally)
     assert (shown["mode"], shown["steps"]) == ("serving", steps)
