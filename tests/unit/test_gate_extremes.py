@@ -16,6 +16,7 @@ from diffgdn import targets
 from diffgdn.backend import selection
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.reference import noise, oracle
+from diffgdn.reference.oracle import Exact
 from diffgdn.tensors import inputs
 from diffgdn.verdict import execute
 
@@ -91,3 +92,28 @@ def test_a_rate_that_overflows_makes_no_noise_of_its_own(bound: float | None) ->
     case = case_of("kda.extend", "extreme", bound, 17)
     measured = noise.measure(case, inputs.draw(case), targets.get("vk").contract(case.op), "cpu")
     assert 0.0 < float(measured["o"].max()) < 1e-6
+
+
+class Plain(Exact):
+    """softplus as SGLang and vLLM write it: log(1 + exp(x)) in fp32."""
+
+    def softplus(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.log(1.0 + torch.exp(x.float())).double()
+
+
+def worst(points: dict[str, str | None]) -> float:
+    """The largest error of a state under `Plain`, in sigmas, over a few seeds."""
+    found = []
+    for number in range(4):
+        gates, values = Gates("checkpoint", beta="uniform"), Values("normal", seed=number)
+        case = Case("gdn.decode", (3, 3), HV=16, pool=TWO, gates=gates, values=values)
+        data = inputs.draw(case)
+        truth, plain = oracle.expected(case, data), oracle.expected(case, data, Plain())
+        size = noise.measure(case, data, noise.Contract(points=points))["state"]
+        found.append(float(((plain.state - truth.state).abs() / (size + noise.TINY)).max()))
+    return max(found)
+
+
+def test_softplus_may_round_its_sum() -> None:
+    """1 + exp(x) in fp32 is off by a unit, which a rate of a hundred makes large beside a slow decay."""
+    assert worst({}) < noise.MAX_SIGMAS < worst({"softplus_sum": None})

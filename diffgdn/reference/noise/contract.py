@@ -47,6 +47,7 @@ POINTS: dict[str, Point] = {
     ),
     "qk": Point("both", "operand", "q and k, where they are normalised in the kernel"),
     "gate": Point("both", "function", "exp(A_log), a + dt_bias, softplus or sigmoid, their product, beta"),
+    "softplus_sum": Point("both", "accumulator", "1 + exp(x) in softplus, before its logarithm"),
     "decay": Point(
         "both", "function", "exp of a log decay x: its own error, and 2 |x| units of its argument"
     ),

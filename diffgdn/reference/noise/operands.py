@@ -64,7 +64,7 @@ def input_errors(
         of_norm = sizes["norm"].unit * draws.of_function(key, "norm", near=torch.zeros_like(key))
         return relative(draws, x, sizes["qk"], "qk") + of_norm
 
-    g, beta = _gates(case, data, lanes, sizes["gate"].unit, draws) if case.raw_gates else (None, None)
+    g, beta = _gates(case, data, lanes, sizes, draws) if case.raw_gates else (None, None)
     return InputErrors(normalised(lanes.q), normalised(lanes.k), g, beta)
 
 
@@ -78,17 +78,19 @@ def relative(draws: Draws, x: Tensor, size: Size, point: str) -> Tensor:
 
 
 def _gates(
-    case: Case, data: Mapping[str, Tensor], lanes: Lanes, unit: float, draws: Draws
+    case: Case, data: Mapping[str, Tensor], lanes: Lanes, sizes: Mapping[str, Size], draws: Draws
 ) -> tuple[Tensor, Tensor]:
     """Draw the errors of log decay and beta that are computed from raw gates.
 
-    With rate = exp(A_log), x = a + dt_bias, and each function off by `unit`: for g = -rate softplus(x) the
-    derivative by x is -rate sigmoid(x); for g = lower_bound s with s = sigmoid(rate x) it is lower_bound s
-    (1 - s) by z = rate x.
+    With rate = exp(A_log), x = a + dt_bias, and each function off by the size of "gate": for g = -rate
+    softplus(x) the derivative by x is -rate sigmoid(x), and the rounding of 1 + exp(x) in softplus is an
+    error of its logarithm, of no more than softplus(x), which is lost whole where exp(x) is; for g =
+    lower_bound s with s = sigmoid(rate x) it is lower_bound s (1 - s) by z = rate x.
 
     Returns:
         g, absolute, [samples, T, L, 1 or K], and beta, relative, [samples, T, L, 1].
     """
+    unit = sizes["gate"].unit
     width = case.K if case.operation.is_kda else 1
     data = move({name: data[name] for name in ("a", "dt_bias", "A_log")}, lanes.v.device)
     raw = data["a"].double().view(case.tokens, case.HV, width)
@@ -105,7 +107,8 @@ def _gates(
     of_rate, of_x = once(rate, "rate"), x32 * once(x, "x")
     if case.gates.lower_bound is None:
         slope = -rate32 * torch.sigmoid(x).to(draws.dtype)
-        error = slope * of_x + g32 * of_rate
+        of_sum = torch.minimum(rate32 * sizes["softplus_sum"].unit, -g32) * draws.by_value(x, "softplus_sum")
+        error = slope * of_x + g32 * of_rate + of_sum
     else:
         z = rate * x
         level = torch.sigmoid(z)

@@ -62,6 +62,12 @@ class Perturbed:
         unit = self.functions * self.units["accumulator"]
         return self._nudge(x, self.draws.of_function(x[0], "function"), unit, self.floors["accumulator"])
 
+    def softplus(self, x: Tensor) -> Tensor:
+        """Compute log(1 + exp(x)), moved by the rounding of the sum: all of it is lost where exp(x) is."""
+        exact = torch.logaddexp(x, torch.zeros_like(x))
+        size = exact.clamp(max=self.units["accumulator"])
+        return exact + size * self._drawn_by_value(x, "softplus_sum")
+
     def state(self, x: Tensor) -> Tensor:
         """Move x by the roundings of a step of the running state."""
         # two roundings in the accumulator format, of a product and of a sum, or one in the state's

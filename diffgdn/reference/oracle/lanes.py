@@ -51,6 +51,9 @@ class Rounding(Protocol):
         """Round x as it comes out of an elementary function (exp, log, sqrt, division) in the accumulator
         format."""
 
+    def softplus(self, x: Tensor) -> Tensor:
+        """Compute log(1 + exp(x)), whose sum comes out in the accumulator format."""
+
     def state(self, x: Tensor) -> Tensor:
         """Round x, the running state after a step that scaled it and added to it."""
 
@@ -74,6 +77,10 @@ class Exact:
         return x
 
     accumulate = function = state = exponent = operand
+
+    def softplus(self, x: Tensor) -> Tensor:
+        """Compute log(1 + exp(x)) without overflow."""
+        return torch.logaddexp(x, torch.zeros_like(x))
 
     def cumulative(self, x: Tensor) -> Tensor:
         """Sum x [..., C, d] over C, in the order of time."""
@@ -143,7 +150,7 @@ def _gates(case: Case, data: dict[str, Tensor], rounding: Rounding) -> tuple[Ten
     if case.gates.lower_bound is not None:
         g = case.gates.lower_bound * torch.sigmoid(rounding.function(rate * x))
     else:
-        g = -rate * torch.logaddexp(x, torch.zeros_like(x))
+        g = -rate * rounding.softplus(x)
         g = torch.where(g < LEAST, LEAST, g)
     return rounding.function(g), rounding.function(torch.sigmoid(data["b"].double().expand(shape)))
 
