@@ -173,8 +173,7 @@ SLIPS = (
         "gdn.packed_decode",
         "tl.store(p_part + block * V, part, mask=in_v)",
         "tl.store(p_part, part + tl.load(p_part, mask=in_v), mask=in_v)",
-        # It shows in bits alone: one token, more blocks than one; which sizes are left goes by the numbers.
-        lambda case: (case.lens, case.H) == ((1,), 1) and case.K > 4,
+        lambda case: replace(case, values=Values(), only=()) == FOUR_BLOCKS,
         also=(("parts = torch.empty", "parts = torch.zeros"), ("parts.sum(2)", "parts[:, :, 0]")),
     ),
 )
