@@ -50,6 +50,10 @@ COMMANDS = {
         "selftest_command:selftest",
         "Measure how good the verdicts are: planted faults, and the smallest error that is found.",
     ),
+    "mutants": (
+        "mutants_command:mutants",
+        "Put bugs that shipped elsewhere back into copies of the kernels, and look for each.",
+    ),
     "resolution": (
         "resolution_command:resolution",
         "Measure how small an error in correct results is still found, by our verdict and by others.",

@@ -1,0 +1,96 @@
+"""`diffgdn mutants`: bugs that shipped elsewhere, put back and found again."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import click
+
+from diffgdn.cli.options import (
+    CONTEXT,
+    Duration,
+    Problem,
+    Workers,
+    backend_option,
+    chosen_backend,
+    json_option,
+    seed_option,
+    writable_file,
+)
+
+SECONDS = 60.0
+DEFAULT_SEED = 1
+
+
+@click.command(context_settings=CONTEXT)
+@click.option("--id", "pattern", default="*", show_default=True, help="Mutants, as a shell pattern.")
+@click.option("--list", "listed", is_flag=True, help="Name the mutants, and run nothing.")
+@click.option(
+    "--max-time",
+    type=Duration(),
+    default=f"{SECONDS:g}s",
+    show_default=True,
+    help="How long to look for each.",
+)
+@click.option("--no-shrink", is_flag=True, help="Go on to the next one as soon as one is found.")
+@click.option(
+    "--workers", type=Workers(), default="auto", show_default=True, help="Processes; auto: one a core."
+)
+@click.option("--markdown", is_flag=True, help="Print the table as Markdown at the end.")
+@seed_option(f"Of every campaign.  [default: {DEFAULT_SEED}]")
+@json_option("Write the table to this file.")
+@backend_option
+def mutants(
+    pattern: str,
+    listed: bool,
+    max_time: float,
+    no_shrink: bool,
+    workers: int,
+    markdown: bool,
+    seed: int | None,
+    json_file: Path | None,
+    backend: str | None,
+) -> int:
+    """Put bugs back into copies of the project's kernels, one at a time, and look for each.
+
+    Each is a bug that shipped in another project, as a change of a few lines. The campaign is that of
+    `diffgdn fuzz` over all operations.
+
+    Exit status: 0 all found, 1 some were not, 2 usage or set-up problem.
+    """
+    import fnmatch
+
+    from diffgdn.mutants.catalogue import MUTANTS
+
+    chosen = [mutant for name, mutant in MUTANTS.items() if fnmatch.fnmatchcase(name, pattern)]
+    if not chosen:
+        raise Problem(f"--id {pattern!r}: no such mutant; --list names them")
+    if listed:
+        for mutant in chosen:
+            click.echo(f"{mutant.id:28} {mutant.source}: {mutant.about}")
+        return 0
+    backend = chosen_backend(backend)
+    if json_file is not None:
+        writable_file(json_file, "--json")
+
+    from diffgdn.campaign.worker_pool import automatic_workers
+    from diffgdn.mutants.hunt import hunt
+    from diffgdn.report import kill_table
+
+    kills = []
+    for mutant in chosen:
+        with tempfile.TemporaryDirectory(prefix="diffgdn-mutant-") as folder:
+            count = workers or automatic_workers(backend)
+            seed = DEFAULT_SEED if seed is None else seed
+            kills.append(hunt(mutant, backend, seed, max_time, count, Path(folder), not no_shrink))
+        click.echo(kill_table.line(kills[-1]))
+        if json_file is not None:
+            json_file.write_text(json.dumps([kill.to_json() for kill in kills], indent=1))
+    for words in kill_table.summary(kills):
+        click.echo(words)
+    if markdown:
+        about = {mutant.id: (mutant.source, mutant.about) for mutant in chosen}
+        click.echo("\n".join(kill_table.markdown(kills, about)))
+    return 0 if all(kill.found for kill in kills) else 1

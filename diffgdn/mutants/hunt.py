@@ -1,0 +1,107 @@
+"""Runs the ordinary campaign on a mutant, with nothing to tell it where to look, until it is found."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffgdn import campaign
+from diffgdn.campaign import events
+from diffgdn.cases import operations
+from diffgdn.cases.case import Case
+from diffgdn.mutants.mutant import Mutant
+from diffgdn.mutants.mutant_targets import name_of
+
+SHRINK_WAIT = 40.0  # seconds that the first finding may take to be shrunk
+
+
+@dataclass(frozen=True)
+class Kill:
+    """What a campaign made of a mutant.
+
+    found: whether it found anything. seconds, cases: of exploration until then. operation, kind, result: of
+    the first finding; shrunk: its case as it was left; shrink_seconds: how long it took, None if it was not.
+    """
+
+    mutant: str
+    found: bool
+    seconds: float
+    cases: int
+    operation: str = ""
+    kind: str = ""
+    result: str | None = None
+    shrunk: Case | None = None
+    shrink_seconds: float | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return a JSON-ready dict."""
+        case = None if self.shrunk is None else self.shrunk.to_json()
+        return {**vars(self), "shrunk": case}
+
+
+class _Enough(KeyboardInterrupt):
+    """Ends a campaign as Ctrl-C does: what was found is kept."""
+
+
+class _Watch:
+    """Listens to a campaign for the first finding, and for its being shrunk."""
+
+    def __init__(self, shrink: bool) -> None:
+        self.shrink, self.begin, self.cases = shrink, 0.0, 0
+        self.first: events.FindingFound | None = None
+        self.seconds = 0.0
+        self.smaller: events.FindingShrunk | None = None
+
+    def __call__(self, event: events.Event) -> None:
+        if isinstance(event, events.PhaseStarted) and event.phase == "explore":
+            self.begin = time.monotonic()
+        if isinstance(event, events.CaseRun) and event.phase in events.COUNTED and self.first is None:
+            self.cases += not event.shrinking
+        if isinstance(event, events.FindingFound) and self.first is None:
+            self.first, self.seconds = event, time.monotonic() - (self.begin or time.monotonic())
+            if not self.shrink:
+                raise _Enough
+        if isinstance(event, events.FindingShrunk) and self.smaller is None:
+            self.smaller = event
+            raise _Enough
+        if self.first is not None and time.monotonic() - self.begin > self.seconds + SHRINK_WAIT:
+            raise _Enough
+
+
+def hunt(
+    mutant: Mutant, backend: str, seed: int, max_time: float, workers: int, folder: Path, shrink: bool = True
+) -> Kill:
+    """Fuzz a mutant over all operations until it is found and a finding is shrunk, or the time is up.
+
+    max_time: seconds of exploration. folder: where its findings go. shrink: False to end at the first
+    finding. Raises RuntimeError if the campaign could not run.
+    """
+    config = campaign.Config(
+        target=name_of(mutant.id),
+        operations=operations.matching("*"),
+        backend=backend,
+        seed=seed,
+        workers=workers,
+        corpus=folder,
+        max_time=max_time,
+        allow_unreached=True,
+    )
+    watch = _Watch(shrink)
+    outcome = campaign.run(config, watch)
+    if watch.first is None:
+        if outcome.problem is not None:
+            raise RuntimeError(f"{mutant.id}: {outcome.problem}")
+        return Kill(mutant.id, False, max_time, watch.cases)
+    first, smaller = watch.first.finding, watch.smaller
+    return Kill(
+        mutant.id,
+        True,
+        watch.seconds,
+        watch.cases,
+        first.operation,
+        first.kind,
+        first.tensor,
+        None if smaller is None else smaller.finding.case,
+        None if smaller is None else smaller.seconds,
+    )

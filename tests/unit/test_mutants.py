@@ -1,0 +1,96 @@
+"""Mutants: bugs put back into copies of the kernels."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from diffgdn import kernels, targets
+from diffgdn.cases.case import Case, Gates
+from diffgdn.cases.operations import OPERATIONS, matching
+from diffgdn.cli.mutants_command import mutants
+from diffgdn.mutants import hunt as hunting
+from diffgdn.mutants import mutated_kernels
+from diffgdn.mutants.catalogue import MUTANTS
+from diffgdn.mutants.mutant import DeadMutant, Edit, Mutant
+from diffgdn.mutants.mutant_targets import name_of
+from diffgdn.verdict import execute
+
+SUM = "b_s *= tl.exp2(b_end)\n"  # in chunk/state.py, once
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_mutant_of_the_catalogue_still_changes_the_sources(name: str) -> None:
+    mutant = MUTANTS[name]
+    assert mutant.id == name
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
+    plain, changed = mutated_kernels.sources(), mutated_kernels.edited(mutant)
+    different = {file for file in plain if plain[file] != changed[file]}
+    assert different == {edit.file for edit in mutant.edits}
+    assert matching(mutant.operations)
+    for file in different:
+        compile(changed[file], file, "exec")
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (Edit("chunk/state.py", "no such line", "x"), "chunk/state.py holds the anchor 0 times, not 1"),
+        (Edit("chunk/state.py", SUM, "x", count=2), "chunk/state.py holds the anchor 1 times, not 2"),
+        (Edit("chunk/state.py", SUM, SUM), "an edit of chunk/state.py changes nothing"),
+        (Edit("chunk/stat.py", SUM, "x"), "there is no chunk/stat.py"),
+    ],
+)
+def test_a_dead_mutant_is_an_error(edit: Edit, words: str) -> None:
+    with pytest.raises(DeadMutant, match=re.escape(f"dead: {words}")):
+        mutated_kernels.edited(Mutant("dead", "nowhere", "nothing", (edit,)))
+
+
+def test_a_mutant_is_compiled_from_its_own_text_and_leaves_the_kernels_alone() -> None:
+    module = mutated_kernels.load(MUTANTS["log-linear-gate-mix"])
+    assert module.chunk_gated_delta_rule is not kernels.chunk_gated_delta_rule
+    state = inspect.getmodule(module.chunk_gated_delta_rule).__package__  # type: ignore[union-attr]
+    assert state == "diffgdn_mutant_log_linear_gate_mix.chunk"
+    case = Case("gdn.extend", gates=Gates(law="constant"), chunk_size=16)
+    failed = execute.run(case, targets.get(name_of("log-linear-gate-mix")), "interpret").failure
+    assert failed is not None
+    assert (failed.kind, failed.tensor) == ("beyond_bound", "state")
+    assert execute.run(case, targets.get("vk"), "interpret").failure is None
+
+
+def test_a_hunt_finds_a_mutant_and_shrinks_it(tmp_path: Path) -> None:
+    kill = hunting.hunt(MUTANTS["log-linear-gate-mix"], "interpret", 1, 60.0, 2, tmp_path)
+    assert kill.found
+    assert kill.operation == "gdn.extend"
+    assert kill.kind in ("beyond_bound", "not_exact")
+    assert kill.shrunk is not None
+    assert (kill.shrunk.lens, kill.shrunk.HV, kill.shrunk.K, kill.shrunk.V) == ((1,), 1, 16, 16)
+    assert kill.shrink_seconds is not None
+    assert OPERATIONS[kill.operation].is_chunked
+
+
+def test_a_mutant_that_survives_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Mutant(
+        "harmless", "nowhere", "nothing", (Edit("chunk/state.py", SUM, f"{SUM}            # same\n"),)
+    )
+    monkeypatch.setitem(MUTANTS, "harmless", plain)
+    monkeypatch.setattr(
+        hunting, "hunt", lambda mutant, *rest: hunting.Kill(mutant.id, False, 60.0, cases=3000)
+    )
+    result = CliRunner().invoke(mutants, ["--id", "harmless"], standalone_mode=False)
+    assert result.return_value == 1
+    assert "harmless" in result.output
+    assert "SURVIVED  3000 cases in 60 s" in result.output
+    assert "0 of 1 mutants found" in result.output
+
+
+def test_the_list_names_each_with_its_source() -> None:
+    result = CliRunner().invoke(mutants, ["--list"], standalone_mode=False)
+    assert result.return_value == 0
+    lines = result.output.splitlines()
+    assert len(lines) == len(MUTANTS)
+    assert any(line.startswith("pool-copied") and "FlashInfer #3490" in line for line in lines)
