@@ -20,7 +20,8 @@ from torch import Tensor
 from diffgdn.tensors import poison
 from diffgdn.tensors.region import Change, Region, locate
 
-WATCHED_BESIDE = 4096  # elements watched on either side of a run of elements
+# Elements watched on either side of a run of elements: so many, or fewer where there are many runs.
+WATCHED_BESIDE, LEAST_BESIDE, WATCHED_IN_ALL = 4096, 64, 1 << 16
 SPARE_BYTES = 1 << 30  # GPU memory that must stay free beside a far argument
 TRIES, PAUSE_SECONDS = 600, 0.1  # how long to wait for it
 MAP_NORESERVE = 0x4000  # Linux; in Python's mmap from 3.13 on
@@ -39,7 +40,8 @@ class FarTensor:
     region: Region
     watched: tuple[tuple[int, int], ...]
     writable: tuple[Any, ...] | None = None
-    _before: list[Tensor] = field(default_factory=list)
+    _before: list[Tensor] = field(default_factory=list, init=False)
+    _old: Tensor | None = field(default=None, init=False)  # what lay where it may be written
 
     @property
     def view(self) -> Tensor:
@@ -53,6 +55,7 @@ class FarTensor:
     def snapshot(self) -> None:
         """Remember every watched word."""
         self._before = [part.clone() for part in self.parts()]
+        self._old = None if self.writable is None else self.view[self.writable].clone()
 
     def restore(self) -> None:
         """Put every watched word back, in place, as it was at the snapshot."""
@@ -61,45 +64,43 @@ class FarTensor:
 
     def find_change(self) -> Change | None:
         """The first watched place that differs from the snapshot outside what may be written, if any."""
+        new = None
+        if self.writable is not None:  # what may be written is put back for a moment
+            new = self.view[self.writable].clone()
+            self.view[self.writable] = self._old
         words = [
             start + (now != before).nonzero().flatten().cpu()
             for (start, _), now, before in zip(self.watched, self.parts(), self._before, strict=True)
         ]
-        changed, size = torch.cat(words), self.region.dtype.itemsize // 2
-        if changed.numel() and self.writable is not None:
-            allowed = self.region.start // (2 * size) + _places(self.region, self.writable)
-            changed = changed[~torch.isin(changed // size, allowed)]
+        if new is not None:
+            self.view[self.writable] = new
+        changed = torch.cat(words)
         if not changed.numel():
             return None
         return locate(2 * int(changed[0]), changed.numel(), [self.region], [])
 
 
-def _places(region: Region, index: Sequence[Any]) -> Tensor:
-    """Offsets in elements, from the first, of the elements that an index selects: a list of numbers for each
-    of the leading axes, or Ellipsis for all.
+def runs(
+    shape: Sequence[int], strides: Sequence[int], rows: Sequence[int] | None = None, near: int = LEAST_BESIDE
+) -> list[tuple[int, int]]:
+    """First element of each run of neighbouring elements of a strided tensor, and one past its last.
+
+    Runs are in order; those of no more elements between them than `near` are one. rows: the indices of the
+    first axis that count; None for all.
     """
-    lists = [] if tuple(index) == (...,) else list(index)
-    out = torch.zeros(len(lists[0]) if lists else 1, dtype=torch.int64)
-    for numbers, stride in zip(lists, region.strides, strict=False):
-        out = out + torch.tensor(numbers, dtype=torch.int64) * stride
-    for size, stride in zip(region.shape[len(lists) :], region.strides[len(lists) :], strict=True):
-        out = (out[:, None] + torch.arange(size) * stride).flatten()
-    return out
-
-
-def around(places: Tensor) -> list[tuple[int, int]]:
-    """First element of each part that holds all places and WATCHED_BESIDE elements on either side of them,
-    and one past its last; the first may be below 0.
-
-    places: offsets in elements, int64. Parts that meet are one.
-    """
-    places = places.unique()
-    if not places.numel():
+    block, starts = 1, torch.zeros(1, dtype=torch.int64)
+    for axis in sorted(range(len(shape)), key=lambda axis: strides[axis]):
+        chosen = range(shape[axis]) if axis or rows is None else rows
+        if len(chosen) == 1 or strides[axis] != block or (not axis and rows is not None):
+            starts = (starts[:, None] + torch.tensor(chosen, dtype=torch.int64) * strides[axis]).flatten()
+        else:
+            block *= shape[axis]
+    if not starts.numel():
         return []
-    breaks = (places.diff() > 2 * WATCHED_BESIDE).nonzero().flatten()
-    starts = torch.cat([places[:1], places[breaks + 1]]) - WATCHED_BESIDE
-    stops = torch.cat([places[breaks], places[-1:]]) + 1 + WATCHED_BESIDE
-    return list(zip(starts.tolist(), stops.tolist(), strict=True))
+    starts = starts.sort().values
+    breaks = (starts.diff() > block + near).nonzero().flatten()
+    first, last = torch.cat([starts[:1], starts[breaks + 1]]), torch.cat([starts[breaks], starts[-1:]])
+    return list(zip(first.tolist(), (last + block).tolist(), strict=True))
 
 
 def place(
@@ -120,8 +121,11 @@ def place(
     region = Region(region.name, start, region.extent, region.dtype, region.shape, region.strides)
     lead = start // size
     words = lazily((lead + region.extent + 2 * WATCHED_BESIDE) * size // 2 // 4 * 4, device)
-    parts = around(_places(region, (...,) if rows is None else (list(rows),)))
-    watched = tuple(((lead + first) * size // 2, (lead + last) * size // 2) for first, last in parts)
+    found = runs(region.shape, region.strides, rows, near=2 * WATCHED_BESIDE)
+    beside = min(WATCHED_BESIDE, max(LEAST_BESIDE, WATCHED_IN_ALL // max(1, len(found))))
+    watched = tuple(
+        ((lead + first - beside) * size // 2, (lead + last + beside) * size // 2) for first, last in found
+    )
     far = FarTensor(words, region, watched)
     for part in far.parts():
         poison.fill(part, pattern)

@@ -146,6 +146,8 @@ class _Plan:
         """Allocate and fill the memory. Returns it, [16-bit words], and the tensors in it by name."""
         arena = torch.full((self._end // 2,), self.poison, dtype=torch.int16)
         for region, values in zip(self.regions, self._values, strict=True):
+            if has_zero_gaps(region):
+                arena.view(region.dtype)[region.start // region.dtype.itemsize :][: region.extent] = 0
             for index, piece in values.pieces:
                 region.view(arena)[index] = piece
         arena = arena.to(device)
@@ -155,9 +157,18 @@ class _Plan:
     def build_far(self, device: torch.device | str) -> tuple[FarTensor, ...]:
         """Allocate and fill the memory of each tensor that is too large for the arena."""
         return tuple(
-            far_memory.place(region, values.pieces, device, self.poison, values.rows)
+            far_memory.place(
+                region, values.pieces, device, 0 if has_zero_gaps(region) else self.poison, values.rows
+            )
             for region, values in self._far
         )
+
+
+def has_zero_gaps(region: Region) -> bool:
+    """Tell whether zeros lie between the elements of a tensor: in index vectors with a stride, as numbers do
+    between those of a table's column. A kernel that reads them is wrong, where poison would end its process.
+    """
+    return not region.dtype.is_floating_point and len(region.shape) == 1 and region.strides != (1,)
 
 
 def _plan_tokens(plan: _Plan, data: Data) -> None:
