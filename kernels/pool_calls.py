@@ -24,7 +24,7 @@ def fused_recurrent_gated_delta_rule_update(
 
     Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; cu_seqlens [N + 1] cuts the B*T
     tokens into N sequences, without it N = B. Any strides, past 2^31 elements too, the last dimension
-    contiguous; cu_seqlens contiguous. g is the natural log of the decay: [B, T, HV] for GDN, [B, T,
+    contiguous. g is the natural log of the decay: [B, T, HV] for GDN, [B, T,
     HV, K] for KDA; beta [B, T, HV], None for ones. scale: None for K^-0.5. initial_state_source [slots, HV,
     V, K] is the pool, a view with any leading strides; initial_state_indices [N] names each sequence's slot.
     The slot is updated in place unless disable_state_update. A negative index is padding: it starts from a

@@ -26,11 +26,14 @@ def launch(
 
     g: natural log decay, or with raw the raw gate; beta, raw likewise, None for ones. Written: o (None: not
     wanted), ht (h0 itself, or a tensor apart) and cache [rows, steps, HV, V, K], its first cache_steps steps.
-    The rest as the public functions have it. Nothing is checked, and nothing but packed_tokens copies.
+    The rest as the public functions have it. Nothing is checked, and nothing is copied but by packed_tokens,
+    and cu_seqlens where it has a stride.
     """
     q, k, v, g, beta, flat_o = (packed_tokens(x, cu_seqlens) for x in (q, k, v, g, beta, o))
     B, T, H, K = k.shape
     HV, V = v.shape[2:]
+    if cu_seqlens is not None:
+        cu_seqlens = cu_seqlens.contiguous()
     N = B if cu_seqlens is None else cu_seqlens.numel() - 1
     final_apart = ht is not None and ht is not h0
     if N == 0 or (T == 0 and not final_apart):

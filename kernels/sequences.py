@@ -16,7 +16,7 @@ def fused_recurrent_gated_delta_rule(
     Networks", section 3).
 
     Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; with cu_seqlens [N + 1] B is 1
-    and T all tokens. Any strides, past 2^31 elements too, the last dimension contiguous; cu_seqlens
+    and T all tokens. Any strides, past 2^31 elements too, the last dimension
     contiguous. g [B, T, HV] is the natural log of the decay; beta [B, T, HV], or None for ones. scale:
     None for K^-0.5. initial_state [N, HV, V, K] is read only; None starts from zero. Dtypes: q, k, v one of
     bf16, fp16, fp32; g and beta that or fp32; initial_state any of the three. use_qk_l2norm_in_kernel: q and

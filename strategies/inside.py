@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from diffgdn.cases import spans
+from diffgdn.cases.lay import ALIGNMENTS
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promise_axes import MOST_TREE
 from diffgdn.cases.promises import EVERYTHING, Promises
@@ -73,6 +74,8 @@ def narrowed(op: str, table: dict[str, tuple[Any, ...]], own: Promises) -> dict[
         left["packed"] = tuple(value for value in table["packed"] if allowed[value])
         allowed = {True: spans.holds(own.length, 1), False: spans.any_from(own.length, 2)}
         left["one"] = tuple(value for value in table["one"] if allowed[value])
+    if "lay" in table:
+        left["lay"] = tuple(word for word in table["lay"] if takes_lay(own, word))
     if "odd_pitch" in table:
         left["odd_pitch"] = tuple(odd for odd in table["odd_pitch"] if pitches(own, odd))
     if "tree" in table and spans.nearest(own.length, 1) > MOST_TREE:
@@ -123,6 +126,13 @@ def pitches(own: Promises, odd: bool) -> tuple[int, ...]:
 def takes_far(own: Promises, odd: bool) -> bool:
     """Tell whether slots may lie so far apart that the second or the third is past 2**31 elements."""
     return all(spans.holds(own.pitch, FAR_OFFSET // last + odd) for last in (1, 2))
+
+
+def takes_lay(own: Promises, word: str) -> bool:
+    """Tell whether a build's lay is promised: "even", "odd" or "rows"."""
+    if word == "rows":
+        return "gapped states" in own.strides and "gapped buffers" in own.strides
+    return word == "even" or ALIGNMENTS[0] in own.alignment
 
 
 @lru_cache(maxsize=256)
@@ -206,6 +216,8 @@ def takes_build(op: str, build: Any, names: tuple[str, ...], own: Promises) -> b
 
 def _takes_layout(op: str, build: Any, names: tuple[str, ...], own: Promises) -> bool:
     """Tell whether the form of a build's batch, its lengths and its pool are promised."""
+    if not takes_lay(own, build.lay):
+        return False
     if "odd_pitch" in names and build.given and not pitches(own, build.odd_pitch):
         return False
     if "packed" not in names:

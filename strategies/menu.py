@@ -45,7 +45,8 @@ class Build:
     one: a dense batch has exactly one token a sequence (else at least two). steps: update
     keeps the state after each step, as verify always does. tree: parents are passed.
     bounded: kda's gate with a lower bound. odd_pitch: slots of the pool are not 16 bytes aligned. given: an
-    initial state is passed. crowded: so many states that launchers may take another tile.
+    initial state is passed. crowded: so many states that launchers may take another tile. lay: "even", or in
+    every case "odd", arguments that are not 16 bytes aligned, or "rows", rows of states that lie apart.
     """
 
     K: int = 16
@@ -71,6 +72,7 @@ class Build:
     final: bool = True
     batch_invariant: bool = False
     crowded: bool = False
+    lay: str = "even"
 
     @property
     def can_be_exact(self) -> bool:
@@ -137,6 +139,7 @@ def options(op: str, backend: str, promises: Promises = EVERYTHING) -> dict[str,
     }
     if backend == "gpu":
         table["crowded"] = (False,) * 9 + (True,)
+        table["lay"] = ("even",) * 14 + ("odd",) + ("rows",) * (operation.has_pool or kind == "recurrent")
     if operation.is_kda and (operation.raw_gates or kind == "extend"):
         table["bounded"] = rare
     if kind == "extend":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from diffgdn.cases import promise_axes, spans
 from diffgdn.cases.case_checks import CHUNK_SIZES, DTYPES, MAX_DIM, VIEWS
 from diffgdn.cases.json_record import Record, require
+from diffgdn.cases.lay import ALIGNMENTS, STRIDES
 from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.cases.promise_axes import BATCHES, MOST_TREE, Flag, Floats, Whole, Words
 from diffgdn.cases.spans import Numbers, Span
@@ -66,7 +67,9 @@ class Promises(Record):
     ...] with cu_seqlens, in decode and verify). `length` is the number of tokens of a sequence that has any;
     `empty`, whether sequences without tokens may occur; `tail`, padding tokens after the last sequence.
 
-    Memory: `cu_dtype` and `index_dtype`; `view`, how q, k, v, a and b lie; `pitch`, elements between slots.
+    Memory: `cu_dtype` and `index_dtype`; `view`, how q, k, v, a and b lie; `pitch`, elements between slots;
+    `strides`, in which other ways single arguments may differ from compact ones (`cases.lay`); `alignment`,
+    in bytes, of the first element of arguments. "compact" and 256 are always taken.
 
     Slots: `padding`, whether index -1 may occur; `shared`, a slot named twice where no state is written;
     `slot_zero`, slot 0 as a live one; `unkept`, a live sequence without a row in verify's buffer;
@@ -100,6 +103,8 @@ class Promises(Record):
     index_dtype: tuple[str, ...] = _words("int32", "int64")
     view: tuple[str, ...] = _words(*VIEWS)
     pitch: Numbers = _whole(0, ENDLESS)
+    strides: tuple[str, ...] = _words("compact", *STRIDES)
+    alignment: tuple[int, ...] = _words(*ALIGNMENTS, 256)
     padding: bool = _may()
     shared: bool = _may()
     slot_zero: bool = _may()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from diffgdn.cases import lay
 from diffgdn.cases.case import Case
 from diffgdn.cases.trace import Trace
 
 # Five times what a campaign draws at most. Tensors are made in float64, so this is a few gigabytes.
 MOST_ELEMENTS = 1 << 27
-# A pool's unnamed slots cost address space alone. It must hold offsets past 2**31 elements, which are within
-# the contract of every operation.
+# A pool's unnamed slots, and gaps in arguments that lie far, cost address space alone. It must hold offsets
+# past 2**31 elements, which are within the contract of every operation.
 MOST_REACH = 1 << 33
 EXPONENTS = range(-1074, 1024)  # of the powers of two that float64 holds
 
@@ -46,6 +47,7 @@ def refusal(case: Case | Trace) -> str | None:
         _most("lens, tail and heads", elements(case), MOST_ELEMENTS)
         or _most("pool.buffer and pool.steps", pool.buffer * pool.steps * state, MOST_ELEMENTS)
         or _most("pool.slots and pool.pitch", pool.slots * (state + pool.pitch), MOST_REACH)
+        or _lays(case)
         or _edits(case)
     )
 
@@ -53,6 +55,15 @@ def refusal(case: Case | Trace) -> str | None:
 def _most(what: str, size: int, most: int) -> str | None:
     """Say what is too large and by how much, or return None."""
     return f"{what}: {size} elements, where {most} are the most" if size > most else None
+
+
+def _lays(case: Case) -> str | None:
+    """Say which argument is spread over too much memory, or return None."""
+    found = (
+        _most(f"lay of {one.tensor}", lay.reach(shape, steps), MOST_REACH)
+        for one, shape, steps in lay.placed(case)
+    )
+    return next((why for why in found if why), None)
 
 
 def _edits(case: Case) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from diffgdn.cases.case import Case, Gates, Pool, Values
-from diffgdn.search import pool_moves
+from diffgdn.search import lay_moves, pool_moves
 from diffgdn.search.changes import changed, smaller_numbers, with_lengths
 
 SIMPLEST_DIM = 16
@@ -23,7 +23,7 @@ FLAGS: dict[str, Any] = {
     for spec in fields(Case)
     if spec.name
     in ("dtype", "packed", "batched", "tail", "cu_dtype", "index_dtype", "view", "l2norm", "scale", "inplace")
-    + ("boundary", "final", "batch_invariant", "config")
+    + ("boundary", "final", "batch_invariant", "config", "lay")
 }
 
 
@@ -282,6 +282,7 @@ def order(case: Case) -> Iterator[Case | None]:
 MOVES = (
     _leap,
     _plainest,
+    lay_moves.fewer,
     _edits,
     _sequences,
     _heads,
@@ -294,6 +295,7 @@ MOVES = (
     pool_moves.pool,
     _parents,
     _flags,
+    lay_moves.plainer,
     gates,
     values,
     order,

@@ -18,6 +18,8 @@ CASE = {
     "H": ("H", "HV"),
     "HV": ("H", "HV"),
     "ratio": ("H", "HV"),
+    "strides": ("lay",),
+    "alignment": ("lay",),
     **{
         name: (name,)
         for name in ("chunk_size", "view", "cu_dtype", "index_dtype", "tail", "l2norm", "scale", "inplace")

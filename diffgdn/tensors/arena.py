@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffgdn.cases.case import Case
-from diffgdn.tensors.far_pool import FarPool
+from diffgdn.tensors.far_memory import FarTensor
 from diffgdn.tensors.region import Change, Columns, Region, locate
 
 
@@ -27,8 +27,8 @@ class Arguments:
     layout: of states, "vk" or "kv".
     arena: the allocation, [16-bit words], int16.
     regions, columns: where each tensor lies in it.
-    writable: for each argument that the operation writes, an index that selects what it may write.
-    far: the pool, if it does not lie in the arena.
+    writable: for each argument in it that the operation writes, an index that selects what it may write.
+    far: the arguments that do not lie in the arena.
     """
 
     case: Case
@@ -38,7 +38,7 @@ class Arguments:
     regions: list[Region]
     columns: list[Columns]
     writable: dict[str, tuple[Any, ...]]
-    far: FarPool | None = None
+    far: tuple[FarTensor, ...] = ()
     _before: Tensor | None = field(default=None, init=False)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -55,19 +55,19 @@ class Arguments:
     def snapshot(self) -> None:
         """Remember every watched byte."""
         self._before = self.arena.clone()
-        if self.far is not None:
-            self.far.snapshot()
+        for one in self.far:
+            one.snapshot()
 
     def restore(self) -> None:
         """Put every watched byte back, in place, as it was at the snapshot."""
         assert self._before is not None
         self.arena.copy_(self._before)
-        if self.far is not None:
-            self.far.restore()
+        for one in self.far:
+            one.restore()
 
     def bits(self) -> Tensor:
         """Copy every watched byte into one int16 tensor on the CPU."""
-        far = [] if self.far is None else [part.view(torch.int16) for part in self.far.parts()]
+        far = [part for one in self.far for part in one.parts()]
         return torch.cat([part.reshape(-1).cpu() for part in (self.arena, *far)])
 
     def find_change(self) -> Change | None:
@@ -75,14 +75,13 @@ class Arguments:
         assert self._before is not None
         want = self._before.clone()
         for name, index in self.writable.items():
-            if name == "state" and self.far is not None:
-                continue
             region = next(region for region in self.regions if region.name == name)
             region.view(want)[index] = region.view(self.arena)[index]
         different = (want != self.arena).nonzero().flatten()
         if different.numel():
             return locate(int(different[0]) * 2, different.numel(), self.regions, self.columns)
-        return None if self.far is None else self.far.find_change()
+        found = (one.find_change() for one in self.far)
+        return next((change for change in found if change is not None), None)
 
     def poisoned_words(self, calm: Arguments) -> Tensor:
         """Numbers of the 16-bit words of the arena that held poison before the call, int64.

@@ -1,20 +1,25 @@
 """Lays a case's tensors out as a caller would, in one allocation, with poison in between.
 
 Tensors are 256-byte aligned and stand apart by guard zones; gaps of strided views, slots that no sequence
-names and padding tokens are poison too. A pool past FAR_BYTES gets an allocation of its own (`far_pool`).
+names and padding tokens are poison too. What is larger than FAR_BYTES gets an allocation of its own
+(`far_memory`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffgdn.cases import lay
 from diffgdn.cases.case import Case
-from diffgdn.tensors import far_pool, poison
+from diffgdn.tensors import far_memory, poison
 from diffgdn.tensors.arena import Arguments
+from diffgdn.tensors.far_memory import FarTensor
 from diffgdn.tensors.inputs import DTYPE, Data
 from diffgdn.tensors.poison import GUARD_BYTES
 from diffgdn.tensors.region import Columns, Region, contiguous_strides
@@ -22,6 +27,7 @@ from diffgdn.tensors.results import RETURNED, results_of
 
 ALIGN_BYTES = 256
 FAR_BYTES = 1 << 28
+FAR_LAY_BYTES = 1 << 22  # of an argument with strides of its own, whose gaps nobody reads
 ODD_GAP = 5  # elements between rows of a "gapped" view: no row after the first is 16-byte aligned
 EVEN_GAP = 16  # between rows of a one-token batch in a "packed" view: each is as aligned as the first
 INDEX_DTYPE = {"int32": torch.int32, "int64": torch.int64}
@@ -42,18 +48,17 @@ def arrange(
     _plan_tokens(plan, data)
     _plan_gates(plan, data)
     _plan_indices(plan)
-    far = _lies_far(case)
-    if case.values.state != "none" and not far:
+    if case.values.state != "none":
         _plan_state(plan, data["state"])
     if case.keeps_steps:
         plan.add_fresh("buffer", (case.pool.buffer, case.pool.steps, *plan.inner), plan.state_dtype)
     arena, tensors = plan.build(device)
     written = [result for result in results_of(case) if result.lies != RETURNED]
-    pool = None
-    if far:
-        pool = far_pool.allocate(case, plan.turn(data["state"]), plan.inner, device, plan.poison)
-        pool.written = tuple(slot for result in written if result.lies == "state" for (slot,) in result.at)
-        tensors["state"] = pool.view
+    writable = {result.lies: result.index for result in written}
+    far = plan.build_far(device)
+    for one in far:
+        one.writable = writable.pop(one.region.name, None)
+        tensors[one.region.name] = one.view
     arguments = Arguments(
         case,
         layout,
@@ -61,11 +66,19 @@ def arrange(
         arena,
         plan.regions,
         plan.columns,
-        {result.lies: result.index for result in written},
-        pool,
+        writable,
+        far,
     )
     arguments.snapshot()
     return arguments
+
+
+@dataclass
+class _Values:
+    """What a tensor holds: (index, values) of its parts. rows: see `far_memory.place`."""
+
+    pieces: list[tuple[Any, Tensor]]
+    rows: tuple[int, ...] | None = None
 
 
 class _Plan:
@@ -81,9 +94,11 @@ class _Plan:
         self._transposed = layout == "kv"
         self.inner = (case.HV, case.K, case.V) if self._transposed else (case.HV, case.V, case.K)
         self.state_dtype = DTYPE[case.pool.dtype]
+        self.lays = {one.tensor: one for one in case.lay}
         self.regions: list[Region] = []
         self.columns: list[Columns] = []
-        self._values: list[Tensor] = []
+        self._values: list[_Values] = []
+        self._far: list[tuple[Region, _Values]] = []
         self._end = GUARD_BYTES  # where the next tensor may start, in bytes
 
     def turn(self, states: Tensor) -> Tensor:
@@ -93,23 +108,34 @@ class _Plan:
     def add(
         self,
         name: str,
-        values: Tensor,
+        values: Tensor | _Values,
         shape: tuple[int, ...],
         dtype: torch.dtype,
         strides: tuple[int, ...] | None = None,
         extent: int = 0,
+        pitch: int = 0,
     ) -> None:
-        """Give a tensor a region behind those planned so far.
+        """Give a tensor a region behind those planned so far, or memory of its own if it is large.
 
         values: as many elements as `shape` has. strides: in elements; None for contiguous. extent: the least
-        number of elements that the region takes.
+        number of elements that the region takes. A lay that the case has for it takes their place; pitch:
+        more of a gap on its first axis then.
         """
+        own, most = self.lays.get(name), FAR_BYTES
+        if own is not None:
+            strides, extent, most = lay.strides(shape, own, pitch), 0, FAR_LAY_BYTES
         strides = strides or contiguous_strides(shape)
-        if math.prod(shape):
-            extent = max(extent, 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)))
-        self.regions.append(Region(name, self._end, extent, dtype, shape, strides))
+        reach = lay.reach(shape, strides)
+        extent = max(extent, reach)
+        offset = -(-own.offset // dtype.itemsize) * dtype.itemsize if own is not None else 0
+        if isinstance(values, Tensor):
+            values = _Values([(..., values.view(shape))] if values.numel() else [])
+        if extent * dtype.itemsize > most:
+            self._far.append((Region(name, offset, reach, dtype, shape, strides), values))
+            return
+        self.regions.append(Region(name, self._end + offset, extent, dtype, shape, strides))
         self._values.append(values)
-        end = self._end + extent * dtype.itemsize + GUARD_BYTES
+        end = self._end + offset + extent * dtype.itemsize + GUARD_BYTES
         self._end = -(-end // ALIGN_BYTES) * ALIGN_BYTES
 
     def add_fresh(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -120,11 +146,29 @@ class _Plan:
         """Allocate and fill the memory. Returns it, [16-bit words], and the tensors in it by name."""
         arena = torch.full((self._end // 2,), self.poison, dtype=torch.int16)
         for region, values in zip(self.regions, self._values, strict=True):
-            if values.numel():
-                region.view(arena).copy_(values.view(region.shape))
+            if has_zero_gaps(region):
+                arena.view(region.dtype)[region.start // region.dtype.itemsize :][: region.extent] = 0
+            for index, piece in values.pieces:
+                region.view(arena)[index] = piece
         arena = arena.to(device)
         tensors = {region.name: region.view(arena) for region in self.regions}
         return arena, tensors | {part.name: part.view(tensors[part.joint]) for part in self.columns}
+
+    def build_far(self, device: torch.device | str) -> tuple[FarTensor, ...]:
+        """Allocate and fill the memory of each tensor that is too large for the arena."""
+        return tuple(
+            far_memory.place(
+                region, values.pieces, device, 0 if has_zero_gaps(region) else self.poison, values.rows
+            )
+            for region, values in self._far
+        )
+
+
+def has_zero_gaps(region: Region) -> bool:
+    """Tell whether zeros lie between the elements of a tensor: in index vectors with a stride, as numbers do
+    between those of a table's column. A kernel that reads them is wrong, where poison would end its process.
+    """
+    return not region.dtype.is_floating_point and len(region.shape) == 1 and region.strides != (1,)
 
 
 def _plan_tokens(plan: _Plan, data: Data) -> None:
@@ -168,12 +212,16 @@ def _plan_rows(plan: _Plan, name: str, values: Tensor, width: int) -> None:
 
 def _plan_projection(plan: _Plan, parts: Sequence[Part], joint: str) -> None:
     """Plan per-token tensors: views of one row-wise projection `joint` (view "packed"), with gaps between
-    heads and tokens ("gapped") or contiguous."""
+    heads and tokens ("gapped") or contiguous; one with a lay of its own by itself."""
     case = plan.case
     # Leading dimensions: (B, T), or (1, tokens).
     rows = (1, case.tokens) if case.packed and not case.batched else (len(case.lens), case.lens[0])
     dtype = parts[0][1].dtype
-    if case.view == "packed":
+    for name, tensor, inner in parts:
+        if name in plan.lays:
+            plan.add(name, tensor, (*rows, *inner), dtype)
+    parts = [part for part in parts if part[0] not in plan.lays]
+    if case.view == "packed" and parts:
         values = torch.cat([tensor.flatten(1) for _, tensor, _ in parts], dim=1)
         width, column = values.shape[1], 0
         plan.add(joint, values, (*rows, width), dtype)
@@ -209,28 +257,15 @@ def _plan_indices(plan: _Plan) -> None:
         plan.add("parents", table, tuple(table.shape), table.dtype, (pool.steps + 1, 1))
 
 
-def _slot_stride(case: Case) -> int:
-    """Elements from one slot of the pool to the next."""
-    return case.HV * case.V * case.K + case.pool.pitch
-
-
-def _lies_far(case: Case) -> bool:
-    """Whether the case's pool is too large for the arena."""
-    if case.values.state == "none" or not case.operation.has_pool:
-        return False
-    return case.pool.slots * _slot_stride(case) * DTYPE[case.pool.dtype].itemsize > FAR_BYTES
-
-
 def _plan_state(plan: _Plan, states: Tensor) -> None:
     """Plan initial states [N, HV, V, K]: dense, or in the slots of a pool whose other slots are poison."""
     case, pool, dtype = plan.case, plan.case.pool, plan.state_dtype
     states = plan.turn(states)
     if not case.operation.has_pool:
-        plan.add("state", states, (len(case.lens), *plan.inner), dtype)
+        plan.add("state", states.contiguous(), (len(case.lens), *plan.inner), dtype)
         return
-    shape, stride = (pool.slots, *plan.inner), _slot_stride(case)
-    values = poison.full(shape, dtype, plan.poison)
-    for n, slot in enumerate(pool.indices):
-        if slot >= 0:
-            values[slot] = states[n]
-    plan.add("state", values, shape, dtype, (stride, *contiguous_strides(plan.inner)), pool.slots * stride)
+    shape, stride = (pool.slots, *plan.inner), case.HV * case.V * case.K + pool.pitch
+    pieces = [(slot, states[n]) for n, slot in enumerate(pool.indices) if slot >= 0]
+    named = tuple(sorted({slot for slot, _ in pieces} | {0}))
+    strides = (stride, *contiguous_strides(plan.inner))
+    plan.add("state", _Values(pieces, named), shape, dtype, strides, pool.slots * stride, pool.pitch)

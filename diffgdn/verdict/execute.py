@@ -180,8 +180,8 @@ class Run:
             self._check_repeats(returned, results)
 
     def release(self) -> None:
-        """Drop the arguments; on a GPU give a far pool's memory back at once."""
-        far = self.arguments is not None and self.arguments.far is not None
+        """Drop the arguments; on a GPU give the memory of far ones back at once."""
+        far = self.arguments is not None and self.arguments.far
         self.arguments = None
         if far and self.device == "cuda":
             torch.cuda.empty_cache()

@@ -19,7 +19,7 @@ def chunk_gated_delta_rule(
 
     Shapes: q, k [B, T, H, K], v [B, T, HV, V], HV % H == 0, K and V 1 to 256; with cu_seqlens [N + 1] B is 1
     and T all tokens, without it N = B; at most 2^31 - 64 tokens B T. Any strides, past 2^31 elements too, the
-    last dimension contiguous; cu_seqlens contiguous. g [B, T, HV] is the natural log of the decay, zero or
+    last dimension contiguous. g [B, T, HV] is the natural log of the decay, zero or
     less; beta [B, T, HV]. scale: None for K^-0.5. Dtypes: q, k, v one of bf16, fp16, fp32; g and beta that or
     fp32; initial_state any of the three.
 

@@ -37,8 +37,10 @@ def run(
     if dense:
         cu_seqlens = torch.arange(N + 1, dtype=torch.int32, device=v.device) * T
         chunks = B * triton.cdiv(T, chunk_size)
-    elif boundary_states:
-        chunks = chunk_count(cu_seqlens, chunk_size)  # the shape of a result: has to be known here
+    else:
+        cu_seqlens = cu_seqlens.contiguous()  # a column of a table is copied
+        if boundary_states:
+            chunks = chunk_count(cu_seqlens, chunk_size)  # the shape of a result: has to be known here
     with current(v.device):
         table, first = chunk_table(cu_seqlens, tokens, chunk_size)
         if not dense and not boundary_states:

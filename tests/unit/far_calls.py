@@ -44,6 +44,7 @@ VECTORS: tuple[str, ...] = (
     "initial_state_indices",
     "ssm_state_indices",
     "intermediate_state_indices",
+    "cu_seqlens",
 )
 VECTORS += ("retrieve_parent_token",)
 
@@ -211,10 +212,10 @@ def far(x: Tensor, axis: int, stride: int) -> Tensor:
 
 
 def axes(given: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Arguments and axes that may be far, and cu_seqlens, which may not."""
+    """Arguments and axes that may be far."""
     for name, x in given.items():
         if isinstance(x, Tensor):
-            last = x.ndim if name in VECTORS or name == "cu_seqlens" else x.ndim - 1
+            last = x.ndim if name in VECTORS else x.ndim - 1
             yield from ((name, axis) for axis in range(last) if x.shape[axis] > 2)
 
 

@@ -51,17 +51,14 @@ def far_calls() -> ModuleType:
 @pytest.mark.skipif(sys.platform != "linux", reason="maps memory as Linux does")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_far_view_of_any_argument_gives_the_same_bits(name: str) -> None:
-    """Save of cu_seqlens, which has to be contiguous."""
     environment = {**os.environ, "DIFFGDN_BACKEND": "interpret"}
     done = subprocess.run(
         [sys.executable, str(SCRIPT), name], env=environment, capture_output=True, text=True, timeout=HANGS
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    bounds = {axis for axis in found if axis.startswith("cu_seqlens")}
-    assert all("cu_seqlens: expected a contiguous tensor" in found[axis] for axis in bounds)
-    assert {axis: what for axis, what in found.items() if what != "same" and axis not in bounds} == {}
-    assert len(found) - len(bounds) >= 11
+    assert {axis: what for axis, what in found.items() if what != "same"} == {}
+    assert len(found) >= 11
 
 
 def test_the_far_calls_are_those_of_every_public_function(far_calls: ModuleType) -> None:

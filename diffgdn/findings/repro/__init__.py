@@ -34,7 +34,7 @@ from diffgdn.targets import FunctionTarget, calls
 from diffgdn.tensors import inputs, poison
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import Data
-from diffgdn.tensors.layout import arrange
+from diffgdn.tensors.layout import arrange, has_zero_gaps
 from diffgdn.tensors.results import results_of, returned_names
 from diffgdn.verdict import execute
 
@@ -185,17 +185,24 @@ def _arguments(case: Case, arguments: Arguments) -> Iterable[str]:
             room = f"{name!r}, {tuple(view.shape)}, {view.dtype}, {where}{pattern}"
             yield f"{name} = memory.room({room})"
         else:
+            if has_zero_gaps(region):
+                yield f"memory.clear({region.start}, {region.extent * region.dtype.itemsize})"
             yield f"{name} = memory.place({name!r}, {literals.source(view)}, {where})"
         if pooled:
             yield from (f"state[{slot}] = {literals.source(view[slot])}" for slot in slots)
-    if arguments.far is not None:
-        pool = arguments["state"]
-        yield "# Most pages of this pool are never touched, and take no memory on a CPU."
-        watched = arguments.far.watched()
-        where = f"{_strides(pool)}, {arguments.far.storage.numel()}, {watched}"
-        yield f"state = memory.far_room('state', {tuple(pool.shape)}, {pool.dtype}, {where})"
-        yield from (f"state[{slot}] = {literals.source(pool[slot])}" for slot in slots)
-    planned = {region.name for region in arguments.regions} | {"state"}
+    for far in arguments.far:
+        view, name = far.view, far.region.name
+        yield f"# Most pages of {name} are never touched, and take no memory on a CPU."
+        room = f"{name!r}, {tuple(view.shape)}, {view.dtype}, {far.region.start}, {_strides(view)}"
+        pattern = ", 0" if has_zero_gaps(far.region) else ""
+        yield f"{name} = memory.far_room({room}, {far.words.numel()}, {far.watched}{pattern})"
+        if name in ("buffer", "out"):
+            yield f"fill({name}, {poison.FRESH})"
+        elif name == "state" and case.operation.has_pool:
+            yield from (f"state[{slot}] = {literals.source(view[slot])}" for slot in slots)
+        else:
+            yield f"{name}.copy_({literals.source(view)})"
+    planned = {region.name for region in (*arguments.regions, *(one.region for one in arguments.far))}
     for name, tensor in arguments.tensors.items():
         if tensor is not None and name not in planned:
             joint = _joint(arguments, tensor)

@@ -25,6 +25,7 @@ from diffgdn.reference.noise.tolerance import (
     overflows,
     representable,
 )
+from diffgdn.tensors.far_memory import lazily
 from diffgdn.tensors.poison import POISON, PoisonedEmpty, fill, unwritten
 from diffgdn.tensors.results import Result, by_name, collect, of_truth
 
@@ -48,7 +49,7 @@ class Memory:
         self.layout = layout
         self._words = torch.full((size // 2,), POISON, dtype=torch.int16, device=device)
         self.views: dict[str, Tensor] = {}
-        self._far: list[Tensor] = []  # what is watched of a pool that lies elsewhere
+        self._far: list[Tensor] = []  # what is watched of tensors that lie elsewhere
         self._before: list[Tensor] = []
         self._old: list[tuple[Tensor, Any, Tensor]] = []  # what the call may write: where, and what was there
 
@@ -72,22 +73,29 @@ class Memory:
         self.views[name] = view if pattern == POISON else fill(view, pattern)
         return view
 
+    def clear(self, start: int, size: int) -> None:
+        """Fill `size` bytes from byte `start` on with zeros."""
+        self._words[start // 2 : (start + size) // 2] = 0
+
     def far_room(
         self,
         name: str,
         shape: tuple[int, ...],
         dtype: torch.dtype,
+        start: int,
         strides: tuple[int, ...],
-        numel: int,
+        words: int,
         watched: Sequence[tuple[int, int]],
+        pattern: int = POISON,
     ) -> Tensor:
-        """Make a tensor in an allocation of its own of `numel` elements.
+        """Make a tensor at byte `start` of an allocation of its own, of so many 16-bit words, filled with
+        poison or another pattern.
 
-        Only pages between the `watched` pairs of elements are touched; the others take no memory on a CPU.
+        Only pages between the `watched` pairs of words are touched; the others take no memory on a CPU.
         """
-        storage = torch.empty(numel, dtype=dtype, device=self._words.device)
-        self._far = [fill(storage[start:stop]).view(torch.int16) for start, stop in watched]
-        self.views[name] = storage.as_strided(shape, strides)
+        storage = lazily(words, self._words.device)
+        self._far += [fill(storage[first:last], pattern) for first, last in watched]
+        self.views[name] = storage.view(dtype).as_strided(shape, strides, start // dtype.itemsize)
         return self.views[name]
 
     def _watched(self) -> list[Tensor]:
@@ -123,7 +131,7 @@ class Memory:
         for part, before in zip(self._watched(), self._before, strict=True):
             words = (part != before).nonzero().flatten()
             if words.numel():
-                where = self._describe(int(words[0])) if part is self._words else "state: memory of the pool"
+                where = self._describe(int(words[0])) if part is self._words else "memory of a far tensor"
                 yield f"{where} was changed ({words.numel()} 16-bit words)"
         for (view, index, _), values in zip(self._old, new, strict=True):
             view[index] = values
