@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from diffgdn.cases.case import Case
 
 AS_Q = "q"  # a dtype: that of q
+AS_GATE = "gate"  # that of a
 MOST_HEADS = 1024
+DTYPE_AXES = ("state_dtype", "gate_dtype", "dt_bias")  # that may name the dtype of q
 ENDLESS = 1 << 40
 Own = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]  # fields of operations, as pairs, which hash
 OUTSIDE = "outside the promises: "  # where a reason is given why a case is not run
@@ -58,7 +60,9 @@ class Promises(Record):
     where a case has something to say about it: `cu_dtype` where there are cu_seqlens, `boundary` in extend.
 
     Dtypes: `dtype` of q, k, v and o, `state_dtype` of states, `gate_dtype` of g and beta or a and b; the two
-    may name "q", the dtype of q.
+    may name "q", the dtype of q. `mixed_qkv`, whether k and v may have another dtype than q; `mixed_beta`,
+    beta or b than g or a; `A_log` and `dt_bias` list the dtypes of these, beside raw gates, for dt_bias also
+    "q", "gate" (the dtype of a) and "none" (it is not passed).
 
     Sizes: `K` and `V`, and `square`, whether K == V; `H`, `HV` and `ratio`, HV // H; `chunk_size`.
 
@@ -73,9 +77,10 @@ class Promises(Record):
     `spare_steps`, a buffer of more steps than the longest draft.
 
     Options: `l2norm`; `scale`, "default" (None) or "given"; `initial_state`, whether one is passed;
-    `inplace`, `final`, `boundary`, `batch_invariant`; `raw_gates` (kda.extend); `bounded`, whether raw kda
-    gates have a `lower_bound`, and which; `steps`, whether update keeps the state after each step; `tree`,
-    trees where steps are kept.
+    `inplace`, `final`, `boundary`, `batch_invariant`; `raw_gates` and `raw_beta` (extend, recurrent);
+    `neg_eigval`, whether a raw beta there means 2 sigmoid(b); `beta`, "given" or "none" (recurrent, update);
+    `bounded`, whether raw kda gates have a `lower_bound`, and which; `softplus`, "default" or "given" (decode,
+    verify); `steps`, whether update keeps the state after each step; `tree`, trees where steps are kept.
 
     `operations` holds, by name of an operation, fields that are otherwise there.
 
@@ -119,6 +124,14 @@ class Promises(Record):
     )
     steps: tuple[bool, ...] = _either()
     tree: tuple[bool, ...] = _either()
+    mixed_qkv: tuple[bool, ...] = _either()
+    mixed_beta: tuple[bool, ...] = _either()
+    A_log: tuple[str, ...] = _words(*DTYPES)
+    dt_bias: tuple[str, ...] = _words(*DTYPES, AS_Q, AS_GATE, "none")
+    raw_beta: tuple[bool, ...] = _either()
+    neg_eigval: tuple[bool, ...] = _either()
+    beta: tuple[str, ...] = _words("given", "none")
+    softplus: tuple[str, ...] = _words("default", "given")
     operations: Mapping[str, Mapping[str, Any]] | Own = ()
 
     def __post_init__(self) -> None:
@@ -173,9 +186,16 @@ class Promises(Record):
             return
         for name, value in promise_axes.asked(case):
             promised = getattr(own, name)
-            as_q = name in ("state_dtype", "gate_dtype") and value == case.dtype and AS_Q in promised
-            if not as_q and not _AXIS[name].takes(promised, value):
+            if not self.takes(name, value, case, promised):
                 yield name, promised, value
+
+    def takes(self, name: str, value: Any, case: Case, promised: Any = None) -> bool:
+        """Tell whether a value of an axis is promised, in a case of these dtypes. promised: None for mine."""
+        promised = getattr(self, name) if promised is None else promised
+        if name in DTYPE_AXES and value == case.dtype and AS_Q in promised:
+            return True
+        as_gate = name == "dt_bias" and value == case.gates.dtype and AS_GATE in promised
+        return as_gate or bool(_AXIS[name].takes(promised, value))
 
     @functools.cached_property
     def heads(self) -> tuple[tuple[int, int], ...]:
