@@ -146,7 +146,7 @@ def asked(case: Case) -> Iterator[tuple[str, Any]]:
     if takes_either_form(case):
         yield "raw_gates", case.raw_gates
     if kind in ("recurrent", "update"):
-        yield "beta", "given" if passes_beta(case) else NONE
+        yield "no_beta", not passes_beta(case)
     if passes_beta(case):
         dtype = dtype_of(case, "beta")
         yield "mixed_beta", dtype != case.gates.dtype
@@ -159,4 +159,4 @@ def asked(case: Case) -> Iterator[tuple[str, Any]]:
         yield "dt_bias", NONE if operands.dt_bias == NONE else dtype_of(case, "dt_bias")
         yield "A_log", operands.A_log
     if kind in ("decode", "verify") and case.gates.lower_bound is None:
-        yield "softplus", "default" if operands.plain_softplus else "given"
+        yield "softplus", not operands.plain_softplus

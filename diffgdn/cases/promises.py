@@ -60,8 +60,8 @@ class Promises(Record):
     where a case has something to say about it: `cu_dtype` where there are cu_seqlens, `boundary` in extend.
 
     Dtypes: `dtype` of q, k, v and o, `state_dtype` of states, `gate_dtype` of g and beta or a and b; the two
-    may name "q", the dtype of q. `mixed_qkv`, whether k and v may have another dtype than q; `mixed_beta`,
-    beta or b than g or a; `A_log` and `dt_bias` list the dtypes of these, beside raw gates, for dt_bias also
+    may name "q", the dtype of q. `mixed_qkv`, k and v of another dtype than q; `mixed_beta`, beta or b
+    than g or a; `A_log` and `dt_bias` list the dtypes of these, beside raw gates, for dt_bias also
     "q", "gate" (the dtype of a) and "none" (it is not passed).
 
     Sizes: `K` and `V`, and `square`, whether K == V; `H`, `HV` and `ratio`, HV // H; `chunk_size`.
@@ -78,9 +78,10 @@ class Promises(Record):
 
     Options: `l2norm`; `scale`, "default" (None) or "given"; `initial_state`, whether one is passed;
     `inplace`, `final`, `boundary`, `batch_invariant`; `raw_gates` and `raw_beta` (extend, recurrent);
-    `neg_eigval`, whether a raw beta there means 2 sigmoid(b); `beta`, "given" or "none" (recurrent, update);
-    `bounded`, whether raw kda gates have a `lower_bound`, and which; `softplus`, "default" or "given" (decode,
-    verify); `steps`, whether update keeps the state after each step; `tree`, trees where steps are kept.
+    `neg_eigval`, a raw beta there that means 2 sigmoid(b); `no_beta`, none passed (recurrent, update);
+    `bounded`, whether raw kda gates have a `lower_bound`, and which; `softplus`, one of other numbers than 1
+    and 20 (decode, verify); `steps`, whether update keeps the state after each step; `tree`, trees where
+    steps are kept.
 
     `operations` holds, by name of an operation, fields that are otherwise there.
 
@@ -124,14 +125,14 @@ class Promises(Record):
     )
     steps: tuple[bool, ...] = _either()
     tree: tuple[bool, ...] = _either()
-    mixed_qkv: tuple[bool, ...] = _either()
-    mixed_beta: tuple[bool, ...] = _either()
+    mixed_qkv: bool = _may()
+    mixed_beta: bool = _may()
     A_log: tuple[str, ...] = _words(*DTYPES)
     dt_bias: tuple[str, ...] = _words(*DTYPES, AS_Q, AS_GATE, "none")
     raw_beta: tuple[bool, ...] = _either()
-    neg_eigval: tuple[bool, ...] = _either()
-    beta: tuple[str, ...] = _words("given", "none")
-    softplus: tuple[str, ...] = _words("default", "given")
+    neg_eigval: bool = _may()
+    no_beta: bool = _may()
+    softplus: bool = _may()
     operations: Mapping[str, Mapping[str, Any]] | Own = ()
 
     def __post_init__(self) -> None:
@@ -163,6 +164,21 @@ class Promises(Record):
         Raises ValueError if nothing is left of it, which names the fields that do not go together.
         """
         return _of(self, op)
+
+    def narrowed(self, fields: Mapping[str, Mapping[str, Any]]) -> Promises:
+        """Return promises that take no more than these fields of operations, by name, leave of each axis.
+
+        Where they leave nothing of it, it stays as it is.
+        """
+        tables = {op: dict(table) for op, table in self._own()}
+        for op, limits in fields.items():
+            own, table = self._with_own(op), tables.setdefault(op, {})
+            for name, left in limits.items():
+                promised = getattr(own, name)
+                if isinstance(left, tuple):
+                    left = tuple(value for value in promised if value in left) or promised
+                table[name] = left
+        return replace(self, operations=tables)
 
     def _own(self) -> Own:
         assert isinstance(self.operations, tuple)  # since it was read

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from diffgdn.cases.case import Case, Gates, Pool, Values
-from diffgdn.search import pool_moves
+from diffgdn.search import operand_moves, pool_moves
 from diffgdn.search.changes import changed, smaller_numbers, with_lengths
 
 SIMPLEST_DIM = 16
@@ -294,6 +294,7 @@ MOVES = (
     pool_moves.pool,
     _parents,
     _flags,
+    operand_moves.operands,
     gates,
     values,
     order,

@@ -27,7 +27,7 @@ CASE = {
 GATES = {"gate_dtype": "dtype", "bounded": "lower_bound", "lower_bound": "lower_bound", "raw_gates": "raw"}
 POOL = {"state_dtype": "dtype", "pitch": "pitch"}
 # Axes of the record of operands, which goes back as a whole, with the gates' form that it goes with.
-OPERANDS = ("mixed_qkv", "mixed_beta", "A_log", "dt_bias", "raw_beta", "neg_eigval", "beta", "softplus")
+OPERANDS = ("mixed_qkv", "mixed_beta", "A_log", "dt_bias", "raw_beta", "neg_eigval", "no_beta", "softplus")
 
 
 def inside(candidate: Case, best: Case, promises: Promises) -> Case | None:

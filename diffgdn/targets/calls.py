@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from diffgdn.cases.case import Case
+from diffgdn.cases.operand_options import EITHER_FORM
+from diffgdn.cases.operations import OPERATIONS
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.results import by_name, returned_names
 
@@ -37,8 +39,23 @@ NATIVE = {
     "gdn.recurrent": frozenset({"output_final_state"}),
     "kda.extend": frozenset({"output_intermediate_states"}),
 }
-# Keywords of raw gates and beta where these are a choice: passed where a case makes it.
-CHOSEN = frozenset({"A_log", "dt_bias", "lower_bound", "beta_is_raw", "allow_neg_eigval"})
+# Keywords that extend and recurrent are passed where a case has raw gates or beta, and what a function that
+# does not name one leaves of an axis of promises.
+CHOSEN = {
+    "A_log": ("raw_gates", (False,)),
+    "beta_is_raw": ("raw_beta", (False,)),
+    "allow_neg_eigval": ("neg_eigval", False),
+}
+
+
+def unspoken(op: str, accepts: frozenset[str] | None) -> dict[str, Any]:
+    """Return fields of promises for the keywords of CHOSEN that a function does not take.
+
+    accepts: its parameters, None for any.
+    """
+    if accepts is None or OPERATIONS[op].kind not in EITHER_FORM:
+        return {}
+    return {axis: left for keyword, (axis, left) in CHOSEN.items() if keyword not in accepts}
 
 
 def keywords(case: Case, arguments: Arguments) -> dict[str, Any]:
@@ -134,9 +151,7 @@ def _update(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 
 def _sigmoid_gating(case: Case, arguments: Arguments) -> dict[str, Any]:
-    tensors: dict[str, Any] = {
-        name: arguments[name] for name in ("A_log", "a", "q", "k", "v", "b")
-    }
+    tensors: dict[str, Any] = {name: arguments[name] for name in ("A_log", "a", "q", "k", "v", "b")}
     out = {
         **tensors,
         "dt_bias": arguments.get("dt_bias"),
@@ -150,9 +165,7 @@ def _sigmoid_gating(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 
 def _packed_decode(case: Case, arguments: Arguments) -> dict[str, Any]:
-    out: dict[str, Any] = {
-        name: arguments[name] for name in ("mixed_qkv", "a", "b", "A_log", "out")
-    }
+    out: dict[str, Any] = {name: arguments[name] for name in ("mixed_qkv", "a", "b", "A_log", "out")}
     out |= {
         "dt_bias": arguments.get("dt_bias"),
         "initial_state": arguments["state"],

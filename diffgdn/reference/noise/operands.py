@@ -140,7 +140,11 @@ def _of_scaled_softplus(
     Args:
         x: a + dt_bias, float64. rate: exp(A_log), in the working precision. of_x: absolute errors of x.
     """
-    factor, threshold, unit = case.operands.softplus_beta, case.operands.softplus_threshold, sizes["gate"].unit
+    factor, threshold, unit = (
+        case.operands.softplus_beta,
+        case.operands.softplus_threshold,
+        sizes["gate"].unit,
+    )
     z = factor * x
     curved = z <= threshold
     level = torch.where(curved, torch.sigmoid(z), 1.0).to(draws.dtype)
