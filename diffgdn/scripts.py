@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from diffgdn.backend import selection
 from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
 from diffgdn.cases.lay import Lay
+from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.prelude import Call
 from diffgdn.cases.sparsity import Only
 from diffgdn.cases.trace import Trace
 from diffgdn.cases.trace_steps import Step
 from diffgdn.verdict.question import question_of
 
-__all__ = ["Call", "Case", "Edit", "Gates", "Lay", "Only", "Pool", "Step", "Trace", "Values", "ask"]
+__all__ = ["Call", "Case", "Edit", "Gates", "Lay", "Only", "Operands", "Pool", "Step", "Trace", "Values", "ask"]
 
 
 def ask(call: Call, target: str, backend: str, before: Sequence[Call] = ()) -> int:

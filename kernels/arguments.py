@@ -187,12 +187,12 @@ def values_of_indices(name, x, rows, distinct, of):
 def qkv(q, k, v):
     """Check q, k [B, T, H, K] and v [B, T, HV, V] against each other; return B, T, H, HV, K, V.
 
-    All three in one dtype of fp32, bf16 and fp16, HV % H == 0, K and V from 1 to MAX_HEAD_DIM, the last
+    Each in fp32, bf16 or fp16, HV % H == 0, K and V from 1 to MAX_HEAD_DIM, the last
     dimension contiguous.
     """
     tensor("q", q, FLOATS, ndim=4)
-    tensor("k", k, (q.dtype,), ndim=4)
-    tensor("v", v, (q.dtype,), ndim=4)
+    tensor("k", k, FLOATS, ndim=4)
+    tensor("v", v, FLOATS, ndim=4)
     B, T, H, K = q.shape
     shape("k", k, "[B, T, H, K], that of q,", (B, T, H, K))
     if v.shape[:2] != (B, T):
@@ -238,3 +238,45 @@ def per_head(name, x, numel, axes, dtypes):
     if x.numel() != numel:
         raise wrong_value(name, f"{numel} elements, {axes}", f"{x.numel()} (shape {tuple(x.shape)})")
     return x.reshape(-1).contiguous()  # one axis with a stride is flat, but not contiguous
+
+
+def gate_weights(A_log, dt_bias, HV, K):
+    """Check what raw gates come with, and return both flat and contiguous: A_log, HV elements, and dt_bias.
+
+    dt_bias: HV elements, with K (kda) HV * K, or None for zeros. Both in fp32, bf16 or fp16.
+    """
+    A_log = per_head("A_log", A_log, HV, "[HV]", FLOATS)
+    if dt_bias is not None:
+        size, axes = (HV, "[HV]") if K is None else (HV * K, "[HV, K]")
+        dt_bias = per_head("dt_bias", dt_bias, size, axes, FLOATS)
+    return A_log, dt_bias
+
+
+def gates(g, beta, dtype, sizes, K, A_log, dt_bias, lower_bound, beta_is_raw, allow_neg_eigval):
+    """Check g and beta, given or raw, and return A_log, dt_bias and lower_bound as kernels take them.
+
+    g [*sizes] or, with K (kda), [*sizes, K], beta [*sizes] or None, in fp32 or `dtype`, that of q. With A_log
+    g is the raw gate; dt_bias and lower_bound (kda) are for that alone, allow_neg_eigval for a raw beta.
+    """
+    floats = (torch.float32, dtype)
+    if K is None:
+        per_token("g", g, "[B, T, HV]", sizes, floats)
+    else:
+        per_token("g", g, "[B, T, HV, K]", (*sizes, K), floats)
+    if beta is not None:
+        per_token("beta", beta, "[B, T, HV]", sizes, floats)
+    flag("beta_is_raw", beta_is_raw)
+    flag("allow_neg_eigval", allow_neg_eigval)
+    if beta_is_raw and beta is None:
+        raise wrong_value("beta_is_raw", "False without beta", beta_is_raw)
+    if allow_neg_eigval and not beta_is_raw:
+        raise wrong_value("allow_neg_eigval", "False unless beta_is_raw", allow_neg_eigval)
+    if A_log is None:
+        for name, value in (("dt_bias", dt_bias), ("lower_bound", lower_bound)):
+            if value is not None:
+                raise wrong_value(
+                    name, "None without A_log, where g is the log decay itself", type(value).__name__
+                )
+        return None, None, None
+    A_log, dt_bias = gate_weights(A_log, dt_bias, sizes[-1], K)
+    return A_log, dt_bias, None if lower_bound is None else number("lower_bound", lower_bound)

@@ -16,6 +16,7 @@ INTERPRETED = not isinstance(tl.sum, triton.runtime.JITFunction)
 # Inside the square root of l2norm, as in the formula x / sqrt(sum(x^2) + eps).
 L2NORM_EPS = tl.constexpr(1e-6)
 LARGEST = tl.constexpr(3.4028234663852886e38)  # fp32 number
+LINEAR = tl.constexpr(40.0)  # from here on softplus(x) is x in fp32, and exp(x) far from its end
 
 
 @triton.jit
@@ -32,6 +33,19 @@ def sigmoid(x):
 
 
 @triton.jit
+def write_strength(b_b, NEG_EIGVAL: tl.constexpr):
+    """Return beta of a raw one: sigmoid(b), with NEG_EIGVAL 2 sigmoid(b), so that I - beta k k^T may reflect.
+
+    A state matrix with negative eigenvalues: Grazzi et al. 2024, "Unlocking State-Tracking in Linear RNNs
+    Through Negative Eigenvalues".
+    """
+    b_beta = sigmoid(b_b)
+    if NEG_EIGVAL:
+        b_beta = 2.0 * b_beta
+    return b_beta
+
+
+@triton.jit
 def softplus(x, beta, threshold):
     """Return log(1 + exp(beta x)) / beta, and x itself where beta x is past the threshold. beta > 0.
 
@@ -39,6 +53,7 @@ def softplus(x, beta, threshold):
     e (Goldberg 1991, "What Every Computer Scientist Should Know About Floating-Point Arithmetic", theorem 4).
     """
     bx = x * beta
+    threshold = tl.minimum(threshold, LINEAR)
     e = tl.exp(tl.minimum(bx, threshold))
     u = 1.0 + e
     flat = u == 1.0

@@ -16,13 +16,13 @@ def fused_recurrent_gated_delta_rule_packed_decode(
     k^T; out = scale S q.
 
     mixed_qkv [B, 2 H K + HV V]: q, k and v of a token side by side. a, b [B, HV]. A_log and dt_bias: HV
-    elements. scale: None for K^-0.5. initial_state [slots, HV, V, K]: the pool, whose shape says what HV, V
-    and K are; slot ssm_state_indices[n] is updated in place. out [B, 1, HV, V] is written. A negative index
-    is padding: its row of out is zero, no state is written. Dtypes: mixed_qkv and out the same of bf16, fp16,
-    fp32; a, b and dt_bias that or fp32; A_log fp32; the pool any of the three. Any strides, past 2^31
-    elements too, save in the last dimension of mixed_qkv, a, b, out and the pool. batch_invariant: the bits
-    of a sequence do not depend on the batch it is in. validate: check the values of the indices too (None: on
-    CPU only).
+    elements; dt_bias None for zeros. scale: None for K^-0.5. initial_state [slots, HV, V, K]: the pool, whose
+    shape says what HV, V and K are; slot ssm_state_indices[n] is updated in place. out [B, 1, HV, V] is
+    written. A negative index is padding: its row of out is zero, no state is written. Dtypes: mixed_qkv and
+    out the same of bf16, fp16, fp32; a and b that or fp32; A_log, dt_bias and the pool any of the three. Any
+    strides, past 2^31 elements too, save in the last dimension of mixed_qkv, a, b, out and the pool.
+    batch_invariant: the bits of a sequence do not depend on the batch it is in. validate: check the values of
+    the indices too (None: on CPU only).
 
     Returns (out, initial_state). Raises ValueError or TypeError before anything is written.
     """
@@ -80,8 +80,7 @@ def _packed_decode(
     if kda and a.ndim == 2:
         a = a.unflatten(-1, (HV, K))
     check.per_token("b", b, "[B, HV]", (B, HV), floats)
-    A_log = check.per_head("A_log", A_log, HV, "[HV]", (torch.float32,))
-    dt_bias = check.per_head("dt_bias", dt_bias, HV * K if kda else HV, "[HV, K]" if kda else "[HV]", floats)
+    A_log, dt_bias = check.gate_weights(A_log, dt_bias, HV, K if kda else None)
     scale = check.scale_or_default(scale, K)
     check.tensor("out", out, (mixed_qkv.dtype,), ndim=4)
     check.shape("out", out, "[B, 1, HV, V]", (B, 1, HV, V))
@@ -113,7 +112,7 @@ def _packed_decode(
     )
     launch(
         q, k, v, a.unsqueeze(1), b.unsqueeze(1), out, kda=kda, h0=pool, ht=pool, h_indices=indices,
-        scale=scale, l2norm=l2norm, raw=True, A_log=A_log, dt_bias=dt_bias, lower_bound=lower_bound,
+        scale=scale, l2norm=l2norm, raw_beta=True, A_log=A_log, dt_bias=dt_bias, lower_bound=lower_bound,
         zero_padded=True, batch_invariant=batch_invariant,
     )  # fmt: skip
     return out, pool

@@ -37,10 +37,10 @@ def fused_recurrent_gated_delta_rule_update(
     token retrieve_parent_token[n, i], which is from 0 to i - 1; entry 0 is not read. A branch is recomputed
     from the initial state in fp32, never read back from the buffer.
 
-    Dtypes: q, k, v one of bf16, fp16, fp32; g and beta that or fp32; states any of the three, rounded once,
-    when stored. disable_output_calculation: o is then a zero of shape [1, 1, 1, 1]. batch_invariant: the bits
-    of a sequence do not depend on the batch it is in. validate: check the values of cu_seqlens, indices and
-    parents too (None: on CPU only).
+    Dtypes: q, k, v each one of bf16, fp16, fp32; g and beta q's or fp32; states any of the three, rounded
+    once, when stored. disable_output_calculation: o is then a zero of shape [1, 1, 1, 1]. batch_invariant:
+    the bits of a sequence do not depend on the batch it is in. validate: check the values of cu_seqlens,
+    indices and parents too (None: on CPU only).
 
     Returns o [B, T, HV, V] in q's dtype, zero past cu_seqlens[-1].
     Raises ValueError or TypeError, before anything is written, for arguments that do not fit together.
@@ -78,18 +78,15 @@ def fused_sigmoid_gating_delta_rule_update(
     + dt_bias)); beta = sigmoid(b). softplus(x) = log(1 + exp(softplus_beta x)) / softplus_beta, and x where
     softplus_beta x is past softplus_threshold. All of it in fp32.
 
-    A_log: HV elements, fp32. dt_bias: HV elements, for is_kda HV * K; both with any strides. a: [tokens, HV]
+    A_log: HV elements. dt_bias: HV elements, for is_kda HV * K, or None for zeros. Both in fp32, bf16 or
+    fp16, with any strides. a: [tokens, HV]
     or [B, T, HV]; for is_kda [tokens, HV * K], [tokens, HV, K], [B, T, HV * K] or [B, T, HV, K]. b: [tokens,
-    HV] or [B, T, HV]. a, b and dt_bias in fp32 or q's dtype. Everything else as in
+    HV] or [B, T, HV]. a and b in fp32 or q's dtype. Everything else as in
     fused_recurrent_gated_delta_rule_update.
     """
     B, T, H, HV, K, V = check.qkv(q, k, v)
     check.flag("is_kda", is_kda)
-    channels = HV * K if is_kda else HV
-    A_log = check.per_head("A_log", A_log, HV, "[HV]", (torch.float32,))
-    dt_bias = check.per_head(
-        "dt_bias", dt_bias, channels, "[HV, K]" if is_kda else "[HV]", (torch.float32, q.dtype)
-    )
+    A_log, dt_bias = check.gate_weights(A_log, dt_bias, HV, K if is_kda else None)
     a = _raw("a", a, B, T, HV, K if is_kda else None, q.dtype)
     b = _raw("b", b, B, T, HV, None, q.dtype)
     if lower_bound is not None:
@@ -108,7 +105,7 @@ def fused_sigmoid_gating_delta_rule_update(
     )  # fmt: skip
     o = q.new_empty(v.shape)
     launch(
-        q, k, v, a, b, o, kda=is_kda, raw=True, A_log=A_log, dt_bias=dt_bias, lower_bound=lower_bound,
+        q, k, v, a, b, o, kda=is_kda, raw_beta=True, A_log=A_log, dt_bias=dt_bias, lower_bound=lower_bound,
         softplus_beta=softplus_beta, softplus_threshold=softplus_threshold, **options,
     )  # fmt: skip
     return o

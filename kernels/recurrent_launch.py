@@ -18,16 +18,16 @@ def packed_tokens(x, cu_seqlens):
 
 def launch(
     q, k, v, g, beta, o, *, kda, h0=None, ht=None, h_indices=None, cu_seqlens=None, cache=None,
-    cache_indices=None, cache_steps=0, parents=None, scale, l2norm=False, raw=False, A_log=None, dt_bias=None,
-    lower_bound=None, softplus_beta=1.0, softplus_threshold=20.0, kv=False, zero_padded=False,
-    batch_invariant=False,
+    cache_indices=None, cache_steps=0, parents=None, scale, l2norm=False, raw_beta=False, neg_eigval=False,
+    A_log=None, dt_bias=None, lower_bound=None, softplus_beta=1.0, softplus_threshold=20.0, kv=False,
+    zero_padded=False, batch_invariant=False,
 ):  # fmt: skip
     """Run all sequences of q, k [B, T, H, K], v, o [B, T, HV, V], g, beta [B, T, HV] (kda: g [B, T, HV, K]).
 
-    g: natural log decay, or with raw the raw gate; beta, raw likewise, None for ones. Written: o (None: not
-    wanted), ht (h0 itself, or a tensor apart) and cache [rows, steps, HV, V, K], its first cache_steps steps.
-    The rest as the public functions have it. Nothing is checked, and nothing is copied but by packed_tokens,
-    and cu_seqlens where it has a stride.
+    g: natural log decay, or with A_log the raw gate; beta, None for ones. Written: o (None: not wanted), ht
+    (h0 itself, or a tensor apart) and cache [rows, steps, HV, V, K], its first cache_steps steps. The rest as
+    the public functions have it. Nothing is checked, and nothing is copied but by
+    packed_tokens, and cu_seqlens where it has a stride.
     """
     q, k, v, g, beta, flat_o = (packed_tokens(x, cu_seqlens) for x in (q, k, v, g, beta, o))
     B, T, H, K = k.shape
@@ -55,8 +55,8 @@ def launch(
         K=K, V=V, BK=BK, BV=tile.BV, WHOLE_ROWS=V % tile.BV == 0, WHOLE_COLUMNS=K == BK,
         ALIGNED=all(is_aligned(x, batch_invariant) for x in rows_read),
         PACKED_ROWS=all(x.shape[-2] == 1 or x.stride(-2) == row for x in states),
-        KV=kv, KDA=kda, L2NORM=l2norm, RAW_BETA=raw,
-        GATE=GIVEN.value if not raw else SOFTPLUS.value if lower_bound is None else BOUNDED.value,
+        KV=kv, KDA=kda, L2NORM=l2norm, RAW_BETA=raw_beta, NEG_EIGVAL=neg_eigval,
+        GATE=GIVEN.value if A_log is None else SOFTPLUS.value if lower_bound is None else BOUNDED.value,
         ONE_TOKEN=cu_seqlens is None and T == 1, FINAL_APART=final_apart, ZERO_PADDED=zero_padded,
     )  # fmt: skip
     grid = (N * HV * triton.cdiv(V, tile.BV),)

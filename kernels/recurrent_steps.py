@@ -5,7 +5,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from .device import bounded_gate, l2norm, sigmoid, softplus_gate
+from .device import bounded_gate, l2norm, softplus_gate, write_strength
 
 # How the log decay and beta arrive.
 GIVEN = tl.constexpr(0)  # as they are used
@@ -28,6 +28,7 @@ class Variant(NamedTuple):
     KDA: bool
     GATE: int  # GIVEN, SOFTPLUS or BOUNDED
     RAW_BETA: bool
+    NEG_EIGVAL: bool  # a raw beta is 2 sigmoid(b)
     L2NORM: bool
     ONE_TOKEN: bool  # dense with T = 1
     FINAL_APART: bool  # ht is not h0: every row of it is written, those of empty sequences too
@@ -169,7 +170,7 @@ def advance(b_h, token, p_beta, gate, gate_numbers, rows, columns, VARIANT: tl.c
     if p_beta is not None:
         b_beta = tl.load(p_beta).to(tl.float32)
         if VARIANT.RAW_BETA:
-            b_beta = sigmoid(b_beta)
+            b_beta = write_strength(b_beta, VARIANT.NEG_EIGVAL)
         b_d = b_d * b_beta
     # One rounding order in every copy of the state that the compiler keeps (two for BK = 16, BV = 1):
     # contracted each in its own way they drift apart, and d, taken from one, no longer corrects the other.

@@ -10,7 +10,7 @@ from hypothesis.errors import InvalidArgument
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.cases.promises import EVERYTHING, Promises
-from diffgdn.strategies import geometries, inside, laws, memory, sizes
+from diffgdn.strategies import geometries, inside, laws, memory, operand_draws, operand_forms, sizes
 from diffgdn.strategies.batch_layout import Batch, among, draw_batch, rarely, whole
 from diffgdn.strategies.informative import LEFT_AS_DRAWN, make_informative
 from diffgdn.strategies.menu import BACKENDS, STATES, Build, Menu, builds, exactable, options, promised
@@ -63,7 +63,11 @@ def cases(
         chosen = builds(op, backend, own)
     else:
         names = tuple(options(op, backend))
-        entries = [build for build in menu.entries(op) if inside.takes_build(op, build, names, own)]
+        entries = [
+            build
+            for build in menu.entries(op)
+            if inside.takes_build(op, build, names, own) and operand_forms.takes_build(op, build, own)
+        ]
         if not entries:
             raise InvalidArgument(f"menu: no entry for {op!r} lies inside the promises; draw it with them")
         chosen = st.sampled_from(entries)
@@ -117,6 +121,7 @@ def _cases(
     case = _assemble(op, build, batch, H, HV, gates, values)
     order = draw(among(*ORDERS)) if backend == "interpret" else Case.order
     case = replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)), order=order)
+    case = operand_draws.drawn(draw, case, backend, own)
     case = memory.with_lays(draw, case, build, backend, own)
     return make_informative(case, own) if informed else case
 
@@ -147,6 +152,7 @@ def _assemble(op: str, build: Build, batch: Batch, H: int, HV: int, gates: Gates
         final=build.final,
         batch_invariant=build.batch_invariant,
         parents=batch.parents,
+        operands=build.operands,
     )
 
 

@@ -87,7 +87,8 @@ def draw_gates(
     else:
         at = draw(whole(0, max(0, longest - 1)))
     at = max(0, min(at, longest - 1))
-    beta = draw(among(*(BETAS_RAW if operation.raw_gates or build.raw else BETAS)))
+    raw = operation.raw_gates or build.raw or build.operands.beta == "raw"
+    beta = draw(among(*(BETAS_RAW if raw else BETAS)))
     bound = draw(among(*inside.bounds(own, BOUNDS)))
     if exact:
         law = "zero" if law == "zero" or build.bounded else "exact"  # a bounded gate is never below its bound
@@ -107,7 +108,8 @@ def draw_values(draw: st.DrawFn, build: Build, exact: bool) -> Values:
     """Draw the laws of q, k, v and the initial state. exact: those under which all numbers can be exact."""
     law, seed = draw(among(*VALUES)), draw(whole(0, SEEDS))
     state = draw(among("law", "law", "law", "zero"))
-    limits = EXPONENTS_HALF if "float16" in (build.dtype, build.state_dtype) else EXPONENTS
+    dtypes = (build.dtype, build.state_dtype, build.operands.k, build.operands.v)
+    limits = EXPONENTS_HALF if "float16" in dtypes else EXPONENTS
     scaled = {name: (draw(rarely(4)), draw(whole(-limits[name], limits[name]))) for name in "vq"}
     v, q = (exponent if wanted and not exact else 0 for wanted, exponent in scaled.values())
     return Values("exact" if exact else law, seed, v, q, state if build.given else "none")

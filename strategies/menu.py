@@ -16,9 +16,10 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
+from diffgdn.cases.operand_options import USUAL, Operands
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import EVERYTHING, Promises
-from diffgdn.strategies import inside
+from diffgdn.strategies import inside, operand_forms
 
 BACKENDS = ("interpret", "gpu")
 MOST_DRAWS = 400  # of builds for one operation of a menu
@@ -47,6 +48,7 @@ class Build:
     bounded: kda's gate with a lower bound. odd_pitch: slots of the pool are not 16 bytes aligned. given: an
     initial state is passed. crowded: so many states that launchers may take another tile. lay: "even", or in
     every case "odd", arguments that are not 16 bytes aligned, or "rows", rows of states that lie apart.
+    operands: those that are not the usual ones, on a GPU.
     """
 
     K: int = 16
@@ -73,6 +75,7 @@ class Build:
     batch_invariant: bool = False
     crowded: bool = False
     lay: str = "even"
+    operands: Operands = USUAL
 
     @property
     def can_be_exact(self) -> bool:
@@ -255,15 +258,18 @@ class Menu:
             rng = random.Random(f"{seed}/{op}")
             table = options(op, backend, own)
             names = tuple(options(op, backend))
-            found = {published(op)} if inside.takes_build(op, published(op), names, own) else set()
+            model = operand_forms.fitted_build(op, published(op), own)
+            found = {model} if inside.takes_build(op, model, names, own) else set()
             for attempt in range(MOST_DRAWS):
                 if len(found) >= per_operation:
                     break
                 build = make(op, {name: rng.choice(values) for name, values in table.items()}, own)
+                build = operand_forms.fitted_build(op, build, own)
                 # Where little is promised there may be no balance, and fewer builds than are wanted.
                 if not found or _balanced(found, build, per_operation) or attempt >= MOST_DRAWS // 2:
                     found.add(build)
-            drawn.append((op, tuple(sorted(found, key=_simplicity))))
+            builds = operand_forms.varied(op, sorted(found, key=_simplicity), seed, own)
+            drawn.append((op, tuple(sorted(builds, key=_simplicity))))
         return cls(seed=seed, backend=backend, builds=tuple(drawn))
 
     def entries(self, op: str) -> tuple[Build, ...]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffgdn.cases import operand_options
 from diffgdn.cases.case_checks import LATER_GATE_LAWS, check
 from diffgdn.cases.json_record import Record, read, require
 from diffgdn.cases.lay import Lay
@@ -71,7 +72,8 @@ class Gates(Record):
     whatever the strength: over the range that checkpoints hold, and where exp(A_log) overflows or is 0.
 
     `lower_bound` (kda, raw gates) selects g = lower_bound * sigmoid(exp(A_log) * (a + dt_bias)). With `raw`,
-    kda.extend gets the raw gate, A_log, dt_bias and raw beta in place of g and beta.
+    extend and recurrent get the raw gate, A_log, dt_bias and raw beta in place of g and beta; `Operands` says
+    what of these is otherwise.
     """
 
     law: str = "zero"
@@ -215,8 +217,21 @@ class Case(Record):
 
     @property
     def raw_gates(self) -> bool:
-        """Tell whether the kernel gets raw gates (a, b, A_log, dt_bias) in place of g and beta."""
-        return self.operation.raw_gates or (self.op == "kda.extend" and self.gates.raw)
+        """Tell whether the kernel gets raw gates (a, A_log, dt_bias) in place of g."""
+        return self.operation.raw_gates or self.gates.raw
+
+    @property
+    def raw_beta(self) -> bool:
+        """Tell whether the kernel gets raw beta (b) in place of beta."""
+        return operand_options.raw_beta(self)
+
+    @property
+    def decay_and_beta(self) -> tuple[str, ...]:
+        """Name the operands of each token that say how it decays the state and how much it writes: g or a,
+        and beta or b if there is one.
+        """
+        beta = ("b" if self.raw_beta else "beta",) if operand_options.passes_beta(self) else ()
+        return ("a" if self.raw_gates else "g", *beta)
 
     @property
     def keeps_steps(self) -> bool:
@@ -266,7 +281,8 @@ class Case(Record):
         key = {"tokens": self.total, "heads": self.H, "K": self.K}
         sizes = {"q": key, "k": key, "v": {**per_token, "V": self.V}}
         sizes["g"] = {**per_token, "K": self.K} if self.operation.is_kda else per_token
-        sizes["beta"] = per_token
+        if operand_options.passes_beta(self):
+            sizes["beta"] = per_token
         if self.values.state == "law":
             state = {"sequences": len(self.lens), "heads": self.HV, "V": self.V, "K": self.K}
             sizes["state"] = state
@@ -286,7 +302,8 @@ class Case(Record):
         """
         needed = [version for name, version in ADDED.items() if getattr(self, name) != _defaults()[name]]
         laws = [2] * (self.values.law == "zero") + [3] * (self.gates.law in LATER_GATE_LAWS)
-        return max([1, *needed, *laws])
+        raw = [4] * (self.gates.raw and self.op != "kda.extend")
+        return max([1, *needed, *laws, *raw])
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict of all fields, defaults included, and `format_version`."""

@@ -188,10 +188,10 @@ def _check_gates(case: Case) -> None:
             f"gates.lower_bound: raw kda gates and < 0, got {gates}",
         )
     require(
-        not gates.raw or case.op == "kda.extend",
-        f"gates.raw: only kda.extend takes either form, got {case.op}",
+        not gates.raw or operand_options.takes_either_form(case),
+        f"gates.raw: only extend and recurrent take either form, got {case.op}",
     )
-    if case.raw_gates:
+    if case.raw_beta:
         require(gates.beta != "two", "gates.beta: a sigmoid cannot be 2")
 
 

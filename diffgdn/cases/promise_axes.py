@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diffgdn.cases import lay, spans
+from diffgdn.cases import lay, operand_options, spans
 from diffgdn.cases.case_checks import MAX_TREE_STEPS
 from diffgdn.cases.json_record import require
 from diffgdn.cases.spans import Numbers, Span
@@ -159,6 +159,7 @@ def asked(case: Case) -> Iterator[tuple[str, Any]]:
     yield from _slots(case)
     yield from _options(case)
     yield from lay.asked(case)
+    yield from operand_options.asked(case)
 
 
 def _sizes(case: Case) -> Iterator[tuple[str, Any]]:
@@ -221,8 +222,6 @@ def _options(case: Case) -> Iterator[tuple[str, Any]]:
         yield "inplace", case.inplace
     if kind == "extend":
         yield "boundary", case.boundary
-    if case.op == "kda.extend":
-        yield "raw_gates", case.gates.raw
     if case.operation.is_kda and case.raw_gates:
         yield "bounded", case.gates.lower_bound is not None
         if case.gates.lower_bound is not None:

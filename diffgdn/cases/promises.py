@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from diffgdn.cases.case import Case
 
 AS_Q = "q"  # a dtype: that of q
+AS_GATE = "gate"  # that of a
 MOST_HEADS = 1024
+DTYPE_AXES = ("state_dtype", "gate_dtype", "dt_bias")  # that may name the dtype of q
 ENDLESS = 1 << 40
 Own = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]  # fields of operations, as pairs, which hash
 OUTSIDE = "outside the promises: "  # where a reason is given why a case is not run
@@ -59,7 +61,9 @@ class Promises(Record):
     where a case has something to say about it: `cu_dtype` where there are cu_seqlens, `boundary` in extend.
 
     Dtypes: `dtype` of q, k, v and o, `state_dtype` of states, `gate_dtype` of g and beta or a and b; the two
-    may name "q", the dtype of q.
+    may name "q", the dtype of q. `mixed_qkv`, k and v of another dtype than q; `mixed_beta`, beta or b
+    than g or a; `A_log` and `dt_bias` list the dtypes of these, beside raw gates, for dt_bias also
+    "q", "gate" (the dtype of a) and "none" (it is not passed).
 
     Sizes: `K` and `V`, and `square`, whether K == V; `H`, `HV` and `ratio`, HV // H; `chunk_size`.
 
@@ -76,9 +80,11 @@ class Promises(Record):
     `spare_steps`, a buffer of more steps than the longest draft.
 
     Options: `l2norm`; `scale`, "default" (None) or "given"; `initial_state`, whether one is passed;
-    `inplace`, `final`, `boundary`, `batch_invariant`; `raw_gates` (kda.extend); `bounded`, whether raw kda
-    gates have a `lower_bound`, and which; `steps`, whether update keeps the state after each step; `tree`,
-    trees where steps are kept.
+    `inplace`, `final`, `boundary`, `batch_invariant`; `raw_gates` and `raw_beta` (extend, recurrent);
+    `neg_eigval`, a raw beta there that means 2 sigmoid(b); `no_beta`, none passed (recurrent, update);
+    `bounded`, whether raw kda gates have a `lower_bound`, and which; `softplus`, one of other numbers than 1
+    and 20 (decode, verify); `steps`, whether update keeps the state after each step; `tree`, trees where
+    steps are kept.
 
     `operations` holds, by name of an operation, fields that are otherwise there.
 
@@ -124,6 +130,14 @@ class Promises(Record):
     )
     steps: tuple[bool, ...] = _either()
     tree: tuple[bool, ...] = _either()
+    mixed_qkv: bool = _may()
+    mixed_beta: bool = _may()
+    A_log: tuple[str, ...] = _words(*DTYPES)
+    dt_bias: tuple[str, ...] = _words(*DTYPES, AS_Q, AS_GATE, "none")
+    raw_beta: tuple[bool, ...] = _either()
+    neg_eigval: bool = _may()
+    no_beta: bool = _may()
+    softplus: bool = _may()
     operations: Mapping[str, Mapping[str, Any]] | Own = ()
 
     def __post_init__(self) -> None:
@@ -156,6 +170,21 @@ class Promises(Record):
         """
         return _of(self, op)
 
+    def narrowed(self, fields: Mapping[str, Mapping[str, Any]]) -> Promises:
+        """Return promises that take no more than these fields of operations, by name, leave of each axis.
+
+        Where they leave nothing of it, it stays as it is.
+        """
+        tables = {op: dict(table) for op, table in self._own()}
+        for op, limits in fields.items():
+            own, table = self._with_own(op), tables.setdefault(op, {})
+            for name, left in limits.items():
+                promised = getattr(own, name)
+                if isinstance(left, tuple):
+                    left = tuple(value for value in promised if value in left) or promised
+                table[name] = left
+        return replace(self, operations=tables)
+
     def _own(self) -> Own:
         assert isinstance(self.operations, tuple)  # since it was read
         return self.operations
@@ -178,9 +207,16 @@ class Promises(Record):
             return
         for name, value in promise_axes.asked(case):
             promised = getattr(own, name)
-            as_q = name in ("state_dtype", "gate_dtype") and value == case.dtype and AS_Q in promised
-            if not as_q and not _AXIS[name].takes(promised, value):
+            if not self.takes(name, value, case, promised):
                 yield name, promised, value
+
+    def takes(self, name: str, value: Any, case: Case, promised: Any = None) -> bool:
+        """Tell whether a value of an axis is promised, in a case of these dtypes. promised: None for mine."""
+        promised = getattr(self, name) if promised is None else promised
+        if name in DTYPE_AXES and value == case.dtype and AS_Q in promised:
+            return True
+        as_gate = name == "dt_bias" and value == case.gates.dtype and AS_GATE in promised
+        return as_gate or bool(_AXIS[name].takes(promised, value))
 
     @functools.cached_property
     def heads(self) -> tuple[tuple[int, int], ...]:

@@ -18,10 +18,9 @@ def tensors(case: Case) -> dict[str, int]:
     """Count the elements of each tensor that `inputs.draw` makes, by name, padding tokens included."""
     T, gate = case.tokens, case.HV * (case.K if case.operation.is_kda else 1)
     sizes = {"q": T * case.H * case.K, "k": T * case.H * case.K, "v": T * case.HV * case.V}
+    sizes |= dict(zip(case.decay_and_beta, (T * gate, T * case.HV), strict=False))
     if case.raw_gates:
-        sizes |= {"a": T * gate, "b": T * case.HV, "A_log": case.HV, "dt_bias": gate}
-    else:
-        sizes |= {"g": T * gate, "beta": T * case.HV}
+        sizes |= {"A_log": case.HV} | ({"dt_bias": gate} if case.operands.dt_bias != "none" else {})
     if case.values.state != "none":
         sizes["state"] = len(case.lens) * case.HV * case.V * case.K
     return sizes

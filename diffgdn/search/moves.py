@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from diffgdn.cases.case import Case, Gates, Pool, Values
-from diffgdn.search import lay_moves, pool_moves
+from diffgdn.search import lay_moves, operand_moves, pool_moves
 from diffgdn.search.changes import changed, smaller_numbers, with_lengths
 
 SIMPLEST_DIM = 16
@@ -296,6 +296,7 @@ MOVES = (
     _parents,
     _flags,
     lay_moves.plainer,
+    operand_moves.operands,
     gates,
     values,
     order,

@@ -28,6 +28,8 @@ CASE = {
 }
 GATES = {"gate_dtype": "dtype", "bounded": "lower_bound", "lower_bound": "lower_bound", "raw_gates": "raw"}
 POOL = {"state_dtype": "dtype", "pitch": "pitch"}
+# Axes of the record of operands, which goes back as a whole, with the gates' form that it goes with.
+OPERANDS = ("mixed_qkv", "mixed_beta", "A_log", "dt_bias", "raw_beta", "neg_eigval", "no_beta", "softplus")
 
 
 def inside(candidate: Case, best: Case, promises: Promises) -> Case | None:
@@ -47,6 +49,9 @@ def inside(candidate: Case, best: Case, promises: Promises) -> Case | None:
 
 def _restored(axis: str, candidate: Case, best: Case) -> dict[str, Any]:
     """Return changes that give a candidate what `best` has on an axis; none if the axis is about more."""
+    if axis in OPERANDS:
+        form = {"raw": best.gates.raw, "lower_bound": best.gates.lower_bound, "dtype": best.gates.dtype}
+        return {"operands": best.operands, "dtype": best.dtype, "gates": replace(candidate.gates, **form)}
     if axis in GATES:
         own = {GATES[axis]: getattr(best.gates, GATES[axis])}
         return {"gates": replace(candidate.gates, **own)}

@@ -67,7 +67,8 @@ def get(name: str) -> Target:
     declared = _declared(name)
     found = _get(name)
     if declared is not None:
-        found.promises = declared  # type: ignore[attr-defined]
+        narrowed = found.narrowed(declared) if isinstance(found, FunctionTarget) else declared
+        found.promises = narrowed  # type: ignore[attr-defined]
     check_promises(found)
     return found
 

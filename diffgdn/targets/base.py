@@ -113,12 +113,22 @@ class FunctionTarget:
             raise TargetError(f"target {name}: layout must be 'vk' or 'kv', got {layout!r}")
         self.name, self.functions, self.layout = name, dict(functions), layout
         self._contract, self._refuses, self.promises = contract, refuses, promises
-        check_promises(self)
         self._accepts = {op: _accepted(function) for op, function in functions.items()}
+        check_promises(self)
+        self.promises = self.narrowed(promises)
 
     @property
     def operations(self) -> tuple[str, ...]:
         return tuple(self.functions)
+
+    def narrowed(self, promises: Promises) -> Promises:
+        """Return promises without what its functions have no keyword for: raw gates and raw beta."""
+        fields: dict[str, dict[str, Any]] = {}
+        for op, accepts in self._accepts.items():
+            missing = calls.unspoken(op, accepts)
+            if missing:
+                fields[op] = missing
+        return promises.narrowed(fields) if fields else promises
 
     def contract(self, op: str) -> Contract:
         return self._contract or default_contract(op)

@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from diffgdn.cases.case import Case
+from diffgdn.cases.operand_options import EITHER_FORM
+from diffgdn.cases.operations import OPERATIONS
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.results import by_name, returned_names
 
@@ -37,8 +39,23 @@ NATIVE = {
     "gdn.recurrent": frozenset({"output_final_state"}),
     "kda.extend": frozenset({"output_intermediate_states"}),
 }
-SOFTPLUS_BETA = 1.0
-SOFTPLUS_THRESHOLD = 20.0
+# Keywords that extend and recurrent are passed where a case has raw gates or beta, and what a function that
+# does not name one leaves of an axis of promises.
+CHOSEN = {
+    "A_log": ("raw_gates", (False,)),
+    "beta_is_raw": ("raw_beta", (False,)),
+    "allow_neg_eigval": ("neg_eigval", False),
+}
+
+
+def unspoken(op: str, accepts: frozenset[str] | None) -> dict[str, Any]:
+    """Return fields of promises for the keywords of CHOSEN that a function does not take.
+
+    accepts: its parameters, None for any.
+    """
+    if accepts is None or OPERATIONS[op].kind not in EITHER_FORM:
+        return {}
+    return {axis: left for keyword, (axis, left) in CHOSEN.items() if keyword not in accepts}
 
 
 def keywords(case: Case, arguments: Arguments) -> dict[str, Any]:
@@ -58,37 +75,41 @@ def keywords(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 
 def _sequence(case: Case, arguments: Arguments) -> dict[str, Any]:
-    names = ("q", "k", "v", "g", "beta")
     return {
-        **{name: arguments[name] for name in names},
+        **{name: arguments[name] for name in ("q", "k", "v")},
+        **_gates(case, arguments),
         "scale": case.scale,
         "cu_seqlens": arguments.get("cu_seqlens"),
     }
 
 
+def _gates(case: Case, arguments: Arguments) -> dict[str, Any]:
+    """Collect g and beta, given or raw, and what goes with raw ones."""
+    decay, *beta = case.decay_and_beta
+    out: dict[str, Any] = {"g": arguments[decay], "beta": arguments[beta[0]] if beta else None}
+    if case.raw_beta:
+        out["beta_is_raw"] = True
+    if case.operands.neg_eigval:
+        out["allow_neg_eigval"] = True
+    if case.raw_gates:
+        out |= {"A_log": arguments["A_log"], "dt_bias": arguments.get("dt_bias")}
+        if case.operation.is_kda:
+            out["lower_bound"] = case.gates.lower_bound
+    return out
+
+
 def _extend(case: Case, arguments: Arguments) -> dict[str, Any]:
     out = {
-        "scale": case.scale,
+        **_sequence(case, arguments),
         "initial_state": arguments.get("state"),
         "initial_state_indices": arguments.get("indices"),
-        "cu_seqlens": arguments.get("cu_seqlens"),
         "output_final_state": case.final,
         "chunk_size": case.chunk_size,
         "inplace_update": case.inplace,
         "layout": arguments.layout,
     }
-    if case.op == "gdn.extend":
-        return {**_sequence(case, arguments), **out, "output_boundary_states": case.boundary}
-    out |= {name: arguments[name] for name in ("q", "k", "v")} | {"output_intermediate_states": case.boundary}
-    if not case.gates.raw:
-        return {**out, "g": arguments["g"], "beta": arguments["beta"]}
-    raw = {
-        "g": arguments["a"],
-        "beta": arguments["b"],
-        "beta_is_raw": True,
-        "lower_bound": case.gates.lower_bound,
-    }
-    return {**out, **raw, "A_log": arguments["A_log"], "dt_bias": arguments["dt_bias"]}
+    boundary = "output_boundary_states" if case.op == "gdn.extend" else "output_intermediate_states"
+    return {**out, boundary: case.boundary}
 
 
 def _recurrent(case: Case, arguments: Arguments) -> dict[str, Any]:
@@ -130,24 +151,23 @@ def _update(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 
 def _sigmoid_gating(case: Case, arguments: Arguments) -> dict[str, Any]:
-    tensors: dict[str, Any] = {
-        name: arguments[name] for name in ("A_log", "a", "dt_bias", "q", "k", "v", "b")
-    }
+    tensors: dict[str, Any] = {name: arguments[name] for name in ("A_log", "a", "q", "k", "v", "b")}
     out = {
         **tensors,
+        "dt_bias": arguments.get("dt_bias"),
         **_pool(case, arguments),
         "scale": case.scale,
         "cu_seqlens": arguments.get("cu_seqlens"),
     }
-    out |= {"softplus_beta": SOFTPLUS_BETA, "softplus_threshold": SOFTPLUS_THRESHOLD}
+    out["softplus_beta"] = case.operands.softplus_beta
+    out["softplus_threshold"] = case.operands.softplus_threshold
     return {**out, "is_kda": case.operation.is_kda, "lower_bound": case.gates.lower_bound}
 
 
 def _packed_decode(case: Case, arguments: Arguments) -> dict[str, Any]:
-    out: dict[str, Any] = {
-        name: arguments[name] for name in ("mixed_qkv", "a", "b", "A_log", "dt_bias", "out")
-    }
+    out: dict[str, Any] = {name: arguments[name] for name in ("mixed_qkv", "a", "b", "A_log", "out")}
     out |= {
+        "dt_bias": arguments.get("dt_bias"),
         "initial_state": arguments["state"],
         "ssm_state_indices": arguments["indices"],
         "scale": case.effective_scale,

@@ -1,6 +1,7 @@
 """Computes the operations in plain PyTorch, in the input precision: what a reader would write first.
 
-States and steps are rounded to the dtype of q after every operation, gates are computed in fp32.
+States and steps are rounded to the dtype of q after every operation (fp32 where k or v have another), gates
+are computed in fp32.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffgdn.cases.case import Case
+from diffgdn.cases.operand_options import dtype_of
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import EVERYTHING
 from diffgdn.reference.noise import Contract
@@ -39,10 +41,9 @@ class Eager:
         return None
 
     def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
-        dtype = DTYPE[case.dtype]
         q, k, v = _rows(case, arguments)
         g, beta = _gates(case, arguments)
-        out = torch.zeros(case.tokens, case.HV, case.V, dtype=dtype, device=v.device)
+        out = torch.zeros(case.tokens, case.HV, case.V, dtype=DTYPE[case.dtype], device=v.device)
         finals, boundaries = [], []
         slots, kept_rows = _read_indices(case, arguments, "indices"), _read_indices(case, arguments, "rows")
         for n, length in enumerate(case.lens):
@@ -68,14 +69,21 @@ class Eager:
         return results
 
 
+def _dtype(case: Case) -> torch.dtype:
+    """Choose the dtype that all is computed in: that of q, or fp32, which holds what any of them has."""
+    mixed = any(dtype_of(case, name) != case.dtype for name in "kv")
+    return torch.float32 if mixed else DTYPE[case.dtype]
+
+
 def _rows(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     """Take q, k [tokens, HV, K] and v [tokens, HV, V] from the arguments, normalised and repeated over the
-    groups, in the input dtype."""
+    groups, in the working dtype."""
     if case.operation.single_token:
         wide = case.H * case.K
         q, k, v = torch.split(arguments["mixed_qkv"], [wide, wide, case.HV * case.V], dim=-1)
     else:
         q, k, v = arguments["q"], arguments["k"], arguments["v"]
+    q, k, v = (x.to(_dtype(case)) for x in (q, k, v))
     q, k = q.reshape(case.tokens, case.H, case.K), k.reshape(case.tokens, case.H, case.K)
     if case.l2norm:
         q, k = (
@@ -90,24 +98,29 @@ def _rows(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _gates(case: Case, arguments: Arguments) -> tuple[Tensor, Tensor]:
-    """Compute the decay exp(g) [tokens, HV, 1 or K] and beta [tokens, HV], in the input dtype; g is a natural
-    log, computed in fp32."""
-    dtype, width = DTYPE[case.dtype], case.K if case.operation.is_kda else 1
-    if not case.raw_gates:
-        g, beta = (
-            arguments["g"].float().reshape(case.tokens, case.HV, width),
-            arguments["beta"].reshape(case.tokens, case.HV),
-        )
-        return torch.exp(g).to(dtype), beta.to(dtype)
+    """Compute the decay exp(g) [tokens, HV, 1 or K] and beta [tokens, HV], in the working dtype; g is a
+    natural log, computed in fp32."""
+    dtype, (decay, *given) = _dtype(case), case.decay_and_beta
+    g = arguments[decay].float().reshape(case.tokens, case.HV, case.K if case.operation.is_kda else 1)
+    if case.raw_gates:
+        g = _log_decay(case, arguments, g)
+    beta = torch.ones(case.tokens, case.HV, dtype=dtype, device=g.device)
+    if given:
+        beta = arguments[given[0]].reshape(case.tokens, case.HV)
+    if case.raw_beta:
+        beta = torch.sigmoid(beta.float()) * (2.0 if case.operands.neg_eigval else 1.0)
+    return torch.exp(g).to(dtype), beta.to(dtype)
+
+
+def _log_decay(case: Case, arguments: Arguments, x: Tensor) -> Tensor:
+    """Compute the natural log decay of raw gates x [tokens, HV, 1 or K], in fp32."""
     rate = torch.exp(arguments["A_log"].float()).view(case.HV, 1)
-    x = arguments["a"].float().reshape(case.tokens, case.HV, width) + arguments["dt_bias"].float().view(
-        case.HV, width
-    )
-    bound = case.gates.lower_bound
-    g = -rate * F.softplus(x) if bound is None else bound * torch.sigmoid(rate * x)
-    return torch.exp(g).to(dtype), torch.sigmoid(arguments["b"].float()).reshape(case.tokens, case.HV).to(
-        dtype
-    )
+    bias = arguments.get("dt_bias")
+    if bias is not None:
+        x = x + bias.float().view(case.HV, -1)
+    if case.gates.lower_bound is not None:
+        return case.gates.lower_bound * torch.sigmoid(rate * x)
+    return -rate * F.softplus(x, case.operands.softplus_beta, case.operands.softplus_threshold)
 
 
 def _read_indices(case: Case, arguments: Arguments, name: str) -> list[int]:
@@ -117,8 +130,8 @@ def _read_indices(case: Case, arguments: Arguments, name: str) -> list[int]:
 
 
 def _initial(case: Case, arguments: Arguments, slot: int) -> Tensor:
-    """Copy the state [HV, V, K] of a slot to the input dtype; zero for slot -1 or if there is no state."""
-    dtype, shape = DTYPE[case.dtype], (case.HV, case.V, case.K)
+    """Copy the state [HV, V, K] of a slot to the working dtype; zero for slot -1 or if there is no state."""
+    dtype, shape = _dtype(case), (case.HV, case.V, case.K)
     state = arguments.get("state")
     if state is None or slot < 0:
         return torch.zeros(shape, dtype=dtype, device=arguments.arena.device)

@@ -42,8 +42,7 @@ FUNCTIONS = {
 }
 # The option for states [V, K] instead of [K, V], by its names since 0.6 and before.
 V_FIRST = ("state_v_first", "transpose_state_layout")
-# Both are needed: raw gates come with raw beta.
-RAW = ("use_gate_in_kernel", "use_beta_sigmoid_in_kernel")
+RAW_GATE, RAW_BETA = "use_gate_in_kernel", "use_beta_sigmoid_in_kernel"
 SAFE_LOWER_BOUND = -5.0  # chunk_kda: "`lower_bound` must be in the safe range [-5, 0)"
 CONFIGURATIONS = 8  # at most: each one compiles every kernel anew, and fla's longest lists have 25 entries
 
@@ -103,8 +102,8 @@ def _one_line(error: Exception) -> str:
 class _Callee:
     """One of fla's functions, and what this version of it takes."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.call = function
+    def __init__(self, function: Callable[..., Any], chunked: bool) -> None:
+        self.call, self.chunked = function, chunked
         inner = inspect.unwrap(function)
         self.names = frozenset(inspect.signature(inner).parameters)
         try:
@@ -121,6 +120,10 @@ class _Callee:
         # The versions without it document v as [B, T, H, V], and take what they get.
         self.grouped_values = "GVA" in (inspect.getdoc(inner) or "")
         self.v_first = next((name for name in V_FIRST if name in self.names), None)
+        # chunk_gated_delta_rule takes it among **kwargs.
+        self.raw_gates = RAW_GATE in self.names or f'"{RAW_GATE}"' in source.replace("'", '"')
+        beta = inspect.signature(inner).parameters.get("beta")
+        self.beta_is_optional = beta is not None and beta.default is None
 
     @property
     def promises(self) -> dict[str, Any]:
@@ -133,10 +136,15 @@ class _Callee:
             out["ratio"] = [1]
         if "return_intermediate_states" not in self.names:
             out["boundary"] = [False]
-        if not self.names.issuperset(RAW):
+        if not self.raw_gates:
             out["raw_gates"] = [False]
-        if not self.names.issuperset(("lower_bound", "safe_gate")):
+        if RAW_BETA not in self.names:
+            out["raw_beta"] = [False]
+        if "lower_bound" not in self.names:
             out["bounded"] = [False]
+        # tl.dot takes operands of one dtype; the recurrent kernels load everything as fp32.
+        out |= {"mixed_qkv": not self.chunked, "no_beta": self.beta_is_optional}
+        out["neg_eigval"] = "allow_neg_eigval" in self.names
         return out
 
     @property
@@ -156,7 +164,10 @@ class Fla:
         self, functions: Mapping[str, Callable[..., Any]] | None = None, package: str = PACKAGE
     ) -> None:
         """Import fla. functions, by operation, and package, by name, stand in for it. Raises TargetError."""
-        self._callees = {op: _Callee(function) for op, function in (functions or _import()).items()}
+        self._callees = {
+            op: _Callee(function, OPERATIONS[op].is_chunked)
+            for op, function in (functions or _import()).items()
+        }
         self._package = package
         self.promises = Promises(operations={op: one.promises for op, one in self._callees.items()})
         self._tuners: tuple[int, list[Any]] = (-1, [])
@@ -218,8 +229,7 @@ class Fla:
 
 
 def _keywords(case: Case, arguments: Arguments, callee: _Callee, v_first: bool) -> dict[str, Any]:
-    raw = case.raw_gates
-    tokens = {"q": "q", "k": "k", "v": "v", "g": "a" if raw else "g", "beta": "b" if raw else "beta"}
+    tokens = {"q": "q", "k": "k", "v": "v", **dict(zip(("g", "beta"), case.decay_and_beta, strict=False))}
     out: dict[str, Any] = {name: _real(case, arguments[source]) for name, source in tokens.items()}
     out |= {
         "scale": case.scale,
@@ -236,14 +246,18 @@ def _keywords(case: Case, arguments: Arguments, callee: _Callee, v_first: bool) 
         out["chunk_size"] = case.chunk_size
     if case.boundary:
         out["return_intermediate_states"] = True
-    if raw:
-        out |= {
-            "A_log": arguments["A_log"],
-            "dt_bias": arguments["dt_bias"].flatten(),
-            **dict.fromkeys(RAW, True),
-        }
+    if case.raw_beta:
+        out[RAW_BETA] = True
+    if case.operands.neg_eigval:
+        out["allow_neg_eigval"] = True
+    if case.raw_gates:
+        bias = arguments.get("dt_bias")
+        bias = None if bias is None else bias.flatten()
+        out |= {"A_log": arguments["A_log"], "dt_bias": bias, RAW_GATE: True}
         if case.gates.lower_bound is not None:
-            out |= {"lower_bound": case.gates.lower_bound, "safe_gate": True}
+            out["lower_bound"] = case.gates.lower_bound
+            if "safe_gate" in callee.names:
+                out["safe_gate"] = True
     return out
 
 

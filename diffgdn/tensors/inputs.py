@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffgdn.cases.case import Case
 from diffgdn.cases.case_checks import LATER_GATE_LAWS
+from diffgdn.cases.operand_options import NONE, dtype_of
 from diffgdn.cases.sparsity import AXES, places
 
 DTYPE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -265,14 +266,25 @@ def _tokens(case: Case, values: Floats, dtype: torch.dtype) -> Tensor:
     return torch.cat([tensor, tail]) if case.tail else tensor
 
 
+def _own_dtype(case: Case, name: str) -> torch.dtype:
+    """Look up the dtype of an operand of the case."""
+    return DTYPE[dtype_of(case, name)]
+
+
+def _beta_data(case: Case) -> Data:
+    """Draw beta, or b, as `draw` returns it. Where a raw beta counts twice, the law is that of the half."""
+    beta = _keep_only(case, "beta", _beta(case))
+    raw = {"beta": beta, "b": _raw_beta(beta)}
+    return {name: _tokens(case, raw[name], _own_dtype(case, name)) for name in case.decay_and_beta[1:]}
+
+
 def _gate_data(case: Case) -> Data:
-    """Draw g (natural log) and beta, or a, b, A_log and dt_bias, as `draw` returns them."""
-    dtype = DTYPE[case.gates.dtype]
+    """Draw g (natural log), or a, A_log and dt_bias, as `draw` returns them."""
+    dtype, operands = DTYPE[case.gates.dtype], case.operands
     heads = (case.HV, case.K) if case.operation.is_kda else (case.HV,)
     size = _keep_only(case, "g", _decay(case, heads), sign=-1.0)
-    beta = _keep_only(case, "beta", _beta(case))
     if not case.raw_gates:
-        return {"g": _tokens(case, -size, dtype), "beta": _tokens(case, beta, dtype)}
+        return {"g": _tokens(case, -size, dtype)}
     exact = case.gates.law in ("zero", "exact")
     # A_log in steps of ln 2 and a bias of a few eighths; none of either where the law wants gates that are
     # exact.
@@ -280,19 +292,21 @@ def _gate_data(case: Case) -> Data:
     if not exact:
         steps = (_hashes(case, "A_log", (case.HV,)) % np.uint64(3)).astype(np.float64)
         bias = _choose(_hashes(case, "dt_bias", heads), [0.0, 0.25, -0.5, 0.125])
+    if operands.dt_bias == NONE:
+        bias = np.zeros(heads)
     per_head = steps.reshape(1, case.HV, *([1] * (len(heads) - 1)))
-    raw = _raw_decay(np.ldexp(size, -per_head.astype(np.int32)))
+    raw = _raw_decay(np.ldexp(size, -per_head.astype(np.int32)) * operands.softplus_beta)
+    raw = np.where(np.abs(raw) == SATURATED, raw, raw / operands.softplus_beta)
     raw = np.where(np.abs(raw) == SATURATED, raw, raw - bias)
     A_log = steps * LN2
     if case.gates.law in LATER_GATE_LAWS:
         wild, A_log, bias = _wild_gates(case, heads)
         raw = np.where(_is_kept(case, "g", wild.shape), wild, -SATURATED)
-    return {
-        "a": _tokens(case, raw, dtype),
-        "b": _tokens(case, _raw_beta(beta), dtype),
-        "A_log": torch.from_numpy(A_log).to(torch.float32),
-        "dt_bias": torch.from_numpy(bias).to(dtype),
-    }
+    data = {"a": _tokens(case, raw, dtype)}
+    data["A_log"] = torch.from_numpy(A_log).to(torch.float32).to(_own_dtype(case, "A_log"))
+    if operands.dt_bias != NONE:
+        data["dt_bias"] = torch.from_numpy(bias).to(_own_dtype(case, "dt_bias"))
+    return data
 
 
 def _state(case: Case) -> Tensor:
@@ -315,12 +329,13 @@ def draw(case: Case) -> Data:
 
     q, k [tokens, H, K] and v [tokens, HV, V] in `case.dtype`.
     g [tokens, HV(, K)] (natural log) and beta [tokens, HV] in `gates.dtype`; or raw a [tokens, HV(, K)],
-        b [tokens, HV] and dt_bias [HV(, K)] in it, and A_log [HV] in float32.
+        b [tokens, HV] and dt_bias [HV(, K)] in it, and A_log [HV] in float32. `case.operands` says which of
+        these there are, and which have other dtypes.
     state [N, HV, V, K] in `pool.dtype`, absent with `values.state == "none"`.
 
     Padding tokens are NaN. Raises ValueError for an edit of a tensor or element that the case does not have.
     """
-    dtype, scale = DTYPE[case.dtype], case.values
+    scale = case.values
     # Without l2norm a key longer than one makes the recurrence itself explode: that would test nothing.
     q = np.ldexp(_vectors(case, "q", case.total, case.H, case.K, unit=not case.l2norm), scale.q_exponent)
     k = _vectors(case, "k", case.total, case.H, case.K, unit=not case.l2norm)
@@ -328,9 +343,10 @@ def draw(case: Case) -> Data:
     v = np.ldexp(_vectors(case, "v", case.total, case.HV, case.V, unit=False), scale.v_exponent)
     drawn = {"q": q, "k": k, "v": v}
     data: Data = {
-        name: _tokens(case, _keep_only(case, name, values), dtype) for name, values in drawn.items()
+        name: _tokens(case, _keep_only(case, name, values), _own_dtype(case, name))
+        for name, values in drawn.items()
     }
-    data |= _gate_data(case)
+    data |= _gate_data(case) | _beta_data(case)
     if scale.state != "none":
         data["state"] = _state(case)
     for edit in case.edits:

@@ -190,15 +190,16 @@ def _plan_tokens(plan: _Plan, data: Data) -> None:
 def _plan_gates(plan: _Plan, data: Data) -> None:
     """Plan g and beta, or a, b, A_log and dt_bias."""
     case = plan.case
-    decay, beta = ("a", "b") if case.raw_gates and "a" in data else ("g", "beta")
+    decay, *beta = (name for name in case.decay_and_beta if name in data)
     channels: tuple[int, ...] = (case.HV, case.K) if case.operation.is_kda else (case.HV,)
     if case.operation.raw_gates and case.operation.is_kda:
         channels = (case.HV * case.K,)  # as SGLang's callers pass it
     if case.operation.single_token:
         _plan_rows(plan, decay, data[decay], math.prod(channels))
-        _plan_rows(plan, beta, data[beta], case.HV)
+        _plan_rows(plan, beta[0], data[beta[0]], case.HV)
     else:
-        _plan_projection(plan, [(decay, data[decay], channels), (beta, data[beta], (case.HV,))], "gates")
+        parts = [(decay, data[decay], channels), *((name, data[name], (case.HV,)) for name in beta)]
+        _plan_projection(plan, parts, "gates")
     for name in ("A_log", "dt_bias"):
         if name in data:
             plan.add(name, data[name], tuple(data[name].shape), data[name].dtype)
@@ -212,16 +213,21 @@ def _plan_rows(plan: _Plan, name: str, values: Tensor, width: int) -> None:
 
 def _plan_projection(plan: _Plan, parts: Sequence[Part], joint: str) -> None:
     """Plan per-token tensors: views of one row-wise projection `joint` (view "packed"), with gaps between
-    heads and tokens ("gapped") or contiguous; one with a lay of its own by itself."""
+    heads and tokens ("gapped") or contiguous; one with a lay of its own by itself. A projection is in the
+    dtype of the first; the others stay out.
+    """
     case = plan.case
     # Leading dimensions: (B, T), or (1, tokens).
     rows = (1, case.tokens) if case.packed and not case.batched else (len(case.lens), case.lens[0])
     dtype = parts[0][1].dtype
     for name, tensor, inner in parts:
         if name in plan.lays:
-            plan.add(name, tensor, (*rows, *inner), dtype)
+            plan.add(name, tensor, (*rows, *inner), tensor.dtype)
     parts = [part for part in parts if part[0] not in plan.lays]
     if case.view == "packed" and parts:
+        dtype = parts[0][1].dtype
+        apart = [part for part in parts if part[1].dtype != dtype]
+        parts = [part for part in parts if part[1].dtype == dtype]
         values = torch.cat([tensor.flatten(1) for _, tensor, _ in parts], dim=1)
         width, column = values.shape[1], 0
         plan.add(joint, values, (*rows, width), dtype)
@@ -229,14 +235,14 @@ def _plan_projection(plan: _Plan, parts: Sequence[Part], joint: str) -> None:
             strides = (rows[1] * width, width, *contiguous_strides(inner))
             plan.columns.append(Columns(name, joint, (*rows, *inner), strides, column))
             column += math.prod(inner)
-        return
+        parts = apart
     for name, tensor, inner in parts:
         steps, token = list(contiguous_strides(inner)), math.prod(inner)
         if case.view == "gapped":
             if len(inner) > 1:
                 steps[-2] += ODD_GAP
             token = steps[0] * inner[0] + ODD_GAP
-        plan.add(name, tensor, (*rows, *inner), dtype, (rows[1] * token, token, *steps))
+        plan.add(name, tensor, (*rows, *inner), tensor.dtype, (rows[1] * token, token, *steps))
 
 
 def _plan_indices(plan: _Plan) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from diffgdn.cases.case import Case
+from diffgdn.cases.operand_options import dtype_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,10 +104,11 @@ def _final(case: Case) -> Result | None:
 
 
 def _boundary(case: Case) -> Result | None:
+    """States at chunk boundaries, in the dtype of k."""
     if not (case.operation.is_chunked and case.boundary):
         return None
     chunks = sum(-(-length // case.chunk_size) for length in case.lens)
-    return _states(case, "boundary", "boundary", chunks, case.dtype)
+    return _states(case, "boundary", "boundary", chunks, dtype_of(case, "k"))
 
 
 def _steps(case: Case) -> Result | None:

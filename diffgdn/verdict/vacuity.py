@@ -185,11 +185,13 @@ def _last_dropped(right: Right) -> Iterator[Results]:
     """Put zero for each last token's output, and leave every state as it was before that token."""
     case = right.case
     last = [end - 1 for end, length in zip(case.starts[1:], case.lens, strict=True) if length]
-    decay, beta = ("a", "b") if case.raw_gates else ("g", "beta")
-    off = -SATURATED if case.raw_gates else 0.0  # no decay and nothing written
-    changed = {name: right.data[name].clone() for name in (decay, beta)}
-    for tensor in changed.values():
-        tensor[last] = off
+    # No decay and nothing written; where beta is one whatever is passed, the token's value and key are gone.
+    changed = {name: right.data[name].clone() for name in case.decay_and_beta}
+    for name, tensor in changed.items():
+        tensor[last] = -SATURATED if name in ("a", "b") else 0.0
+    if len(changed) == 1:
+        changed["k"] = right.data["k"].clone()
+        changed["k"][last] = 0
     wrong = right.again(**changed)
     wrong["o"] = right.results["o"].clone()
     wrong["o"][last] = 0

@@ -1,7 +1,5 @@
 """chunk_kda: chunk prefill of Kimi delta attention, one decay per channel of K."""
 
-import torch
-
 from .. import arguments as check
 from .chunk_checks import check_shared
 from .pipeline import run
@@ -12,44 +10,32 @@ def chunk_kda(
     use_qk_l2norm_in_kernel=False, cu_seqlens=None, A_log=None, dt_bias=None, lower_bound=None,
     output_intermediate_states=False, track_state=None, track_chunk_idx=None, beta_is_raw=False,
     chunk_indices=None, chunk_offsets=None, *, inplace_update=True, output_final_state=False, chunk_size=64,
-    layout="vk", batch_invariant=False, validate=None,
+    layout="vk", allow_neg_eigval=False, batch_invariant=False, validate=None,
 ):  # fmt: skip
     """Run whole sequences through Kimi delta attention (KDA): chunk_gated_delta_rule with g [B, T, HV, K].
 
     S <- S diag(exp(g)), then as there (Kimi Team 2025, "Kimi Linear", section 3).
 
     Shapes, dtypes, the pool and the other arguments are those of chunk_gated_delta_rule, save: g [B, T, HV,
-    K] is the natural log of the decay, or with A_log the raw gate, in fp32 throughout: g = -exp(A_log) *
-    softplus(g + dt_bias), with lower_bound g = lower_bound * sigmoid(exp(A_log) * (g + dt_bias)). A_log: HV
-    elements of any shape and strides, fp32; dt_bias: HV * K elements in fp32 or q's dtype, or None for zeros.
-    beta_is_raw: beta is sigmoid(beta). output_intermediate_states: also return the state before each chunk.
-    chunk_indices, chunk_offsets: accepted and not used, the chunk table is made from cu_seqlens on the
-    device. track_state, track_chunk_idx: not supported, must be None.
+    K] is the natural log of the decay, or with A_log the raw gate; dt_bias has HV * K elements; with
+    lower_bound, g = lower_bound * sigmoid(exp(A_log) * (g + dt_bias)). output_intermediate_states: also
+    return the state before each chunk. chunk_indices, chunk_offsets: accepted and not used, the chunk table
+    is made from cu_seqlens on the device. track_state, track_chunk_idx: not supported, must be None.
 
     Returns o [B, T, HV, V]; (o, h) with output_intermediate_states; the final state [N, HV, V, K] comes
     last of the tuple with output_final_state. Raises ValueError or TypeError, before anything is written, for
     arguments that do not fit together.
     """
     B, T, _, HV, K, _ = check.qkv(q, k, v)
-    check.per_token("g", g, "[B, T, HV, K]", (B, T, HV, K), (torch.float32, q.dtype))
-    check.per_token("beta", beta, "[B, T, HV]", (B, T, HV), (torch.float32, q.dtype))
+    check.tensor("beta", beta)  # there is no default here
+    A_log, dt_bias, lower_bound = check.gates(
+        g, beta, q.dtype, (B, T, HV), K, A_log, dt_bias, lower_bound, beta_is_raw, allow_neg_eigval
+    )
     for name, value in (("track_state", track_state), ("track_chunk_idx", track_chunk_idx)):
         if value is not None:
             raise check.wrong_value(
                 name, "None: tracking a chunk's state is not supported", type(value).__name__
             )
-    if A_log is not None:
-        A_log = check.per_head("A_log", A_log, HV, "[HV]", (torch.float32,))
-        if dt_bias is not None:
-            dt_bias = check.per_head("dt_bias", dt_bias, HV * K, "[HV, K]", (torch.float32, q.dtype))
-        if lower_bound is not None:
-            lower_bound = check.number("lower_bound", lower_bound)
-    else:
-        for name, value in (("dt_bias", dt_bias), ("lower_bound", lower_bound)):
-            if value is not None:
-                raise check.wrong_value(
-                    name, "None without A_log, where g is the log decay itself", type(value).__name__
-                )
     scale = check_shared(
         q, v, {"q": q, "k": k, "v": v, "g": g, "beta": beta, "A_log": A_log, "dt_bias": dt_bias}, scale=scale,
         initial_state=initial_state, indices=initial_state_indices, cu_seqlens=cu_seqlens,
@@ -57,8 +43,7 @@ def chunk_kda(
         layout=layout,
         flags={
             "use_qk_l2norm_in_kernel": use_qk_l2norm_in_kernel, "output_final_state": output_final_state,
-            "output_intermediate_states": output_intermediate_states, "beta_is_raw": beta_is_raw,
-            "batch_invariant": batch_invariant,
+            "output_intermediate_states": output_intermediate_states, "batch_invariant": batch_invariant,
         },
         inplace_update=inplace_update, validate=validate,
     )  # fmt: skip
@@ -67,7 +52,7 @@ def chunk_kda(
         cu_seqlens=cu_seqlens,
         l2norm=use_qk_l2norm_in_kernel, inplace_update=inplace_update, output_final_state=output_final_state,
         boundary_states=output_intermediate_states, chunk_size=chunk_size, layout=layout,
-        batch_invariant=batch_invariant, raw_beta=beta_is_raw, A_log=A_log,
+        batch_invariant=batch_invariant, raw_beta=beta_is_raw, neg_eigval=allow_neg_eigval, A_log=A_log,
         dt_bias=dt_bias, lower_bound=lower_bound,
     )  # fmt: skip
     results = (

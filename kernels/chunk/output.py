@@ -68,10 +68,11 @@ def output_kernel(
         m_k = o_k + i_k < K
         b_q = tl.load(p_q + i_k, mask=m_t[:, None] & m_k[None, :], other=0)
         b_h = tl.load(p_h + i_k * (V if KV else 1), mask=m_k[:, None] & m_v[None, :], other=0)
+        b_q = b_q.to(dtype)
         b_o = dot_add(b_q, b_h, b_o)
         if not KDA:
             b_k = tl.load(p_k + i_k, mask=m_k[:, None] & m_t[None, :], other=0)
-            b_A = dot_add(b_q, b_k, b_A)
+            b_A = dot_add(b_q, b_k.to(dtype), b_A)
     if KDA:
         b_A = tl.load(p_A + row * BT + (o_t[:, None] * (HV * BT) + o_t[None, :]), mask=m_t[:, None], other=0)
     else:
@@ -87,8 +88,8 @@ def output_kernel(
     tl.store(p_o, b_o.to(p_o.dtype.element_ty), mask=m_tv)
 
 
-def output(q, k, v_new, gc, A, h, scale, table, *, layout, chunk_size):
-    """Run the stage: return o [B, T, HV, V] in q's dtype, with zero rows for padding tokens.
+def output(q, k, v_new, gc, A, h, scale, table, *, dtype, layout, chunk_size):
+    """Run the stage: return o [B, T, HV, V] of a dtype, with zero rows for padding tokens.
 
     gdn: q, k [B, T, H, K], gc [B, T, HV], A None. kda: q as qg [B, T, HV, K], A [B, T, HV, BT]; k and gc
     None.
@@ -96,8 +97,8 @@ def output(q, k, v_new, gc, A, h, scale, table, *, layout, chunk_size):
     B, T, HV, V = v_new.shape
     H, K = q.shape[2:]
     kda = A is not None
-    o = torch.empty(B, T, HV, V, dtype=q.dtype, device=q.device)
-    tiles = tile("output", q.dtype, chunk_size, K, V)
+    o = torch.empty(B, T, HV, V, dtype=dtype, device=q.device)
+    tiles = tile("output", v_new.dtype, chunk_size, K, V)
     strides, unit = in_units(q, q if kda else k)
     output_kernel[(table.shape[0] * HV * triton.cdiv(V, tiles["BV"]),)](
         q, k, v_new, gc, A, h, o, table, *strides, scale, T, HV, HV // H,

@@ -16,8 +16,8 @@ from .wy_kda import wy_kda
 def run(
     q, k, v, g, beta, *, scale, initial_state, indices, cu_seqlens, l2norm, inplace_update,
     output_final_state,
-    boundary_states, chunk_size, layout, batch_invariant, raw_beta=False, A_log=None, dt_bias=None,
-    lower_bound=None,
+    boundary_states, chunk_size, layout, batch_invariant, raw_beta=False, neg_eigval=False, A_log=None,
+    dt_bias=None, lower_bound=None,
 ):  # fmt: skip
     """Run all stages on checked arguments; return (o, final state or None, boundary states or None).
 
@@ -29,10 +29,12 @@ def run(
     tokens = B * T
     N = B if cu_seqlens is None else cu_seqlens.numel() - 1
     matrix = (K, V) if layout == "kv" else (V, K)
+    # Of products and of what stands between stages. No two of the formats hold each other's numbers but fp32.
+    dtype = q.dtype if q.dtype == k.dtype == v.dtype else torch.float32
     final = None
     if output_final_state:
-        dtype = torch.float32 if initial_state is None else initial_state.dtype
-        final = torch.empty(N, HV, *matrix, dtype=dtype, device=v.device)
+        kept = torch.float32 if initial_state is None else initial_state.dtype
+        final = torch.empty(N, HV, *matrix, dtype=kept, device=v.device)
     dense = cu_seqlens is None
     if dense:
         cu_seqlens = torch.arange(N + 1, dtype=torch.int32, device=v.device) * T
@@ -56,14 +58,21 @@ def run(
         }
         rest = initial_state, indices, final, cu_seqlens, first, chunks
         if g.ndim == 3:
-            gc, w, u = wy_gdn(k, v, g, beta, table, chunk_size)
+            gc, w, u = wy_gdn(
+                k, v, g, beta, table, chunk_size, dtype=dtype, A_log=A_log, dt_bias=dt_bias,
+                raw_beta=raw_beta, neg_eigval=neg_eigval,
+            )  # fmt: skip
             h, v_new = state_pass(k, w, u, gc, *rest, **pool)
-            o = output(q, k, v_new, gc, None, h, scale, table, layout=layout, chunk_size=chunk_size)
+            stages = q, k, v_new, gc, None
         else:
             gc = kda_gates(g, A_log, dt_bias, lower_bound, table, chunk_size)
-            w, kg, qg, u, A = wy_kda(q, k, v, gc, beta, table, chunk_size, raw_beta=raw_beta)
+            w, kg, qg, u, A = wy_kda(
+                q, k, v, gc, beta, table, chunk_size, dtype=dtype, raw_beta=raw_beta, neg_eigval=neg_eigval
+            )
             h, v_new = state_pass(kg, w, u, gc, *rest, **pool)
-            o = output(qg, None, v_new, None, A, h, scale, table, layout=layout, chunk_size=chunk_size)
+            stages = qg, None, v_new, None, A
+        o = output(*stages, h, scale, table, dtype=q.dtype, layout=layout, chunk_size=chunk_size)
     if not boundary_states:
         return o, final, None
+    h = h.to(k.dtype)
     return o, final, h.view(B, triton.cdiv(T, chunk_size), HV, *matrix) if dense else h.unsqueeze(0)

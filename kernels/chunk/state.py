@@ -99,7 +99,7 @@ def state_kernel(
             b_v *= tl.exp2(tl.where(m_t, b_end - b_g, 0.0))[:, None]
             b_s *= tl.exp2(b_end)
         b_k = tl.load(p_k + i_c * k_c + o_kt, mask=m_k[:, None] & m_t[None, :], other=0)
-        b_s = dot_add(b_k, b_v.to(dtype), b_s)
+        b_s = dot_add(b_k.to(dtype), b_v.to(dtype), b_s)
 
     if WRITE_POOL:
         if (slot >= 0) & (length > 0):  # an empty sequence leaves its slot alone
@@ -134,11 +134,11 @@ def state_pass(
     B, T, HV, V = u.shape
     K = k.shape[-1]
     kv = layout == "kv"
-    h = torch.empty(chunks, HV, *((K, V) if kv else (V, K)), dtype=k.dtype, device=k.device)
+    h = torch.empty(chunks, HV, *((K, V) if kv else (V, K)), dtype=w.dtype, device=k.device)
     v_new = torch.empty_like(u)
     strides, unit = in_units(k)
     N = cu_seqlens.numel() - 1
-    tiles = tile("state", k.dtype, chunk_size, K, V, 0 if batch_invariant else N * HV)
+    tiles = tile("state", w.dtype, chunk_size, K, V, 0 if batch_invariant else N * HV)
     state_kernel[(N * HV * triton.cdiv(V, tiles["BV"]),)](
         k, w, u, gc, h, v_new, pool, indices, final, cu_seqlens, first,
         *strides, *(pool.stride()[:3] if pool is not None else (0, 0, 0)),

@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..device import dot, sigmoid
+from ..device import dot, write_strength
 from .chunk_tiles import tile
 from .inverse import invert
 from .strides import chunk_and_head, in_units
@@ -47,15 +47,16 @@ def wy_kda_kernel(
     q_b: tl.int64, q_t: tl.int64, q_h: tl.int64, k_b: tl.int64, k_t: tl.int64, k_h: tl.int64,
     v_b: tl.int64, v_t: tl.int64, v_h: tl.int64, b_b: tl.int64, b_t: tl.int64, b_h: tl.int64, T, HV, G,
     K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BC: tl.constexpr,
-    LOG_BT: tl.constexpr, LOG_LEAF: tl.constexpr, RAW_BETA: tl.constexpr, UNIT: tl.constexpr,
+    LOG_BT: tl.constexpr, LOG_LEAF: tl.constexpr, RAW_BETA: tl.constexpr,
+    NEG_EIGVAL: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
     """Store what later stages need of one chunk and value head: a program each of chunks * HV.
 
     p_q, p_k [B, T, H, K] and p_v [B, T, HV, V], strides in units of UNIT elements; p_gc [tokens, HV, K], fp32
-    in log2 units; p_beta [B, T, HV], strides in elements, with RAW_BETA before the sigmoid. Written, in k's
-    dtype: p_w, p_kg, p_qg [tokens, HV, K], p_u [tokens, HV, V], p_A [tokens, HV, BT], zeros above the
-    diagonal. LOG_BT, LOG_LEAF: log2 of BT and LEAF. The system is solved in fp32. p_table: as tile_table
-    makes it.
+    in log2 units; p_beta [B, T, HV], strides in elements, with RAW_BETA before the sigmoid (NEG_EIGVAL: twice
+    that). Written, in one dtype, that of the products: p_w, p_kg, p_qg [tokens, HV, K], p_u [tokens, HV, V],
+    p_A [tokens, HV, BT], zeros above the diagonal. LOG_BT, LOG_LEAF: log2 of BT and LEAF. The system is
+    solved in fp32. p_table: as tile_table makes it.
     """
     i_c, i_hv = chunk_and_head(tl.program_id(0), HV)
     start = tl.load(p_table + i_c * 2).to(tl.int64)
@@ -136,7 +137,7 @@ def wy_kda_kernel(
 
     b_beta = tl.load(p_beta + i_b * b_b + (i_t + o_t) * b_t + i_hv * b_h, mask=m_t, other=0).to(tl.float32)
     if RAW_BETA:
-        b_beta = tl.where(m_t, sigmoid(b_beta), 0.0)
+        b_beta = tl.where(m_t, write_strength(b_beta, NEG_EIGVAL), 0.0)
     b_X = invert(tl.where(o_t[:, None] > o_t[None, :], b_L * b_beta[:, None], 0.0), BT).to(dtype)
 
     row_k = row * K
@@ -161,24 +162,25 @@ def wy_kda_kernel(
         tl.store(p_u + (o_u + i_v), dot(b_X, b_v.to(dtype)).to(dtype), mask=m_v)
 
 
-def wy_kda(q, k, v, gc, beta, table, chunk_size, *, raw_beta):
-    """Run the stage: return w, kg, qg [B, T, HV, K], u [B, T, HV, V] and A_qk [B, T, HV, BT], in k's dtype.
+def wy_kda(q, k, v, gc, beta, table, chunk_size, *, dtype, raw_beta, neg_eigval):
+    """Run the stage: return w, kg, qg [B, T, HV, K], u [B, T, HV, V] and A_qk [B, T, HV, BT], of this dtype.
 
-    gc [B, T, HV, K]: as the gate stage makes it, fp32 in log2 units. raw_beta: beta is before the sigmoid.
+    gc [B, T, HV, K]: as the gate stage makes it, fp32 in log2 units. raw_beta: beta is before the sigmoid;
+    neg_eigval: and is twice that.
     """
     B, T, HV, V = v.shape
     H, K = k.shape[2:]
-    new = {"dtype": k.dtype, "device": k.device}
+    new = {"dtype": dtype, "device": k.device}
     w, kg, qg = (torch.empty(B, T, HV, K, **new) for _ in range(3))
     u = torch.empty(B, T, HV, V, **new)
     A = torch.empty(B, T, HV, chunk_size, **new)
     strides, unit = in_units(q, k, v)
-    tiles = tile("wy_kda", k.dtype, chunk_size, K, V)
+    tiles = tile("wy_kda", dtype, chunk_size, K, V)
     log_leaf = tiles.pop("LEAF").bit_length() - 1
     wy_kda_kernel[(table.shape[0] * HV,)](
         q, k, v, gc, beta, w, u, kg, qg, A, table, *strides, *beta.stride(), T, HV, HV // H,
         K=K, V=V, BT=chunk_size, LOG_BT=chunk_size.bit_length() - 1, LOG_LEAF=log_leaf, RAW_BETA=raw_beta,
-        UNIT=unit,
+        NEG_EIGVAL=neg_eigval, UNIT=unit,
         **tiles,
     )  # fmt: skip
     return w, kg, qg, u, A

@@ -37,12 +37,15 @@ def _tokens(given: Given, operation: Operation, states: torch.Tensor) -> tuple[t
         q, k = standalone.l2norm(q), standalone.l2norm(k)
     q, k = (x.repeat_interleave(HV // x.shape[1], 1) for x in (q, k))
     width = K if operation.is_kda else 1
-    if operation.raw_gates:
-        a = standalone.per_token(given["a"], HV, width)
-        g = standalone.log_decay(a, given["dt_bias"], given["A_log"], given.get("lower_bound"))
-        beta = torch.sigmoid(standalone.per_token(given["b"], HV))
-    else:
-        g, beta = standalone.per_token(given["g"], HV, width), standalone.per_token(given["beta"], HV)
+    raw = operation.raw_gates
+    g = standalone.per_token(given["a" if raw else "g"], HV, width)
+    if given.get("A_log") is not None:
+        softplus = (given.get("softplus_beta", 1.0), given.get("softplus_threshold", 20.0))
+        g = standalone.log_decay(g, given.get("dt_bias"), given["A_log"], given.get("lower_bound"), softplus)
+    passed = given["b" if raw else "beta"]
+    beta = torch.ones(tokens, HV, dtype=torch.float64) if passed is None else standalone.per_token(passed, HV)
+    if raw or given.get("beta_is_raw"):
+        beta = torch.sigmoid(beta) * (2.0 if given.get("allow_neg_eigval") else 1.0)
     return q, k, standalone.per_token(v, HV, V), g, beta
 
 
@@ -63,7 +66,7 @@ def _plain(op: str, given: Given) -> Any:
         live = torch.tensor([slot >= 0 for slot in slots]).view(-1, 1, 1)
         given["out"].copy_(torch.where(live, o, 0.0).view(given["out"].shape))
         return given["out"]
-    o = o.to(given["v"].dtype).view(given["v"].shape)
+    o = o.to(given["q"].dtype).view(given["v"].shape)
     final = torch.stack([path[-1] for path in paths])
     if operation.kind == "recurrent":
         return o, final.to(torch.float32 if op == "gdn.recurrent" else states.dtype)
@@ -71,7 +74,7 @@ def _plain(op: str, given: Given) -> Any:
         ends = [range(0, stop - start, given["chunk_size"]) for start, stop in spans]
         before = [path[t] for path, times in zip(paths, ends, strict=True) for t in times]
         boundary = torch.stack(before) if before else final[:0]
-        boundary, final = boundary[None].to(o.dtype), final.to(states.dtype)
+        boundary, final = boundary[None].to(given["k"].dtype), final.to(states.dtype)
         return (o, final, boundary) if op == "gdn.extend" else (o, boundary, final)
     return o
 

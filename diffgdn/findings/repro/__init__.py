@@ -25,6 +25,7 @@ from torch import Tensor
 from diffgdn import targets
 from diffgdn.cases import size_limits
 from diffgdn.cases.case import Case
+from diffgdn.cases.operand_options import NONE, passes_beta
 from diffgdn.cases.prelude import Call
 from diffgdn.findings import corpus
 from diffgdn.findings.finding import Finding, shows_in_company
@@ -259,11 +260,8 @@ def _recurrence(case: Case, arguments: Arguments) -> Iterable[str]:
         yield "rq, rk = l2norm(rq), l2norm(rk)"
     yield "rq, rk = (x.repeat_interleave(HV // H, 1) for x in (rq, rk))"
     width = "K" if case.operation.is_kda else "1"
-    if case.raw_gates:
-        raw = f"per_token(a, HV, {width}), dt_bias, A_log, lower_bound={case.gates.lower_bound!r}"
-        yield f"rg, rbeta = log_decay({raw}), torch.sigmoid(per_token(b, HV))"
-    else:
-        yield f"rg, rbeta = per_token(g, HV, {width}), per_token(beta, HV)"
+    yield f"rg = {_log_decay(case, width)}"
+    yield f"rbeta = {_beta(case)}"
     yield "zero = torch.zeros(HV, V, K, dtype=torch.float64)"
     if case.values.state == "none":
         yield "initial = [zero for _ in SPANS]"
@@ -275,6 +273,27 @@ def _recurrence(case: Case, arguments: Arguments) -> Iterable[str]:
     trees = [list(tree) for tree in case.parents] if case.parents else None
     yield f"o, paths = recurrence(rq, rk, rv, rg, rbeta, initial, SPANS, SCALE, trees={trees})"
     yield f"truth = truths(o, paths, {case.total}, {case.chunk_size})"
+
+
+def _log_decay(case: Case, width: str) -> str:
+    """Write the log decay of the script's tensors, given or from raw gates."""
+    if not case.raw_gates:
+        return f"per_token(g, HV, {width})"
+    bias = "None" if case.operands.dt_bias == NONE else "dt_bias"
+    softplus = ""
+    if not case.operands.plain_softplus:
+        softplus = f", softplus={(case.operands.softplus_beta, case.operands.softplus_threshold)}"
+    bound = f"lower_bound={case.gates.lower_bound!r}"
+    return f"log_decay(per_token(a, HV, {width}), {bias}, A_log, {bound}{softplus})"
+
+
+def _beta(case: Case) -> str:
+    """Write beta of the script's tensors: given, from a raw one, or ones."""
+    if not passes_beta(case):
+        return "torch.ones(TOKENS, HV, dtype=torch.float64)"
+    if not case.raw_beta:
+        return "per_token(beta, HV)"
+    return ("2.0 * " if case.operands.neg_eigval else "") + "torch.sigmoid(per_token(b, HV))"
 
 
 def _noise(finding: Finding, target: FunctionTarget, data: Data) -> tuple[str, tuple[str, ...]]:

@@ -160,17 +160,26 @@ def l2norm(x: Tensor) -> Tensor:
     return x / torch.sqrt((x * x).sum(-1, keepdim=True) + 1e-6)
 
 
-def log_decay(a: Tensor, dt_bias: Tensor, A_log: Tensor, lower_bound: float | None) -> Tensor:
+def log_decay(
+    a: Tensor,
+    dt_bias: Tensor | None,
+    A_log: Tensor,
+    lower_bound: float | None,
+    softplus: tuple[float, float] = (1.0, 20.0),
+) -> Tensor:
     """Compute g [tokens, HV, 1 or K] from raw gates, in float64.
 
-    a is [tokens, HV, 1 or K], A_log [HV], dt_bias [HV] or [HV, K]. g = -exp(A_log) * softplus(a + dt_bias),
-    or with a lower bound g = lower_bound * sigmoid(exp(A_log) * (a + dt_bias)).
+    a is [tokens, HV, 1 or K], A_log [HV], dt_bias [HV] or [HV, K], None for zeros. g = -exp(A_log) *
+    softplus(a + dt_bias), or with a lower bound g = lower_bound * sigmoid(exp(A_log) * (a + dt_bias)). With
+    `softplus` (c, threshold), softplus(x) = log(1 + exp(c x)) / c, and x where c x is past the threshold.
     """
     HV, width = a.shape[1:]
     rate = torch.exp(A_log.cpu().double()).view(HV, 1)
-    x = a + dt_bias.cpu().double().view(HV, width)
+    x = a if dt_bias is None else a + dt_bias.cpu().double().view(HV, width)
     if lower_bound is None:
-        return -rate * torch.logaddexp(x, torch.zeros_like(x))  # softplus
+        factor, threshold = softplus
+        curved = torch.logaddexp(factor * x, torch.zeros_like(x)) / factor
+        return -rate * torch.where(factor * x > threshold, x, curved)
     return lower_bound * torch.sigmoid(rate * x)
 
 

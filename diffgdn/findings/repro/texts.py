@@ -97,7 +97,9 @@ THROUGH = (
     + """
 import sys
 
-from diffgdn.scripts import Call, Case, Edit, Gates, Lay, Only, Pool, Step, Trace, Values, ask  # noqa: F401
+from diffgdn.scripts import (  # noqa: F401
+    ask, Call, Case, Edit, Gates, Lay, Only, Operands, Pool, Step, Trace, Values,
+)
 
 $steps
 call = $call

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 
 from diffgdn.cases.case import Case
+from diffgdn.cases.operand_options import coarsest
 from diffgdn.tensors.inputs import DTYPE
 
 UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}  # unit roundoff
@@ -96,7 +97,8 @@ class Size(NamedTuple):
 class Contract:
     """State the roundings that a correct implementation of an operation may make.
 
-    Formats are "float32", "bfloat16" or "float16"; "input" stands for the dtype of q.
+    Formats are "float32", "bfloat16" or "float16"; "input" stands for the dtype of q, k and v, where they
+    differ for the coarsest of them, to which a kernel may bring the factors of a product.
 
     Args:
         operand: format of matrix operands and of intermediates between chunk stages (A, w, u, h, v_new,
@@ -134,7 +136,7 @@ class Contract:
     def dtype(self, case: Case, kind: str) -> torch.dtype:
         """Return the format of a kind of value ("operand", "accumulator", "state") in this case."""
         chosen = getattr(self, kind)
-        return DTYPE[case.dtype if chosen == "input" else chosen]
+        return DTYPE[coarsest(case) if chosen == "input" else chosen]
 
     def unit(self, case: Case, kind: str) -> float:
         """Return the unit roundoff of one of the three formats for this case; tf32's if that is wider and
@@ -144,13 +146,14 @@ class Contract:
 
     def sizes(self, case: Case) -> dict[str, Size]:
         """Map every point of `POINTS` to the root mean square size of a rounding there, for this case."""
-        if case.dtype not in self._sizes:
-            self._sizes[case.dtype] = {name: self._size(case, name) for name in POINTS}
-        return self._sizes[case.dtype]
+        dtype = coarsest(case)
+        if dtype not in self._sizes:
+            self._sizes[dtype] = {name: self._size(case, name) for name in POINTS}
+        return self._sizes[dtype]
 
     @functools.cached_property
     def _sizes(self) -> dict[str, dict[str, Size]]:
-        """Keep the sizes by the dtype of a case's inputs, on which alone they depend."""
+        """Keep the sizes by the coarsest dtype of a case's inputs, on which alone they depend."""
         return {}
 
     def _size(self, case: Case, name: str) -> Size:
@@ -160,7 +163,7 @@ class Contract:
             chosen = self.points[name]
             if chosen is None:
                 return Size(0.0)
-            dtype = DTYPE[case.dtype if chosen == "input" else chosen]
+            dtype = DTYPE[coarsest(case) if chosen == "input" else chosen]
             unit = UNIT[dtype]
         else:
             kept = "accumulator" if kind == "function" else kind

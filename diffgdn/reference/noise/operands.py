@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from diffgdn.cases.case import Case
+from diffgdn.reference.limit import MAX_SIGMAS
 from diffgdn.reference.noise.contract import Contract, Size
 from diffgdn.reference.noise.draws import Draws
 from diffgdn.reference.oracle.lanes import LEAST, Lanes, Layout
@@ -64,7 +65,10 @@ def input_errors(
         of_norm = sizes["norm"].unit * draws.of_function(key, "norm", near=torch.zeros_like(key))
         return relative(draws, x, sizes["qk"], "qk") + of_norm
 
-    g, beta = _gates(case, data, lanes, sizes, draws) if case.raw_gates else (None, None)
+    g = _log_decay(case, data, lanes, sizes, draws) if case.raw_gates else None
+    beta = None
+    if case.raw_beta:
+        beta = sizes["gate"].unit * draws.of_function(lanes.beta.unsqueeze(-1), "beta")
     return InputErrors(normalised(lanes.q), normalised(lanes.k), g, beta)
 
 
@@ -77,24 +81,24 @@ def relative(draws: Draws, x: Tensor, size: Size, point: str) -> Tensor:
     return error
 
 
-def _gates(
+def _log_decay(
     case: Case, data: Mapping[str, Tensor], lanes: Lanes, sizes: Mapping[str, Size], draws: Draws
-) -> tuple[Tensor, Tensor]:
-    """Draw the errors of log decay and beta that are computed from raw gates.
+) -> Tensor:
+    """Draw the errors of the log decay that is computed from raw gates, absolute, [samples, T, L, 1 or K].
 
     With rate = exp(A_log), x = a + dt_bias, and each function off by the size of "gate": for g = -rate
     softplus(x) the derivative by x is -rate sigmoid(x), and the rounding of 1 + exp(x) in softplus is an
     error of its logarithm, of no more than softplus(x), which is lost whole where exp(x) is; for g =
-    lower_bound s with s = sigmoid(rate x) it is lower_bound s (1 - s) by z = rate x.
-
-    Returns:
-        g, absolute, [samples, T, L, 1 or K], and beta, relative, [samples, T, L, 1].
+    lower_bound s with s = sigmoid(rate x) it is lower_bound s (1 - s) by z = rate x. Without dt_bias x is a,
+    and has no error. A factor c and a threshold of softplus: see `_of_scaled_softplus`.
     """
     unit = sizes["gate"].unit
     width = case.K if case.operation.is_kda else 1
-    data = move({name: data[name] for name in ("a", "dt_bias", "A_log")}, lanes.v.device)
+    biased = "dt_bias" in data
+    data = move({name: data[name] for name in ("a", "dt_bias", "A_log") if name in data}, lanes.v.device)
     raw = data["a"].double().view(case.tokens, case.HV, width)
-    raw = raw + data["dt_bias"].double().view(case.HV, width)
+    if biased:
+        raw = raw + data["dt_bias"].double().view(case.HV, width)
     rate = torch.exp(data["A_log"].double()).view(1, case.HV, 1).expand(case.tokens, case.HV, 1)
     layout = Layout(case, lanes.v.device)
     x, rate = layout.spread(raw), layout.spread(rate)
@@ -104,8 +108,10 @@ def _gates(
 
     # exp(A_log) may overflow, in a kernel too: the decay is then 0 whatever the error of g, or at its bound.
     x32, rate32, g32 = (part.clamp(max=LARGEST).to(draws.dtype) for part in (x, rate, lanes.g))
-    of_rate, of_x = once(rate, "rate"), x32 * once(x, "x")
-    if case.gates.lower_bound is None:
+    of_rate, of_x = once(rate, "rate"), x32 * once(x, "x") if biased else torch.zeros_like(x32)
+    if not case.operands.plain_softplus:
+        error = _of_scaled_softplus(case, x, rate32, of_x, sizes, draws) + g32 * of_rate
+    elif case.gates.lower_bound is None:
         slope = -rate32 * torch.sigmoid(x).to(draws.dtype)
         of_sum = torch.minimum(rate32 * sizes["softplus_sum"].unit, -g32) * draws.by_value(x, "softplus_sum")
         error = slope * of_x + g32 * of_rate + of_sum
@@ -118,7 +124,42 @@ def _gates(
         )
     error = error + g32 * once(lanes.g, "gate")
     live = lanes.live.unsqueeze(-1) & (lanes.g > LEAST)
-    return torch.where(live, error, 0.0), once(lanes.beta.unsqueeze(-1), "beta")
+    return torch.where(live, error, 0.0)
+
+
+def _of_scaled_softplus(
+    case: Case, x: Tensor, rate: Tensor, of_x: Tensor, sizes: Mapping[str, Size], draws: Draws
+) -> Tensor:
+    """Draw the errors of g = -rate log(1 + exp(z)) / c with z = c x, and g = -rate x past the threshold.
+
+    The derivative by z is -rate sigmoid(z) / c; c x rounds once, and so does the quotient by c, where c is
+    not 1; the sum 1 + exp(z) as without c. Where z is so near the threshold that its roundings may carry it
+    across, either formula may be taken: an error of 0 or of their distance, rate log(1 + exp(-z)) / c, each
+    as likely.
+
+    Args:
+        x: a + dt_bias, float64. rate: exp(A_log), in the working precision. of_x: absolute errors of x.
+    """
+    factor, threshold, unit = (
+        case.operands.softplus_beta,
+        case.operands.softplus_threshold,
+        sizes["gate"].unit,
+    )
+    z = factor * x
+    curved = z <= threshold
+    level = torch.where(curved, torch.sigmoid(z), 1.0).to(draws.dtype)
+    value = torch.where(curved, torch.logaddexp(z, torch.zeros_like(z)) / factor, 0.0).to(draws.dtype)
+    error = -rate * level * of_x
+    if factor != 1.0:
+        z32 = z.clamp(max=LARGEST).to(draws.dtype)
+        of_z = unit * draws.of_function(z, "z") * z32 / factor
+        error = error - rate * torch.where(curved, level * of_z, 0.0)
+        error = error + rate * value * unit * draws.of_function(value.double(), "softplus_beta")
+    of_sum = torch.minimum(rate * sizes["softplus_sum"].unit / factor, rate * value)
+    error = error + of_sum * draws.by_value(z, "softplus_sum")
+    near = (z - threshold).abs() <= MAX_SIGMAS * 2.0 * unit * z.abs()
+    jump = torch.where(near, torch.log1p(torch.exp(-z.abs())) / factor, 0.0).to(draws.dtype)
+    return error + 0.5**0.5 * rate * jump * draws.by_value(z, "threshold")
 
 
 def decay_error(draws: Draws, x: Tensor, contract: Contract, size: Size) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from diffgdn.cases.case import Case
+from diffgdn.cases.operand_options import passes_beta
 from diffgdn.tensors.transfer import move
 
 # Of a log decay from raw gates, whose rate may overflow. exp(g) is 0 from -746 on in any precision, and sums
@@ -126,33 +127,62 @@ class Lanes:
 
 
 def _gates(case: Case, data: dict[str, Tensor], rounding: Rounding) -> tuple[Tensor, Tensor]:
-    """Compute the log decay and the write strength of every token, from raw gates if the operation takes
-    those.
+    """Compute the log decay and the write strength of every token, from raw ones if the case passes those.
 
-        g = -exp(A_log) * softplus(a + dt_bias),   beta = sigmoid(b)
+        g = -exp(A_log) * softplus(a + dt_bias),   beta = sigmoid(b), 2 sigmoid(b) with `neg_eigval`
         g = lower_bound * sigmoid(exp(A_log) * (a + dt_bias))   if the case has a lower bound
 
-    Sources are in the head of this module; the bounded form is that of FLA's and SGLang's kda kernels.
+    Without dt_bias x is a, and without beta it is 1. Sources are in the head of this module; the bounded form
+    is that of FLA's and SGLang's kda kernels.
 
     Returns:
         g [..., tokens, HV, 1 or K], natural log, and beta [..., tokens, HV], in float64.
     """
-    width = case.K if case.operation.is_kda else 1
+    return _log_decay(case, data, rounding), _beta(case, data, rounding)
+
+
+def _beta(case: Case, data: dict[str, Tensor], rounding: Rounding) -> Tensor:
+    """Compute the write strength, [..., tokens, HV]."""
     shape = (*rounding.lead, case.tokens, case.HV)
+    if not passes_beta(case):
+        return torch.ones(shape, dtype=torch.float64, device=data["v"].device)
+    if not case.raw_beta:
+        return data["beta"].double().expand(shape)
+    beta = rounding.function(torch.sigmoid(data["b"].double().expand(shape)))
+    return 2.0 * beta if case.operands.neg_eigval else beta
+
+
+def _log_decay(case: Case, data: dict[str, Tensor], rounding: Rounding) -> Tensor:
+    """Compute the natural log decay, [..., tokens, HV, 1 or K]."""
+    width = case.K if case.operation.is_kda else 1
+    shape = (*rounding.lead, case.tokens, case.HV, width)
     if not case.raw_gates:
-        g = data["g"].double().view(case.tokens, case.HV, width)
-        return g.expand(*shape, width), data["beta"].double().expand(shape)
-    a = data["a"].double().view(case.tokens, case.HV, width).expand(*shape, width)
+        return data["g"].double().view(case.tokens, case.HV, width).expand(shape)
+    x = data["a"].double().view(case.tokens, case.HV, width).expand(shape)
     rate = rounding.function(
         torch.exp(data["A_log"].double()).view(case.HV, 1).expand(*rounding.lead, 1, case.HV, 1)
     )
-    x = rounding.function(a + data["dt_bias"].double().view(case.HV, width))
+    if "dt_bias" in data:
+        x = rounding.function(x + data["dt_bias"].double().view(case.HV, width))
     if case.gates.lower_bound is not None:
-        g = case.gates.lower_bound * torch.sigmoid(rounding.function(rate * x))
-    else:
-        g = -rate * rounding.softplus(x)
-        g = torch.where(g < LEAST, LEAST, g)
-    return rounding.function(g), rounding.function(torch.sigmoid(data["b"].double().expand(shape)))
+        return rounding.function(case.gates.lower_bound * torch.sigmoid(rounding.function(rate * x)))
+    g = -rate * _softplus(case, x, rounding)
+    return rounding.function(torch.where(g < LEAST, LEAST, g))
+
+
+def _softplus(case: Case, x: Tensor, rounding: Rounding) -> Tensor:
+    """Compute log(1 + exp(c x)) / c with the case's c, and x where c x is past its threshold.
+
+    The usual threshold of 20 is left out: log(1 + exp(x)) is x there, to all digits of fp32.
+    """
+    if case.operands.plain_softplus:
+        return rounding.softplus(x)
+    factor = case.operands.softplus_beta
+    z = x if factor == 1.0 else rounding.function(factor * x)
+    curved = rounding.softplus(z)
+    if factor != 1.0:
+        curved = rounding.function(curved / factor)
+    return torch.where(z > case.operands.softplus_threshold, x, curved)
 
 
 def _l2norm(x: Tensor, rounding: Rounding) -> Tensor:

@@ -76,7 +76,7 @@ def _no_tree(case: Case) -> str | None:
 
 
 def _raw(case: Case) -> str | None:
-    return "the gates are raw" if case.raw_gates else None
+    return "the gates or beta are raw" if case.raw_gates or case.raw_beta else None
 
 
 def _no_groups(case: Case) -> str | None:
