@@ -10,7 +10,7 @@ from hypothesis.errors import InvalidArgument
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.cases.promises import EVERYTHING, Promises
-from diffgdn.strategies import geometries, inside, laws, sizes
+from diffgdn.strategies import geometries, inside, laws, sizes, state_draws
 from diffgdn.strategies.batch_layout import Batch, among, draw_batch, rarely, whole
 from diffgdn.strategies.informative import LEFT_AS_DRAWN, make_informative
 from diffgdn.strategies.menu import BACKENDS, STATES, Build, Menu, builds, exactable, options, promised
@@ -67,7 +67,7 @@ def cases(
         if not entries:
             raise InvalidArgument(f"menu: no entry for {op!r} lies inside the promises; draw it with them")
         chosen = st.sampled_from(entries)
-    return _cases(op, backend, chosen, configs, _exact_draws(op, backend, menu, own), own)
+    return _cases(op, backend, chosen, configs, _exact_draws(op, backend, menu, own), own, menu is None)
 
 
 def _exact_draws(
@@ -94,11 +94,12 @@ def _cases(
     configs: int,
     exactness: dict[str, st.SearchStrategy[bool]],
     own: Promises,
+    free: bool,
 ) -> Case:
     """Draw one case.
 
     chosen: its build. exactness: by dtype, whether it is to be exact if it can be. own: what is promised of
-    the operation.
+    the operation. free: the build comes from no menu.
     """
     operation = OPERATIONS[op]
     # First: where Hypothesis leaves all the rest at its simplest, the case is to prove something too.
@@ -117,6 +118,7 @@ def _cases(
     case = _assemble(op, build, batch, H, HV, gates, values)
     order = draw(among(*ORDERS)) if backend == "interpret" else Case.order
     case = replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)), order=order)
+    case = state_draws.draw_options(draw, case, build, free, own)
     return make_informative(case, own) if informed else case
 
 
@@ -226,4 +228,5 @@ def _representative(op: str, build: Build, wanted: int, own: Promises) -> Case:
     gates = Gates(dtype=build.gate_dtype, raw=build.raw, lower_bound=bound)
     values = Values(state="law" if build.given else "none")
     scale = inside.scales(own, laws.SCALES)[0]
-    return replace(_assemble(op, build, batch, H, HV, gates, values), scale=scale)
+    case = replace(_assemble(op, build, batch, H, HV, gates, values), scale=scale)
+    return state_draws.plain_options(case, build, own)

@@ -19,6 +19,7 @@ from hypothesis.errors import InvalidArgument
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.strategies import inside
+from diffgdn.strategies.state_builds import with_states
 
 BACKENDS = ("interpret", "gpu")
 MOST_DRAWS = 400  # of builds for one operation of a menu
@@ -45,7 +46,8 @@ class Build:
     one: a dense batch has exactly one token a sequence (else at least two). steps: update
     keeps the state after each step, as verify always does. tree: parents are passed.
     bounded: kda's gate with a lower bound. odd_pitch: slots of the pool are not 16 bytes aligned. given: an
-    initial state is passed. crowded: so many states that launchers may take another tile.
+    initial state is passed. crowded: so many states that launchers may take another tile. states: options
+    of where states come from and go to, of `state_options.COMPILED`.
     """
 
     K: int = 16
@@ -71,6 +73,7 @@ class Build:
     final: bool = True
     batch_invariant: bool = False
     crowded: bool = False
+    states: tuple[str, ...] = ()
 
     @property
     def can_be_exact(self) -> bool:
@@ -260,6 +263,7 @@ class Menu:
                 # Where little is promised there may be no balance, and fewer builds than are wanted.
                 if not found or _balanced(found, build, per_operation) or attempt >= MOST_DRAWS // 2:
                     found.add(build)
+            found = with_states(op, found, published(op), own, f"{seed}/{op}")
             drawn.append((op, tuple(sorted(found, key=_simplicity))))
         return cls(seed=seed, backend=backend, builds=tuple(drawn))
 

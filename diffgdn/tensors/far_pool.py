@@ -93,12 +93,17 @@ class FarPool:
 
 
 def allocate(
-    case: Case, states: Tensor, inner: Sequence[int], device: torch.device | str, pattern: int
+    case: Case,
+    states: Tensor,
+    inner: Sequence[int],
+    device: torch.device | str,
+    pattern: int,
+    fresh: int = poison.FRESH,
 ) -> FarPool:
     """Allocate a far pool, fill it with `pattern` around the named slots and put the initial states there.
 
-    states [N, *inner], on any device: of each sequence, as they lie in a slot. Waits on a GPU until there is
-    room.
+    fresh: what slots are filled with that must be written and are not read. states [N, *inner], on any
+    device: of each sequence, as they lie in a slot. Waits on a GPU until there is room.
     """
     pool, dtype = case.pool, DTYPE[case.pool.dtype]
     size = case.HV * case.V * case.K
@@ -109,10 +114,13 @@ def allocate(
         _wait_for_memory(device, numel * dtype.itemsize)
     storage = torch.empty(numel, dtype=dtype, device=device)
     view = storage.as_strided((pool.slots, *inner), (stride, *contiguous_strides(inner)))
-    named = tuple(sorted({slot for slot in pool.indices if slot >= 0} | {0}))
+    kept = {slot for _, slot, _ in case.kept} if case.state_options.slots else set()
+    named = tuple(sorted({slot for slot in pool.indices if slot >= 0} | kept | {0}))
     far = FarPool(storage, view, named)
     for part in far.parts():
         poison.fill(part, pattern)
+    for slot in kept:
+        poison.fill(view[slot], fresh)
     for n, slot in enumerate(pool.indices):
         if slot >= 0:
             view[slot] = states[n].to(device)

@@ -3,7 +3,7 @@
 import torch
 
 from .. import arguments as check
-from .chunk_checks import check_shared
+from .chunk_checks import check_shared, check_track
 from .pipeline import run
 
 
@@ -11,8 +11,8 @@ def chunk_kda(
     q, k, v, g, beta, scale=None, initial_state=None, initial_state_indices=None,
     use_qk_l2norm_in_kernel=False, cu_seqlens=None, A_log=None, dt_bias=None, lower_bound=None,
     output_intermediate_states=False, track_state=None, track_chunk_idx=None, beta_is_raw=False,
-    chunk_indices=None, chunk_offsets=None, *, inplace_update=True, output_final_state=False, chunk_size=64,
-    layout="vk", batch_invariant=False, validate=None,
+    chunk_indices=None, chunk_offsets=None, *, inplace_update=True, output_final_state=False,
+    has_initial_state=None, chunk_size=64, layout="vk", batch_invariant=False, validate=None,
 ):  # fmt: skip
     """Run whole sequences through Kimi delta attention (KDA): chunk_gated_delta_rule with g [B, T, HV, K].
 
@@ -24,20 +24,17 @@ def chunk_kda(
     elements of any shape and strides, fp32; dt_bias: HV * K elements in fp32 or q's dtype, or None for zeros.
     beta_is_raw: beta is sigmoid(beta). output_intermediate_states: also return the state before each chunk.
     chunk_indices, chunk_offsets: accepted and not used, the chunk table is made from cu_seqlens on the
-    device. track_state, track_chunk_idx: not supported, must be None.
+    device. track_state [N, HV, V, K], fp32, with any leading strides, takes the state before chunk
+    track_chunk_idx[n] of each sequence n, not rounded; its row stays as it is if the sequence has no such
+    chunk, as for a negative number.
 
     Returns o [B, T, HV, V]; (o, h) with output_intermediate_states; the final state [N, HV, V, K] comes
     last of the tuple with output_final_state. Raises ValueError or TypeError, before anything is written, for
     arguments that do not fit together.
     """
-    B, T, _, HV, K, _ = check.qkv(q, k, v)
+    B, T, _, HV, K, V = check.qkv(q, k, v)
     check.per_token("g", g, "[B, T, HV, K]", (B, T, HV, K), (torch.float32, q.dtype))
     check.per_token("beta", beta, "[B, T, HV]", (B, T, HV), (torch.float32, q.dtype))
-    for name, value in (("track_state", track_state), ("track_chunk_idx", track_chunk_idx)):
-        if value is not None:
-            raise check.wrong_value(
-                name, "None: tracking a chunk's state is not supported", type(value).__name__
-            )
     if A_log is not None:
         A_log = check.per_head("A_log", A_log, HV, "[HV]", (torch.float32,))
         if dt_bias is not None:
@@ -50,9 +47,15 @@ def chunk_kda(
                 raise check.wrong_value(
                     name, "None without A_log, where g is the log decay itself", type(value).__name__
                 )
+    N = B if not isinstance(cu_seqlens, torch.Tensor) else cu_seqlens.numel() - 1
+    check_track(track_state, track_chunk_idx, N, HV, V, K, layout)
     scale = check_shared(
-        q, v, {"q": q, "k": k, "v": v, "g": g, "beta": beta, "A_log": A_log, "dt_bias": dt_bias}, scale=scale,
-        initial_state=initial_state, indices=initial_state_indices, cu_seqlens=cu_seqlens,
+        q, v,
+        {
+            "q": q, "k": k, "v": v, "g": g, "beta": beta, "A_log": A_log, "dt_bias": dt_bias,
+            "track_state": track_state, "track_chunk_idx": track_chunk_idx,
+        },
+        scale=scale, initial_state=initial_state, indices=initial_state_indices, cu_seqlens=cu_seqlens,
         chunk_size=chunk_size,
         layout=layout,
         flags={
@@ -60,7 +63,7 @@ def chunk_kda(
             "output_intermediate_states": output_intermediate_states, "beta_is_raw": beta_is_raw,
             "batch_invariant": batch_invariant,
         },
-        inplace_update=inplace_update, validate=validate,
+        inplace_update=inplace_update, validate=validate, has_initial=has_initial_state,
     )  # fmt: skip
     o, final_state, h = run(
         q, k, v, g, beta, scale=scale, initial_state=initial_state, indices=initial_state_indices,
@@ -68,7 +71,8 @@ def chunk_kda(
         l2norm=use_qk_l2norm_in_kernel, inplace_update=inplace_update, output_final_state=output_final_state,
         boundary_states=output_intermediate_states, chunk_size=chunk_size, layout=layout,
         batch_invariant=batch_invariant, raw_beta=beta_is_raw, A_log=A_log,
-        dt_bias=dt_bias, lower_bound=lower_bound,
+        dt_bias=dt_bias, lower_bound=lower_bound, has_initial=has_initial_state, track=track_state,
+        track_chunk=track_chunk_idx,
     )  # fmt: skip
     results = (
         o,
