@@ -14,7 +14,20 @@ from diffgdn.cases.trace import Trace
 from diffgdn.cases.trace_steps import Step
 from diffgdn.verdict.question import question_of
 
-__all__ = ["Call", "Case", "Edit", "Gates", "Lay", "Only", "Operands", "Pool", "Step", "Trace", "Values", "ask"]
+__all__ = [
+    "Call",
+    "Case",
+    "Edit",
+    "Gates",
+    "Lay",
+    "Only",
+    "Operands",
+    "Pool",
+    "Step",
+    "Trace",
+    "Values",
+    "ask",
+]
 
 
 def ask(call: Call, target: str, backend: str, before: Sequence[Call] = ()) -> int:

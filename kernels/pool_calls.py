@@ -6,6 +6,7 @@ import torch
 
 from . import arguments as check
 from .recurrent_launch import launch
+from .token_slots import check_accepted, check_token_slots, values_of_token_slots
 
 # A tree's paths are kept as the bits of one int64.
 MAX_TREE_STEPS = 64
@@ -15,7 +16,8 @@ def fused_recurrent_gated_delta_rule_update(
     q, k, v, g, beta=None, scale=None, initial_state_source=None, initial_state_indices=None, cu_seqlens=None,
     use_qk_l2norm_in_kernel=False, disable_state_update=False, disable_output_calculation=False,
     intermediate_states_buffer=None, intermediate_state_indices=None, cache_steps=None,
-    retrieve_parent_token=None, *, layout="vk", batch_invariant=False, validate=None,
+    retrieve_parent_token=None, *, num_accepted_tokens=None, layout="vk", batch_invariant=False,
+    validate=None,
 ):  # fmt: skip
     """Run sequences through the gated delta rule from and to states that live in a pool, with gates given.
 
@@ -36,6 +38,12 @@ def fused_recurrent_gated_delta_rule_update(
     many steps of it to use (None: all). retrieve_parent_token [N, steps <= 64]: token i > 0 continues from
     token retrieve_parent_token[n, i], which is from 0 to i - 1; entry 0 is not read. A branch is recomputed
     from the initial state in fp32, never read back from the buffer.
+
+    Slots for each token, as vLLM verifies: initial_state_indices [N, steps] names the slots that take the
+    state after each step of a sequence, num_accepted_tokens [N] from 1 to steps (None: ones) how many steps
+    of the call before were right: the state is read from the slot of the last of them. A negative slot takes
+    none; a sequence that would start in one is padding. There is no buffer then, no tree, and no other
+    update of the state.
 
     Dtypes: q, k, v each one of bf16, fp16, fp32; g and beta q's or fp32; states any of the three, rounded
     once, when stored. disable_output_calculation: o is then a zero of shape [1, 1, 1, 1]. batch_invariant:
@@ -58,7 +66,8 @@ def fused_recurrent_gated_delta_rule_update(
     options = _check_pool(
         q, v, dict(q=q, k=k, v=v, g=g, beta=beta), scale, initial_state_source, initial_state_indices,
         cu_seqlens, use_qk_l2norm_in_kernel, disable_state_update, intermediate_states_buffer,
-        intermediate_state_indices, cache_steps, retrieve_parent_token, layout, batch_invariant, validate,
+        intermediate_state_indices, cache_steps, retrieve_parent_token, num_accepted_tokens, layout,
+        batch_invariant, validate,
     )  # fmt: skip
     o = None if disable_output_calculation else q.new_empty(v.shape)
     launch(q, k, v, g, beta, o, kda=kda, **options)
@@ -69,8 +78,8 @@ def fused_sigmoid_gating_delta_rule_update(
     A_log, a, dt_bias, softplus_beta, softplus_threshold, q, k, v, b, initial_state_source,
     initial_state_indices, scale=None, use_qk_l2norm_in_kernel=False, cu_seqlens=None, is_kda=False,
     lower_bound=None, disable_state_update=False, intermediate_states_buffer=None,
-    intermediate_state_indices=None, cache_steps=None, retrieve_parent_token=None, *, layout="vk",
-    batch_invariant=False, validate=None,
+    intermediate_state_indices=None, cache_steps=None, retrieve_parent_token=None, *,
+    num_accepted_tokens=None, layout="vk", batch_invariant=False, validate=None,
 ):  # fmt: skip
     """Decode or verify: fused_recurrent_gated_delta_rule_update with the gates computed from raw a and b.
 
@@ -100,8 +109,8 @@ def fused_sigmoid_gating_delta_rule_update(
     options = _check_pool(
         q, v, dict(q=q, k=k, v=v, a=a, b=b, A_log=A_log, dt_bias=dt_bias), scale, initial_state_source,
         initial_state_indices, cu_seqlens, use_qk_l2norm_in_kernel, disable_state_update,
-        intermediate_states_buffer, intermediate_state_indices, cache_steps, retrieve_parent_token, layout,
-        batch_invariant, validate,
+        intermediate_states_buffer, intermediate_state_indices, cache_steps, retrieve_parent_token,
+        num_accepted_tokens, layout, batch_invariant, validate,
     )  # fmt: skip
     o = q.new_empty(v.shape)
     launch(
@@ -131,7 +140,7 @@ def _raw(name, x, B, T, HV, K, dtype):
 
 def _check_pool(
     q, v, tensors, scale, pool, indices, cu_seqlens, l2norm, disable_state_update, buffer, buffer_indices,
-    cache_steps, parents, layout, batch_invariant, validate,
+    cache_steps, parents, accepted, layout, batch_invariant, validate,
 ):  # fmt: skip
     """Check what update and decode ask of the rest of their arguments; return the options of the launch.
 
@@ -149,8 +158,17 @@ def _check_pool(
     needed = T if cu_seqlens is None else 1  # steps of a sequence, as far as shapes tell
     if pool is not None:
         check.states("initial_state_source", pool, None, HV, V, K, layout, written=not disable_state_update)
-    if pool is not None or indices is not None:
+    token_slots = isinstance(indices, torch.Tensor) and indices.ndim == 2
+    if token_slots:
+        token_slots_given = dict(
+            initial_state_source=pool is not None, intermediate_states_buffer=buffer is None,
+            retrieve_parent_token=parents is None, disable_state_update=not disable_state_update,
+        )  # fmt: skip
+        check_token_slots(indices, N, needed, token_slots_given)
+    elif pool is not None or indices is not None:
         check.indices("initial_state_indices", indices, N)
+    if accepted is not None:
+        check_accepted(accepted, N, token_slots)
     steps = 0
     if buffer is not None:
         steps = _check_buffer(buffer, cache_steps, needed, HV, V, K, layout)
@@ -162,6 +180,7 @@ def _check_pool(
         | dict(
             initial_state_source=pool,
             initial_state_indices=indices,
+            num_accepted_tokens=accepted,
             cu_seqlens=cu_seqlens,
             intermediate_states_buffer=buffer,
             intermediate_state_indices=buffer_indices,
@@ -170,7 +189,10 @@ def _check_pool(
     )
     if check.values_wanted(validate, q):
         lengths = [T] * N if cu_seqlens is None else _values_of_lengths(cu_seqlens, B * T)
-        if pool is not None:
+        if token_slots:
+            _check_longest("initial_state_indices", indices.shape[1], lengths)
+            values_of_token_slots(indices, accepted, lengths, pool.shape[0])
+        elif pool is not None:
             check.values_of_indices(
                 "initial_state_indices",
                 indices,
@@ -185,8 +207,9 @@ def _check_pool(
             _check_longest("retrieve_parent_token", parents.shape[1], lengths)
             _values_of_parents(parents, lengths)
     return dict(
-        h0=pool, ht=None if disable_state_update else pool, h_indices=indices, cu_seqlens=cu_seqlens,
-        cache=buffer, cache_indices=indices if buffer_indices is None else buffer_indices, cache_steps=steps,
+        h0=pool, ht=None if disable_state_update or token_slots else pool, h_indices=indices,
+        accepted=accepted, cu_seqlens=cu_seqlens, cache=buffer,
+        cache_indices=indices if buffer_indices is None else buffer_indices, cache_steps=steps,
         parents=parents, scale=scale, l2norm=l2norm, kv=layout == "kv", batch_invariant=batch_invariant,
     )  # fmt: skip
 

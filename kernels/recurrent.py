@@ -37,14 +37,15 @@ from .recurrent_steps import (
 # Only floats, whose values it never looks at, and constants can be put together.
 TENSORS = [
     "q", "k", "v", "g", "beta", "A_log", "dt_bias", "o", "h0", "ht", "h_indices", "cu_seqlens", "cache",
-    "cache_indices", "parents",
+    "cache_indices", "parents", "accepted",
 ]  # fmt: skip
-SIZES = ["N", "T", "tokens", "HV", "GROUP", "cache_steps", "parent_steps"]
+SIZES = ["N", "T", "tokens", "HV", "GROUP", "cache_steps", "parent_steps", "slot_steps"]
 STRIDES = [
     *(f"stride_{x}_{axis}" for x in ("q", "k", "v", "g", "beta", "o") for axis in ("seq", "tok", "head")),
     *(f"stride_{x}_{axis}" for x in ("h0", "ht") for axis in ("slot", "head", "row")),
     *(f"stride_cache_{axis}" for axis in ("slot", "step", "head", "row")),
-    *("stride_h_index", "stride_cache_index", "stride_parent_seq", "stride_parent_step"),
+    *("stride_h_index", "stride_h_step", "stride_accepted"),
+    *("stride_cache_index", "stride_parent_seq", "stride_parent_step"),
 ]
 
 
@@ -60,11 +61,12 @@ def recurrent_kernel(
     o,  # [.., HV, V]; None: no output wanted
     h0,  # states to start from, [slots, HV, V, K] (kv: [slots, HV, K, V]); None: zeros
     ht,  # where final states go, h0 itself or a tensor apart; None: nowhere
-    h_indices,  # [N], row of h0 and ht, negative: padding; None: row n is sequence n
+    h_indices,  # [N] (TOKEN_SLOTS: [N, slot_steps]), row of h0; negative: padding; None: its number
     cu_seqlens,  # [N + 1]; None: dense
     cache,  # states after every step, [slots, steps, HV, V, K]; None: not kept
     cache_indices,  # [N]
     parents,  # [N, steps]: the tree; None: a chain
+    accepted,  # [N], TOKEN_SLOTS: the start is the slot of step accepted - 1; None: of step 0
     scale,
     gate_numbers,  # (lower_bound, softplus_beta, softplus_threshold)
     N,
@@ -74,6 +76,7 @@ def recurrent_kernel(
     GROUP,  # HV // H
     cache_steps,
     parent_steps,
+    slot_steps,
     # Strides of one sequence to the next: of one row of the batch, or, packed, of one token.
     stride_q_seq: tl.int64,
     stride_q_tok: tl.int64,
@@ -104,6 +107,8 @@ def recurrent_kernel(
     stride_cache_head: tl.int64,
     stride_cache_row: tl.int64,
     stride_h_index: tl.int64,
+    stride_h_step: tl.int64,
+    stride_accepted: tl.int64,
     stride_cache_index: tl.int64,
     stride_parent_seq: tl.int64,
     stride_parent_step: tl.int64,
@@ -113,8 +118,9 @@ def recurrent_kernel(
 
     One program each of N sequences * HV heads * cdiv(V, BV) tiles. Written: o, rows past the last sequence
     with zeros; ht, the final states, not those of negative slots; cache, the states after the first
-    cache_steps tokens, not where the index is negative. All else is read only. Loads are of any dtype,
-    arithmetic is in fp32, and what is stored is rounded once.
+    cache_steps tokens, not where the index is negative; with TOKEN_SLOTS the states after each token, to the
+    slots of h0 that h_indices has for it. All else is read only. Loads are of any dtype, arithmetic is in
+    fp32, and what is stored is rounded once.
     """
     # Value tiles, then heads, then sequences along one axis: only the first grid axis goes beyond 65535.
     NV: tl.constexpr = (VARIANT.V + VARIANT.BV - 1) // VARIANT.BV
@@ -130,7 +136,17 @@ def recurrent_kernel(
 
     i_slot = i_n
     if h_indices is not None:
-        i_slot = tl.load(h_indices + i_n * stride_h_index).to(tl.int64)
+        p_slots = h_indices + i_n * stride_h_index
+        if VARIANT.TOKEN_SLOTS:
+            if accepted is not None:
+                # Counts that were not validated are still kept from leading outside of the table.
+                step = tl.load(accepted + i_n * stride_accepted).to(tl.int64) - 1
+                i_slot = tl.load(p_slots + tl.maximum(tl.minimum(step, slot_steps - 1), 0) * stride_h_step)
+            else:
+                i_slot = tl.load(p_slots)
+            i_slot = i_slot.to(tl.int64)
+        else:
+            i_slot = tl.load(p_slots).to(tl.int64)
 
     if cu_seqlens is not None:
         first = tl.load(cu_seqlens + i_n).to(tl.int64)
@@ -182,13 +198,18 @@ def recurrent_kernel(
         kept = tl.where(i_cache >= 0, cache_steps, 0)
         cache_offsets = state_offsets(rows, columns, stride_cache_row, VARIANT)
         kept_states = (p_cache, stride_cache_step, cache_offsets, kept)
+    token_slots = None
+    if VARIANT.TOKEN_SLOTS:
+        base = h0 + i_hv * stride_h0_head
+        kept = tl.where(i_slot >= 0, slot_steps, 0)  # padding keeps nothing
+        token_slots = (base, stride_h0_slot, h0_offsets, p_slots, stride_h_step, kept)
     tree = None
     if parents is not None:
         tree = (parents + i_n * stride_parent_seq, stride_parent_step, parent_steps)
 
     b_h = walk(
-        b_h, length, token, p_beta, steps, gate, gate_numbers, scale, out, kept_states, tree, start, rows,
-        columns, VARIANT,
+        b_h, length, token, p_beta, steps, gate, gate_numbers, scale, out, kept_states, token_slots, tree,
+        start, rows, columns, VARIANT,
     )  # fmt: skip
 
     if ht is not None:

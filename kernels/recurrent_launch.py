@@ -17,7 +17,7 @@ def packed_tokens(x, cu_seqlens):
 
 
 def launch(
-    q, k, v, g, beta, o, *, kda, h0=None, ht=None, h_indices=None, cu_seqlens=None, cache=None,
+    q, k, v, g, beta, o, *, kda, h0=None, ht=None, h_indices=None, accepted=None, cu_seqlens=None, cache=None,
     cache_indices=None, cache_steps=0, parents=None, scale, l2norm=False, raw_beta=False, neg_eigval=False,
     A_log=None, dt_bias=None, lower_bound=None, softplus_beta=1.0, softplus_threshold=20.0, kv=False,
     zero_padded=False, batch_invariant=False,
@@ -25,9 +25,9 @@ def launch(
     """Run all sequences of q, k [B, T, H, K], v, o [B, T, HV, V], g, beta [B, T, HV] (kda: g [B, T, HV, K]).
 
     g: natural log decay, or with A_log the raw gate; beta, None for ones. Written: o (None: not wanted), ht
-    (h0 itself, or a tensor apart) and cache [rows, steps, HV, V, K], its first cache_steps steps. The rest as
-    the public functions have it. Nothing is checked, and nothing is copied but by
-    packed_tokens, and cu_seqlens where it has a stride.
+    (h0 itself, or a tensor apart), cache [rows, steps, HV, V, K], its first cache_steps steps, and, if
+    h_indices has two dimensions, the slots of h0 that it names. The rest as the public functions have it.
+    Nothing is checked, and nothing is copied but by packed_tokens, and cu_seqlens where it has a stride.
     """
     q, k, v, g, beta, flat_o = (packed_tokens(x, cu_seqlens) for x in (q, k, v, g, beta, o))
     B, T, H, K = k.shape
@@ -45,6 +45,7 @@ def launch(
     rows_read = [q, k, v, *states] if o is None else [q, k, v, flat_o, *states]
     if kda:
         rows_read += [g] if dt_bias is None else [g, dt_bias.view(HV, K)]
+    token_slots = h_indices is not None and h_indices.ndim == 2
     row = V if kv else K
     # A dense sequence starts so many rows into the batch, a packed one so many tokens.
     sequence = (0, 1, 2) if cu_seqlens is None else (1, 1, 2)
@@ -57,18 +58,22 @@ def launch(
         PACKED_ROWS=all(x.shape[-2] == 1 or x.stride(-2) == row for x in states),
         KV=kv, KDA=kda, L2NORM=l2norm, RAW_BETA=raw_beta, NEG_EIGVAL=neg_eigval,
         GATE=GIVEN.value if A_log is None else SOFTPLUS.value if lower_bound is None else BOUNDED.value,
-        ONE_TOKEN=cu_seqlens is None and T == 1, FINAL_APART=final_apart, ZERO_PADDED=zero_padded,
+        ONE_TOKEN=cu_seqlens is None and T == 1, FINAL_APART=final_apart, TOKEN_SLOTS=token_slots,
+        ZERO_PADDED=zero_padded,
     )  # fmt: skip
     grid = (N * HV * triton.cdiv(V, tile.BV),)
     with current(k.device):
         recurrent_kernel[grid](
             q, k, v, g, beta, A_log, dt_bias, flat_o, h0, ht, h_indices, cu_seqlens, cache, cache_indices,
-            parents, scale, (0.0 if lower_bound is None else lower_bound, softplus_beta, softplus_threshold),
+            parents, accepted, scale,
+            (0.0 if lower_bound is None else lower_bound, softplus_beta, softplus_threshold),
             N, T, B * T, HV, HV // H, cache_steps, 0 if parents is None else parents.shape[1],
+            h_indices.shape[1] if token_slots else 0,
             *strides(q, sequence), *strides(k, sequence), *strides(v, sequence),
             *strides(g, sequence), *strides(beta, sequence), *strides(flat_o, sequence),
             *strides(h0, (0, 1, 2)), *strides(ht, (0, 1, 2)), *strides(cache, (0, 1, 2, 3)),
-            *strides(h_indices, (0,)), *strides(cache_indices, (0,)), *strides(parents, (0, 1)),
+            *(strides(h_indices, (0, 1)) if token_slots else (*strides(h_indices, (0,)), 0)),
+            *strides(accepted, (0,)), *strides(cache_indices, (0,)), *strides(parents, (0, 1)),
             VARIANT=variant, num_warps=tile.num_warps, num_stages=tile.num_stages,
         )  # fmt: skip
 

@@ -32,6 +32,7 @@ class Variant(NamedTuple):
     L2NORM: bool
     ONE_TOKEN: bool  # dense with T = 1
     FINAL_APART: bool  # ht is not h0: every row of it is written, those of empty sequences too
+    TOKEN_SLOTS: bool  # the state after each token goes to a slot of its own, of h0; no tree, no ht
     ZERO_PADDED: bool  # the output of padding is zero, not what a zero state gives
 
 
@@ -234,16 +235,18 @@ def zero_rows(p_o, stride, first, end, rows, VARIANT: tl.constexpr):
 
 @triton.jit
 def walk(
-    b_h, length, token, p_beta, steps, gate, gate_numbers, scale, out, cache, tree, start, rows, columns,
-    VARIANT: tl.constexpr,
+    b_h, length, token, p_beta, steps, gate, gate_numbers, scale, out, cache, slots, tree, start, rows,
+    columns, VARIANT: tl.constexpr,
 ):  # fmt: skip
     """Return the state after `length` tokens from the state b_h on, and write what is wanted on the way.
 
     token, p_beta, steps: as replay has them. gate, gate_numbers: as log_decay has them. out: addresses of q
     and o of the first token, and their strides. cache: address of the state after it, the stride from step to
-    step, the offsets within a state, and how many steps are kept. tree: address, stride and length of this
-    sequence's parents. start: what read_state needs to read the initial state once more. out, cache, tree and
-    start are None if no output is wanted, no step is kept, tokens are a chain, the state starts at zero.
+    step, the offsets within a state, and how many steps are kept. slots: address of slot 0 of the pool, the
+    stride from slot to slot, those offsets, address and stride of the numbers of the slots that the steps go
+    to, and how many there are. tree: address, stride and length of this sequence's parents. start: what
+    read_state needs to read the initial state once more. out, cache, slots, tree and start are None if no
+    output is wanted, no step is kept, there or in slots, tokens are a chain, the state starts at zero.
     """
     p_k, p_v, p_g = token
     p_beta_0 = p_beta
@@ -251,6 +254,8 @@ def walk(
         p_q, p_o, step_q, step_o = out
     if cache is not None:
         p_cache, step_cache, cache_offsets, kept = cache
+    if slots is not None:
+        p_pool, stride_slot, slot_offsets, p_slots, step_slots, kept_slots = slots
     for i_t in range(length):
         if tree is not None:
             # Tables that were not validated are still kept from leading outside: a parent not before its
@@ -283,6 +288,12 @@ def walk(
                 write_state(p_cache, cache_offsets, b_h, rows, columns, VARIANT)
             if not VARIANT.ONE_TOKEN:
                 p_cache = row(p_cache, step_cache, VARIANT.ALIGNED)
+        if slots is not None:
+            if i_t < kept_slots:
+                i_slot = tl.load(p_slots + i_t * step_slots).to(tl.int64)
+                if i_slot >= 0:
+                    p_slot = row(p_pool, i_slot * stride_slot, VARIANT.ALIGNED)
+                    write_state(p_slot, slot_offsets, b_h, rows, columns, VARIANT)
         if not VARIANT.ONE_TOKEN:
             p_k = row(p_k, steps[0], VARIANT.ALIGNED)
             p_v = row(p_v, steps[1], VARIANT.ALIGNED)

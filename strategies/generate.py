@@ -10,7 +10,16 @@ from hypothesis.errors import InvalidArgument
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.cases.promises import EVERYTHING, Promises
-from diffgdn.strategies import geometries, inside, laws, memory, operand_draws, operand_forms, sizes
+from diffgdn.strategies import (
+    geometries,
+    inside,
+    laws,
+    memory,
+    operand_draws,
+    operand_forms,
+    sizes,
+    state_draws,
+)
 from diffgdn.strategies.batch_layout import Batch, among, draw_batch, rarely, whole
 from diffgdn.strategies.informative import LEFT_AS_DRAWN, make_informative
 from diffgdn.strategies.menu import BACKENDS, STATES, Build, Menu, builds, exactable, options, promised
@@ -71,7 +80,7 @@ def cases(
         if not entries:
             raise InvalidArgument(f"menu: no entry for {op!r} lies inside the promises; draw it with them")
         chosen = st.sampled_from(entries)
-    return _cases(op, backend, chosen, configs, _exact_draws(op, backend, menu, own), own)
+    return _cases(op, backend, chosen, configs, _exact_draws(op, backend, menu, own), own, menu is None)
 
 
 def _exact_draws(
@@ -98,11 +107,12 @@ def _cases(
     configs: int,
     exactness: dict[str, st.SearchStrategy[bool]],
     own: Promises,
+    free: bool,
 ) -> Case:
     """Draw one case.
 
     chosen: its build. exactness: by dtype, whether it is to be exact if it can be. own: what is promised of
-    the operation.
+    the operation. free: the build comes from no menu.
     """
     operation = OPERATIONS[op]
     # First: where Hypothesis leaves all the rest at its simplest, the case is to prove something too.
@@ -122,6 +132,7 @@ def _cases(
     order = draw(among(*ORDERS)) if backend == "interpret" else Case.order
     case = replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)), order=order)
     case = operand_draws.drawn(draw, case, backend, own)
+    case = state_draws.draw_options(draw, case, build, free, own)
     case = memory.with_lays(draw, case, build, backend, own)
     return make_informative(case, own) if informed else case
 
@@ -234,4 +245,5 @@ def _representative(op: str, build: Build, wanted: int, own: Promises) -> Case:
     values = Values(state="law" if build.given else "none")
     scale = inside.scales(own, laws.SCALES)[0]
     case = replace(_assemble(op, build, batch, H, HV, gates, values), scale=scale)
+    case = state_draws.plain_options(case, build, own)
     return replace(case, lay=memory.of_build(case, build))

@@ -16,6 +16,7 @@ from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promise_axes import MOST_TREE
 from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.cases.spans import Span
+from diffgdn.strategies import state_builds
 
 FAR_OFFSET = 2**31  # elements; from here on an offset no longer fits 32 bits
 EVEN = 64  # elements: a slot pitch that is a multiple of it keeps every slot aligned
@@ -211,7 +212,8 @@ def takes_build(op: str, build: Any, names: tuple[str, ...], own: Promises) -> b
         and own.takes_gates(build.dtype, build.gate_dtype)
         and own.takes_state(build.dtype, build.state_dtype)
     )
-    return fixed and dims and dtypes and _takes_layout(op, build, names, own)
+    states = state_builds.takes(build.states, own)
+    return fixed and dims and dtypes and states and _takes_layout(op, build, names, own)
 
 
 def _takes_layout(op: str, build: Any, names: tuple[str, ...], own: Promises) -> bool:

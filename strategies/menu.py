@@ -19,7 +19,9 @@ from hypothesis.errors import InvalidArgument
 from diffgdn.cases.operand_options import USUAL, Operands
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import EVERYTHING, Promises
-from diffgdn.strategies import inside, operand_forms
+from diffgdn.strategies import (
+    from diffgdn.strategies.state_builds import with_states, inside, operand_forms,
+)
 
 BACKENDS = ("interpret", "gpu")
 MOST_DRAWS = 400  # of builds for one operation of a menu
@@ -48,7 +50,8 @@ class Build:
     bounded: kda's gate with a lower bound. odd_pitch: slots of the pool are not 16 bytes aligned. given: an
     initial state is passed. crowded: so many states that launchers may take another tile. lay: "even", or in
     every case "odd", arguments that are not 16 bytes aligned, or "rows", rows of states that lie apart.
-    operands: those that are not the usual ones, on a GPU.
+    operands: those that are not the usual ones, on a GPU. states: options of where states come from and go
+    to, of `state_options.COMPILED`.
     """
 
     K: int = 16
@@ -76,6 +79,7 @@ class Build:
     crowded: bool = False
     lay: str = "even"
     operands: Operands = USUAL
+    states: tuple[str, ...] = ()
 
     @property
     def can_be_exact(self) -> bool:
@@ -268,8 +272,9 @@ class Menu:
                 # Where little is promised there may be no balance, and fewer builds than are wanted.
                 if not found or _balanced(found, build, per_operation) or attempt >= MOST_DRAWS // 2:
                     found.add(build)
-            builds = operand_forms.varied(op, sorted(found, key=_simplicity), seed, own)
-            drawn.append((op, tuple(sorted(builds, key=_simplicity))))
+            found = with_states(op, found, model, own, f"{seed}/{op}")
+            varied = operand_forms.varied(op, sorted(found, key=_simplicity), seed, own)
+            drawn.append((op, tuple(sorted(varied, key=_simplicity))))
         return cls(seed=seed, backend=backend, builds=tuple(drawn))
 
     def entries(self, op: str) -> tuple[Build, ...]:

@@ -235,22 +235,23 @@ class Case(Record):
 
     @property
     def keeps_steps(self) -> bool:
-        """Tell whether the state after every step goes to an intermediate buffer: in verify, and in update
-        with verify's options.
-        """
-        return self.operation.keeps_steps or (self.operation.kind == "update" and self.pool.steps > 0)
+        """Tell whether the state after every step is kept: in verify, and in update with verify's options."""
+        asked = self.pool.steps > 0 or bool(self.state_options.slots)
+        return self.operation.keeps_steps or (self.operation.kind == "update" and asked)
+
+    @property
+    def has_buffer(self) -> bool:
+        """Tell whether the state after every step goes to an intermediate buffer, not to the pool."""
+        return self.keeps_steps and not self.state_options.slots
 
     @property
     def writes_state(self) -> bool:
         """Tell whether the call leaves the state after the last token in the caller's state."""
         if self.op == "kda.recurrent":
             return self.inplace and self.final and self.values.state != "none"
-        return (
-            self.operation.writes_pool
-            and not self.keeps_steps
-            and self.inplace
-            and self.values.state != "none"
-        )
+        if self.keeps_steps:
+            return self.state_options.step_update
+        return self.operation.writes_pool and self.inplace and self.values.state != "none"
 
     @property
     def stored(self) -> tuple[int, ...]:
@@ -267,12 +268,22 @@ class Case(Record):
     @property
     def kept(self) -> tuple[tuple[int, int, int], ...]:
         """List (token, buffer row, step) for every step that must be in the intermediate buffer after the
-        call.
+        call; with slots for each token (token, slot, step).
         """
-        rows = enumerate(self.pool.rows)
+        places = self.state_options.slots
+        if not places:
+            places = tuple((row,) * length for row, length in zip(self.pool.rows, self.lens, strict=False))
         return tuple(
-            (self.starts[n] + step, row, step) for n, row in rows if row >= 0 for step in range(self.lens[n])
+            (self.starts[n] + step, place, step)
+            for n, row in enumerate(places)
+            for step, place in enumerate(row[: self.lens[n]])
+            if place >= 0
         )
+
+    @property
+    def fresh(self) -> tuple[int, ...]:
+        """List the sequences that start from a zero state though they may have a slot."""
+        return tuple(n for n, has in enumerate(self.state_options.initial) if not has)
 
     @property
     def axes(self) -> dict[str, dict[str, int]]:

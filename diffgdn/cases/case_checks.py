@@ -146,7 +146,7 @@ def _check_slots(case: Case) -> None:
 def _check_step_buffer(case: Case) -> None:
     """Check the intermediate buffer of the operations that keep the state after every step."""
     pool = case.pool
-    if not case.keeps_steps:
+    if not case.has_buffer:
         require(
             not pool.rows and pool.steps == 0 and pool.buffer == 0,
             f"pool.rows, steps, buffer: only verify and update have them, got {pool}",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diffgdn.cases import lay, operand_options, spans
+from diffgdn.cases import lay, operand_options, spans, state_options
 from diffgdn.cases.case_checks import MAX_TREE_STEPS
 from diffgdn.cases.json_record import require
 from diffgdn.cases.spans import Numbers, Span
@@ -160,6 +160,7 @@ def asked(case: Case) -> Iterator[tuple[str, Any]]:
     yield from _options(case)
     yield from lay.asked(case)
     yield from operand_options.asked(case)
+    yield from state_options.asked(case)
 
 
 def _sizes(case: Case) -> Iterator[tuple[str, Any]]:
@@ -200,7 +201,7 @@ def _slots(case: Case) -> Iterator[tuple[str, Any]]:
         yield "padding", len(live) < len(pool.indices)
         yield "shared", len(set(live)) < len(live)
         yield "slot_zero", 0 in live
-    if case.keeps_steps:
+    if case.has_buffer:
         unkept = any(row < 0 <= index for row, index in zip(pool.rows, pool.indices, strict=True))
         yield "unkept", unkept
         yield "spare_steps", pool.steps > max(1, *case.lens)

@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from diffgdn.cases import promise_axes, spans
+from diffgdn.cases import promise_axes, spans, state_options
 from diffgdn.cases.case_checks import CHUNK_SIZES, DTYPES, MAX_DIM, VIEWS
 from diffgdn.cases.json_record import Record, require
 from diffgdn.cases.lay import ALIGNMENTS, STRIDES
 from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.cases.promise_axes import BATCHES, MOST_TREE, Flag, Floats, Whole, Words
 from diffgdn.cases.spans import Numbers, Span
+from diffgdn.cases.state_options import CACHE_STEPS, STEP_ROWS
 
 if TYPE_CHECKING:
     from diffgdn.cases.case import Case
@@ -86,6 +87,13 @@ class Promises(Record):
     and 20 (decode, verify); `steps`, whether update keeps the state after each step; `tree`, trees where
     steps are kept.
 
+    States: `step_update`, whether the pool is updated beside a buffer of steps; `step_rows`, whether rows of
+    it are "given" or those of "slots"; `cache_steps`, whether all of the "buffer"'s steps are asked for, as
+    many as the "longest" draft has, or "none" named; `token_slots`, whether steps go to slots of the pool, in
+    place of a buffer; `output`, whether the output is wanted (update); `indices`, whether slots are passed,
+    and `initial_flags`, whether flags say which sequences have an initial state (extend); `track`, whether
+    the state before a chunk is copied out (kda.extend).
+
     `operations` holds, by name of an operation, fields that are otherwise there.
 
     Raises ValueError that names the field, what was expected and what came.
@@ -138,6 +146,14 @@ class Promises(Record):
     neg_eigval: bool = _may()
     no_beta: bool = _may()
     softplus: bool = _may()
+    step_update: tuple[bool, ...] = _either()
+    step_rows: tuple[str, ...] = _words(*STEP_ROWS)
+    cache_steps: tuple[str, ...] = _words(*CACHE_STEPS)
+    token_slots: tuple[bool, ...] = _either()
+    output: tuple[bool, ...] = _words(True, False)
+    indices: tuple[bool, ...] = _words(True, False)
+    initial_flags: tuple[bool, ...] = _either()
+    track: tuple[bool, ...] = _either()
     operations: Mapping[str, Mapping[str, Any]] | Own = ()
 
     def __post_init__(self) -> None:
@@ -298,6 +314,7 @@ def _check_left(own: Promises, operation: Operation) -> None:
     if own.tree == (True,) and (operation.keeps_steps or (operation.kind == "update" and True in own.steps)):
         least = spans.nearest(own.length, 1)
         require(least <= MOST_TREE, f"{op}: length must allow {MOST_TREE} or less where only trees are taken")
+    state_options.check_left(own, operation)
 
 
 def _dims_left(own: Promises) -> bool:

@@ -88,7 +88,7 @@ def _within(case: Case, tensor: str, at: dict[str, int]) -> str:
         return f"{name} of padding"
     if tensor in STATES:
         return f"{name} of an empty sequence" if n < len(case.lens) and case.lens[n] == 0 else name
-    size = case.chunk_size if case.operation.is_chunked and tensor != "boundary" else 1
+    size = case.chunk_size if case.operation.is_chunked and tensor not in ("boundary", "tracked") else 1
     first = at.get("token", at.get("chunk", 0)) < size
     word = "chunk" if case.operation.is_chunked else "token"
     return f"{name}, {'first' if first else 'later'} {word}"

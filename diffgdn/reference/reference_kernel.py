@@ -17,8 +17,11 @@ from diffgdn.tensors.results import Result, of_truth, result_of, results_of
 def live_rows(case: Case) -> Tensor:
     """Mark the tokens whose output a case determines, as booleans [total].
 
-    False for the tokens of padding sequences in packed_decode, whose output rows are zero by contract.
+    False for the tokens of padding sequences in packed_decode, whose output rows are zero by contract, and
+    for all where no output is wanted.
     """
+    if not case.state_options.output:
+        return torch.zeros(case.total, dtype=torch.bool)
     live = torch.ones(case.total, dtype=torch.bool)
     live[list(result_of(case, "o").zero)] = False
     return live

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from diffgdn.cases.case import Case
+from diffgdn.cases.state_options import StateOptions
 
 
 def changed(case: Case, **changes: Any) -> Case | None:
@@ -45,6 +46,7 @@ def with_lengths(
         case,
         lens=lens,
         pool=pool,
+        state_options=_options(case, lens, keep, changes.get("chunk_size", case.chunk_size)),
         parents=tuple(case.parents[n][:length] for n, length in zip(keep, lens, strict=True))
         if case.parents
         else (),
@@ -59,3 +61,17 @@ def smaller_numbers(n: int, *marks: int) -> list[int]:
     """
     steps = (1, 2, n // 2, n - n // 4, n - n // 8, n - n // 16, n - 1)
     return sorted({m for m in (*steps, *marks) if 1 <= m < n})
+
+
+def _options(case: Case, lens: tuple[int, ...], keep: tuple[int, ...], chunk_size: int) -> StateOptions:
+    """Return the options of states of the sequences numbered in `keep`, whose lengths are `lens` now."""
+    options = case.state_options
+    chunks = [-(-length // chunk_size) for length in lens]
+    track = zip((options.track[n] for n in keep if options.track), chunks, strict=False)
+    return replace(
+        options,
+        slots=tuple(options.slots[n] for n in keep if options.slots),
+        accepted=tuple(options.accepted[n] for n in keep if options.accepted),
+        initial=tuple(options.initial[n] for n in keep if options.initial),
+        track=tuple(min(chunk, count - 1) for chunk, count in track),
+    )

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from diffgdn.cases.case import Case, Gates, Pool, Values
-from diffgdn.search import lay_moves, operand_moves, pool_moves
+from diffgdn.search import lay_moves, operand_moves, pool_moves, state_moves
 from diffgdn.search.changes import changed, smaller_numbers, with_lengths
 
 SIMPLEST_DIM = 16
@@ -293,6 +293,7 @@ MOVES = (
     _plainest,
     _plain_laws,
     pool_moves.pool,
+    state_moves.states,
     _parents,
     _flags,
     lay_moves.plainer,

@@ -9,7 +9,7 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.promises import AXES, Promises
 from diffgdn.search.changes import changed
 
-# Fields of a case, of its gates and of its pool, that an axis of promises is about.
+# Fields of a case, of its gates, pool and options of states, that an axis of promises is about.
 CASE = {
     "dtype": ("dtype",),
     "K": ("K", "V"),
@@ -30,6 +30,11 @@ GATES = {"gate_dtype": "dtype", "bounded": "lower_bound", "lower_bound": "lower_
 POOL = {"state_dtype": "dtype", "pitch": "pitch"}
 # Axes of the record of operands, which goes back as a whole, with the gates' form that it goes with.
 OPERANDS = ("mixed_qkv", "mixed_beta", "A_log", "dt_bias", "raw_beta", "neg_eigval", "no_beta", "softplus")
+STATES = {
+    **{name: (name,) for name in ("step_update", "step_rows", "cache_steps", "output", "indices", "track")},
+    "token_slots": ("slots", "accepted"),
+    "initial_flags": ("initial",),
+}
 
 
 def inside(candidate: Case, best: Case, promises: Promises) -> Case | None:
@@ -58,4 +63,7 @@ def _restored(axis: str, candidate: Case, best: Case) -> dict[str, Any]:
     if axis in POOL:
         own = {POOL[axis]: getattr(best.pool, POOL[axis])}
         return {"pool": replace(candidate.pool, **own)}
+    if axis in STATES:
+        own = {name: getattr(best.state_options, name) for name in STATES[axis]}
+        return {"state_options": replace(candidate.state_options, **own)}
     return {name: getattr(best, name) for name in CASE.get(axis, ())}

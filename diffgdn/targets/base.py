@@ -150,6 +150,9 @@ class FunctionTarget:
             and "chunk_size" not in accepts
         ):
             return "its boundary states are those of 64-token chunks"
+        missing = calls.wanted(case) - accepts if accepts is not None else ()
+        if missing:
+            return f"it has no keyword {sorted(missing)[0]}"
         return self._refuses(case) if self._refuses else None
 
     def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:

@@ -39,6 +39,8 @@ NATIVE = {
     "gdn.recurrent": frozenset({"output_final_state"}),
     "kda.extend": frozenset({"output_intermediate_states"}),
 }
+# Keywords that a case may need and that not every function has.
+WANTED = ("num_accepted_tokens", "has_initial_state", "track_state", "disable_output_calculation")
 # Keywords that extend and recurrent are passed where a case has raw gates or beta, and what a function that
 # does not name one leaves of an axis of promises.
 CHOSEN = {
@@ -108,8 +110,19 @@ def _extend(case: Case, arguments: Arguments) -> dict[str, Any]:
         "inplace_update": case.inplace,
         "layout": arguments.layout,
     }
+    if case.state_options.initial:
+        out["has_initial_state"] = arguments["initial"]
+    if case.state_options.track:
+        out |= {"track_state": arguments["track"], "track_chunk_idx": arguments["track_chunk"]}
     boundary = "output_boundary_states" if case.op == "gdn.extend" else "output_intermediate_states"
     return {**out, boundary: case.boundary}
+
+
+def wanted(case: Case) -> frozenset[str]:
+    """Name the keywords of WANTED that the call of a case has."""
+    options = case.state_options
+    asked = (options.slots, options.initial, options.track, not options.output)
+    return frozenset(name for name, is_asked in zip(WANTED, asked, strict=True) if is_asked)
 
 
 def _recurrent(case: Case, arguments: Arguments) -> dict[str, Any]:
@@ -124,15 +137,21 @@ def _recurrent(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 
 def _steps(case: Case, arguments: Arguments) -> dict[str, Any]:
+    options = case.state_options
+    if options.slots:
+        return {"num_accepted_tokens": arguments["accepted"]}
     if not case.keeps_steps:
         return {}
-    return {
-        "disable_state_update": True,
+    out = {
         "intermediate_states_buffer": arguments["buffer"],
-        "intermediate_state_indices": arguments["rows"],
-        "cache_steps": case.pool.steps,
+        "intermediate_state_indices": arguments.get("rows"),
         "retrieve_parent_token": arguments.get("parents"),
     }
+    if not options.step_update:
+        out["disable_state_update"] = True
+    if options.cache_steps != "none":
+        out["cache_steps"] = case.pool.steps if options.cache_steps == "buffer" else max(1, *case.lens)
+    return out
 
 
 def _pool(case: Case, arguments: Arguments) -> dict[str, Any]:
@@ -147,7 +166,10 @@ def _pool(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 
 def _update(case: Case, arguments: Arguments) -> dict[str, Any]:
-    return {**_sequence(case, arguments), **_pool(case, arguments)}
+    out = {**_sequence(case, arguments), **_pool(case, arguments)}
+    if not case.state_options.output:
+        out["disable_output_calculation"] = True
+    return out
 
 
 def _sigmoid_gating(case: Case, arguments: Arguments) -> dict[str, Any]:
@@ -178,8 +200,8 @@ def _packed_decode(case: Case, arguments: Arguments) -> dict[str, Any]:
 def results(case: Case, arguments: Arguments, returned: Any) -> dict[str, Tensor]:
     """Name the tensors that a function returned as `results_of` does, states still in the call's layout.
 
-    `o` always; `final` and `boundary` if they were asked for and returned. Pool and buffer are in the
-    arguments. Raises TypeError for a value that is no tensor.
+    `o` if it is wanted; `final` and `boundary` if they were asked for and returned. Pool, buffer and tracked
+    states are in the arguments. Raises TypeError for a value that is no tensor.
     """
     if case.operation.single_token:
         return {"o": arguments["out"]}

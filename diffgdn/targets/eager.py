@@ -6,6 +6,8 @@ are computed in fp32.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,19 +47,27 @@ class Eager:
         g, beta = _gates(case, arguments)
         out = torch.zeros(case.tokens, case.HV, case.V, dtype=DTYPE[case.dtype], device=v.device)
         finals, boundaries = [], []
-        slots, kept_rows = _read_indices(case, arguments, "indices"), _read_indices(case, arguments, "rows")
+        slots, places, flags = _slots(case, arguments), _places(case, arguments), arguments.get("initial")
         for n, length in enumerate(case.lens):
             start = case.starts[n]
             part = slice(start, start + length)
             states, before, o = _sequence(
-                case, n, _initial(case, arguments, slots[n]), q[part], k[part], v[part], g[part], beta[part]
+                case,
+                n,
+                _initial(case, arguments, -1 if flags is not None and not flags[n] else slots[n]),
+                q[part],
+                k[part],
+                v[part],
+                g[part],
+                beta[part],
             )
             out[part] = 0 if case.operation.single_token and slots[n] < 0 else o
             boundaries += before
             finals.append(states[-1])
-            _store(case, arguments, slots[n], kept_rows[n], states)
+            _store(case, arguments, slots[n], places[n], states)
+            _track(case, arguments, n, before)
         shape = arguments["out"].shape if case.operation.single_token else arguments["v"].shape
-        results = {"o": out.view(shape)}
+        results = {"o": out.view(shape)} if case.state_options.output else {}
         if case.operation.single_token:
             arguments["out"].copy_(results["o"])
         returned = {"final": finals, "boundary": boundaries}
@@ -123,10 +133,24 @@ def _log_decay(case: Case, arguments: Arguments, x: Tensor) -> Tensor:
     return -rate * F.softplus(x, case.operands.softplus_beta, case.operands.softplus_threshold)
 
 
-def _read_indices(case: Case, arguments: Arguments, name: str) -> list[int]:
-    """Read the caller's slot or row of each sequence; its own number if no tensor is given."""
+def _read_indices(case: Case, arguments: Arguments, name: str) -> list[Any]:
+    """Read the caller's slots or rows of each sequence; its own number if no tensor is given."""
     tensor = arguments.get(name)
     return list(range(len(case.lens))) if tensor is None else tensor.tolist()
+
+
+def _slots(case: Case, arguments: Arguments) -> list[int]:
+    """Read the slot that each sequence starts from."""
+    slots, accepted = _read_indices(case, arguments, "indices"), arguments.get("accepted")
+    if accepted is None:
+        return slots
+    return [row[count - 1] for row, count in zip(slots, accepted.tolist(), strict=True)]
+
+
+def _places(case: Case, arguments: Arguments) -> list[Any]:
+    """Read the slots of each sequence's tokens, or its row in the buffer, which may be that of its slot."""
+    by_slot = case.state_options.slots or case.state_options.step_rows == "slots"
+    return _read_indices(case, arguments, "indices" if by_slot else "rows")
 
 
 def _initial(case: Case, arguments: Arguments, slot: int) -> Tensor:
@@ -160,11 +184,22 @@ def _sequence(
     return states, before, torch.stack(outputs) if outputs else v
 
 
-def _store(case: Case, arguments: Arguments, slot: int, row: int, states: list[Tensor]) -> None:
+def _store(case: Case, arguments: Arguments, slot: int, place: Any, states: list[Tensor]) -> None:
     """Write a sequence's states to the pool and the buffer, in place, as far as the case asks for it."""
     if len(states) == 1:
         return
-    if case.keeps_steps and row >= 0:
-        arguments["buffer"][row, : len(states) - 1] = torch.stack(states[1:])
+    if case.has_buffer and place >= 0:
+        arguments["buffer"][place, : len(states) - 1] = torch.stack(states[1:])
+    elif case.keeps_steps and not case.has_buffer and slot >= 0:
+        for own, S in zip(place, states[1:], strict=False):
+            if own >= 0:
+                arguments["state"][own] = S.to(arguments["state"].dtype)
     if case.writes_state and slot >= 0:
         arguments["state"][slot] = states[-1].to(arguments["state"].dtype)
+
+
+def _track(case: Case, arguments: Arguments, n: int, before: list[Tensor]) -> None:
+    """Copy out the state before the chunk of a sequence that the caller names."""
+    chunks = arguments.get("track_chunk")
+    if chunks is not None and 0 <= int(chunks[n]) < len(before):
+        arguments["track"][n] = before[int(chunks[n])].float()

@@ -131,6 +131,7 @@ class _Callee:
         out: dict[str, Any] = {
             "chunk_size": [size for size in self.chunk_sizes if size in CHUNK_SIZES],
             "lower_bound": Span(SAFE_LOWER_BOUND, 0.0),
+            "track": [False],
         }
         if not self.grouped_values:
             out["ratio"] = [1]
@@ -279,11 +280,12 @@ def _slots(case: Case) -> tuple[int, ...]:
 
 
 def _gather(case: Case, arguments: Arguments, callee: _Callee, v_first: bool) -> Tensor | None:
-    """Copy initial states [N, HV, V, K] or [N, HV, K, V], in the pool's dtype or fp32; zeros for index -1."""
+    """Copy initial states [N, HV, V, K] or [N, HV, K, V], in the pool's dtype or fp32; zeros for index -1 and
+    for a sequence whose slot holds no initial state of its own."""
     if case.values.state == "none":
         return None
     pool, slots = arguments["state"], _slots(case)
-    rows = [n for n, slot in enumerate(slots) if slot >= 0]
+    rows = [n for n, slot in enumerate(slots) if slot >= 0 and n not in case.fresh]
     out = pool.new_zeros(len(slots), *pool.shape[1:])
     out[rows] = pool[[slots[n] for n in rows]]
     if callee.asks_float32_state:

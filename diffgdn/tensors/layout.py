@@ -32,7 +32,10 @@ ODD_GAP = 5  # elements between rows of a "gapped" view: no row after the first 
 EVEN_GAP = 16  # between rows of a one-token batch in a "packed" view: each is as aligned as the first
 INDEX_DTYPE = {"int32": torch.int32, "int64": torch.int64}
 # Arguments that a case may be without; asking for them gives None.
-OPTIONAL = ("cu_seqlens", "state", "indices", "parents", "rows", "buffer")
+OPTIONAL = (
+    *("cu_seqlens", "state", "indices", "accepted", "initial", "parents", "rows", "buffer"),
+    *("track", "track_chunk"),
+)
 
 Part = tuple[str, Tensor, tuple[int, ...]]  # name, values [tokens, ...], dimensions of one token
 
@@ -50,8 +53,12 @@ def arrange(
     _plan_indices(plan)
     if case.values.state != "none":
         _plan_state(plan, data["state"])
-    if case.keeps_steps:
+    if case.has_buffer:
         plan.add_fresh("buffer", (case.pool.buffer, case.pool.steps, *plan.inner), plan.state_dtype)
+    if case.state_options.track:
+        plan.add_fresh("track", (len(case.lens), *plan.inner), torch.float32)
+        chunks = torch.tensor(case.state_options.track)
+        plan.add("track_chunk", chunks, tuple(chunks.shape), INDEX_DTYPE[case.index_dtype])
     arena, tensors = plan.build(device)
     written = [result for result in results_of(case) if result.lies != RETURNED]
     writable = {result.lies: result.index for result in written}
@@ -253,14 +260,27 @@ def _plan_indices(plan: _Plan) -> None:
         starts = torch.tensor(case.starts)
         plan.add("cu_seqlens", starts, (len(case.starts),), INDEX_DTYPE[case.cu_dtype])
     if case.operation.has_pool and case.values.state != "none":
-        plan.add("indices", torch.tensor(pool.indices), (len(pool.indices),), index_dtype)
-    if case.keeps_steps:
+        _plan_slots(plan, index_dtype)
+    if case.has_buffer and case.state_options.step_rows == "given":
         plan.add("rows", torch.tensor(pool.rows), (len(pool.rows),), index_dtype)
     if case.parents:
         table = torch.zeros(len(case.lens), pool.steps, dtype=index_dtype)
         for n, tree in enumerate(case.parents):
             table[n, : len(tree)] = torch.tensor(tree, dtype=table.dtype)
         plan.add("parents", table, tuple(table.shape), table.dtype, (pool.steps + 1, 1))
+
+
+def _plan_slots(plan: _Plan, index_dtype: torch.dtype) -> None:
+    """Plan the slots of sequences, or of tokens, and what goes with them."""
+    case, options = plan.case, plan.case.state_options
+    if options.slots:
+        table = torch.tensor(options.slots)
+        plan.add("indices", table, tuple(table.shape), index_dtype, (table.shape[1] + 1, 1))
+        plan.add("accepted", torch.tensor(options.accepted), (len(options.accepted),), index_dtype)
+    elif options.indices:
+        plan.add("indices", torch.tensor(case.pool.indices), (len(case.pool.indices),), index_dtype)
+    if options.initial:
+        plan.add("initial", torch.tensor(options.initial), (len(options.initial),), torch.bool)
 
 
 def _plan_state(plan: _Plan, states: Tensor) -> None:
@@ -271,7 +291,9 @@ def _plan_state(plan: _Plan, states: Tensor) -> None:
         plan.add("state", states.contiguous(), (len(case.lens), *plan.inner), dtype)
         return
     shape, stride = (pool.slots, *plan.inner), case.HV * case.V * case.K + pool.pitch
-    pieces = [(slot, states[n]) for n, slot in enumerate(pool.indices) if slot >= 0]
+    fresh = poison.full(plan.inner, dtype, plan.fresh)
+    pieces = [(slot, fresh) for _, slot, _ in case.kept] if case.state_options.slots else []
+    pieces += [(slot, states[n]) for n, slot in enumerate(pool.indices) if slot >= 0]
     named = tuple(sorted({slot for slot, _ in pieces} | {0}))
     strides = (stride, *contiguous_strides(plan.inner))
     plan.add("state", _Values(pieces, named), shape, dtype, strides, pool.slots * stride, pool.pitch)

@@ -26,11 +26,11 @@ RETURNED = "returned"
 class Result:
     """One result of a call: [rows, HV, V] of the output, [rows, HV, V, K] of states.
 
-    name: o, state (written in place), final (returned), boundary (before each chunk) or steps (after every
-        token).
+    name: o, state (written in place), final (returned), boundary (before each chunk), steps (after every
+        token) or tracked (before one chunk of a sequence).
     truth: the field of `oracle.Expected` that it is compared with.
     dtype: to which the contract rounds it; a result that comes in another dtype is judged by that one.
-    lies: RETURNED, or the argument that it is written to: "out", "state" or "buffer".
+    lies: RETURNED, or the argument that it is written to: "out", "state", "buffer" or "track".
     at: the place of each row in that argument, (slot,) or (row, step); empty for "out", which holds all.
     rows: the row of the truth that each row is compared with; None for all of them, in order.
     zero: rows that are zero whatever the truth says.
@@ -60,7 +60,7 @@ class Result:
 
 def results_of(case: Case) -> tuple[Result, ...]:
     """List all that a call of a case leaves behind, in the order in which it is checked."""
-    found = (_output(case), _state(case), _final(case), _boundary(case), _steps(case))
+    found = (_output(case), _state(case), _final(case), _boundary(case), _steps(case), _tracked(case))
     return tuple(one for one in found if one is not None)
 
 
@@ -72,8 +72,10 @@ def result_of(case: Case, name: str) -> Result:
     raise KeyError(f"{case.op} leaves no {name} behind in this case")
 
 
-def _output(case: Case) -> Result:
+def _output(case: Case) -> Result | None:
     """The output, without padding tokens; rows of packed_decode's padding are zero."""
+    if not case.state_options.output:
+        return None
     single = case.operation.single_token
     return Result(
         "o",
@@ -114,8 +116,22 @@ def _boundary(case: Case) -> Result | None:
 def _steps(case: Case) -> Result | None:
     if not case.keeps_steps:
         return None
-    at, tokens = tuple((row, step) for _, row, step in case.kept), tuple(token for token, _, _ in case.kept)
-    return _states(case, "steps", "steps", len(at), case.pool.dtype, "buffer", at, tokens)
+    at, lies = tuple((row, step) for _, row, step in case.kept), "buffer"
+    if not case.has_buffer:
+        at, lies = tuple((slot,) for _, slot, _ in case.kept), "state"
+    tokens = tuple(token for token, _, _ in case.kept)
+    return _states(case, "steps", "steps", len(at), case.pool.dtype, lies, at, tokens)
+
+
+def _tracked(case: Case) -> Result | None:
+    """States before a chunk of each sequence that names one, not rounded: rows of those before all chunks."""
+    track = case.state_options.track
+    if not track:
+        return None
+    counts = [-(-length // case.chunk_size) for length in case.lens]
+    rows = tuple(sum(counts[:n]) + chunk for n, chunk in enumerate(track) if chunk >= 0)
+    at = tuple((n,) for n, chunk in enumerate(track) if chunk >= 0)
+    return _states(case, "tracked", "boundary", len(at), "float32", "track", at, rows)
 
 
 def _states(
@@ -162,7 +178,7 @@ def collect(
     """
     out = {}
     for result in results:
-        if result.lies in ("state", "buffer"):
+        if result.lies in ("state", "buffer", "track"):
             held = arguments[result.lies]
             out[result.name] = (held.mT if layout == "kv" else held)[result.index]
         elif result.name in returned:
@@ -191,7 +207,7 @@ def returned_names(case: Case) -> tuple[str, ...]:
     if operation.single_token:
         return ()  # whatever it returns, the output lies in `out`
     if operation.kind not in ("extend", "recurrent"):
-        return ("o",)
+        return ("o" if case.state_options.output else "",)
     asked = {one.name for one in results_of(case)}
     if case.op == "kda.extend":
         return ("o", *(name for name in ("boundary", "final") if name in asked))

@@ -28,6 +28,8 @@ from diffgdn.verdict.failures import (
     SlotChanged,
 )
 
+STATE_ARGUMENTS = ("state", "buffer", "track")  # in which a call may write some states and not others
+
 
 def _count(mask: Tensor) -> str:
     return f"{int(mask.sum())} of {mask.numel()} elements"
@@ -41,9 +43,9 @@ def _first(mask: Tensor) -> tuple[int, ...]:
 def check_memory(case: Case, change: Change | None) -> None:
     """Raise InputChanged if a read-only input was written, GuardWritten if a guard zone or a gap was.
 
-    change: the first one outside the documented writes, if any; `check_slots` speaks of pool and buffer.
+    change: the first one outside the documented writes, if any; `check_slots` speaks of states.
     """
-    if change is None or (change.where == "element" and change.tensor in ("state", "buffer")):
+    if change is None or (change.where == "element" and change.tensor in STATE_ARGUMENTS):
         return
     if change.where == "element":
         raise InputChanged(
@@ -89,9 +91,17 @@ def check_slots(case: Case, change: Change | None) -> None:
     A dense state that must only be read counts as an input: InputChanged. change: the first one outside the
     documented writes, if any.
     """
-    if change is None or change.where != "element" or change.tensor not in ("state", "buffer"):
+    if change is None or change.where != "element" or change.tensor not in STATE_ARGUMENTS:
         return
     row = change.index[0]
+    if change.tensor == "track":
+        raise SlotChanged(
+            case.op,
+            "track",
+            f"row {row}",
+            "no chunk of this sequence is tracked, and its row was written "
+            f"({change.count} 16-bit words changed)",
+        )
     if change.tensor == "buffer":
         owner = f"row {row} step {change.index[1]}"
         raise SlotChanged(
@@ -102,7 +112,8 @@ def check_slots(case: Case, change: Change | None) -> None:
         )
     if not case.operation.has_pool:
         raise InputChanged(case.op, "state", f"sequence {row}", "the initial state was written")
-    users = [n for n, slot in enumerate(case.pool.indices) if slot == row]
+    slots = case.state_options.slots or [(slot,) for slot in case.pool.indices]
+    users = [n for n, own in enumerate(slots) if row in own]
     why = f"sequence {users[0]} only reads it" if users else "no sequence names it"
     raise SlotChanged(
         case.op,

@@ -129,7 +129,7 @@ def describe_place(case: Case, name: str, index: tuple[int, ...]) -> str:
     if name in ("o", "steps"):
         sequence = max(n for n in range(len(case.lens)) if case.starts[n] <= index[0] and case.lens[n] > 0)
         words = [f"sequence {sequence}", f"token {index[0] - case.starts[sequence]}"]
-    elif name == "boundary":
+    elif name in ("boundary", "tracked"):
         chunk, sequence = index[0], 0
         while chunk >= -(-case.lens[sequence] // case.chunk_size):
             chunk -= -(-case.lens[sequence] // case.chunk_size)

@@ -46,7 +46,7 @@ def summary(comparison: Comparison) -> list[str]:
     hit = [named[i] for i in mask.flatten(1).any(1).nonzero().flatten().tolist()]
     if comparison.name in ("o", "steps"):
         lines += _tokens(case, hit)
-    elif comparison.name == "boundary":
+    elif comparison.name in ("boundary", "tracked"):
         lines += [f"boundary states: {_which(hit, mask.shape[0])}"]
     else:
         lines += [f"sequences: {_which(hit, len(case.lens))}"]
@@ -143,7 +143,9 @@ def _draw(values: Tensor, mask: Tensor, rows: str, columns: str) -> list[str]:
 def _overview(comparison: Comparison) -> tuple[Tensor, Tensor, str]:
     """Reduce a result to [HV, rows]: the largest ratio, whether any element is wrong, and the word for
     rows."""
-    word = {"o": "tokens", "steps": "tokens", "boundary": "chunks"}.get(comparison.name, "sequences")
+    word = {"o": "tokens", "steps": "tokens", "boundary": "chunks", "tracked": "chunks"}.get(
+        comparison.name, "sequences"
+    )
     return ratio(comparison).flatten(2).amax(2).T, wrong(comparison).flatten(2).any(2).T, word
 
 

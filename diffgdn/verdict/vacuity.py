@@ -73,6 +73,8 @@ class Wrong:
 
 
 def _no_output(case: Case) -> str | None:
+    if not case.state_options.output:
+        return "no output is wanted"
     if case.total == 0:
         return "no token: there is no output"
     if not reference_kernel.live_rows(case).any():
@@ -104,7 +106,7 @@ def neighbours(case: Case) -> list[int]:
     slots = case.pool.indices if case.operation.has_pool else range(len(case.lens))
     first: dict[int, int] = {}
     for n, slot in enumerate(slots):
-        if slot >= 0 and case.lens[n] > 0:
+        if slot >= 0 and case.lens[n] > 0 and n not in case.fresh:
             first.setdefault(slot, n)
     return list(first.values())
 
@@ -161,7 +163,8 @@ def _bits(tensor: Tensor) -> Tensor:
 
 def _unchanged(right: Right) -> Iterator[Results]:
     case, before = right.case, right.initial
-    sequence = [n for n, row in enumerate(case.pool.rows) if row >= 0 for _ in range(case.lens[n])]
+    tokens = [n for n, length in enumerate(case.lens) for _ in range(length)]
+    sequence = [tokens[token] for token, _, _ in case.kept]
     rows = {"state": list(case.stored), "final": list(range(len(case.lens))), "steps": sequence}
     for name in STATES:
         if name in right.results:
@@ -170,7 +173,7 @@ def _unchanged(right: Right) -> Iterator[Results]:
 
 def _heads(right: Right) -> Iterator[Results]:
     for name, result in right.results.items():
-        if name != "boundary" and result.numel():
+        if name not in ("boundary", "tracked") and result.numel():
             yield {name: result.roll(1, dims=1)}
 
 

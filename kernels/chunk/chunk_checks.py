@@ -1,5 +1,7 @@
 """What both public functions ask of the arguments they share."""
 
+import torch
+
 from .. import arguments as check
 
 CHUNK_SIZES = (16, 32, 64)
@@ -20,11 +22,13 @@ def check_shared(
     flags,
     inplace_update,
     validate,
+    has_initial=None,
 ):
     """Check everything but the dtypes and shapes of q, k, v, gates and beta; return the scale.
 
     tensors: those that are checked elsewhere, by name, for the check of devices. flags: what must be True or
-    False, by name. Raises ValueError or TypeError, before anything is launched.
+    False, by name. has_initial: has_initial_state, None for all. Raises ValueError or TypeError, before
+    anything is launched.
     """
     B, T, _, K = q.shape
     HV, V = v.shape[2:]
@@ -50,8 +54,17 @@ def check_shared(
         )
     if indices is not None:
         check.indices("initial_state_indices", indices, N)
+    if has_initial is not None:
+        check.tensor("has_initial_state", has_initial, (torch.bool,), ndim=1)
+        check.shape("has_initial_state", has_initial, "[N]", (N,))
     check.one_device(
-        tensors | {"initial_state": initial_state, "initial_state_indices": indices, "cu_seqlens": cu_seqlens}
+        tensors
+        | {
+            "initial_state": initial_state,
+            "initial_state_indices": indices,
+            "has_initial_state": has_initial,
+            "cu_seqlens": cu_seqlens,
+        }
     )
     if check.values_wanted(validate, q):
         if cu_seqlens is not None:
@@ -61,3 +74,15 @@ def check_shared(
                 "initial_state_indices", indices, initial_state.shape[0], written, "initial_state"
             )
     return scale
+
+
+def check_track(track, track_chunk, N, HV, V, K, layout):
+    """Check track_state [N, HV, V, K], fp32, and track_chunk_idx [N], int32 or int64: both or neither."""
+    given = {"track_state": track, "track_chunk_idx": track_chunk}
+    for name, other in (("track_state", "track_chunk_idx"), ("track_chunk_idx", "track_state")):
+        if given[name] is None and given[other] is not None:
+            raise check.wrong_type(name, f"a torch.Tensor, as {other} is given", "None")
+    if track is not None:
+        check.tensor("track_state", track, (torch.float32,), ndim=4)
+        check.states("track_state", track, N, HV, V, K, layout, written=True)
+        check.indices("track_chunk_idx", track_chunk, N)

@@ -8,8 +8,8 @@ from .pipeline import run
 def chunk_gated_delta_rule(
     q, k, v, g, beta, scale=None, initial_state=None, initial_state_indices=None, cu_seqlens=None,
     head_first=False, use_qk_l2norm_in_kernel=False, inplace_update=True, *, A_log=None, dt_bias=None,
-    beta_is_raw=False, allow_neg_eigval=False, output_final_state=False,
-    output_boundary_states=True, chunk_size=64, layout="vk", batch_invariant=False, validate=None,
+    beta_is_raw=False, allow_neg_eigval=False, output_final_state=False, output_boundary_states=True,
+    has_initial_state=None, chunk_size=64, layout="vk", batch_invariant=False, validate=None,
 ):  # fmt: skip
     """Run whole sequences through the gated delta rule (GDN), chunk by chunk.
 
@@ -29,6 +29,8 @@ def chunk_gated_delta_rule(
     [N] names each sequence's slot; without indices [N, HV, V, K], one row a sequence; None for zero states.
     Unless inplace_update is False, the final state of each sequence is written there. A negative index is
     padding: it starts from a zero state and writes none. An empty sequence's slot stays as it is.
+    has_initial_state [N], bool: a sequence whose flag is False starts from a zero state, whatever its slot
+    holds, and writes its final state there all the same; None for True.
     use_qk_l2norm_in_kernel: q and k are first divided by sqrt(sum(x^2) + 1e-6) and rounded to their dtype.
     output_boundary_states: also return the state before each chunk of chunk_size (16, 32 or 64) tokens. With
     cu_seqlens on a GPU their number has to be read back: one synchronisation. Without them there is none.
@@ -58,7 +60,7 @@ def chunk_gated_delta_rule(
             "use_qk_l2norm_in_kernel": use_qk_l2norm_in_kernel, "output_final_state": output_final_state,
             "output_boundary_states": output_boundary_states, "batch_invariant": batch_invariant,
         },
-        inplace_update=inplace_update, validate=validate,
+        inplace_update=inplace_update, validate=validate, has_initial=has_initial_state,
     )  # fmt: skip
     return run(
         q, k, v, g, beta, scale=scale, initial_state=initial_state, indices=initial_state_indices,
@@ -66,5 +68,5 @@ def chunk_gated_delta_rule(
         l2norm=use_qk_l2norm_in_kernel, inplace_update=inplace_update, output_final_state=output_final_state,
         boundary_states=output_boundary_states, chunk_size=chunk_size, layout=layout,
         batch_invariant=batch_invariant, raw_beta=beta_is_raw, neg_eigval=allow_neg_eigval, A_log=A_log,
-        dt_bias=dt_bias,
+        dt_bias=dt_bias, has_initial=has_initial_state,
     )  # fmt: skip

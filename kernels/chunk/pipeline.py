@@ -17,12 +17,13 @@ def run(
     q, k, v, g, beta, *, scale, initial_state, indices, cu_seqlens, l2norm, inplace_update,
     output_final_state,
     boundary_states, chunk_size, layout, batch_invariant, raw_beta=False, neg_eigval=False, A_log=None,
-    dt_bias=None, lower_bound=None,
+    dt_bias=None, lower_bound=None, has_initial=None, track=None, track_chunk=None,
 ):  # fmt: skip
     """Run all stages on checked arguments; return (o, final state or None, boundary states or None).
 
     g [B, T, HV] for gdn, [B, T, HV, K] for kda. What is returned, and what is written to initial_state, is as
-    the public functions say. indices: initial_state_indices.
+    the public functions say. indices: initial_state_indices. has_initial: has_initial_state. track,
+    track_chunk: track_state and track_chunk_idx.
     """
     B, T, HV, V = v.shape
     K = k.shape[3]
@@ -55,6 +56,9 @@ def run(
             "layout": layout,
             "chunk_size": chunk_size,
             "batch_invariant": batch_invariant,
+            "has_initial": has_initial,
+            "track": track,
+            "track_chunk": track_chunk,
         }
         rest = initial_state, indices, final, cu_seqlens, first, chunks
         if g.ndim == 3:

@@ -16,24 +16,32 @@ from ..device import dot, dot_add
 from .chunk_tiles import tile
 from .strides import chunk_and_head, in_units
 
+STRIDES = ["k_b", "k_t", "k_h", "s_n", "s_h", "s_r", "i_s", "f_s", "t_n", "t_h", "t_r", "ti_s"]
 
-@triton.jit(do_not_specialize=["k_b", "k_t", "k_h", "s_n", "s_h", "s_r", "i_s", "T", "HV", "G"])
+
+@triton.jit(do_not_specialize=[*STRIDES, "T", "HV", "G"])
 def state_kernel(
-    p_k, p_w, p_u, p_gc, p_h, p_v_new, p_pool, p_indices, p_final, p_cu, p_first,
+    p_k, p_w, p_u, p_gc, p_h, p_v_new, p_pool, p_indices, p_has_initial, p_final, p_track, p_track_chunk,
+    p_cu, p_first,
     k_b: tl.int64, k_t: tl.int64, k_h: tl.int64, s_n: tl.int64, s_h: tl.int64, s_r: tl.int64, i_s: tl.int64,
+    f_s: tl.int64, t_n: tl.int64, t_h: tl.int64, t_r: tl.int64, ti_s: tl.int64,
     T, HV, G,
     K: tl.constexpr, V: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     KDA: tl.constexpr, KV: tl.constexpr, HAS_POOL: tl.constexpr, HAS_INDICES: tl.constexpr,
-    WRITE_POOL: tl.constexpr, WRITE_FINAL: tl.constexpr, UNIT: tl.constexpr,
+    WRITE_POOL: tl.constexpr, WRITE_FINAL: tl.constexpr, HAS_FLAGS: tl.constexpr, TRACK: tl.constexpr,
+    UNIT: tl.constexpr,
 ):  # fmt: skip
     """Walk BV columns of V of one sequence's and value head's state over its chunks: a program each.
 
     p_k [B, T, H, K] (KDA: kg [B, T, HV, K]), strides in units of UNIT elements; p_w [tokens, HV, K] and p_u
     [tokens, HV, V]; p_gc [tokens, HV] (KDA: [tokens, HV, K]), fp32 in log2 units; p_pool: states, strides
-    s_n, s_h, s_r of slot, head and row in elements; p_indices [N], stride i_s; p_cu [N + 1]; p_first [N]:
-    each sequence's first chunk. Written: p_h, the state before each chunk; p_v_new [tokens, HV, V]; with
+    s_n, s_h, s_r of slot, head and row in elements; p_indices [N], stride i_s; p_has_initial [N], stride f_s,
+    bytes: with HAS_FLAGS a sequence whose flag is 0 starts from zero; p_cu [N + 1]; p_first [N]: each
+    sequence's first chunk. Written: p_h, the state before each chunk; p_v_new [tokens, HV, V]; with
     WRITE_POOL the final states to their slots, not those of negative slots and empty sequences; with
-    WRITE_FINAL all of them to p_final, [N, HV, V, K]. With KV all states are [.., K, V]. S is in fp32,
+    WRITE_FINAL all of them to p_final, [N, HV, V, K]; with TRACK the state before chunk p_track_chunk [N],
+    stride ti_s, to p_track [N, HV, V, K], fp32, strides t_n, t_h, t_r, not that of a chunk that a sequence
+    does not have. With KV all states are [.., K, V]. S is in fp32,
     products in the dtype of p_w.
     """
     NV: tl.constexpr = (V + BV - 1) // BV
@@ -65,8 +73,18 @@ def state_kernel(
     b_s = tl.full([BK, BV], 0.0, tl.float32)
     if HAS_POOL:
         p_s = p_pool + slot * s_n + i_hv * s_h + o_s
-        if slot >= 0:
+        starts = slot >= 0
+        if HAS_FLAGS:
+            starts = starts & (tl.load(p_has_initial + i_n * f_s) != 0)
+        if starts:
             b_s += tl.load(p_s, mask=m_kv, other=0).to(tl.float32)
+
+    if TRACK:
+        i_track = tl.load(p_track_chunk + i_n * ti_s)
+        if KV:
+            o_track = o_k.to(tl.int64)[:, None] * t_r + o_v[None, :]
+        else:
+            o_track = o_k[:, None] + o_v.to(tl.int64)[None, :] * t_r
 
     row = bos * HV + i_hv  # of the stages' own tensors [tokens, HV, ...]
     o_wt = o_t[:, None] * (HV * K) + o_k[None, :]  # [BT, BK]
@@ -80,6 +98,9 @@ def state_kernel(
     for i_c in range(chunks):
         b_h = b_s.to(dtype)
         tl.store(p_h + i_c * heads * (K * V) + o_h, b_h, mask=m_kv)
+        if TRACK:
+            if i_c == i_track:
+                tl.store(p_track + i_n * t_n + i_hv * t_h + o_track, b_s, mask=m_kv)
 
         i_t = i_c * BT
         m_t = o_t < length - i_t
@@ -125,11 +146,16 @@ def state_pass(
     layout,
     chunk_size,
     batch_invariant,
+    has_initial=None,
+    track=None,
+    track_chunk=None,
 ):
     """Run the stage, each sequence from its state in the pool or zero; return h [chunks, HV, V, K] and v_new.
 
     k [B, T, H, K] (kda: kg [B, T, HV, K]); gc as the gate stage made it. final, if given, takes [N, HV, V,
-    K]. The pool is written only with write_pool. With layout "kv" all states are [K, V].
+    K]. The pool is written only with write_pool. has_initial [N], bool: False for sequences that start from
+    zero all the same. track [N, HV, V, K], fp32, takes the states before chunks track_chunk [N]. With layout
+    "kv" all states are [K, V].
     """
     B, T, HV, V = u.shape
     K = k.shape[-1]
@@ -140,11 +166,15 @@ def state_pass(
     N = cu_seqlens.numel() - 1
     tiles = tile("state", w.dtype, chunk_size, K, V, 0 if batch_invariant else N * HV)
     state_kernel[(N * HV * triton.cdiv(V, tiles["BV"]),)](
-        k, w, u, gc, h, v_new, pool, indices, final, cu_seqlens, first,
+        k, w, u, gc, h, v_new, pool, indices, None if has_initial is None else has_initial.view(torch.uint8),
+        final, track, track_chunk, cu_seqlens, first,
         *strides, *(pool.stride()[:3] if pool is not None else (0, 0, 0)),
-        0 if indices is None else indices.stride(0), max(T, 1), HV, HV // k.shape[2],
+        0 if indices is None else indices.stride(0), 0 if has_initial is None else has_initial.stride(0),
+        *(track.stride()[:3] if track is not None else (0, 0, 0)),
+        0 if track is None else track_chunk.stride(0), max(T, 1), HV, HV // k.shape[2],
         K=K, V=V, BT=chunk_size, KDA=gc.ndim == 4, KV=kv, HAS_POOL=pool is not None,
         HAS_INDICES=indices is not None,
-        WRITE_POOL=write_pool, WRITE_FINAL=final is not None, UNIT=unit, **tiles,
+        WRITE_POOL=write_pool, WRITE_FINAL=final is not None,
+        HAS_FLAGS=has_initial is not None and pool is not None, TRACK=track is not None, UNIT=unit, **tiles,
     )  # fmt: skip
     return h, v_new

@@ -131,6 +131,16 @@ BOTH = [
         ValueError,
         "initial_state_indices: expected distinct live indices",
     ),
+    (
+        {"has_initial_state": integers(0, 1)},
+        TypeError,
+        "has_initial_state: expected dtype torch.bool, got torch.int64",
+    ),
+    (
+        {"has_initial_state": tensor(3, dtype=torch.bool)},
+        ValueError,
+        "has_initial_state: expected shape [N] = (2,), got (3,)",
+    ),
     ({"cu_seqlens": [0, 4, 10]}, TypeError, "cu_seqlens: expected a torch.Tensor, got list"),
     (
         {"cu_seqlens": integers(0, 4, 10, dtype=torch.int16)},
@@ -172,8 +182,31 @@ KDA = [
     ),
     ({"dt_bias": tensor(32)}, ValueError, "dt_bias: expected None without A_log"),
     ({"lower_bound": -5.0}, ValueError, "lower_bound: expected None without A_log"),
-    ({"track_state": tensor(2, 4, 6, 8)}, ValueError, "track_state: expected None"),
-    ({"track_chunk_idx": integers(0, 0)}, ValueError, "track_chunk_idx: expected None"),
+    (
+        {"track_state": tensor(2, 4, 6, 8)},
+        TypeError,
+        "track_chunk_idx: expected a torch.Tensor, as track_state is given, got None",
+    ),
+    (
+        {"track_chunk_idx": integers(0, 0)},
+        TypeError,
+        "track_state: expected a torch.Tensor, as track_chunk_idx is given, got None",
+    ),
+    (
+        {"track_state": tensor(2, 4, 6, 8, dtype=torch.bfloat16), "track_chunk_idx": integers(0, 0)},
+        TypeError,
+        "track_state: expected dtype torch.float32, got torch.bfloat16",
+    ),
+    (
+        {"track_state": tensor(2, 4, 6, 7, dtype=torch.float32), "track_chunk_idx": integers(0, 0)},
+        ValueError,
+        "track_state: expected shape [rows, HV, V, K] = (2, 4, 6, 8), got (2, 4, 6, 7)",
+    ),
+    (
+        {"track_state": tensor(2, 4, 6, 8, dtype=torch.float32), "track_chunk_idx": integers(0)},
+        ValueError,
+        "track_chunk_idx: expected shape [N] = (2,), got (1,)",
+    ),
     ({"beta_is_raw": 1}, TypeError, "beta_is_raw: expected True or False, got 1"),
     (
         {"output_intermediate_states": 1},

@@ -82,11 +82,20 @@ def packed_kda() -> dict[str, Any]:
     return packed() | dict(a=floats(B, HV * K), dt_bias=floats(HV * K))
 
 
+def token_slots() -> dict[str, Any]:
+    table = ints(0, 1, 2, 3, 4, 5).view(B, T)
+    pool = floats(B * T, HV, V, K)
+    return update() | dict(
+        initial_state_source=pool, initial_state_indices=table, num_accepted_tokens=ints(1, T)
+    )
+
+
 FUNCTIONS = {
     whole: "fused_recurrent_gated_delta_rule",
     whole_kda: "fused_recurrent_kda",
     update: "fused_recurrent_gated_delta_rule_update",
     verify: "fused_recurrent_gated_delta_rule_update",
+    token_slots: "fused_recurrent_gated_delta_rule_update",
     decode: "fused_sigmoid_gating_delta_rule_update",
     decode_kda: "fused_sigmoid_gating_delta_rule_update",
     packed: "fused_recurrent_gated_delta_rule_packed_decode",
@@ -119,6 +128,33 @@ BAD: list[tuple[Callable[[], dict[str, Any]], dict[str, Any], type[Exception], s
     (update, dict(validate="yes"), TypeError, "validate: expected True, False or None, got 'yes'"),
     (verify, dict(initial_state_source=None, initial_state_indices=None, intermediate_state_indices=None), TypeError,
      "intermediate_state_indices: expected a torch.Tensor, without initial_state_indices to go by, got None"),
+    # slots for each token
+    (token_slots, dict(num_accepted_tokens=floats(B)), TypeError,
+     "num_accepted_tokens: expected dtype torch.int32 or torch.int64, got torch.float32"),
+    (token_slots, dict(num_accepted_tokens=ints(1)), ValueError, "num_accepted_tokens: expected shape [N] = (2,), got (1,)"),
+    (token_slots, dict(num_accepted_tokens=ints(1, T + 1)), ValueError, "num_accepted_tokens: expected entry 1 from 1 to 3, got 4"),
+    (token_slots, dict(num_accepted_tokens=ints(0, 1)), ValueError, "num_accepted_tokens: expected entry 0 from 1 to 3, got 0"),
+    (update, dict(num_accepted_tokens=ints(1, 1)), ValueError,
+     "num_accepted_tokens: expected None without initial_state_indices of two dimensions, got a tensor"),
+    (token_slots, dict(initial_state_indices=ints(0, 1, 2, 3).view(B, 2)), ValueError,
+     "initial_state_indices: expected shape [N, steps] with N = 2 and 3 steps or more, got (2, 2)"),
+    (token_slots, dict(initial_state_indices=floats(B, T)), TypeError, "initial_state_indices: expected dtype torch.int32"),
+    (token_slots, dict(initial_state_indices=ints(0, 1, 2, 3, 4, 6).view(B, T)), ValueError,
+     "initial_state_indices: expected indices below 6, the number of rows of initial_state_source, got 6"),
+    (token_slots, dict(initial_state_indices=ints(0, 1, 2, 3, 2, 5).view(B, T)), ValueError,
+     "initial_state_indices: expected distinct live indices, because initial_state_source is written, got one twice"),
+    (token_slots, dict(initial_state_indices=ints(0, 1, 1, 3, 4, 5).view(B, T)), ValueError,
+     "initial_state_indices: expected distinct live indices"),
+    (token_slots, dict(cu_seqlens=ints(0, 2, 6), q=floats(1, 6, H, K), k=floats(1, 6, H, K), v=floats(1, 6, HV, V),
+     g=floats(1, 6, HV), beta=floats(1, 6, HV)), ValueError, "initial_state_indices: expected at least 4 steps"),
+    (token_slots, dict(initial_state_source=None), ValueError,
+     "initial_state_source: expected a pool with initial_state_indices of two dimensions, got None"),
+    (token_slots, dict(disable_state_update=True), ValueError,
+     "disable_state_update: expected False with initial_state_indices of two dimensions, got True"),
+    (token_slots, dict(intermediate_states_buffer=floats(3, STEPS, HV, V, K)), ValueError,
+     "intermediate_states_buffer: expected None with initial_state_indices of two dimensions, got a tensor"),
+    (token_slots, dict(retrieve_parent_token=ints(*[0, 0, 1, 0] * B).view(B, STEPS)), ValueError,
+     "retrieve_parent_token: expected None with initial_state_indices of two dimensions, got a tensor"),
     # missing and unknown arguments
     (whole, dict(g=MISSING), TypeError, "g"),
     (decode, dict(initial_state_indices=MISSING), TypeError, "initial_state_indices"),

@@ -173,7 +173,7 @@ def _chunked(
         parts.append(follower.finish(o))
         condition = max(condition, follower.condition)
     of_o, of_state, before = groups.joined(parts, (1, 0, 1))
-    return oracle.assemble(case, of_o, of_state, None, before if case.boundary else None), condition
+    return oracle.assemble(case, of_o, of_state, None, before if oracle.every(case) else None), condition
 
 
 def _recurrence(

@@ -28,7 +28,7 @@ class Expected:
         state: [..., N, HV, V, K], after the last token.
         steps: [..., total, HV, V, K], the state after every token (verify), else None.
         boundary: [..., NT, HV, V, K], the state before every chunk, sequence by sequence (extend with
-            `boundary`), else None.
+            `boundary` or a tracked chunk), else None.
     """
 
     o: Tensor
@@ -88,7 +88,8 @@ def parents(case: Case) -> recurrence.Parents | None:
 def every(case: Case) -> int:
     """Give the number of steps between the states that a case returns from before its chunks; 0 if it
     returns none."""
-    return case.chunk_size if case.operation.is_chunked and case.boundary else 0
+    asked = case.boundary or bool(case.state_options.track)
+    return case.chunk_size if case.operation.is_chunked and asked else 0
 
 
 def assemble(
@@ -158,4 +159,4 @@ def chunked_form(
         raise ValueError("the chunked form has no trees")
     rounding = rounding or Exact()
     o, S, before = chunked.run(lanes.make(case, data, rounding, device), rounding, case.chunk_size)
-    return assemble(case, o, S, None, before if case.operation.is_chunked and case.boundary else None)
+    return assemble(case, o, S, None, before if every(case) else None)

@@ -240,6 +240,10 @@ def make(
         if "state" in data
         else torch.zeros(shape, dtype=torch.float64, device=device)
     )
+    if case.fresh:
+        state = state.view(N, HV, case.V, case.K).clone()
+        state[list(case.fresh)] = 0.0
+        state = state.view(shape)
     v = data["v"].double().expand(*rounding.lead, case.tokens, HV, case.V)
     return Lanes(
         q=layout.spread(q),

@@ -58,10 +58,12 @@ def row_labels(case: Case, name: str) -> list[Label]:
     if name == "o":
         return [("o", n, t) for n in every for t in range(case.lens[n])]
     if name == "steps":
-        live = [n for n in every if case.pool.rows[n] >= 0]
-        return [("S", n, t + 1) for n in live for t in range(case.lens[n])]
+        tokens = [n for n in every for _ in range(case.lens[n])]
+        return [("S", tokens[token], step + 1) for token, _, step in case.kept]
     if name == "boundary":
         return [("S", n, t) for n in every for t in range(0, case.lens[n], case.chunk_size)]
+    if name == "tracked":
+        return [("S", n, t * case.chunk_size) for n, t in enumerate(case.state_options.track) if t >= 0]
     return [("S", n, case.lens[n]) for n in (case.stored if name == "state" else every)]
 
 

@@ -1,0 +1,108 @@
+"""Moves on the options of where states come from and go to: fewer of them, then each at its simplest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+from diffgdn.cases.case import Case, Pool
+from diffgdn.cases.state_options import StateOptions
+from diffgdn.search.changes import changed, smaller_numbers
+
+
+def states(case: Case) -> Iterator[Case | None]:
+    """Leave all options out, then one after another; then simplify those that name places or chunks."""
+    options = case.state_options
+    if options == StateOptions():
+        return
+    yield _without(case)
+    yield from _each(case)
+    if options.slots:
+        yield from _token_slots(case)
+    if not options.indices:  # a row for each sequence, which dropping one leaves behind
+        order = tuple(range(len(case.lens)))
+        yield changed(case, pool=replace(case.pool, indices=order, slots=len(order)))
+    yield from _flags(case)
+    yield from _track(case)
+
+
+def _without(case: Case) -> Case | None:
+    """Leave all options out; steps that went to slots go to a buffer."""
+    return changed(case, state_options=StateOptions(), pool=_plain_pool(case))
+
+
+def _plain_pool(case: Case) -> Pool:
+    """Return the pool without slots for each token."""
+    if not case.state_options.slots:
+        return case.pool
+    N, padding = len(case.lens), [slot < 0 for slot in case.pool.indices]
+    order = tuple(-1 if none else n for n, none in enumerate(padding))
+    pool = Pool(N, order, case.pool.pitch, case.pool.dtype)
+    if not case.operation.keeps_steps:
+        return pool
+    return replace(pool, steps=max(1, *case.lens), buffer=N, rows=order)
+
+
+def _each(case: Case) -> Iterator[Case | None]:
+    """Leave one option out, slots with their counts."""
+    for spec in fields(StateOptions):
+        if spec.name == "accepted" or getattr(case.state_options, spec.name) == spec.default:
+            continue
+        left: dict[str, Any] = {spec.name: spec.default}
+        if spec.name == "slots":
+            left["accepted"] = ()
+            yield changed(case, state_options=replace(case.state_options, **left), pool=_plain_pool(case))
+        else:
+            yield changed(case, state_options=replace(case.state_options, **left))
+
+
+def _token_slots(case: Case) -> Iterator[Case | None]:
+    """Give tokens the first slots, in their order, as few as there are tokens or one more for each
+    sequence; then accept fewer steps, each alone.
+    """
+    options = case.state_options
+    needed = max(1, *case.lens)
+    for steps in dict.fromkeys((needed, min(needed + 1, len(options.slots[0])), len(options.slots[0]))):
+        for accepted in ((1,) * len(case.lens), tuple(min(count, steps) for count in options.accepted)):
+            yield _in_order(case, steps, accepted)
+    for n, count in enumerate(options.accepted):
+        for fewer in smaller_numbers(count - 1):
+            accepted = (*options.accepted[:n], fewer + 1, *options.accepted[n + 1 :])
+            yield _in_order(case, len(options.slots[0]), accepted)
+
+
+def _in_order(case: Case, steps: int, accepted: tuple[int, ...]) -> Case | None:
+    """Give each sequence that is not padding the next slots of the pool."""
+    table, first = [], 0
+    for slot in case.pool.indices:
+        table.append((-1,) * steps if slot < 0 else tuple(range(first, first + steps)))
+        first += steps * (slot >= 0)
+    starts = tuple(row[count - 1] for row, count in zip(table, accepted, strict=True))
+    options = replace(case.state_options, slots=tuple(table), accepted=accepted)
+    pool = replace(case.pool, indices=starts, slots=max(1, first))
+    return changed(case, pool=pool, state_options=options)
+
+
+def _flags(case: Case) -> Iterator[Case | None]:
+    """Let all sequences but one have an initial state, or none."""
+    initial = case.state_options.initial
+    for n in range(len(initial)) if len(initial) > 1 else ():
+        yield _changed(case, initial=tuple(other != n for other in range(len(initial))))
+    if any(initial):
+        yield _changed(case, initial=(False,) * len(initial))
+
+
+def _track(case: Case) -> Iterator[Case | None]:
+    """Track a chunk of one sequence alone, or an earlier one."""
+    track = case.state_options.track
+    for n, chunk in enumerate(track):
+        alone = tuple(chunk if other == n else -1 for other in range(len(track)))
+        if alone != track:
+            yield _changed(case, track=alone)
+        for earlier in smaller_numbers(chunk) if chunk > 0 else ():
+            yield _changed(case, track=(*track[:n], earlier, *track[n + 1 :]))
+
+
+def _changed(case: Case, **options: Any) -> Case | None:
+    return changed(case, state_options=replace(case.state_options, **options))
