@@ -12,6 +12,7 @@ from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.strategies import geometries, inside, laws, sizes
 from diffgdn.strategies.batch_layout import Batch, among, draw_batch, rarely, whole
+from diffgdn.strategies.company_draws import draw_before
 from diffgdn.strategies.informative import LEFT_AS_DRAWN, make_informative
 from diffgdn.strategies.menu import BACKENDS, STATES, Build, Menu, builds, exactable, options, promised
 
@@ -117,6 +118,7 @@ def _cases(
     case = _assemble(op, build, batch, H, HV, gates, values)
     order = draw(among(*ORDERS)) if backend == "interpret" else Case.order
     case = replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)), order=order)
+    case = draw_before(draw, case, backend, own)
     return make_informative(case, own) if informed else case
 
 

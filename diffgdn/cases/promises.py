@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from diffgdn.cases import promise_axes, spans
+from diffgdn.cases import company, promise_axes, spans
 from diffgdn.cases.case_checks import CHUNK_SIZES, DTYPES, MAX_DIM, VIEWS
 from diffgdn.cases.json_record import Record, require
 from diffgdn.cases.operations import OPERATIONS, Operation
@@ -77,6 +77,9 @@ class Promises(Record):
     gates have a `lower_bound`, and which; `steps`, whether update keeps the state after each step; `tree`,
     trees where steps are kept.
 
+    Company: `company`, whether other calls may come before a case's own in the same process; each lies inside
+    the promises itself.
+
     `operations` holds, by name of an operation, fields that are otherwise there.
 
     Raises ValueError that names the field, what was expected and what came.
@@ -119,6 +122,7 @@ class Promises(Record):
     )
     steps: tuple[bool, ...] = _either()
     tree: tuple[bool, ...] = _either()
+    company: bool = _may()
     operations: Mapping[str, Mapping[str, Any]] | Own = ()
 
     def __post_init__(self) -> None:
@@ -167,15 +171,16 @@ class Promises(Record):
         return None
 
     def breaches(self, case: Case) -> Iterator[tuple[str, Any, Any]]:
-        """List (axis, what is promised, what the case asks) where a case asks more."""
+        """List (axis, what is promised, what the case asks) where a case, or a call before it, asks more."""
         own = self.of(case.op)
         if own == EVERYTHING:
             return
-        for name, value in promise_axes.asked(case):
-            promised = getattr(own, name)
-            as_q = name in ("state_dtype", "gate_dtype") and value == case.dtype and AS_Q in promised
-            if not as_q and not _AXIS[name].takes(promised, value):
-                yield name, promised, value
+        for one in (case, *(made for _, made in company.calls(case))):
+            for name, value in promise_axes.asked(one):
+                promised = getattr(own, name)
+                as_q = name in ("state_dtype", "gate_dtype") and value == one.dtype and AS_Q in promised
+                if not as_q and not _AXIS[name].takes(promised, value):
+                    yield name, promised, value
 
     @functools.cached_property
     def heads(self) -> tuple[tuple[int, int], ...]:
