@@ -21,6 +21,7 @@ from diffgdn.strategies import (
     state_draws,
 )
 from diffgdn.strategies.batch_layout import Batch, among, draw_batch, rarely, whole
+from diffgdn.strategies.company_draws import draw_before
 from diffgdn.strategies.informative import LEFT_AS_DRAWN, make_informative
 from diffgdn.strategies.menu import BACKENDS, STATES, Build, Menu, builds, exactable, options, promised
 
@@ -134,6 +135,7 @@ def _cases(
     case = operand_draws.drawn(draw, case, backend, own)
     case = state_draws.draw_options(draw, case, build, free, own)
     case = memory.with_lays(draw, case, build, backend, own)
+    case = draw_before(draw, case, backend, own)
     return make_informative(case, own) if informed else case
 
 

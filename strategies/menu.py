@@ -19,9 +19,8 @@ from hypothesis.errors import InvalidArgument
 from diffgdn.cases.operand_options import USUAL, Operands
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import EVERYTHING, Promises
-from diffgdn.strategies import (
-    from diffgdn.strategies.state_builds import with_states, inside, operand_forms,
-)
+from diffgdn.strategies import inside, operand_forms
+from diffgdn.strategies.state_builds import with_states
 
 BACKENDS = ("interpret", "gpu")
 MOST_DRAWS = 400  # of builds for one operation of a menu

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from diffgdn.cases import promise_axes, spans, state_options
+from diffgdn.cases import company, promise_axes, spans, state_options
 from diffgdn.cases.case_checks import CHUNK_SIZES, DTYPES, MAX_DIM, VIEWS
 from diffgdn.cases.json_record import Record, require
 from diffgdn.cases.lay import ALIGNMENTS, STRIDES
@@ -94,6 +94,9 @@ class Promises(Record):
     and `initial_flags`, whether flags say which sequences have an initial state (extend); `track`, whether
     the state before a chunk is copied out (kda.extend).
 
+    Company: `company`, whether other calls may come before a case's own in the same process; each lies inside
+    the promises itself.
+
     `operations` holds, by name of an operation, fields that are otherwise there.
 
     Raises ValueError that names the field, what was expected and what came.
@@ -154,6 +157,7 @@ class Promises(Record):
     indices: tuple[bool, ...] = _words(True, False)
     initial_flags: tuple[bool, ...] = _either()
     track: tuple[bool, ...] = _either()
+    company: bool = _may()
     operations: Mapping[str, Mapping[str, Any]] | Own = ()
 
     def __post_init__(self) -> None:
@@ -217,14 +221,15 @@ class Promises(Record):
         return None
 
     def breaches(self, case: Case) -> Iterator[tuple[str, Any, Any]]:
-        """List (axis, what is promised, what the case asks) where a case asks more."""
+        """List (axis, what is promised, what the case asks) where a case, or a call before it, asks more."""
         own = self.of(case.op)
         if own == EVERYTHING:
             return
-        for name, value in promise_axes.asked(case):
-            promised = getattr(own, name)
-            if not self.takes(name, value, case, promised):
-                yield name, promised, value
+        for one in (case, *(made for _, made in company.calls(case))):
+            for name, value in promise_axes.asked(one):
+                promised = getattr(own, name)
+                if not self.takes(name, value, one, promised):
+                    yield name, promised, value
 
     def takes(self, name: str, value: Any, case: Case, promised: Any = None) -> bool:
         """Tell whether a value of an axis is promised, in a case of these dtypes. promised: None for mine."""

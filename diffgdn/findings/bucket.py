@@ -48,7 +48,7 @@ def of(finding: Finding) -> Bucket:
     Findings that need other calls before them, or were seen once, have a bucket without a region: what other
     calls leave in memory shows anywhere.
     """
-    if finding.prelude or not finding.reproduced:
+    if finding.prelude or finding.case.before or not finding.reproduced:
         word = AFTER if finding.reproduced else ONCE
         return Bucket(finding.target, finding.operation, f"{fault(finding.kind)}, {word}", "")
     where = region(finding.case, finding.kind, finding.tensor, finding.place, finding.message)

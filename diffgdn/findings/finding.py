@@ -40,7 +40,7 @@ class Finding:
     failed, `trace` holds what it did and `case` is its last call.
 
     What it takes: `prelude` holds calls of the same target that must run before it in the same process for it
-    to fail, none for most findings. `reproduced` is False if it failed once and never again, neither alone
+    to fail, none for most findings; the case may name such calls itself (`Case.before`). `reproduced` is False if it failed once and never again, neither alone
     nor after the calls that had run before it, which are then its prelude.
 
     Where it is from: `versions` of what ran it, by name; the `seed` of the campaign; `found`, the date in ISO
@@ -123,7 +123,8 @@ def shows_in_company(finding: Finding) -> bool:
     """Tell whether a finding shows only in a process of its own: after other calls, or in a later look at the
     heap.
     """
-    return bool(finding.prelude) or not finding.reproduced or finding.message.startswith(DAMAGED)
+    others = finding.prelude or finding.case.before
+    return bool(others) or not finding.reproduced or finding.message.startswith(DAMAGED)
 
 
 def today() -> str:

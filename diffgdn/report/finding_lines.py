@@ -6,6 +6,8 @@ import os
 import shlex
 from pathlib import Path
 
+from diffgdn.cases import company as earlier_calls
+from diffgdn.cases.case import Case
 from diffgdn.findings import trust
 from diffgdn.findings.finding import UNFINISHED, Finding
 from diffgdn.findings.parse import printable
@@ -48,17 +50,26 @@ def lines(finding: Finding, path: str | os.PathLike[str]) -> list[str]:
 
 def company(finding: Finding) -> list[str]:
     """Write what a finding depends on, as lines; none if it fails alone."""
+    named = [] if finding.trace else _named(finding.case)
     calls = [f"    {printable(call.words())}" for call in finding.prelude]
     count = "1 call" if len(calls) == 1 else f"{len(calls)} calls"
     if not finding.reproduced:
         ran = f", nor after the {count} that had run before it" if calls else ""
-        return [f"  seen once: it did not come again alone{ran}"]
+        return [f"  seen once: it did not come again alone{ran}", *named]
     if not calls:
-        return []
+        return named
     shown = calls[-MOST_SHOWN:]
     more = [f"    {len(calls) - len(shown)} others, then"] if len(shown) < len(calls) else []
     head = f"  depends on what ran before: alone it passes, after {count} in the same process it fails:"
-    return [head, *more, *shown, "  and then"]
+    return [head, *more, *shown, *named, "  and then"]
+
+
+def _named(case: Case) -> list[str]:
+    """Write the calls that a case names before its own, as lines; none if it names none."""
+    if not case.before:
+        return []
+    calls = [f"    {line}" for line in earlier_calls.lines(case)]
+    return ["  in the same process it calls before, as its `before` says:", *calls]
 
 
 def origin(finding: Finding) -> str:

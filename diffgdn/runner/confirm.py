@@ -9,12 +9,15 @@ that met it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from diffgdn.cases import company
+from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call, fitting
 from diffgdn.findings import bucket
+from diffgdn.findings.finding import shows_in_company
 from diffgdn.verdict.failures import DAMAGED, FAULT_KINDS, FAULTS, CheckFailure, KernelCrashed, Verdict
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ class Confirmed:
     """What is known of a failure once it has been asked again.
 
     call: what fails; of a crash it may be another than the one in which the process ended. verdict: of it.
-    prelude: calls that it takes before it. reproduced: False where it did not come again; prelude is then
+    prelude: calls that it takes before it, apart from those that a case names itself. reproduced: False where it did not come again; prelude is then
     what had run before it. heap: whether only a look at the heap shows it.
     """
 
@@ -56,12 +59,13 @@ class Confirmed:
     @property
     def alone(self) -> bool:
         """Whether the call shows the failure by itself, in whatever process."""
-        return self.reproduced and not self.prelude and not self.heap
+        before = isinstance(self.call.subject, Case) and self.call.subject.before
+        return self.reproduced and not self.prelude and not self.heap and not before
 
 
 def apart(finding: Finding) -> bool:
     """Whether a finding must be run in a process of its own to say something."""
-    return bool(finding.prelude) or not finding.reproduced or finding.kind in FAULT_KINDS
+    return shows_in_company(finding) or finding.kind in FAULT_KINDS
 
 
 def again(finding: Finding, fresh: Fresh, picture: bool = False) -> Verdict:
@@ -95,9 +99,10 @@ class Confirm:
         if asked and verdict.confirmed:
             return Confirmed(call, verdict)
         if not asked:
-            _, alone = self._fresh.afresh((call,), self._target)
-            if alone.failure is not None:
-                return Confirmed(call, alone)
+            for one in (*_without_company(call), call, *_in_its_own_memory(call)):
+                _, alone = self._fresh.afresh((one,), self._target)
+                if alone.failure is not None and (one == call or alike(alone, verdict)):
+                    return Confirmed(one, alone)
             verdict = said(verdict, f"{message_of(verdict)}; {NOT_AGAIN}")
         calls, crash = (*verdict.before, call), isinstance(verdict.failure, KernelCrashed)
         if crash:
@@ -134,6 +139,27 @@ class Confirm:
         looks = (last,) if like.heap else ()
         at, verdict = self._fresh.afresh((*prelude, call), self._target, looks=looks)
         return verdict if at == last and alike(verdict, like.verdict) else None
+
+
+def with_words(call: Call, words: Iterable[str]) -> Iterator[Call]:
+    """A call of a case with each of these words in turn before it, where it says something about the case."""
+    case = call.subject
+    if isinstance(case, Case) and call.relation is None:
+        for word in words:
+            if case.before != (word,) and company.earlier(case, word) is not None:
+                yield dataclasses.replace(call, subject=dataclasses.replace(case, before=(word,)))
+
+
+def _in_its_own_memory(call: Call) -> Iterator[Call]:
+    """What is kept by address fails again only where addresses are the same."""
+    if isinstance(call.subject, Case) and not call.subject.before:
+        yield from with_words(call, (company.IN_PLACE,))
+
+
+def _without_company(call: Call) -> Iterator[Call]:
+    """A call of a case without the calls that the case names before it, if it does."""
+    if isinstance(call.subject, Case) and call.subject.before:
+        yield dataclasses.replace(call, subject=dataclasses.replace(call.subject, before=()))
 
 
 def alike(one: Verdict, other: Verdict) -> bool:

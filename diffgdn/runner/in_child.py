@@ -78,7 +78,7 @@ class InChild:
         return about
 
     def document(self, finding: Finding, folder: Path, picture: bool) -> list[Path]:
-        if finding.prelude:
+        if finding.prelude or finding.case.before:
             self._unused(finding.target)
         if picture:  # for which the child runs it
             history = self._ready(finding.target).history

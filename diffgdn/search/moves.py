@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from diffgdn.cases.case import Case, Gates, Pool, Values
-from diffgdn.search import lay_moves, operand_moves, pool_moves, state_moves
+from diffgdn.search import company_moves, lay_moves, operand_moves, pool_moves, state_moves
 from diffgdn.search.changes import changed, smaller_numbers, with_lengths
 
 SIMPLEST_DIM = 16
@@ -45,7 +45,7 @@ def _leap(case: Case) -> Iterator[Case | None]:
 
 def bare(case: Case, length: int, slot: int) -> Case | None:
     """Make the simplest case of one sequence of `length` tokens, in slot 0 or -1, programs in the case's
-    order; None if the operation has none.
+    order, after the calls that it makes before; None if the operation has none.
     """
     pool = Pool(indices=(slot,)) if case.operation.has_pool else Pool(indices=())
     if case.operation.keeps_steps:
@@ -57,6 +57,7 @@ def bare(case: Case, length: int, slot: int) -> Case | None:
             pool=pool,
             chunk_size=SHORTEST_CHUNK if case.operation.is_chunked else Case.chunk_size,
             order=case.order,
+            before=case.before,
         )
     except ValueError:
         return None
@@ -280,6 +281,8 @@ def order(case: Case) -> Iterator[Case | None]:
 
 # What makes a case slow comes first.
 MOVES = (
+    company_moves.none,
+    company_moves.leap,
     _leap,
     _plainest,
     lay_moves.fewer,
@@ -300,5 +303,6 @@ MOVES = (
     operand_moves.operands,
     gates,
     values,
+    company_moves.words,
     order,
 )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 
+from diffgdn.cases import company
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call, fitting
 from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.cases.trace import Trace
-from diffgdn.runner.confirm import Confirm, Confirmed, message_of, said
+from diffgdn.runner.confirm import Confirm, Confirmed, message_of, said, with_words
 from diffgdn.search import by_field, moves
 from diffgdn.search.traces import smaller
 from diffgdn.verdict.failures import CheckFailure
@@ -17,6 +18,8 @@ from diffgdn.verdict.failures import CheckFailure
 Expired = Callable[[], bool]
 SIZES = ("H", "HV", "K", "V", "chunk_size")
 LIKEST = 3  # single calls that are tried first
+# Words for a prelude, those first that make most differ.
+LIKELY = tuple(dict.fromkeys(("other_dtype", "bigger_batch", "other_strides", *company.EARLIER)))
 
 
 def shorter(
@@ -44,8 +47,12 @@ def shorter(
             verdicts[prelude, call] = verdict
         return verdict is not None
 
-    prelude = with_less(found.prelude, lambda less: fails(less, found.call), found.call, expired)
-    prelude, call = simpler(prelude, found.call, fails, expired)
+    prelude, call = found.prelude, found.call
+    named = None if found.heap else _named(prelude, call, fails, expired)
+    if named is not None:
+        prelude, call = (), named
+    prelude = with_less(prelude, lambda less: fails(less, call), call, expired)
+    prelude, call = simpler(prelude, call, fails, expired)
     if not prelude:
         return Confirmed(call, verdicts[prelude, call], heap=found.heap)
     alone = confirm.fails((), call, found)
@@ -55,6 +62,23 @@ def shorter(
         seen = said(found.verdict, f"{message_of(found.verdict)}; not each time in a fresh process")
         return Confirmed(found.call, seen, fitting(found.prelude), reproduced=False)
     return Confirmed(call, verdicts[prelude, call], fitting(prelude), heap=found.heap)
+
+
+def _named(
+    prelude: tuple[Call, ...],
+    call: Call,
+    fails: Callable[[tuple[Call, ...], Call], bool],
+    expired: Expired,
+) -> Call | None:
+    """Return the call with a word before it that does what the prelude does, if there is one: it fails in any
+    process, and each try makes two calls only.
+    """
+    for one in with_words(call, LIKELY) if prelude else ():
+        if expired():
+            break
+        if fails((), one):
+            return one
+    return None
 
 
 def _is_outside(call: Call, promises: Promises) -> bool:

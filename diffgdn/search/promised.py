@@ -25,6 +25,7 @@ CASE = {
         for name in ("chunk_size", "view", "cu_dtype", "index_dtype", "tail", "l2norm", "scale", "inplace")
         + ("final", "boundary", "batch_invariant")
     },
+    "company": ("before",),
 }
 GATES = {"gate_dtype": "dtype", "bounded": "lower_bound", "lower_bound": "lower_bound", "raw_gates": "raw"}
 POOL = {"state_dtype": "dtype", "pitch": "pitch"}

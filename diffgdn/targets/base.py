@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from diffgdn.cases import company
 from diffgdn.cases.case import Case
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import EVERYTHING, OUTSIDE, Promises
@@ -65,7 +66,8 @@ def refusal(target: Target, case: Case, backend: str) -> str | None:
         broken = promises_of(target).broken_by(case)
         if broken is not None:
             return f"{OUTSIDE}{broken}"
-    return target.refuses(case, backend)
+    calls = (case, *(made for _, made in company.calls(case)))
+    return next(filter(None, (target.refuses(one, backend) for one in calls)), None)
 
 
 def check_promises(target: Target) -> None:

@@ -19,7 +19,7 @@ from diffgdn.tensors.inputs import Data
 from diffgdn.tensors.layout import arrange
 from diffgdn.tensors.poison import PoisonedEmpty
 from diffgdn.tensors.results import WrongSize, collect, results_of
-from diffgdn.verdict import checks, leak_source
+from diffgdn.verdict import checks, earlier_calls, leak_source
 from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
 from diffgdn.verdict.error_counts import count_errors
 from diffgdn.verdict.failures import CheckFailure, Errors, KernelRaised, Verdict
@@ -123,7 +123,7 @@ class Run:
 
     exact: nothing in the case rounds. shares: worst error of each result as a share of its bound. errors: of
     each result, if `collects`. current: the comparison that is being checked. arguments: of the case's own
-    call. fresh: memory that the latest call allocated. `relations` and `serving` make calls of their own with
+    call, earlier: of those before it. fresh: memory that the latest call allocated. `relations` and `serving` make calls of their own with
     it.
     """
 
@@ -138,6 +138,7 @@ class Run:
         self.errors: list[Errors] = []
         self.current: Comparison | None = None
         self.arguments: Arguments | None = None
+        self.earlier: list[Arguments] = []
         self.fresh = PoisonedEmpty()
 
     def judge(self, clock: _Clock) -> None:
@@ -147,6 +148,7 @@ class Run:
             data = inputs.draw(case)
             self.arguments = arrange(case, data, self.device, self.target.layout)
         with clock("kernel"):
+            self.accompany(self.arguments)
             returned = self.call(self.arguments)
         with clock("checks"):
             change = self.arguments.find_change()
@@ -182,7 +184,7 @@ class Run:
     def release(self) -> None:
         """Drop the arguments; on a GPU give the memory of far ones back at once."""
         far = self.arguments is not None and self.arguments.far
-        self.arguments = None
+        self.arguments, self.earlier = None, []
         if far and self.device == "cuda":
             torch.cuda.empty_cache()
 
@@ -193,6 +195,11 @@ class Run:
             place = stray.tensor.untyped_storage().data_ptr()
             names = [name for name, t in returned.items() if t.untyped_storage().data_ptr() == place]
             checks.check_fresh_memory(self.case, stray, names[0] if names else None)
+
+    def accompany(self, arguments: Arguments, zeros: bool = False) -> None:
+        """Make the calls that the case names before its own, as `earlier_calls.make` does. Raises
+        KernelRaised."""
+        self.earlier += earlier_calls.make(self.case, self.target, self.backend, arguments, zeros)
 
     def call(
         self,
@@ -233,6 +240,7 @@ class Run:
         """
         arguments = self._without_poison(data)
         try:
+            self.accompany(arguments, zeros=True)
             returned = self.call(arguments, zeros=True)
         except CheckFailure:
             return {}
@@ -262,9 +270,10 @@ class Run:
 
         def leaks(words: Tensor | None = None, only: tuple[int, str] | None = None) -> bool:
             calm.restore()
-            if words is not None:
-                calm.copy_words(poisoned, words)
             try:
+                self.accompany(calm, zeros=True)
+                if words is not None:
+                    calm.copy_words(poisoned, words)
                 result = self.results(calm, self.call(calm, zeros=True, only=only))[name]
             except CheckFailure:
                 return False

@@ -28,15 +28,16 @@ def run(case: Case, target: Target, backend: str, name: str) -> Verdict:
     """Ask one relation of a case; the verdict is refused if the relation says nothing about it.
 
     A kernel's fault never raises; errors of the framework itself do, and ValueError for an unknown relation.
+    Calls that the case names before its own are not made: a relation is about calls among themselves.
     """
     relation = registry.get(name)
     reason = None if relation.takes(case.operation) else f"not about {case.op}"
     reason = reason or registry.missing(name, case.op, target.name, tuple(target.operations))
     reason = reason or (None if case.total else "no tokens") or relation.unless(case)
     if reason is None and relation.bitwise and not relation.same_shapes:
-        case_asked = replace(case, batch_invariant=True)
+        case_asked = replace(case, batch_invariant=True, before=())
     else:
-        case_asked = case
+        case_asked = replace(case, before=())
     reason = reason or refusal(target, case_asked, backend)
     if reason is not None:
         return Verdict(case, target.name, backend, refused=reason)
