@@ -12,6 +12,7 @@ from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.strategies import geometries, inside, laws, sizes
 from diffgdn.strategies.batch_layout import Batch, among, draw_batch, rarely, whole
+from diffgdn.strategies.execution_draws import apart, draw_execution
 from diffgdn.strategies.informative import LEFT_AS_DRAWN, make_informative
 from diffgdn.strategies.menu import BACKENDS, STATES, Build, Menu, builds, exactable, options, promised
 
@@ -58,7 +59,7 @@ def cases(
         raise InvalidArgument(f"configs={configs!r}: expected a whole number of 1 or more")
     if layout not in OPERATIONS[op].layouts:
         raise InvalidArgument(f"layout={layout!r}: {op} has {' and '.join(OPERATIONS[op].layouts)}")
-    own = promised(promises, op)
+    own, executions = apart(promised(promises, op))
     if menu is None:
         chosen = builds(op, backend, own)
     else:
@@ -67,7 +68,7 @@ def cases(
         if not entries:
             raise InvalidArgument(f"menu: no entry for {op!r} lies inside the promises; draw it with them")
         chosen = st.sampled_from(entries)
-    return _cases(op, backend, chosen, configs, _exact_draws(op, backend, menu, own), own)
+    return _cases(op, backend, chosen, configs, _exact_draws(op, backend, menu, own), own, executions)
 
 
 def _exact_draws(
@@ -94,11 +95,12 @@ def _cases(
     configs: int,
     exactness: dict[str, st.SearchStrategy[bool]],
     own: Promises,
+    executions: tuple[str, ...],
 ) -> Case:
     """Draw one case.
 
     chosen: its build. exactness: by dtype, whether it is to be exact if it can be. own: what is promised of
-    the operation.
+    the operation, executions apart.
     """
     operation = OPERATIONS[op]
     # First: where Hypothesis leaves all the rest at its simplest, the case is to prove something too.
@@ -117,6 +119,7 @@ def _cases(
     case = _assemble(op, build, batch, H, HV, gates, values)
     order = draw(among(*ORDERS)) if backend == "interpret" else Case.order
     case = replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)), order=order)
+    case = draw_execution(draw, case, backend, executions)
     return make_informative(case, own) if informed else case
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diffgdn.cases import spans
+from diffgdn.cases import execution, spans
 from diffgdn.cases.case_checks import MAX_TREE_STEPS
 from diffgdn.cases.json_record import require
 from diffgdn.cases.spans import Numbers, Span
@@ -158,6 +158,7 @@ def asked(case: Case) -> Iterator[tuple[str, Any]]:
     yield from _tokens(case)
     yield from _slots(case)
     yield from _options(case)
+    yield from execution.asked(case)
 
 
 def _sizes(case: Case) -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from diffgdn.cases.case import Case, Gates, Pool, Values
-from diffgdn.search import pool_moves
+from diffgdn.search import execution_moves, pool_moves
 from diffgdn.search.changes import changed, smaller_numbers, with_lengths
 
 SIMPLEST_DIM = 16
@@ -57,6 +57,7 @@ def bare(case: Case, length: int, slot: int) -> Case | None:
             pool=pool,
             chunk_size=SHORTEST_CHUNK if case.operation.is_chunked else Case.chunk_size,
             order=case.order,
+            execution=execution_moves.kept(case),
         )
     except ValueError:
         return None
@@ -297,4 +298,5 @@ MOVES = (
     gates,
     values,
     order,
+    execution_moves.execution,
 )

@@ -21,7 +21,7 @@ CASE = {
     **{
         name: (name,)
         for name in ("chunk_size", "view", "cu_dtype", "index_dtype", "tail", "l2norm", "scale", "inplace")
-        + ("final", "boundary", "batch_invariant")
+        + ("final", "boundary", "batch_invariant", "execution")
     },
 }
 GATES = {"gate_dtype": "dtype", "bounded": "lower_bound", "lower_bound": "lower_bound", "raw_gates": "raw"}

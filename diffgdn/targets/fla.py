@@ -158,7 +158,9 @@ class Fla:
         """Import fla. functions, by operation, and package, by name, stand in for it. Raises TargetError."""
         self._callees = {op: _Callee(function) for op, function in (functions or _import()).items()}
         self._package = package
-        self.promises = Promises(operations={op: one.promises for op, one in self._callees.items()})
+        # It reads cu_seqlens on the CPU, and says nothing of CUDA graphs.
+        own = {op: one.promises for op, one in self._callees.items()}
+        self.promises = Promises(execution=("eager", "stream", "device"), operations=own)
         self._tuners: tuple[int, list[Any]] = (-1, [])
 
     @property

@@ -65,7 +65,8 @@ def state_kernel(
     b_s = tl.full([BK, BV], 0.0, tl.float32)
     if HAS_POOL:
         p_s = p_pool + slot * s_n + i_hv * s_h + o_s
-        if slot >= 0:
+        # An empty sequence needs no state, unless its final one is returned: its index may then be stale.
+        if (slot >= 0) & ((length > 0) | WRITE_FINAL):
             b_s += tl.load(p_s, mask=m_kv, other=0).to(tl.float32)
 
     row = bos * HV + i_hv  # of the stages' own tensors [tokens, HV, ...]
