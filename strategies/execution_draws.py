@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from diffgdn.cases.case import Case
-from diffgdn.cases.execution import TAILS, can_be_captured, has_tails
+from diffgdn.cases.execution import GRAPHS, TAILS, can_be_captured, has_tails
 from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.strategies.batch_layout import among
 
@@ -32,6 +32,6 @@ def draw_execution(draw: st.DrawFn, case: Case, backend: str, promised: tuple[st
     execution = draw(among(*DRAWN))
     if execution in TAILS and not (has_tails(case) and execution in promised):
         execution = "graph"
-    if execution == "graph" and not can_be_captured(case):
+    if execution in GRAPHS and not can_be_captured(case):
         execution = "stream"
     return replace(case, execution=execution if execution in promised else Case.execution)

@@ -26,9 +26,7 @@ TAILS = GRAPHS[1:]
 def check(case: Case) -> None:
     """Check the execution of a case. Raises ValueError."""
     names = ", ".join(EXECUTIONS)
-    require(
-        case.execution in EXECUTIONS, f"execution: expected one of {names}, got {case.execution!r:.40}"
-    )
+    require(case.execution in EXECUTIONS, f"execution: expected one of {names}, got {case.execution!r:.40}")
     if case.execution in GRAPHS:
         require(
             can_be_captured(case),

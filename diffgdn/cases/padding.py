@@ -28,12 +28,12 @@ def is_ragged(case: Case) -> bool:
     return case.packed and not case.batched and not case.operation.single_token
 
 
-def padded(case: Case, sequences: int, tokens: int = 0) -> Case:
+def padded(case: Case, sequences: int, tokens: int = 0, room: bool = True) -> Case:
     """Put padding sequences behind those of a case, up to `sequences`, and `tokens` padding tokens.
 
-    A packed batch gets empty sequences, others rows as long as theirs; all have index -1. The pool and the
-    buffer get room for as many live ones. Raises ValueError where an operation knows no padding, and where
-    options of the case go by its number of sequences.
+    A packed batch gets empty sequences, others rows as long as theirs; all have index -1. With `room` the
+    pool and the buffer get so much that as many sequences could be live. Raises ValueError where an operation
+    knows no padding, and where options of the case go by its number of sequences.
     """
     more = sequences - len(case.lens)
     ragged = is_ragged(case)
@@ -44,13 +44,13 @@ def padded(case: Case, sequences: int, tokens: int = 0) -> Case:
     return replace(
         case,
         lens=case.lens + (length,) * more,
-        pool=replace(case.pool, **_roomier(case, sequences)),
+        pool=replace(case.pool, **_places(case, sequences, room)),
         parents=case.parents + (chain,) * more if case.parents else (),
         tail=case.tail + tokens if ragged else case.tail,
     )
 
 
-def _roomier(case: Case, sequences: int) -> dict[str, Any]:
+def _places(case: Case, sequences: int, room: bool) -> dict[str, Any]:
     """Return the changes of the pool that go with so many sequences."""
     pool, more = case.pool, (-1,) * (sequences - len(case.lens))
     changes: dict[str, Any] = {}
@@ -58,10 +58,11 @@ def _roomier(case: Case, sequences: int) -> dict[str, Any]:
         changes["indices"] = pool.indices + more
         wanted = max(pool.slots, sequences + 1)
         size = wanted * (case.HV * case.V * case.K + pool.pitch)
-        if case.values.state != "none" and size <= MOST_GROWTH:
+        if room and case.values.state != "none" and size <= MOST_GROWTH:
             changes["slots"] = wanted
     if pool.rows:
-        changes |= {"rows": pool.rows + more, "buffer": max(pool.buffer, sequences)}
+        changes["rows"] = pool.rows + more
+        changes["buffer"] = max(pool.buffer, sequences) if room else pool.buffer
     return changes
 
 

@@ -78,8 +78,9 @@ class Promises(Record):
     gates have a `lower_bound`, and which; `steps`, whether update keeps the state after each step; `tree`,
     trees where steps are kept.
 
-    `execution`: "eager", a plain call, which all take; "graph", "graph_stale", "graph_poisoned", replayed from
-    a CUDA graph; "stream", on a side stream; "device", on a GPU that is not the current one (`execution`).
+    `execution`: "eager", a plain call, which all take; "graph", "graph_stale", "graph_poisoned", replayed
+    from a CUDA graph; "stream", on a side stream; "device", on a GPU that is not the current one. See the
+    module of that name.
 
     `operations` holds, by name of an operation, fields that are otherwise there.
 

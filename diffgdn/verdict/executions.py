@@ -167,7 +167,7 @@ def check(run: Run, data: Data, first: Results) -> None:
         arguments = arrange(run.case, data, "cuda:1", run.target.layout)
     stage(arguments, other_arguments(run, data, arguments))
     what = "on a side stream" if execution == "stream" else "on a second device, the first being current"
-    with _raised(run.case, f"the call {what}"), machine.aside(arguments.arena.device) as calling:
+    with raised(run.case, f"the call {what}"), machine.aside(arguments.arena.device) as calling:
         arguments.restore()
         with calling, FilledEmpty():
             returned = run.target.run(run.case, arguments)
@@ -244,7 +244,7 @@ def _check_graph(run: Run, machine: Machine, data: Data, first: Results, after: 
         arguments.restore()
         own = [(table, table.clone()) for name in TABLES if (table := arguments.get(name)) is not None]
         set_tails(arguments, run.live, case.execution, other)
-        with _raised(case, "the replay of the graph"):
+        with raised(case, "the replay of the graph"):
             graph.replay()
         for table, values in own:
             table.copy_(values)
@@ -259,7 +259,7 @@ def _check_graph(run: Run, machine: Machine, data: Data, first: Results, after: 
 def captured(case: Case, machine: Machine, call: Call) -> Replayable:
     """Capture a call. Raises NotCaptured, and KernelRaised where the call fails without a graph too."""
     try:
-        with _raised(case, "warming up"):
+        with raised(case, "warming up"):
             return machine.capture(call)
     except CaptureFailed as failed:
         error = failed.__cause__
@@ -267,7 +267,7 @@ def captured(case: Case, machine: Machine, call: Call) -> Replayable:
 
 
 @contextmanager
-def _raised(case: Case, what: str) -> Iterator[None]:
+def raised(case: Case, what: str) -> Iterator[None]:
     """Turn what a call raises into KernelRaised."""
     try:
         yield

@@ -243,3 +243,8 @@ class Verdict:
     def ok(self) -> bool:
         """Whether no check failed; true of a refused case as well."""
         return self.failure is None
+
+    @property
+    def execution(self) -> str:
+        """How the case was executed: in the interpreter plainly, whatever it says."""
+        return Case.execution if self.backend == "interpret" else self.case.execution
