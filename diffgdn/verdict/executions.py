@@ -49,9 +49,11 @@ class Replayable(Protocol):
 
 
 class Machine(Protocol):
-    """What executes calls. devices: that it has."""
+    """What executes calls."""
 
-    devices: int
+    @property
+    def devices(self) -> int:
+        """Count the devices that it has."""
 
     def capture(self, call: Call) -> Replayable:
         """Make the call once to warm up, then capture it. Raises KernelRaised's cause, or CaptureFailed."""

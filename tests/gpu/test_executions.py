@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ SECONDS = 60.0
 TWO = torch.cuda.device_count() > 1
 
 
-def small(op: str, execution: str, **changes: object) -> Case:
+def small(op: str, execution: str, **changes: Any) -> Case:
     """Two sequences of an operation, as it is executed; skips what cannot be."""
     operation = OPERATIONS[op]
     length = 1 if operation.single_token else 3

@@ -357,8 +357,7 @@ def _hands_out_its_memory(**given: Any) -> Tensor:
     if capturing[0]:
         SEEN[0] = o
     elif SEEN[0] is not None and SEEN[0].shape == o.shape:
-        kept, SEEN[0] = SEEN[0], None
-        return kept.copy_(o)
+        o, SEEN[0] = SEEN[0].copy_(o), None
     return o
 
 
