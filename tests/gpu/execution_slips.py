@@ -13,14 +13,20 @@ import triton.language as tl
 from torch import Tensor
 
 import diffgdn
-from diffgdn.kernels import fused_recurrent_gated_delta_rule_update as update
+from diffgdn.kernels import fused_recurrent_gated_delta_rule_update
 
 Given = Any
 OP = "gdn.update"
 PACKED = diffgdn.Promises(batch=("packed",))
 
 
-@triton.jit
+def update(**given: Given) -> Tensor:
+    """Our launcher."""
+    o: Tensor = fused_recurrent_gated_delta_rule_update(**given)
+    return o
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def copy_slots(p_from, p_to, p_indices, size, stride_from, stride_to, GATHER: tl.constexpr, B: tl.constexpr):  # type: ignore[no-untyped-def]
     """Copy a slot of p_from to row n of p_to, or with GATHER false back, for each index that is not -1."""
     n = tl.program_id(0)
