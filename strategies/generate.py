@@ -22,6 +22,7 @@ from diffgdn.strategies import (
 )
 from diffgdn.strategies.batch_layout import Batch, among, draw_batch, rarely, whole
 from diffgdn.strategies.company_draws import draw_before
+from diffgdn.strategies.execution_draws import apart, draw_execution
 from diffgdn.strategies.informative import LEFT_AS_DRAWN, make_informative
 from diffgdn.strategies.menu import BACKENDS, STATES, Build, Menu, builds, exactable, options, promised
 
@@ -68,7 +69,7 @@ def cases(
         raise InvalidArgument(f"configs={configs!r}: expected a whole number of 1 or more")
     if layout not in OPERATIONS[op].layouts:
         raise InvalidArgument(f"layout={layout!r}: {op} has {' and '.join(OPERATIONS[op].layouts)}")
-    own = promised(promises, op)
+    own, executions = apart(promised(promises, op))
     if menu is None:
         chosen = builds(op, backend, own)
     else:
@@ -81,7 +82,8 @@ def cases(
         if not entries:
             raise InvalidArgument(f"menu: no entry for {op!r} lies inside the promises; draw it with them")
         chosen = st.sampled_from(entries)
-    return _cases(op, backend, chosen, configs, _exact_draws(op, backend, menu, own), own, menu is None)
+    exactness = _exact_draws(op, backend, menu, own)
+    return _cases(op, backend, chosen, configs, exactness, own, menu is None, executions)
 
 
 def _exact_draws(
@@ -109,11 +111,12 @@ def _cases(
     exactness: dict[str, st.SearchStrategy[bool]],
     own: Promises,
     free: bool,
+    executions: tuple[str, ...],
 ) -> Case:
     """Draw one case.
 
     chosen: its build. exactness: by dtype, whether it is to be exact if it can be. own: what is promised of
-    the operation. free: the build comes from no menu.
+    the operation, executions apart. free: the build comes from no menu.
     """
     operation = OPERATIONS[op]
     # First: where Hypothesis leaves all the rest at its simplest, the case is to prove something too.
@@ -136,6 +139,7 @@ def _cases(
     case = state_draws.draw_options(draw, case, build, free, own)
     case = memory.with_lays(draw, case, build, backend, own)
     case = draw_before(draw, case, backend, own)
+    case = draw_execution(draw, case, backend, executions)
     return make_informative(case, own) if informed else case
 
 

@@ -78,6 +78,7 @@ def enter(backend: str) -> None:
 def bind(worker_index: int) -> None:
     """Give this process one of the visible GPUs, round robin by worker; call it before torch is imported.
 
+    It is the first that the process sees. The one after it stays visible too, for calls on a second device.
     Without a GPU it does nothing.
 
     Raises:
@@ -89,7 +90,8 @@ def bind(worker_index: int) -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         raise RuntimeError("bind: CUDA is already initialised in this process")
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[worker_index % len(gpus)]
+    first = worker_index % len(gpus)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys((gpus[first], gpus[(first + 1) % len(gpus)])))
 
 
 def visible_gpus() -> list[str]:

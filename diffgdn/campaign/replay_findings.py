@@ -14,11 +14,14 @@ from diffgdn.backend import selection as backends
 from diffgdn.campaign import tasks
 from diffgdn.campaign.config import Workers
 from diffgdn.campaign.worker_pool import Died, Pool
+from diffgdn.cases.case import Case
+from diffgdn.cases.trace import Trace
 from diffgdn.findings import trust
 from diffgdn.findings.finding import EXAMPLE, Finding
 
 POLL_SECONDS = 0.2
 MOST_FAILED_STARTS = 3
+PLAINLY = "called plainly: backend interpret has no graphs, streams or devices"
 
 
 @dataclass
@@ -57,7 +60,11 @@ class Result:
                 place = " ".join(filter(None, (failure.get("tensor"), failure.get("place"))))
                 line = f"{failure['kind']} {place}".strip() + f": {failure['message'].splitlines()[0]}"
                 return line if same else f"{line} (it was {self.finding.kind})"
-        return None if self.finding.reproduced else "it was seen once, and does not come now either"
+        if not self.finding.reproduced:
+            return "it was seen once, and does not come now either"
+        subject = self.finding.trace or self.finding.case
+        otherwise = subject.graphs if isinstance(subject, Trace) else subject.execution != Case.execution
+        return PLAINLY if otherwise and self.backend == "interpret" else None
 
 
 def run(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from diffgdn.cases import company, lay, operand_options, spans, state_options
+from diffgdn.cases import company, execution, lay, operand_options, spans, state_options
 from diffgdn.cases.case_checks import MAX_TREE_STEPS
 from diffgdn.cases.json_record import require
 from diffgdn.cases.spans import Numbers, Span
@@ -162,6 +162,7 @@ def asked(case: Case) -> Iterator[tuple[str, Any]]:
     yield from operand_options.asked(case)
     yield from state_options.asked(case)
     yield from company.asked(case)
+    yield from execution.asked(case)
 
 
 def _sizes(case: Case) -> Iterator[tuple[str, Any]]:

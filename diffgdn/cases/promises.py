@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffgdn.cases import company, promise_axes, spans, state_options
 from diffgdn.cases.case_checks import CHUNK_SIZES, DTYPES, MAX_DIM, VIEWS
+from diffgdn.cases.execution import EXECUTIONS
 from diffgdn.cases.json_record import Record, require
 from diffgdn.cases.lay import ALIGNMENTS, STRIDES
 from diffgdn.cases.operations import OPERATIONS, Operation
@@ -97,6 +98,10 @@ class Promises(Record):
     Company: `company`, whether other calls may come before a case's own in the same process; each lies inside
     the promises itself.
 
+    `execution`: "eager", a plain call, which all take; "graph", "graph_stale", "graph_poisoned", replayed
+    from a CUDA graph; "stream", on a side stream; "device", on a GPU that is not the current one. See the
+    module of that name.
+
     `operations` holds, by name of an operation, fields that are otherwise there.
 
     Raises ValueError that names the field, what was expected and what came.
@@ -158,6 +163,7 @@ class Promises(Record):
     initial_flags: tuple[bool, ...] = _either()
     track: tuple[bool, ...] = _either()
     company: bool = _may()
+    execution: tuple[str, ...] = _words(*EXECUTIONS)
     operations: Mapping[str, Mapping[str, Any]] | Own = ()
 
     def __post_init__(self) -> None:
@@ -305,6 +311,7 @@ def _of(promises: Promises, op: str) -> Promises:
 def _check_left(own: Promises, operation: Operation) -> None:
     """Check that a case of the operation is left. Raises ValueError that names the fields that exclude it."""
     op = operation.name
+    require("eager" in own.execution, f'{op}: execution must allow "eager", which comes before all others')
     require(bool(own.dtypes()), f"{op}: no dtype is left by dtype, gate_dtype and state_dtype")
     require(_dims_left(own), f"{op}: no K and V are left by K, V and square")
     require(bool(own.heads), f"{op}: no heads are left by H, HV and ratio")

@@ -21,7 +21,9 @@ from diffgdn.cases.json_record import Record, read, require
 from diffgdn.cases.operations import FAMILIES
 from diffgdn.cases.trace_steps import CALLS, PADDING, Book, Step
 
-FORMAT_VERSION = 2  # 2: `order`; 1 is still read, and written where it will do
+# Each older version is still read, and written where it will do.
+FORMAT_VERSION = 3
+ADDED = {"order": 2, "graphs": 3}  # fields, and the version that each came with
 GATE_LAWS = ("zero", "model", "mixed", "uniform", "constant")
 BETA_LAWS = ("one", "half", "uniform")  # none above 1: a step must not enlarge what is wrong with a state
 VALUE_LAWS = ("normal", "uniform", "ones", "exact")
@@ -33,8 +35,9 @@ class Trace(Record):
     """Steps of a serving loop over one pool, and the sizes of its tensors.
 
     The pool is [slots, HV, V, K] with `pitch` elements between slots, the intermediate buffer [rows, draft,
-    HV, V, K]; `state` is the dtype of both. The tokens of step n are drawn from `seed` and n. The other
-    fields are those of `Case`.
+    HV, V, K]; `state` is the dtype of both. The tokens of step n are drawn from `seed` and n. With `graphs`
+    decode and verify run on a GPU through CUDA graphs, padded to sizes that engines capture. The other fields
+    are those of `Case`.
 
     Making a trace raises ValueError if no loop could do this (`check`).
     """
@@ -58,6 +61,7 @@ class Trace(Record):
     chunk_size: int = 64
     seed: int = 0
     order: str = "ascending"
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -85,15 +89,15 @@ class Trace(Record):
 
     @property
     def format_version(self) -> int:
-        """Return the oldest version that holds this trace, so that `order` at its default changes no id."""
-        return 1 if self.order == Trace.order else 2
+        """Return the oldest version that holds this trace, so that what it does not need changes no id."""
+        needed = [version for name, version in ADDED.items() if getattr(self, name) != getattr(Trace, name)]
+        return max([1, *needed])
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict of all fields, defaults included, and `format_version`."""
         version, data = self.format_version, dataclasses.asdict(self)
-        if version == 1:
-            del data["order"]
-        return {"format_version": version, **data}
+        kept = {name: value for name, value in data.items() if ADDED.get(name, 1) <= version}
+        return {"format_version": version, **kept}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trace:

@@ -68,7 +68,7 @@ def region(case: Case, kind: str, tensor: str | None, place: str | None, message
         return tensor or _first_word(message)
     if kind == "crashed":
         return _end(message)
-    if kind in ("hung", "not_repeatable"):
+    if kind in ("hung", "not_repeatable", "not_captured", "execution_differs"):
         return ""
     if kind == "guard_written":
         return f"{tensor}, {'before its start' if 'element -' in (place or '') else 'past its rows'}"

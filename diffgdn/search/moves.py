@@ -10,7 +10,14 @@ from dataclasses import fields, replace
 from typing import Any
 
 from diffgdn.cases.case import Case, Gates, Pool, Values
-from diffgdn.search import company_moves, lay_moves, operand_moves, pool_moves, state_moves
+from diffgdn.search import (
+    company_moves,
+    execution_moves,
+    lay_moves,
+    operand_moves,
+    pool_moves,
+    state_moves,
+)
 from diffgdn.search.changes import changed, smaller_numbers, with_lengths
 
 SIMPLEST_DIM = 16
@@ -58,6 +65,7 @@ def bare(case: Case, length: int, slot: int) -> Case | None:
             chunk_size=SHORTEST_CHUNK if case.operation.is_chunked else Case.chunk_size,
             order=case.order,
             before=case.before,
+            execution=execution_moves.kept(case),
         )
     except ValueError:
         return None
@@ -305,4 +313,5 @@ MOVES = (
     values,
     company_moves.words,
     order,
+    execution_moves.execution,
 )

@@ -23,7 +23,7 @@ CASE = {
     **{
         name: (name,)
         for name in ("chunk_size", "view", "cu_dtype", "index_dtype", "tail", "l2norm", "scale", "inplace")
-        + ("final", "boundary", "batch_invariant")
+        + ("final", "boundary", "batch_invariant", "execution")
     },
     "company": ("before",),
 }

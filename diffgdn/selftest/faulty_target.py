@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffgdn.cases.case import Case
 from diffgdn.reference.noise import Contract
-from diffgdn.targets import get
+from diffgdn.targets import get, promises_of
 from diffgdn.tensors.arena import Arguments
 
 
@@ -35,7 +35,7 @@ class Planted:
             operations: some of that one's; None for all.
         """
         self.name, self._fault, self._planted, self._right = name, fault, planted, get(target)
-        self.layout = self._right.layout
+        self.layout, self.promises = self._right.layout, promises_of(self._right)
         self.operations = self._right.operations if operations is None else operations
 
     def contract(self, op: str) -> Contract:

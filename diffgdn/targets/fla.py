@@ -170,7 +170,9 @@ class Fla:
             for op, function in (functions or _import()).items()
         }
         self._package = package
-        self.promises = Promises(operations={op: one.promises for op, one in self._callees.items()})
+        # It reads cu_seqlens on the CPU, and says nothing of CUDA graphs.
+        own = {op: one.promises for op, one in self._callees.items()}
+        self.promises = Promises(execution=("eager", "stream", "device"), operations=own)
         self._tuners: tuple[int, list[Any]] = (-1, [])
 
     @property

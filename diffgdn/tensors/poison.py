@@ -155,6 +155,16 @@ class PoisonedEmpty(TorchDispatchMode):
         return next((stray for stray in found if stray is not None), None)
 
 
+class FilledEmpty(PoisonedEmpty):
+    """The same without guard zones: nothing comes from the CPU, so that a stream need not wait, and a graph
+    that is captured meanwhile poisons the memory anew whenever it is replayed.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        return fill(out, FRESH) if func in self._overloads and isinstance(out, Tensor) else out
+
+
 def _plain(tensor: Tensor) -> bool:
     """Whether a tensor may lie anywhere in memory, as far as a caller of torch.empty can tell."""
     return (

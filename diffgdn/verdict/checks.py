@@ -15,9 +15,11 @@ from diffgdn.cases.case import Case
 from diffgdn.reference import noise
 from diffgdn.tensors.poison import Stray
 from diffgdn.tensors.region import Change
-from diffgdn.verdict.comparison import Comparison
+from diffgdn.tensors.results import result_of
+from diffgdn.verdict.comparison import Comparison, describe_place
 from diffgdn.verdict.failures import (
     BeyondBound,
+    ExecutionDiffers,
     GuardWritten,
     InputChanged,
     NeverWritten,
@@ -227,3 +229,32 @@ def check_not_shared(case: Case, name: str, shared: bool) -> None:
             None,
             "the second call returned the memory of the first call's result, and overwrote it",
         )
+
+
+def check_executed(case: Case, first: Tensor, second: Tensor, name: str, how: str) -> None:
+    """Raise ExecutionDiffers unless a call that was executed otherwise left the bits of the plain call.
+
+    first, second: a result, or with name "memory" all of it as 16-bit words. how: the other call, in words.
+    """
+    size = first.element_size()
+    words = {2: torch.int16, 4: torch.int32, 8: torch.int64}[size]
+    different = first.contiguous().view(words) != second.contiguous().view(words)
+    if bool(different.any()):
+        index, place = _first(different), None
+        if name != "memory":
+            rows = result_of(case, name).rows
+            row = index[0] if rows is None else rows[index[0]]
+            place = describe_place(case, name, (row, *index[1:]))
+        what = "16-bit words" if name == "memory" else "elements"
+        count = f"{int(different.sum())} of {different.numel()} {what}"
+        raise ExecutionDiffers(case.op, name, place, f"{how} left other bits than the plain call ({count})")
+
+
+def check_kept(case: Case, before: Tensor, now: Tensor, name: str) -> None:
+    """Raise ExecutionDiffers if a replay wrote to what a plain call had returned.
+
+    before, now: its 16-bit words.
+    """
+    if not torch.equal(before, now):
+        message = "the replay of its graph overwrote what a plain call before it had returned"
+        raise ExecutionDiffers(case.op, name, None, message)

@@ -19,7 +19,7 @@ from diffgdn.tensors.inputs import Data
 from diffgdn.tensors.layout import arrange
 from diffgdn.tensors.poison import PoisonedEmpty
 from diffgdn.tensors.results import WrongSize, collect, results_of
-from diffgdn.verdict import checks, earlier_calls, leak_source
+from diffgdn.verdict import checks, earlier_calls, executions, leak_source
 from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
 from diffgdn.verdict.error_counts import count_errors
 from diffgdn.verdict.failures import CheckFailure, Errors, KernelRaised, Verdict
@@ -59,12 +59,13 @@ def run(case: Case, target: Target, backend: str, explain: bool = False, errors:
     explain: trace a leak to the memory that it comes from, which takes some fifteen calls more. errors: count
     the errors of every result that has a bound, the one that fails included.
     """
-    refused = refusal(target, case, backend)
+    refused = refusal(target, case, backend) or executions.lacking(case, backend)
     if refused is not None:
         return Verdict(case, target.name, backend, refused=refused)
     if backend == "interpret":
         interpreter.repair()
-    clock, run = _Clock(), Run(case, target, backend, explain, errors)
+    clock, run = _Clock(), Run(executions.as_run(case, target, backend), target, backend, explain, errors)
+    run.live = len(case.lens)
     failure = None
     try:
         run.judge(clock)
@@ -123,8 +124,8 @@ class Run:
 
     exact: nothing in the case rounds. shares: worst error of each result as a share of its bound. errors: of
     each result, if `collects`. current: the comparison that is being checked. arguments: of the case's own
-    call, earlier: of those before it. fresh: memory that the latest call allocated. `relations` and `serving` make calls of their own with
-    it.
+    call, earlier: of those before it. fresh: memory that the latest call allocated. live: sequences of the
+    case, without those that pad it for a graph. `relations` and `serving` make calls of their own with it.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class Run:
     ) -> None:
         self.explain, self.collects = explain, collects
         self.case, self.target, self.backend = case, target, backend
-        self.device = device_of(backend)
+        self.device, self.live = device_of(backend), len(case.lens)
         self.exact = False
         self.shares: dict[str, float] = {}
         self.errors: list[Errors] = []
@@ -180,6 +181,7 @@ class Run:
             checks.check_slots(case, change)
         with clock("kernel"):
             self._check_repeats(returned, results)
+            executions.check(self, data, results)
 
     def release(self) -> None:
         """Drop the arguments; on a GPU give the memory of far ones back at once."""

@@ -137,6 +137,20 @@ class NotRepeatable(CheckFailure):
     kind = "not_repeatable"
 
 
+class NotCaptured(CheckFailure):
+    """A CUDA graph cannot hold the call: it waits for the GPU, reads from it, or allocates otherwise than
+    through torch."""
+
+    kind = "not_captured"
+
+
+class ExecutionDiffers(CheckFailure):
+    """Replayed from a graph, on a side stream or on a second device, the call left other bits than called
+    plainly."""
+
+    kind = "execution_differs"
+
+
 class RelationBroken(CheckFailure):
     """Calls whose results a relation ties together disagree. Each relation is a kind of its own:
     `relation_broken.split`."""
@@ -173,6 +187,8 @@ ALL: tuple[type[CheckFailure], ...] = (
     BeyondBound,
     SlotChanged,
     NotRepeatable,
+    NotCaptured,
+    ExecutionDiffers,
     RelationBroken,
 )
 
@@ -227,3 +243,8 @@ class Verdict:
     def ok(self) -> bool:
         """Whether no check failed; true of a refused case as well."""
         return self.failure is None
+
+    @property
+    def execution(self) -> str:
+        """How the case was executed: in the interpreter plainly, whatever it says."""
+        return Case.execution if self.backend == "interpret" else self.case.execution

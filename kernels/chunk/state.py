@@ -76,7 +76,8 @@ def state_kernel(
         starts = slot >= 0
         if HAS_FLAGS:
             starts = starts & (tl.load(p_has_initial + i_n * f_s) != 0)
-        if starts:
+        # An empty sequence needs no state, unless its final one is returned: its index may then be stale.
+        if starts & ((length > 0) | WRITE_FINAL):
             b_s += tl.load(p_s, mask=m_kv, other=0).to(tl.float32)
 
     if TRACK:

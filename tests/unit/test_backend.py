@@ -42,12 +42,12 @@ def test_visible_gpus_are_those_that_cuda_would_see(
     assert selection.visible_gpus() == visible
 
 
-def test_each_worker_is_bound_to_one_gpu_in_turn() -> None:
+def test_each_worker_is_bound_to_one_gpu_in_turn_and_sees_the_next_behind_it() -> None:
     bound = []
     for index in range(3):
         selection.bind(index)
         bound.append(os.environ.pop("CUDA_VISIBLE_DEVICES"))
-    assert bound == ["0", "1", "0"]
+    assert bound == ["0,1", "1,0", "0,1"]
 
 
 def test_a_worker_keeps_to_what_its_caller_made_visible(monkeypatch: pytest.MonkeyPatch) -> None:

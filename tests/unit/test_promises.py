@@ -81,6 +81,11 @@ ASKED: list[
     ),
     ({"steps": [True]}, Case("gdn.update"), "steps: true promised, false asked"),
     ({"tree": [True]}, VERIFY, "tree: true promised, false asked"),
+    (
+        {"execution": ["eager", "graph"]},
+        replace(DECODE, execution="graph_stale"),
+        "execution: eager, graph promised, graph_stale asked",
+    ),
 ]
 
 

@@ -5,8 +5,9 @@ leaves behind and its noise. It holds a copy of `standalone`, which computes the
 float64 and asks what `execute` asks. It prints expected and got, and exits 1 while the kernel fails. The
 bound is computed in the script, since it depends on the dtype in which a result comes back.
 
-Two kinds of finding run through diffgdn instead: those on a target that is not made of plain functions
-(`targets.FunctionTarget`), and those of a broken relation, which is about several calls.
+Three kinds of finding run through diffgdn instead: those on a target that is not made of plain functions
+(`targets.FunctionTarget`), those of a broken relation, which is about several calls, and those of a case that
+is executed otherwise than plainly, by a graph, on a side stream or on a second device.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def script(finding: Finding) -> str:
     """Write the source of a script that shows a finding. Raises TargetError if its target is not found."""
     target, case = targets.get(finding.target), finding.case
     alone = finding.call == Call(case) and not shows_in_company(finding)
+    alone = alone and (case.execution == Case.execution or finding.backend == "interpret")
     if not alone or not isinstance(target, FunctionTarget) or size_limits.elements(case) > LARGEST:
         return _through_diffgdn(finding)
     data = inputs.draw(case)

@@ -48,6 +48,7 @@ def loops(family: str, backend: str) -> st.SearchStrategy[Trace]:
         chunk_size=st.sampled_from((64, 16)) if small else st.just(64),
         seed=st.integers(0, 999),
         order=st.sampled_from(ORDERS) if small else st.just(ORDERS[0]),
+        graphs=st.just(False) if small else st.booleans(),
     )
 
 

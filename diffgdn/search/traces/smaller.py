@@ -39,6 +39,7 @@ SIMPLEST: dict[str, Any] = {
     "chunk_size": 64,
     "seed": 0,
     "order": "ascending",
+    "graphs": False,
 }
 
 

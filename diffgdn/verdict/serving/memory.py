@@ -45,6 +45,11 @@ class Watched:
         self.view.copy_(torch.full((1,), UNUSED, dtype=torch.int16).repeat(dtype.itemsize // 2).view(dtype))
         self.snapshot()
 
+    @property
+    def words(self) -> Tensor:
+        """All memory, guards included, in 16-bit words."""
+        return self._words
+
     def snapshot(self) -> None:
         """Remember all memory, for the next `check` to compare with."""
         self._before = self._words.clone()
@@ -118,3 +123,12 @@ class Memory:
         """Remember pool and buffer."""
         self.pool.snapshot()
         self.buffer.snapshot()
+
+    def words(self) -> tuple[Tensor, Tensor]:
+        """Copy all memory of pool and buffer."""
+        return self.pool.words.clone(), self.buffer.words.clone()
+
+    def put_back(self, words: tuple[Tensor, Tensor]) -> None:
+        """Overwrite all memory by what `words` had copied."""
+        self.pool.words.copy_(words[0])
+        self.buffer.words.copy_(words[1])

@@ -35,6 +35,7 @@ from diffgdn.verdict import checks
 from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
 from diffgdn.verdict.execute import Run, device_of
 from diffgdn.verdict.failures import CheckFailure, NotExact, SlotChanged, Verdict
+from diffgdn.verdict.serving.graphs import Graphs
 from diffgdn.verdict.serving.history import Histories
 from diffgdn.verdict.serving.loop import Loop
 from diffgdn.verdict.serving.memory import Memory, Place
@@ -120,6 +121,7 @@ class Player:
         self.drafts: dict[int, tuple[int, Tensor]] = {}
         self.book = Book(trace)
         self.histories = Histories()
+        self.graphs = Graphs(target, backend, self.memory) if trace.graphs else None
         self.share = 0.0
         self.failed: Comparison | None = None
 
@@ -220,7 +222,7 @@ class Player:
         data = inputs.draw(case)
         data["state"] = self._states(step)
         arguments = self._arrange(case, data, asked)
-        returned = run.call(arguments)
+        returned = run.call(arguments) if self.graphs is None else self.graphs.call(run, arguments)
         checks.check_memory(case, arguments.find_change())
         run.check_fresh(returned)
         waiting = {row for row, _ in self.drafts.values()}

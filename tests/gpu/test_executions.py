@@ -1,0 +1,138 @@
+"""CUDA graphs, side streams and second devices: what only a GPU can show of a launcher."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffgdn import campaign, targets
+from diffgdn.campaign import events
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.execution import EXECUTIONS, GRAPHS
+from diffgdn.cases.operations import OPERATIONS
+from diffgdn.verdict import execute, executions
+
+pytestmark = pytest.mark.gpu
+
+SLIPS = Path(__file__).with_name("execution_slips.py")
+SECONDS = 60.0
+TWO = torch.cuda.device_count() > 1
+
+
+def small(op: str, execution: str, **changes: Any) -> Case:
+    """Two sequences of an operation, as it is executed; skips what cannot be."""
+    operation = OPERATIONS[op]
+    length = 1 if operation.single_token else 3
+    pool = Pool(3, (2, 0)) if operation.has_pool else Pool(indices=())
+    if operation.keeps_steps:
+        pool = replace(pool, steps=4, buffer=2, rows=(1, 0))
+    case = Case(op, (length, length), 1, 2, 32, 32, pool=pool, final=not operation.is_chunked)
+    case = replace(case, gates=Gates("model", beta="uniform"), values=Values("normal"), **changes)
+    try:
+        return replace(case, execution=execution)
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "dense"])
+@pytest.mark.parametrize("execution", EXECUTIONS[1:])
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_our_kernels_leave_the_same_bits_however_they_are_executed(
+    op: str, execution: str, packed: bool
+) -> None:
+    if execution == "device" and not TWO:
+        pytest.skip("this process sees one GPU")
+    verdict = execute.run(small(op, execution, packed=packed), targets.get("vk"), "gpu")
+    assert verdict.failure is None
+    assert verdict.refused is None
+
+
+def test_a_second_device_is_asked_for_in_words_where_there_is_none() -> None:
+    if TWO:
+        pytest.skip("there is one")
+    verdict = execute.run(small("gdn.update", "device"), targets.get("vk"), "gpu")
+    assert verdict.refused == "execution: device needs a second GPU, and this process sees one"
+
+
+def test_states_at_chunk_boundaries_of_a_dense_batch_can_be_captured() -> None:
+    case = small("gdn.extend", "graph", packed=False, boundary=True)
+    assert execute.run(case, targets.get("vk"), "gpu").failure is None
+
+
+WRONG = {
+    "reads_tails": ("graph_stale", "execution_differs"),
+    "decides_at_capture": ("graph", "execution_differs"),
+    "synchronises": ("graph", "not_captured"),
+    "keeps_what_it_allocated": ("graph", "execution_differs"),
+    "on_the_default_stream": ("stream", "execution_differs"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_slip_shows_in_the_execution_that_it_is_about_alone(name: str) -> None:
+    execution, kind = WRONG[name]
+    target = targets.get(f"{SLIPS}:{name}")
+    case = small("gdn.update", execution, lens=(2, 1))
+    for _ in range(2):  # what a capture that failed leaves behind must not reach the next
+        verdict = execute.run(case, target, "gpu")
+        assert verdict.failure is not None
+        assert verdict.failure.kind == kind, verdict.failure
+        assert execute.run(replace(case, execution="eager"), target, "gpu").failure is None
+        for other in (*GRAPHS, "stream"):
+            assert execute.run(replace(case, execution=other), targets.get("vk"), "gpu").failure is None
+    torch.cuda.synchronize()
+
+
+@pytest.mark.skipif(not TWO, reason="one GPU")
+def test_a_launcher_without_a_device_guard_is_found() -> None:
+    target = targets.get(f"{SLIPS}:without_a_guard")
+    case = small("gdn.update", "device")
+    assert execute.run(replace(case, execution="stream"), target, "gpu").failure is None
+    failure = execute.run(case, target, "gpu").failure
+    assert failure is not None
+    assert failure.kind in ("raised", "execution_differs")
+
+
+SMALLEST = {
+    "reads_tails": Case("gdn.update", execution="graph_stale"),
+    "decides_at_capture": Case("gdn.update", execution="graph"),
+    "synchronises": Case("gdn.update", execution="graph"),
+    "keeps_what_it_allocated": Case("gdn.update", execution="graph"),
+    "on_the_default_stream": Case("gdn.update", execution="stream"),
+}
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_fuzz_finds_a_slip_within_a_minute_and_shrinks_it_to_the_smallest(name: str, tmp_path: Path) -> None:
+    began, found = time.perf_counter(), list[float]()
+
+    def watch(event: events.Event) -> None:
+        if isinstance(event, events.FindingFound):
+            found.append(time.perf_counter() - began)
+        elif isinstance(event, events.FindingShrunk):
+            raise KeyboardInterrupt
+
+    target = f"{SLIPS}:{name}"
+    config = campaign.Config(target, ("gdn.update",), "gpu", 3, 1, tmp_path, max_time=SECONDS)
+    outcome = campaign.run(config, watch)
+    assert found, outcome
+    assert found[0] < SECONDS
+    first = outcome.findings[0]
+    assert (first.kind, first.case) == (WRONG[name][1], SMALLEST[name])
+    print(f"{name}: found after {found[0]:.1f} s, shrunk {time.perf_counter() - began:.1f} s")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """After each test the GPU is usable, and no capture is under way."""
+    yield
+    assert not torch.cuda.is_current_stream_capturing()
+    torch.cuda.synchronize()
+    assert float(torch.ones(3, device="cuda").sum()) == 3.0
+    assert executions.machine_of("gpu") is not None

@@ -1,0 +1,549 @@
+"""How a case is executed: what it may be, how it is padded for a graph, and what replays are asked.
+
+Graphs are those of a machine that records calls (`FakeMachine`); tests/gpu/test_executions.py has real ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from torch import Tensor
+
+from diffgdn import targets
+from diffgdn.backend import selection
+from diffgdn.campaign.replay_findings import PLAINLY, Result
+from diffgdn.cases import padding
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.execution import EXECUTIONS, GRAPHS, TAILS
+from diffgdn.cases.operations import OPERATIONS
+from diffgdn.cases.promises import Promises
+from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_steps import Step
+from diffgdn.findings import bucket, repro
+from diffgdn.findings.finding import Finding
+from diffgdn.kernels import fused_recurrent_gated_delta_rule_update
+from diffgdn.search import by_field
+from diffgdn.strategies import cases
+from diffgdn.targets import FunctionTarget
+from diffgdn.tensors import inputs
+from diffgdn.tensors.layout import arrange
+from diffgdn.verdict import execute, executions
+from diffgdn.verdict.executions import Call, CaptureFailed
+from diffgdn.verdict.serving import graphs
+from diffgdn.verdict.serving.play import play
+
+if selection.detect() != "interpret":
+    pytest.skip("a GPU has graphs of its own", allow_module_level=True)
+selection.enter("interpret")
+
+capturing = [False]
+
+
+class FakeGraph:
+    """A recorded call. Python runs again in a replay, as if it had been captured: `capturing` says so."""
+
+    def __init__(self, call: Call) -> None:
+        call()
+        self._call = call
+        try:
+            self.returned = self._captured()
+        except RuntimeError as error:
+            raise CaptureFailed from error
+
+    def _captured(self) -> dict[str, Tensor]:
+        capturing[0] = True
+        try:
+            return self._call()
+        finally:
+            capturing[0] = False
+
+    def replay(self) -> None:
+        for name, tensor in self._captured().items():
+            self.returned[name].copy_(tensor)
+
+
+class FakeMachine:
+    """One device, whose streams wait for each other."""
+
+    devices = 1
+
+    def capture(self, call: Call) -> FakeGraph:
+        return FakeGraph(call)
+
+    @contextmanager
+    def aside(self, device: torch.device) -> Iterator[AbstractContextManager[object]]:
+        yield nullcontext()
+
+
+def machine(backend: str) -> FakeMachine:
+    return FakeMachine()
+
+
+@pytest.fixture
+def faked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cases and traces are executed as they say, in the interpreter."""
+    monkeypatch.setattr(executions, "machine_of", machine)
+
+
+def update(**given: object) -> Tensor:
+    """Our gdn.update, which does not look at indices on the CPU, as on a GPU."""
+    out: Tensor = fused_recurrent_gated_delta_rule_update(**given, validate=False)
+    return out
+
+
+DRAWN = settings(
+    max_examples=25, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+UPDATE = Case(
+    "gdn.update",
+    lens=(2, 1, 3),
+    H=1,
+    HV=2,
+    K=4,
+    V=4,
+    pool=Pool(4, (3, 0, 1)),
+    gates=Gates("model", beta="uniform"),
+    values=Values("normal"),
+)
+
+
+def target(function: Callable[..., Any] = update, **given: Any) -> FunctionTarget:
+    """A target of gdn.update."""
+    return FunctionTarget("toy", {"gdn.update": function}, **given)
+
+
+def failure(function: Callable[..., Any], execution: str, case: Case = UPDATE) -> tuple[str, str | None]:
+    """The kind of a failure on a case that is executed so, and its tensor."""
+    found = execute.run(replace(case, execution=execution), target(function), "interpret").failure
+    assert found is not None
+    return found.kind, found.tensor
+
+
+# --- what a case may be ---
+
+
+@pytest.mark.parametrize(
+    ("case", "execution", "said"),
+    [
+        (UPDATE, "lazy", "execution: expected one of eager, graph, .*, got 'lazy'"),
+        (Case("gdn.extend", boundary=True), "graph", "no graph holds boundary states of a packed batch"),
+        (replace(UPDATE, packed=False, lens=(2, 2, 2)), "graph_stale", "graph_stale needs a packed batch"),
+        (Case("kda.packed_decode"), "graph_poisoned", "graph_poisoned needs a packed batch"),
+        (Case("gdn.recurrent", pool=Pool(indices=())), "graph_stale", "a pool"),
+        (Case("gdn.extend"), "graph_stale", "no result of an empty sequence"),
+    ],
+)
+def test_what_an_execution_cannot_be(case: Case, execution: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        replace(case, execution=execution)
+
+
+def test_boundary_states_of_a_dense_batch_and_tails_without_final_states_can_be() -> None:
+    assert replace(Case("gdn.extend", packed=False), boundary=True, execution="graph")
+    assert Case("gdn.extend", final=False, execution="graph_poisoned")
+
+
+def test_a_plain_case_keeps_its_id_and_another_reads_back() -> None:
+    assert Case("gdn.update").format_version == 1
+    other = Case("gdn.update", execution="graph")
+    assert (other.format_version, Case.from_json(json.loads(json.dumps(other.to_json())))) == (4, other)
+    assert repr(other) == "Case(op='gdn.update', execution='graph')"
+
+
+def test_eager_must_be_promised() -> None:
+    with pytest.raises(ValueError, match='execution must allow "eager"'):
+        Promises(execution=("graph",)).of("gdn.update")
+
+
+# --- draws ---
+
+
+@pytest.mark.parametrize("op", ["gdn.extend", "kda.recurrent", "gdn.verify"])
+def test_on_a_gpu_one_case_in_eight_is_executed_otherwise(op: str) -> None:
+    seen: Counter[str] = Counter()
+
+    @settings(DRAWN, max_examples=400)
+    @given(cases(op, backend="gpu"))
+    def draw(case: Case) -> None:
+        seen[case.execution] += 1
+
+    draw()
+    assert 0.06 < 1 - seen["eager"] / seen.total() < 0.19
+    assert seen["graph"] and seen["stream"]  # noqa: PT018
+
+
+@pytest.mark.parametrize(
+    ("backend", "promised"), [("interpret", EXECUTIONS), ("gpu", ("eager",)), ("gpu", ("eager", "stream"))]
+)
+def test_only_what_is_promised_is_drawn_and_in_the_interpreter_nothing(
+    backend: str, promised: tuple[str, ...]
+) -> None:
+    seen = set()
+
+    @settings(DRAWN, max_examples=300)
+    @given(cases("gdn.update", backend=backend, promises=Promises(execution=promised)))
+    def draw(case: Case) -> None:
+        seen.add(case.execution)
+
+    draw()
+    assert seen == (set(promised) if backend == "gpu" else {"eager"})
+
+
+def test_what_is_promised_of_executions_changes_no_other_draw() -> None:
+    found: list[list[Case]] = []
+    for promised in (EXECUTIONS, ("eager",)):
+        found.append([])
+
+        @DRAWN
+        @given(cases("gdn.verify", promises=Promises(execution=promised)))
+        def draw(case: Case) -> None:
+            found[-1].append(case)
+
+        draw()
+    assert found[0] == found[1]
+
+
+# --- padding ---
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_a_padded_batch_has_other_contents_of_the_same_shapes(op: str) -> None:
+    counted: Counter[str] = Counter()
+
+    @DRAWN
+    @given(cases(op, backend="interpret"))
+    def ask(case: Case) -> None:
+        live = len(case.lens)
+        first = next(padding.for_graph(case))
+        other = padding.other_contents(first, live)
+        assert other is not None
+        assert first.lens[:live] == case.lens
+        assert first.pool.indices[:live] == case.pool.indices
+        assert set(first.pool.indices[live:]) <= {-1}
+        counted["padded"] += len(first.lens) > live
+        if first.pool.slots * (first.HV * first.K * first.V + first.pool.pitch) > 1 << 24:
+            return
+        data = inputs.draw(first)
+        one = arrange(first, data, "cpu")
+        two = arrange(other, executions.other_data(first, other, data), "cpu")
+        assert [(r.name, r.start, r.shape, r.strides) for r in one.regions] == [
+            (r.name, r.start, r.shape, r.strides) for r in two.regions
+        ]
+        counted["other"] += not one.arena.equal(two.arena)
+        counted["all live"] += -1 not in other.pool.indices
+        for name in ("indices", "rows"):
+            if one.get(name) is not None and first.lens != other.lens:
+                counted["other slots"] += not one[name].equal(two[name])
+
+    ask()
+    assert counted["padded"] > 10
+    assert counted["other"] > 15
+    if OPERATIONS[op].has_pool:
+        assert counted["all live"] > 15
+
+
+def test_captured_sizes_are_powers_of_two() -> None:
+    assert [padding.captured_size(n) for n in (1, 2, 3, 4, 5, 8, 9)] == [1, 2, 4, 4, 8, 8, 16]
+
+
+def test_behind_the_live_rows_tables_held_the_slots_of_live_ones() -> None:
+    padded = next(padding.for_graph(replace(UPDATE, lens=(2,), pool=Pool(3, (2,)))))
+    other = padding.other_contents(padded, 1)
+    assert (padded.pool.indices, padded.lens, padded.tail) == ((2, -1), (2, 0), 1)
+    assert other is not None
+    assert (other.pool.indices, other.lens, other.tail) == ((1, 2), (1, 2), 0)
+
+
+def test_a_target_gets_no_more_padding_than_it_promises() -> None:
+    case = replace(UPDATE, execution="graph")
+    for promised, sequences, tail in (
+        (Promises(), 4, 1),
+        (Promises(tail=(0,)), 4, 0),
+        (Promises(padding=False), 3, 0),
+        (Promises(empty=False), 3, 0),
+    ):
+        monkey = target(promises=promised)
+        ran = next(
+            one for one in padding.for_graph(case) if one == case or not targets.refusal(monkey, one, "gpu")
+        )
+        assert (len(ran.lens), ran.tail) == (sequences, tail)
+
+
+# --- replays ---
+
+
+@pytest.mark.usefixtures("faked")
+@pytest.mark.parametrize("execution", EXECUTIONS[:-1])
+@pytest.mark.parametrize(
+    "case",
+    [
+        UPDATE,
+        replace(UPDATE, inplace=False, index_dtype="int64", edits=()),
+        replace(UPDATE, pool=Pool(3, (2, -1, 0), steps=3, buffer=2, rows=(1, -1, -1)), parents=()),
+        replace(UPDATE, packed=False, lens=(2, 2, 2)),
+    ],
+    ids=["in place", "read only", "steps", "dense"],
+)
+def test_a_right_launcher_leaves_the_same_bits_however_it_is_executed(case: Case, execution: str) -> None:
+    if execution in TAILS and not case.packed:
+        return
+    verdict = execute.run(replace(case, execution=execution), target(), "interpret")
+    assert (verdict.failure, verdict.refused) == (None, None)
+    assert verdict.case.lens == case.lens
+
+
+@pytest.mark.usefixtures("faked")
+def test_a_second_device_is_asked_for_in_words() -> None:
+    verdict = execute.run(replace(UPDATE, execution="device"), target(), "interpret")
+    assert verdict.refused == "execution: device needs a second GPU, and this process sees one"
+
+
+def test_in_the_interpreter_cases_are_called_plainly() -> None:
+    verdict = execute.run(replace(UPDATE, execution="device"), target(), "interpret")
+    assert (verdict.failure, verdict.refused, verdict.execution) == (None, None, "eager")
+
+
+def _reads_tails(**given: Any) -> Tensor:
+    """The states of all rows are gathered, and scattered again, those of empty sequences too."""
+    pool, indices = given["initial_state_source"], given["initial_state_indices"]
+    named = [(n, slot) for n, slot in enumerate(indices.tolist()) if 0 <= slot < pool.shape[0]]
+    held = {n: pool[slot].clone() for n, slot in named}
+    o = update(**given)
+    starts = given["cu_seqlens"].tolist()
+    for n, slot in named:
+        if starts[n + 1] == starts[n] and capturing[0]:
+            pool[slot] = held[n]
+    return o
+
+
+SEEN: list[Any] = [None]
+
+
+def _decides_at_capture(**given: Any) -> Tensor:
+    """Where sequences begin stays what it was when the graph was warmed up."""
+    if not capturing[0]:
+        SEEN[0] = given["cu_seqlens"].clone()
+    return update(**{**given, "cu_seqlens": SEEN[0]})
+
+
+def _adds_up(**given: Any) -> Tensor:
+    """A workspace is made once, and holds what the last replay left there."""
+    if not capturing[0]:
+        SEEN[0] = torch.zeros(1)
+    o = update(**given)
+    o += SEEN[0]
+    SEEN[0] += float(o.abs().sum() > 0)
+    return o
+
+
+def _synchronises(**given: Any) -> Tensor:
+    if capturing[0]:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+    return update(**given)
+
+
+def _hands_out_its_memory(**given: Any) -> Tensor:
+    """What is allocated under capture goes to the next plain call as well."""
+    o = update(**given)
+    if capturing[0]:
+        SEEN[0] = o
+    elif SEEN[0] is not None and SEEN[0].shape == o.shape:
+        o, SEEN[0] = SEEN[0].copy_(o), None
+    return o
+
+
+@pytest.mark.usefixtures("faked")
+@pytest.mark.parametrize(
+    ("function", "execution", "kind", "others"),
+    [
+        (_reads_tails, "graph_stale", ("execution_differs", "state"), ("graph", "stream")),
+        (_decides_at_capture, "graph", ("execution_differs", "o"), ("stream",)),
+        (_adds_up, "graph", ("execution_differs", "o"), ("stream",)),
+        (_synchronises, "graph", ("not_captured", None), ("stream",)),
+        (_hands_out_its_memory, "graph", ("execution_differs", "o"), ("stream",)),
+    ],
+)
+def test_a_slip_that_only_a_replay_shows(
+    function: Callable[..., Any], execution: str, kind: tuple[str, str | None], others: tuple[str, ...]
+) -> None:
+    SEEN[0] = None
+    assert execute.run(UPDATE, target(function), "interpret").failure is None
+    case = replace(UPDATE, lens=(3, 1), pool=Pool(4, (3, 0)))
+    assert failure(function, execution, case) == kind
+    for other in others:
+        SEEN[0] = None
+        ran = execute.run(replace(case, execution=other), target(function), "interpret")
+        assert ran.failure is None
+
+
+@pytest.mark.usefixtures("faked")
+def test_what_cannot_be_captured_says_why_in_one_line() -> None:
+    found = execute.run(replace(UPDATE, execution="graph"), target(_synchronises), "interpret").failure
+    assert str(found) == (
+        "gdn.update: no CUDA graph can hold the call: RuntimeError: operation not permitted when stream is "
+        "capturing"
+    )
+
+
+@pytest.mark.usefixtures("faked")
+def test_a_difference_has_a_place() -> None:
+    case = replace(UPDATE, execution="graph")
+    SEEN[0] = None
+    found = execute.run(case, target(_adds_up), "interpret").failure
+    assert found is not None
+    assert found.place == "(sequence 0, token 0, head 0, V 0)"
+    assert "the replay of its graph left other bits than the plain call" in found.message
+
+
+# --- shrinking, findings ---
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        (lambda c: True, Case("gdn.update")),
+        (lambda c: c.execution in GRAPHS, Case("gdn.update", execution="graph")),
+        (lambda c: c.execution == "graph_poisoned", Case("gdn.update", execution="graph_poisoned")),
+    ],
+)
+def test_an_execution_shrinks_to_the_plainest(condition: Callable[[Case], bool], expected: Case) -> None:
+    case = replace(UPDATE, execution="graph_poisoned", tail=3, l2norm=True)
+    assert by_field.simplest(case, condition) == expected
+
+
+def test_an_extend_keeps_its_tails_while_they_are_needed() -> None:
+    case = Case("gdn.extend", lens=(20, 3), pool=Pool(3, (2, 1)), final=False, execution="graph_stale")
+    expected = Case("gdn.extend", chunk_size=16, final=False, execution="graph_stale")
+    assert by_field.simplest(case, lambda c: c.execution == "graph_stale") == expected
+
+
+FOUND = Finding(
+    case=replace(UPDATE, execution="graph"),
+    target="vk",
+    backend="gpu",
+    kind="execution_differs",
+    message="it did",
+    tensor="o",
+    place="(sequence 0, token 0, head 0, V 0)",
+)
+
+
+def test_a_finding_of_a_graph_has_a_script_that_makes_the_graph() -> None:
+    source = repro.script(FOUND)
+    assert "from diffgdn.scripts import" in source
+    assert "execution='graph'" in source
+    assert "from diffgdn.scripts import" not in repro.script(replace(FOUND, backend="interpret"))
+    assert bucket.of(FOUND) == bucket.of(replace(FOUND, tensor="state", place=None))
+
+
+def test_a_replay_in_the_interpreter_says_that_it_was_plain() -> None:
+    assert Result(FOUND, "interpret", [None]).detail == PLAINLY
+    assert Result(FOUND, "gpu", [None]).detail is None
+    traced = replace(FOUND, trace=Trace("gdn", (Step("arrive", (0,)),), graphs=True))
+    assert Result(traced, "interpret", [None]).detail == PLAINLY
+    assert Result(replace(FOUND, case=UPDATE), "interpret", [None]).detail is None
+
+
+# --- serving ---
+
+SERVED = Trace(
+    "gdn",
+    (
+        Step("arrive", (0,)),
+        Step("arrive", (1,)),
+        Step("extend", (0, 1), (5, 2)),
+        Step("decode", (1, -1, 0), (1, 2, 3)),
+        Step("verify", (0, 1), (3, 2), ((-1, 0, 0), (-1, 0))),
+        Step("commit", (0, 1), accepted=(2, -1)),
+        Step("decode", (0,)),
+        Step("finish", (0,)),
+        Step("decode", (-1, 1), (2, 1)),
+        Step("verify", (1,), (2,)),
+    ),
+    slots=4,
+    rows=3,
+    HV=2,
+    gate="uniform",
+    beta="uniform",
+    graphs=True,
+)
+
+
+def served(function: str | None = None) -> FunctionTarget:
+    """Our kernels without a look at indices, gdn.decode replaced where one is given."""
+    ours = targets.get("vk")
+    assert isinstance(ours, FunctionTarget)
+
+    def unasked(call: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda **given: call(**given, validate=False)
+
+    functions = {op: unasked(call) for op, call in ours.functions.items()}
+    if function is not None:
+        functions["gdn.decode"] = _keeps_its_batch(functions["gdn.decode"])
+    return FunctionTarget("served", functions)
+
+
+def _keeps_its_batch(call: Callable[..., Any]) -> Callable[..., Any]:
+    def decode(**given: Any) -> Any:
+        if not capturing[0]:
+            SEEN[0] = given["cu_seqlens"].clone()
+        return call(**{**given, "cu_seqlens": SEEN[0]})
+
+    return decode
+
+
+def test_a_trace_with_graphs_is_of_version_3() -> None:
+    assert (SERVED.format_version, Trace.from_json(json.loads(json.dumps(SERVED.to_json())))) == (3, SERVED)
+    plain = replace(SERVED, graphs=False)
+    assert plain.format_version == 1
+    assert "graphs" not in plain.to_json()
+
+
+@pytest.mark.usefixtures("faked")
+@pytest.mark.parametrize("family", ["gdn", "kda"])
+def test_serving_runs_decode_and_verify_through_graphs(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    replays: list[str] = []
+    replay = FakeGraph.replay
+
+    def counted(graph: FakeGraph) -> None:
+        replays.append("replay")
+        replay(graph)
+
+    monkeypatch.setattr(FakeGraph, "replay", counted)
+    played = play(replace(SERVED, family=family), served(), "interpret")
+    assert (played.failure, played.refused) == (None, None)
+    assert len(replays) == 5
+
+
+def test_serving_calls_plainly_where_there_are_no_graphs() -> None:
+    assert play(SERVED, served(), "interpret").failure is None
+
+
+@pytest.mark.usefixtures("faked")
+def test_serving_finds_what_a_graph_was_captured_with() -> None:
+    played = play(SERVED, served("kept"), "interpret")
+    assert played.failure is not None
+    assert (played.at, played.failure.operation) == (3, "gdn.decode")
+    assert play(replace(SERVED, graphs=False), served("kept"), "interpret").failure is None
+
+
+def test_calls_of_one_shape_share_a_graph() -> None:
+    def shape(case: Case) -> Case:
+        padded = graphs._padded(case)
+        assert padded is not None
+        return graphs._shape_of(padded)
+
+    one = Case("gdn.decode", lens=(1, 2, 1), pool=Pool(4, (1, 2, 0)))
+    same = Case("gdn.decode", lens=(2, 1, 2, 2), pool=Pool(4, (3, -1, 0, 1)), values=Values(seed=9))
+    assert shape(one) == shape(same)
+    assert shape(one) != shape(replace(one, lens=(1, 1, 1)))
+    assert graphs._padded(Case("gdn.update")) is None
