@@ -9,10 +9,11 @@ from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
 from diffgdn.cases.prelude import Call
 from diffgdn.cases.sparsity import Only
 from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_form import Form
 from diffgdn.cases.trace_steps import Step
 from diffgdn.verdict.question import question_of
 
-__all__ = ["Call", "Case", "Edit", "Gates", "Only", "Pool", "Step", "Trace", "Values", "ask"]
+__all__ = ["Call", "Case", "Edit", "Form", "Gates", "Only", "Pool", "Step", "Trace", "Values", "ask"]
 
 
 def ask(call: Call, target: str, backend: str, before: Sequence[Call] = ()) -> int:

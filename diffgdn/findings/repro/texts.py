@@ -97,7 +97,7 @@ THROUGH = (
     + """
 import sys
 
-from diffgdn.scripts import Call, Case, Edit, Gates, Only, Pool, Step, Trace, Values, ask  # noqa: F401
+from diffgdn.scripts import Call, Case, Edit, Form, Gates, Only, Pool, Step, Trace, Values, ask  # noqa: F401
 
 $steps
 call = $call

@@ -114,6 +114,10 @@ class Memory:
         """View a state tensor of the layout with V, K last."""
         return tensor.mT if self._kv else tensor
 
+    def before(self, slot: int) -> Tensor:
+        """View the state of a slot, [HV, V, K], as it was at the snapshot."""
+        return self.vk(self.pool.before())[slot]
+
     def snapshot(self) -> None:
         """Remember pool and buffer."""
         self.pool.snapshot()
