@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffgdn.cases import trace_form
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.case_checks import DTYPES, MAX_DIM, PROGRAM_ORDERS
 from diffgdn.cases.json_record import Record, read, require
 from diffgdn.cases.operations import FAMILIES
-from diffgdn.cases import trace_form
 from diffgdn.cases.trace_form import Form
 from diffgdn.cases.trace_steps import CALLS, LATER_FIELDS, PADDING, Book, Step, move
 
@@ -167,7 +167,7 @@ class Trace(Record):
             chunk_size=self.chunk_size,
             parents=step.parents,
             order=self.order,
-            boundary=step.tracks,
+            boundary=kind == "extend" and (self.form.boundary or step.tracks),
             **self.form.fields(op),
         )
 
@@ -176,9 +176,10 @@ class Trace(Record):
         one token.
         """
         slots, kept, rows = dict[int, int](), dict[int, int](), dict[int, int]()
-        last = replace_steps(self, (Step("arrive", (0,)), Step("decode", (0,)))).call(1, {0: 0}, {})
+        first = replace_steps(self, (Step("arrive", (0,)), Step("decode", (0,))))
+        last = first.call(1, {0: self.form.reserved}, {})
         for number, step in enumerate(self.steps):
-            move(step, self.slots, slots, kept)
+            move(step, range(self.form.reserved, self.slots), slots, kept)
             if step.act in CALLS:
                 live = [one for one in step.requests if one != PADDING]
                 rows = {one: row for row, one in enumerate(live)}
@@ -224,7 +225,7 @@ def check(trace: Trace) -> None:
         trace.H >= 1 and trace.HV % trace.H == 0, f"HV: expected a multiple of H, got {trace.HV}, H={trace.H}"
     )
     require(0 <= trace.pitch <= MOST_PITCH, f"pitch: expected 0 to {MOST_PITCH}, got {trace.pitch}")
-    trace_form.check(trace.form, trace.family, trace.dtype)
+    trace_form.check(trace.form, trace.family, trace.dtype, trace.slots)
     require(trace.seed >= 0, f"seed: expected 0 or more, got {trace.seed}")
     require(len(trace.steps) <= MOST_STEPS, f"steps: at most {MOST_STEPS}, got {len(trace.steps)}")
     book = Book(trace)

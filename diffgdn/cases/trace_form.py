@@ -20,7 +20,8 @@ class Form(Record):
     """The form of all calls of a loop; the names and values are those of a case.
 
     `gate_dtype` is that of g and beta, or of a and b. `packed` is False for dense batches, whose rows are all
-    of one length. `lower_bound` goes with raw kda gates, and `raw` has kda.extend take these.
+    of one length. `lower_bound` goes with raw kda gates, and `raw` has kda.extend take these. With `boundary`
+    every extend returns the states before its chunks. The first `reserved` slots are never handed out.
     """
 
     gate_dtype: str = "float32"
@@ -33,6 +34,8 @@ class Form(Record):
     raw: bool = False
     batch_invariant: bool = False
     final: bool = True
+    boundary: bool = False
+    reserved: int = 0
 
     def fields(self, op: str) -> Mapping[str, Any]:
         """Return the fields of a case of an operation that the form fixes, apart from its gates."""
@@ -54,8 +57,10 @@ class Form(Record):
         return {"dtype": self.gate_dtype, "lower_bound": bound, "raw": raw}
 
 
-def check(form: Form, family: str, dtype: str) -> None:
-    """Check the form of a loop of a family whose q has a dtype. Raises ValueError that names the field."""
+def check(form: Form, family: str, dtype: str, slots: int) -> None:
+    """Check the form of a loop of a family, whose q has a dtype, over a pool of `slots`. Raises ValueError that
+    names the field.
+    """
     for name, value, allowed in (
         ("gate_dtype", form.gate_dtype, DTYPES),
         ("gate_dtype", form.gate_dtype, ("float32", dtype)),
@@ -68,5 +73,9 @@ def check(form: Form, family: str, dtype: str) -> None:
     require(
         bound is None or (family == "kda" and bound < 0.0),
         f"form.lower_bound: below 0 in a loop of kda, got {bound}",
+    )
+    require(
+        0 <= form.reserved < slots,
+        f"form.reserved: expected 0 to {slots - 1} of {slots} slots, got {form.reserved}",
     )
     require(not form.raw or family == "kda", "form.raw: only kda.extend takes either form of gates")

@@ -7,6 +7,7 @@ snapshot of a request's state has a slot of its own, and others may start from i
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
@@ -164,7 +165,7 @@ class Book:
     @property
     def free_slots(self) -> int:
         """Count the slots that no live request and no snapshot has."""
-        return self.loop.slots - len(self.live) - len(self.kept)
+        return self.loop.slots - self.loop.form.reserved - len(self.live) - len(self.kept)
 
     @property
     def free_rows(self) -> int:
@@ -174,6 +175,15 @@ class Book:
     def words(self, step: Step) -> str:
         """Describe the next step for a person."""
         return step.words(self.drafts, self.gone)
+
+    def allows(self, step: Step) -> bool:
+        """Tell whether a step can be next."""
+        held = {name: copy.copy(getattr(self, name)) for name in ("live", "drafts", "gone", "kept")}
+        try:
+            dataclasses.replace(self, **held).apply(step)
+        except ValueError:
+            return False
+        return True
 
     def apply(self, step: Step) -> None:
         """Note a step. Raises ValueError if it cannot be next."""
@@ -320,13 +330,13 @@ class Book:
             self._accept(step.act, accepted, len(self.drafts.get(one, ())))
 
 
-def move(step: Step, count: int, slots: dict[int, int], kept: dict[int, int]) -> None:
-    """Carry on the slots of requests, and those of snapshots, over a step of a loop with `count` slots that
-    hands out the lowest. Both are changed in place.
+def move(step: Step, pool: range, slots: dict[int, int], kept: dict[int, int]) -> None:
+    """Carry on the slots of requests, and those of snapshots, over a step of a loop that hands out the lowest
+    of `pool`. Both are changed in place.
     """
 
     def free() -> int:
-        return min(set(range(count)) - {*slots.values(), *kept.values()})
+        return min(set(pool) - {*slots.values(), *kept.values()})
 
     if step.act in ("arrive", "fork"):
         slots[step.requests[0]] = free()
@@ -339,7 +349,7 @@ def move(step: Step, count: int, slots: dict[int, int], kept: dict[int, int]) ->
     elif step.act == "compact":
         order = sorted({*slots.values(), *kept.values()})
         for held in (slots, kept):
-            held.update({one: order.index(slot) for one, slot in held.items()})
+            held.update({one: pool[order.index(slot)] for one, slot in held.items()})
     for n, one in enumerate(step.requests):
         tracked = step.chunks and step.chunks[n] >= 0
         if (step.act == "snapshot" or tracked) and one not in kept:

@@ -21,10 +21,11 @@ class Loop:
 
     def __init__(self, slots: int, rows: int, memory: Memory) -> None:
         self.memory = memory
+        self.pool = range(memory.reserved, slots)
         self.slots: dict[int, int] = {}
         self.rows: dict[int, int] = {}
         self.kept: dict[int, int] = {}
-        self.free_slots = list(reversed(range(slots)))
+        self.free_slots = list(reversed(self.pool))
         self.free_rows = list(reversed(range(rows)))
 
     def arrive(self, request: int) -> None:
@@ -110,8 +111,8 @@ class Loop:
     def compact(self) -> None:
         """Move all states to the lowest slots, in their order, so that the free slots are the last."""
         held = sorted({*self.slots.values(), *self.kept.values()})
-        self.move({slot: place for place, slot in enumerate(held)})
-        self.free_slots = list(reversed(range(len(held), len(self.free_slots) + len(held))))
+        self.move(dict(zip(held, self.pool, strict=False)))
+        self.free_slots = list(reversed(self.pool[len(held) :]))
 
     def move(self, places: dict[int, int]) -> None:
         """Move the states of slots to other ones, all at once: a place may be a slot whose state moves too.

@@ -160,8 +160,8 @@ class StateSteps:
         self.loop.compact()
         self.slots = {one: self.loop.slots[one] for one in self.slots}
         self.kept = {one: self.loop.kept[one] for one in self.kept}
-        held = sorted(slot for _, slot in self._owned())
-        if held != list(range(len(held))):
+        held, first = sorted(slot for _, slot in self._owned()), self.memory.reserved
+        if held != list(range(first, first + len(held))):
             raise SlotChanged(op, "state", None, f"the states lie in slots {held} after a compaction")
         self.check_unchanged(op, slots=held)
         for owner, slot in self._owned():
