@@ -11,6 +11,7 @@ from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.prelude import Call
 from diffgdn.cases.sparsity import Only
 from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_form import Form
 from diffgdn.cases.trace_steps import Step
 from diffgdn.verdict.question import question_of
 
@@ -18,6 +19,7 @@ __all__ = [
     "Call",
     "Case",
     "Edit",
+    "Form",
     "Gates",
     "Lay",
     "Only",

@@ -15,15 +15,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffgdn.cases import trace_form
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.case_checks import DTYPES, MAX_DIM, PROGRAM_ORDERS
 from diffgdn.cases.json_record import Record, read, require
 from diffgdn.cases.operations import FAMILIES
-from diffgdn.cases.trace_steps import CALLS, PADDING, Book, Step
+from diffgdn.cases.trace_form import Form
+from diffgdn.cases.trace_steps import CALLS, LATER_FIELDS, PADDING, Book, Step, move
 
 # Each older version is still read, and written where it will do.
+# 2: `order`; 3: snapshots, compaction, drafts verified again or committed late, how calls are made.
 FORMAT_VERSION = 3
-ADDED = {"order": 2, "graphs": 3}  # fields, and the version that each came with
+ADDED = {"order": 2, "form": 3, "reuse": 3, "graphs": 3}  # fields, and the version that each came with
 GATE_LAWS = ("zero", "model", "mixed", "uniform", "constant")
 BETA_LAWS = ("one", "half", "uniform")  # none above 1: a step must not enlarge what is wrong with a state
 VALUE_LAWS = ("normal", "uniform", "ones", "exact")
@@ -35,9 +38,10 @@ class Trace(Record):
     """Steps of a serving loop over one pool, and the sizes of its tensors.
 
     The pool is [slots, HV, V, K] with `pitch` elements between slots, the intermediate buffer [rows, draft,
-    HV, V, K]; `state` is the dtype of both. The tokens of step n are drawn from `seed` and n. With `graphs`
-    decode and verify run on a GPU through CUDA graphs, padded to sizes that engines capture. The other fields
-    are those of `Case`.
+    HV, V, K]; `state` is the dtype of both. The tokens of step n are drawn from `seed` and n. `form` holds
+    what differs in how calls are made. With `reuse` the loop has one table of each kind of indices (slots,
+    rows, cu_seqlens, parents), which it overwrites after each call. With `graphs` decode and verify run on a
+    GPU through CUDA graphs, padded to sizes that engines capture. The other fields are those of `Case`.
 
     Making a trace raises ValueError if no loop could do this (`check`).
     """
@@ -62,6 +66,8 @@ class Trace(Record):
     seed: int = 0
     order: str = "ascending"
     graphs: bool = False
+    form: Form = Form()
+    reuse: bool = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -85,18 +91,29 @@ class Trace(Record):
 
     def words(self) -> list[str]:
         """Describe the steps for a person, one line each."""
-        return [f"{number}: {step.words()}" for number, step in enumerate(self.steps)]
+        book, lines = Book(self), []
+        for number, step in enumerate(self.steps):
+            lines.append(f"{number}: {book.words(step)}")
+            book.apply(step)
+        return lines
 
     @property
     def format_version(self) -> int:
         """Return the oldest version that holds this trace, so that what it does not need changes no id."""
+        book = Book(self)
+        for step in self.steps:
+            book.apply(step)
         needed = [version for name, version in ADDED.items() if getattr(self, name) != getattr(Trace, name)]
-        return max([1, *needed])
+        return max([1, *needed, *[3] * book.later])
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict of all fields, defaults included, and `format_version`."""
         version, data = self.format_version, dataclasses.asdict(self)
         kept = {name: value for name, value in data.items() if ADDED.get(name, 1) <= version}
+        if version < 3:
+            for step in kept["steps"]:
+                for name in LATER_FIELDS:
+                    del step[name]
         return {"format_version": version, **kept}
 
     @classmethod
@@ -136,8 +153,9 @@ class Trace(Record):
             buffer=self.rows if keeps else 0,
             rows=tuple(PADDING if one == PADDING else rows[one] for one in step.requests) if keeps else (),
         )
+        op = f"{self.family}.{kind}"
         return Case(
-            op=f"{self.family}.{kind}",
+            op=op,
             lens=step.lengths if N else (0,),
             H=self.H,
             HV=self.HV,
@@ -145,27 +163,26 @@ class Trace(Record):
             V=self.V,
             dtype=self.dtype,
             pool=pool,
-            gates=Gates(law=self.gate, beta=self.beta),
+            gates=Gates(law=self.gate, beta=self.beta, **self.form.gates(op)),
             values=Values(law=self.law, seed=self.seed * MOST_STEPS + number),
             l2norm=self.l2norm,
             chunk_size=self.chunk_size,
             parents=step.parents,
             order=self.order,
+            boundary=kind == "extend" and (self.form.boundary or step.tracks),
+            **self.form.fields(op),
         )
 
     def last_call(self) -> Case:
         """Make a case of the trace's last call, for readers that want one case; without any call, a decode of
         one token.
         """
-        book, slots, rows = Book(self), dict[int, int](), dict[int, int]()
-        last = replace_steps(self, (Step("arrive", (0,)), Step("decode", (0,)))).call(1, {0: 0}, {})
+        slots, kept, rows = dict[int, int](), dict[int, int](), dict[int, int]()
+        first = replace_steps(self, (Step("arrive", (0,)), Step("decode", (0,))))
+        last = first.call(1, {0: self.form.reserved}, {})
         for number, step in enumerate(self.steps):
-            book.apply(step)
-            if step.act == "arrive":
-                slots[step.requests[0]] = min(set(range(self.slots)) - {slots[one] for one in slots})
-            elif step.act == "finish":
-                del slots[step.requests[0]]
-            elif step.act in CALLS:
+            move(step, range(self.form.reserved, self.slots), slots, kept)
+            if step.act in CALLS:
                 live = [one for one in step.requests if one != PADDING]
                 rows = {one: row for row, one in enumerate(live)}
                 last = self.call(number, slots, rows)
@@ -210,6 +227,7 @@ def check(trace: Trace) -> None:
         trace.H >= 1 and trace.HV % trace.H == 0, f"HV: expected a multiple of H, got {trace.HV}, H={trace.H}"
     )
     require(0 <= trace.pitch <= MOST_PITCH, f"pitch: expected 0 to {MOST_PITCH}, got {trace.pitch}")
+    trace_form.check(trace.form, trace.family, trace.dtype, trace.slots)
     require(trace.seed >= 0, f"seed: expected 0 or more, got {trace.seed}")
     require(len(trace.steps) <= MOST_STEPS, f"steps: at most {MOST_STEPS}, got {len(trace.steps)}")
     book = Book(trace)

@@ -98,7 +98,19 @@ THROUGH = (
 import sys
 
 from diffgdn.scripts import (  # noqa: F401
-    ask, Call, Case, Edit, Gates, Lay, Only, Operands, Pool, Step, Trace, Values,
+    Call,
+    Case,
+    Edit,
+    Form,
+    Gates,
+    Lay,
+    Only,
+    Operands,
+    Pool,
+    Step,
+    Trace,
+    Values,
+    ask,
 )
 
 $steps

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.cases.trace import Trace, replace_steps
 from diffgdn.search.traces.machine import machine
 from diffgdn.search.traces.smaller import Outcome, Play, simplest
@@ -86,14 +87,18 @@ class Search:
         max_traces: int,
         number: int,
         steps: int = STEPS,
+        promises: Promises = EVERYTHING,
     ) -> tuple[Trace, CheckFailure] | None:
         """Play up to `max_traces` traces of a stream until one fails; return that one and its failure, or
         None.
 
-        `number` is the seed of the stream, `steps` the most that a trace has. What `play` raises comes out of
-        here.
+        `number` is the seed of the stream, `steps` the most that a trace has; all ask what is promised. What
+        `play` raises comes out of here.
         """
-        drawn = seed(number)(machine(family, operations, backend, self))
+        serving = machine(family, operations, backend, self, promises)
+        if serving is None:
+            return None
+        drawn = seed(number)(serving)
         try:
             run_state_machine_as_test(
                 drawn,
@@ -127,6 +132,7 @@ def find(
     deadline: float | None = None,
     max_shrink_seconds: float = MAX_SHRINK_SECONDS,
     steps: int = STEPS,
+    promises: Promises = EVERYTHING,
     on_trace: Callable[[Trace, Outcome], None] = lambda trace, outcome: None,
 ) -> Found | None:
     """Find the first failing trace of a stream of up to `max_traces`, and shrink it within a time limit; None
@@ -140,7 +146,7 @@ def find(
         return deadline is not None and time.monotonic() >= deadline
 
     search = Search(play, expired, on_trace)
-    found = search.run(family, operations, backend, max_traces, number, steps)
+    found = search.run(family, operations, backend, max_traces, number, steps, promises)
     if found is None:
         return None
     first, failure = found

@@ -3,7 +3,9 @@
 Like `by_field` for cases, this goes by what a trace is, in a few dozen runs, where Hypothesis would shrink
 the choices behind it in hundreds. The largest step comes first: a whole request with all that it did. Every
 candidate is a trace that a loop could do, is smaller or simpler than the one that it comes from, and is
-played once at most; one that fails in the same way is cut off after the step that failed.
+played once at most; one that fails in the same way is cut off after the step that failed. Where steps cannot
+follow each other once something is left out, they are mended: who started from a snapshot that is gone
+arrives anew, and a step that makes no sense any more is left out as well.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from diffgdn.cases.trace import Trace, replace_steps
-from diffgdn.cases.trace_steps import PADDING, Step, plain
+from diffgdn.cases.trace_form import Form
+from diffgdn.cases.trace_steps import CALLS, PADDING, REJECTED, STARTS, Book, Step, plain
 from diffgdn.findings import bucket
 from diffgdn.verdict.failures import CheckFailure
 
 Outcome = tuple[CheckFailure, int] | None  # the failure and the number of its step; None if there is none
 Play = Callable[[Trace], Outcome]
+
+NOBODY = -2  # whose snapshot a step names that is to be mended
 
 # The simplest value of each field, tried in this order; whole numbers also go down to half and by one.
 SIMPLEST: dict[str, Any] = {
@@ -40,6 +45,7 @@ SIMPLEST: dict[str, Any] = {
     "seed": 0,
     "order": "ascending",
     "graphs": False,
+    "reuse": False,
 }
 
 
@@ -79,16 +85,49 @@ def _smaller(trace: Trace) -> Iterator[Trace]:
 
 
 def _made(trace: Trace, steps: list[Step]) -> Iterator[Trace]:
-    """Give the trace other steps; nothing if they cannot follow each other."""
+    """Give the trace other steps, mended where they cannot follow each other; nothing if none are left."""
     try:
         yield replace_steps(trace, steps)
     except ValueError:
-        return
+        mended = _mended(trace, steps)
+        if mended:
+            yield replace_steps(trace, mended)
+
+
+def _mended(trace: Trace, steps: list[Step]) -> list[Step]:
+    """Leave out of some steps, or put right, what cannot follow what is left."""
+    book, kept = Book(trace), list[Step]()
+    for step in steps:
+        form = next((form for form in (step, *_possible(step, book)) if book.allows(form)), None)
+        if form is not None:
+            book.apply(form)
+            kept.append(form)
+    return kept
+
+
+def _possible(step: Step, book: Book) -> Iterator[Step]:
+    """Iterate over forms of a step that may be possible where it is not itself."""
+    if step.act in ("fork", "adopt"):
+        yield Step("arrive", step.requests)
+    if step.act in CALLS or step.act == "commit":
+        there = {PADDING, *(book.live if step.act in CALLS else (*book.drafts, *book.gone))}
+        left = _picked(step, [n for n, one in enumerate(step.requests) if one in there])
+        if left is not None and step.accepted:
+            drafts = {**book.drafts, **(book.gone if step.act == "commit" else {})}
+            rows = zip(left.requests, left.accepted, strict=True)
+            accepted = tuple(min(token, len(drafts.get(one, ())) - 1) for one, token in rows)
+            left = dataclasses.replace(left, accepted=accepted)
+        if left is not None:
+            yield left
+            if step.act == "verify":
+                yield dataclasses.replace(left, accepted=())
+            if step.chunks:
+                yield dataclasses.replace(left, chunks=())
 
 
 def _without_requests(trace: Trace) -> Iterator[Trace]:
     """Leave out a request with all that it did, and number the later ones anew."""
-    for request in range(sum(step.act == "arrive" for step in trace.steps)):
+    for request in range(sum(step.act in STARTS for step in trace.steps)):
         kept = [_without(step, request) for step in trace.steps]
         yield from _made(trace, [_renumbered(step, request) for step in kept if step is not None])
 
@@ -111,18 +150,23 @@ def _picked(step: Step, places: list[int]) -> Step | None:
         tuple(step.lens[n] for n in places) if step.lens else (),
         tuple(step.parents[n] for n in places) if step.parents else (),
         tuple(step.accepted[n] for n in places) if step.accepted else (),
+        step.sources,
+        tuple(step.chunks[n] for n in places) if step.chunks else (),
     )
 
 
 def _renumbered(step: Step, gone: int) -> Step:
-    """Number the requests of a step as if one had never arrived."""
-    return dataclasses.replace(step, requests=tuple(one - (one > gone) for one in step.requests))
+    """Number the requests of a step as if one had never arrived; its snapshot is nobody's."""
+    sources = tuple(NOBODY if one == gone else one - (one > gone) for one in step.sources)
+    return dataclasses.replace(
+        step, requests=tuple(one - (one > gone) for one in step.requests), sources=sources
+    )
 
 
 def _without_steps(trace: Trace) -> Iterator[Trace]:
     """Leave out a step, and with a verify the commits of its drafts."""
     for number, step in enumerate(trace.steps):
-        if step.act == "arrive":
+        if step.act in STARTS:
             continue
         rest = list(trace.steps[number + 1 :])
         if step.act == "verify":
@@ -141,8 +185,12 @@ def _without_commit(steps: list[Step], request: int) -> list[Step]:
 
 
 def _without_rows(trace: Trace) -> Iterator[Trace]:
-    """Leave one row out of a step, and with a row of a verify the commit of its draft."""
+    """Leave one row out of a step, and with a row of a verify the commit of its draft; the last row of a call
+    becomes padding."""
     for number, step in enumerate(trace.steps):
+        if step.act in CALLS and len(step.requests) == 1 and step.requests != (PADDING,):
+            alone = dataclasses.replace(step, requests=(PADDING,), accepted=(), chunks=())
+            yield from _made(trace, [*trace.steps[:number], alone, *trace.steps[number + 1 :]])
         for row, request in enumerate(step.requests):
             if len(step.requests) == 1:
                 break
@@ -163,10 +211,17 @@ def _with_less(trace: Trace) -> Iterator[Trace]:
 
 def _less(step: Step) -> Iterator[Step]:
     """Iterate over simpler forms of one step."""
+    if step.act in ("fork", "adopt"):
+        yield Step("arrive", step.requests)
     if step.act in ("extend", "update", "packed_decode"):
-        yield dataclasses.replace(step, act="decode")
+        yield dataclasses.replace(step, act="decode", chunks=())
+    for row, chunk in enumerate(step.chunks):
+        for earlier in range(REJECTED, chunk):
+            chunks = (*step.chunks[:row], earlier, *step.chunks[row + 1 :])
+            yield dataclasses.replace(step, chunks=chunks if max(chunks) >= 0 else ())
+    least = REJECTED if step.act == "verify" else 0
     for row, accepted in enumerate(step.accepted):
-        for token in range(max(accepted, 0)):
+        for token in range(least, accepted):
             yield dataclasses.replace(step, accepted=(*step.accepted[:row], token, *step.accepted[row + 1 :]))
     if step.lens:
         yield dataclasses.replace(step, lens=(), parents=())
@@ -190,7 +245,17 @@ def _with_simpler_fields(trace: Trace) -> Iterator[Trace]:
         if type(value) is int and type(simple) is int:
             tries += [number for number in (value // 2, value - 1) if simple < number < value]
         for candidate in tries:
-            try:
-                yield dataclasses.replace(trace, **{name: candidate})
-            except ValueError:
-                continue
+            yield from _replaced(trace, {name: candidate})
+    plain_form = Form()
+    yield from _replaced(trace, {"form": plain_form})
+    for spec in dataclasses.fields(Form):
+        simple_part = {spec.name: getattr(plain_form, spec.name)}
+        yield from _replaced(trace, {"form": dataclasses.replace(trace.form, **simple_part)})
+
+
+def _replaced(trace: Trace, changes: dict[str, Any]) -> Iterator[Trace]:
+    """Change fields of the loop; nothing if that makes no loop."""
+    try:
+        yield dataclasses.replace(trace, **changes)
+    except ValueError:
+        return

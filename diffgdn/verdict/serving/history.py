@@ -11,7 +11,9 @@ most its own bound and scale |q| times that of the state before.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -36,10 +38,12 @@ class _State:
 
 
 class Histories:
-    """The histories of all live requests, and of the drafts that wait for a commit: after each token."""
+    """The histories of all live requests, of snapshots, and of the drafts that wait for a commit: after each
+    token."""
 
     def __init__(self) -> None:
         self._now: dict[int, _State] = {}
+        self._kept: dict[int, _State] = {}
         self._drafts: dict[int, list[_State]] = {}
 
     def arrive(self, request: int, HV: int, V: int, K: int) -> None:
@@ -52,6 +56,23 @@ class Histories:
         del self._now[request]
         self._drafts.pop(request, None)
 
+    def snapshot(self, request: int) -> None:
+        """Keep a request's history as it is now, for others to start from."""
+        self._kept[request] = self._now[request]
+
+    def round_snapshot(self, request: int, errors: Tensor) -> None:
+        """Allow a snapshot what its copy was rounded by. errors: by element, [HV, V, K]."""
+        kept = self._kept[request]
+        self._kept[request] = _State(kept.S, kept.slack + errors.norm(dim=-1))
+
+    def fork(self, request: int, source: int) -> None:
+        """Start the history of a request as that of a snapshot."""
+        self._now[request] = self._kept[source]
+
+    def drop(self, request: int) -> None:
+        """Forget a snapshot."""
+        del self._kept[request]
+
     def commit(self, request: int, accepted: int) -> None:
         """Make the draft's history up to a token the request's; drop the draft if none is accepted."""
         states = self._drafts.pop(request)
@@ -59,12 +80,18 @@ class Histories:
             self._now[request] = states[accepted]
 
     def advance(
-        self, case: Case, data: Data, requests: tuple[int, ...], results: dict[str, Comparison]
+        self,
+        case: Case,
+        data: Data,
+        requests: tuple[int, ...],
+        results: dict[str, Comparison],
+        tracked: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         """Carry the histories of a call's requests on by its tokens.
 
-        results: of the call by name, beside the oracle that started from the pool. Raises BeyondBound if an
-        output is not that of its request's own history.
+        results: of the call by name, beside the oracle that started from the pool. tracked: for each request
+        of which a snapshot is taken, the row of `boundary`. Raises BeyondBound if an output is not that of
+        its request's own history.
         """
         zero = torch.zeros(case.HV, case.V, case.K, dtype=torch.float64)
         starts = [zero if one == PADDING else self._now[one].S for one in requests]
@@ -75,6 +102,11 @@ class Histories:
             tokens = slice(case.starts[n], case.starts[n + 1])
             self._check_output(case, request, results["o"], truth.o, tokens)
             before = self._now[request].slack
+            if request in tracked:
+                assert truth.boundary is not None
+                row = tracked[request]
+                bound = results["boundary"].bound[row].norm(dim=-1)
+                self._kept[request] = _State(truth.boundary[row], before + bound)
             if case.keeps_steps:
                 assert truth.steps is not None
                 bounds = results["steps"].bound.norm(dim=-1)
@@ -104,21 +136,30 @@ class Histories:
                 f"bound {float(bound[index]):.3g}",
             )
 
-    def check(self, op: str, states: Tensor, slots: dict[int, int]) -> None:
-        """Raise BeyondBound unless the pool holds each live request's own state.
+    def check(
+        self, op: str, states: Tensor, slots: dict[int, int], kept: Mapping[int, int] = MappingProxyType({})
+    ) -> None:
+        """Raise BeyondBound unless the pool holds each live request's own state, and each snapshot.
 
-        states [slots, HV, V, K], in the pool's dtype. slots: of each request.
+        states [slots, HV, V, K], in the pool's dtype. slots: of each request. kept: of each snapshot.
         """
         for request, slot in slots.items():
-            history = self._now[request]
-            error = (states[slot].double().cpu() - history.S).norm(dim=-1)
-            wrong = ~(error <= UNIT_LENGTH * history.slack)  # a NaN is wrong
-            if bool(wrong.any()):
-                head, row = (int(i) for i in wrong.nonzero()[0])
-                raise BeyondBound(
-                    op,
-                    "state",
-                    f"(slot {slot}, request {request}, head {head}, V {row})",
-                    f"not the state of this request's history: it is {float(error[head, row]):.3g} away, "
-                    f"bound {float(UNIT_LENGTH * history.slack[head, row]):.3g}",
-                )
+            _check(op, states, slot, self._now[request], f"request {request}", "this request's history")
+        for request, slot in kept.items():
+            held = self._kept[request]
+            _check(op, states, slot, held, f"snapshot of request {request}", "the history it was taken of")
+
+
+def _check(op: str, states: Tensor, slot: int, held: _State, owner: str, whose: str) -> None:
+    """Raise BeyondBound unless a slot holds a state of a history."""
+    error = (states[slot].double().cpu() - held.S).norm(dim=-1)
+    wrong = ~(error <= UNIT_LENGTH * held.slack)  # a NaN is wrong
+    if bool(wrong.any()):
+        head, row = (int(i) for i in wrong.nonzero()[0])
+        raise BeyondBound(
+            op,
+            "state",
+            f"(slot {slot}, {owner}, head {head}, V {row})",
+            f"not the state of {whose}: it is {float(error[head, row]):.3g} away, "
+            f"bound {float(UNIT_LENGTH * held.slack[head, row]):.3g}",
+        )

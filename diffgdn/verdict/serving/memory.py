@@ -95,13 +95,14 @@ class Watched:
 class Memory:
     """The pool [slots, HV, V, K] and the buffer [rows, draft, HV, V, K] of a loop, in the target's layout.
 
-    states, drafts: views of both with V, K last whatever the layout.
+    states, drafts: views of both with V, K last whatever the layout. reserved: first slots that nobody gets.
     """
 
     def __init__(self, trace: Trace, layout: str, device: str) -> None:
         inner = (trace.HV, trace.V, trace.K) if layout == "vk" else (trace.HV, trace.K, trace.V)
         dtype = DTYPE[trace.state]
         self._kv = layout == "kv"
+        self.reserved = trace.form.reserved
         self.pool = Watched("state", (trace.slots, *inner), dtype, device, trace.pitch)
         self.buffer = Watched("buffer", (trace.rows, trace.draft, *inner), dtype, device)
 
@@ -118,6 +119,10 @@ class Memory:
     def vk(self, tensor: Tensor) -> Tensor:
         """View a state tensor of the layout with V, K last."""
         return tensor.mT if self._kv else tensor
+
+    def before(self, slot: int) -> Tensor:
+        """View the state of a slot, [HV, V, K], as it was at the snapshot."""
+        return self.vk(self.pool.before())[slot]
 
     def snapshot(self) -> None:
         """Remember pool and buffer."""

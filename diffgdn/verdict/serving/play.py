@@ -6,7 +6,8 @@ Three questions, in this order, after every step:
   waits for its commit, guards, gaps and inputs are as they were.
 - The step: results against the oracle that starts from the very bits that the pool held before the step,
   within the bound of the case (`diffgdn.reference.noise`). The rounding of earlier stores is in those bits,
-  so it needs no allowance. An arrival must leave a zero state, a commit the bits of the accepted draft.
+  so it needs no allowance. An arrival must leave a zero state, a commit the bits of the accepted draft, a
+  snapshot, a fork and a move those of the state that was copied.
 - The history: state and outputs of every live request against one recurrence over its whole history; see
   `history` for its bound. The step's check cannot see a pool that held another request's state all along;
   this one can.
@@ -24,7 +25,7 @@ from torch import Tensor
 from diffgdn.backend import interpreter
 from diffgdn.cases.case import Case
 from diffgdn.cases.trace import Trace
-from diffgdn.cases.trace_steps import CALLS, PADDING, REJECTED, Book, Step, path
+from diffgdn.cases.trace_steps import CALLS, PADDING, Step
 from diffgdn.reference import noise
 from diffgdn.targets import Target, refusal
 from diffgdn.tensors import inputs
@@ -34,11 +35,13 @@ from diffgdn.tensors.layout import arrange
 from diffgdn.verdict import checks
 from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
 from diffgdn.verdict.execute import Run, device_of
-from diffgdn.verdict.failures import CheckFailure, NotExact, SlotChanged, Verdict
+from diffgdn.verdict.failures import CheckFailure, NeverWritten, NotExact, SlotChanged, Verdict
 from diffgdn.verdict.serving.graphs import Graphs
 from diffgdn.verdict.serving.history import Histories
 from diffgdn.verdict.serving.loop import Loop
-from diffgdn.verdict.serving.memory import Memory, Place
+from diffgdn.verdict.serving.memory import Memory
+from diffgdn.verdict.serving.state_steps import StateSteps
+from diffgdn.verdict.serving.tables import Tables
 
 MakeLoop = Callable[[int, int, Memory], Loop]
 
@@ -105,23 +108,16 @@ def play(trace: Trace, target: Target, backend: str, loop: MakeLoop = Loop) -> P
     return Played(trace, target.name, backend, share=player.share, seconds=time.perf_counter() - began)
 
 
-class Player:
-    """A trace under way: the loop, the memory, and what is known of both apart from the loop.
-
-    slots: of live requests. drafts: for each request whose draft waits, its row of the buffer and the states
-    [tokens, HV, V, K] that verify left there. failed: the result that failed.
-    """
+class Player(StateSteps):
+    """A trace under way on a target. failed: the result that failed."""
 
     def __init__(self, trace: Trace, target: Target, backend: str, loop: MakeLoop = Loop) -> None:
-        self.trace, self.target, self.backend = trace, target, backend
+        self.target, self.backend = target, backend
         self.device = device_of(backend)
-        self.memory = Memory(trace, target.layout, self.device)
-        self.loop = loop(trace.slots, trace.rows, self.memory)
-        self.slots: dict[int, int] = {}
-        self.drafts: dict[int, tuple[int, Tensor]] = {}
-        self.book = Book(trace)
-        self.histories = Histories()
-        self.graphs = Graphs(target, backend, self.memory) if trace.graphs else None
+        memory = Memory(trace, target.layout, self.device)
+        super().__init__(trace, memory, loop(trace.slots, trace.rows, memory))
+        self.tables = Tables(trace, self.device) if trace.reuse else None
+        self.graphs = Graphs(target, backend, memory) if trace.graphs else None
         self.share = 0.0
         self.failed: Comparison | None = None
 
@@ -133,79 +129,23 @@ class Player:
         step = self.trace.steps[number]
         op = f"{self.trace.family}.{step.act}" if step.act in CALLS else self.trace.op
         self.memory.snapshot()
-        trees = dict(self.book.drafts)
+        trees, words = {**self.book.drafts, **self.book.gone}, self.book.words(step)
         self.book.apply(step)
         try:
             if step.act in CALLS:
+                if step.accepted:
+                    self.accept(self.trace.op, step, trees)
+                    self.memory.snapshot()
                 refused = self._call(number, step)
                 if refused is not None:
                     return refused
-            elif step.act == "commit":
-                self._commit(op, step, trees)
             else:
-                getattr(self, f"_{step.act}")(op, step)
-            self.histories.check(op, self.memory.states, self.slots)
+                getattr(self, step.act)(op, step, trees)
+            self.histories.check(op, self.memory.states, self.slots, self.kept)
         except CheckFailure as found:
-            message = f"step {number} ({step.words()}): {found.message}"
+            message = f"step {number} ({words}): {found.message}"
             raise type(found)(found.operation, found.tensor, found.place, message) from found
         return None
-
-    def _arrive(self, op: str, step: Step) -> None:
-        """Let a request arrive. Raises SlotChanged for a slot that is taken, NotExact for a state other than
-        zero."""
-        request = step.requests[0]
-        self.loop.arrive(request)
-        slot = self.loop.slots[request]
-        owner = next((one for one, taken in self.slots.items() if taken == slot), None)
-        if owner is not None:
-            raise SlotChanged(
-                op, "state", f"slot {slot}", f"request {request} got the slot of request {owner}"
-            )
-        self.slots[request] = slot
-        self._check_unchanged(op, slots=[slot])
-        state = self.memory.states[slot]
-        if not bool((state == 0).all()):
-            count = f"{int((state != 0).sum())} of {state.numel()} elements are not zero"
-            raise NotExact(op, "state", f"slot {slot}", f"a new request does not start from zero: {count}")
-        trace = self.trace
-        self.histories.arrive(request, trace.HV, trace.V, trace.K)
-
-    def _finish(self, op: str, step: Step) -> None:
-        """Let a request finish; nothing may be written."""
-        request = step.requests[0]
-        self.loop.finish(request)
-        self.slots.pop(request)
-        self.drafts.pop(request, None)
-        self.histories.finish(request)
-        self._check_unchanged(op)
-
-    def _commit(self, op: str, step: Step, trees: dict[int, tuple[int, ...]]) -> None:
-        """Commit drafts. Raises NotExact unless each slot then holds the state of its accepted token.
-
-        trees: the parents of each request's draft.
-        """
-        pairs = list(zip(step.requests, step.accepted, strict=True))
-        for request, accepted in pairs:
-            self.loop.commit(request, path(trees[request], accepted))
-        self._check_unchanged(op, slots=[self.slots[one] for one, accepted in pairs if accepted != REJECTED])
-        for request, accepted in pairs:
-            _, states = self.drafts.pop(request)
-            self.histories.commit(request, accepted)
-            if accepted == REJECTED:
-                continue
-            slot = self.slots[request]
-            wrong = self.memory.states[slot] != states[accepted]
-            if bool(wrong.any()):
-                others = [
-                    n for n, state in enumerate(states) if bool((self.memory.states[slot] == state).all())
-                ]
-                held = f"; it is that after token {others[0]}" if others else ""
-                raise NotExact(
-                    op,
-                    "state",
-                    f"slot {slot}",
-                    f"not the state after token {accepted} of request {request}'s draft{held}",
-                )
 
     def _call(self, number: int, step: Step) -> str | None:
         """Call the target and check what it left. Returns why the target refuses the case, or None."""
@@ -222,23 +162,33 @@ class Player:
         data = inputs.draw(case)
         data["state"] = self._states(step)
         arguments = self._arrange(case, data, asked)
+        if self.tables is not None:
+            self.tables.lend(arguments)
         returned = run.call(arguments) if self.graphs is None else self.graphs.call(run, arguments)
+        if self.tables is not None:
+            self.tables.take_back(case.op)
         checks.check_memory(case, arguments.find_change())
         run.check_fresh(returned)
-        waiting = {row for row, _ in self.drafts.values()}
+        waiting = {row for one, (row, _) in self.drafts.items() if one not in rows}
         kept = [] if step.act != "verify" else case.kept
-        self._check_unchanged(
+        self.check_unchanged(
             case.op,
             slots=[case.pool.indices[n] for n in case.stored] if case.writes_state else [],
             steps=[(row, step) for _, row, step in kept if row not in waiting],
         )
         patterns = {name: run.fresh.pattern(tensor) for name, tensor in returned.items()}
-        results = {name: tensor.cpu() for name, tensor in run.results(arguments, returned).items()}
+        found = run.results(arguments, returned)
+        results = {name: tensor.cpu() for name, tensor in found.items()}
         compared = self._compare(case, data, results, patterns)
-        self.histories.advance(case, data, step.requests, compared)
+        tracked = _tracked(case, step)
+        if tracked and "boundary" not in found:
+            raise NeverWritten(case.op, "boundary", None, "the states before chunks were not returned")
+        self.histories.advance(case, data, step.requests, compared, tracked)
         for request, row in rows.items():
             length = step.lengths[step.requests.index(request)]
             self.drafts[request] = (row, self.memory.drafts[row, :length].clone())
+        if tracked:
+            self.track(case.op, tracked, found["boundary"])
         return None
 
     def _states(self, step: Step) -> Tensor:
@@ -262,19 +212,6 @@ class Player:
         arguments.snapshot()
         return arguments
 
-    def _check_unchanged(
-        self, op: str, slots: list[int] | None = None, steps: list[tuple[int, int]] | None = None
-    ) -> None:
-        """Raise GuardWritten or SlotChanged if anything but these slots and steps (row, step) was written."""
-        owners: dict[Place, str] = {
-            (slot,): f"the state of request {one}" for one, slot in self.slots.items()
-        }
-        self.memory.pool.check(op, [(slot,) for slot in slots or []], owners)
-        waiting: dict[Place, str] = {
-            (row,): f"the draft of request {one}, which waits," for one, (row, _) in self.drafts.items()
-        }
-        self.memory.buffer.check(op, steps or [], waiting)
-
     def _compare(
         self, case: Case, data: Data, results: dict[str, Tensor], patterns: dict[str, int]
     ) -> dict[str, Comparison]:
@@ -296,3 +233,13 @@ class Player:
             compared[comparison.name] = comparison
         self.failed = None
         return compared
+
+
+def _tracked(case: Case, step: Step) -> dict[int, int]:
+    """Find the row of `boundary` of which each request's snapshot is taken."""
+    rows, first = {}, 0
+    for one, length, chunk in zip(step.requests, case.lens, step.chunks, strict=bool(step.chunks)):
+        if chunk >= 0:
+            rows[one] = first + chunk
+        first += -(-length // case.chunk_size)
+    return rows

@@ -1,0 +1,225 @@
+"""Slips that only snapshots, compaction, drafts verified again or late, and kept tables can show: planted in a
+loop or in a kernel, each is found, and its trace made as small as it gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from diffgdn import targets
+from diffgdn.cases.case import Case
+from diffgdn.cases.trace import Trace
+from diffgdn.reference.noise import Contract
+from diffgdn.search.traces.find import find
+from diffgdn.search.traces.smaller import Outcome
+from diffgdn.tensors.arena import Arguments
+from diffgdn.verdict.serving.loop import Loop
+from diffgdn.verdict.serving.play import play
+
+
+class SnapshotUnowned(Loop):
+    """The slot of a snapshot is still in the list of free ones."""
+
+    def keep(self, request: int) -> int:
+        known = request in self.kept
+        slot = super().keep(request)
+        if not known:
+            self.free_slots.append(slot)
+        return slot
+
+
+class ForkOfNow(Loop):
+    """A fork copies the state that the request has now, not the one that was kept."""
+
+    def fork(self, request: int, source: int) -> None:
+        super().fork(request, source)
+        now = self.slots.get(source, self.kept[source])
+        self.memory.states[self.slots[request]] = self.memory.states[now]
+
+
+class AdoptedReset(Loop):
+    """A request that adopts a slot starts as all that arrive: from zero."""
+
+    def adopt(self, request: int, source: int) -> None:
+        super().adopt(request, source)
+        self.reset(self.slots[request])
+
+
+class SnapshotOfTheEnd(Loop):
+    """A snapshot before a chunk is taken of the state after the last token."""
+
+    def track(self, request: int, states: Tensor, at: int) -> None:
+        self.snapshot(request)
+
+
+class CommitOfTheFreed(Loop):
+    """A commit that comes late writes the slot and reads the row that its request had."""
+
+    def finish(self, request: int) -> None:
+        if request in self.rows:
+            self.late[request] = self.slots[request], self.rows[request]
+        super().finish(request)
+
+    def commit(self, request: int, accepted: Sequence[int]) -> None:
+        super().commit(request, accepted)
+        if request in self.late and accepted:
+            slot, row = self.late[request]
+            self.memory.states[slot] = self.memory.drafts[row, accepted[-1]]
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.late: dict[int, tuple[int, int]] = {}
+
+
+class StaleRow(Loop):
+    """A draft that is verified again goes to another row, and its commit reads the first."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.first: dict[int, int] = {}
+
+    def draft_rows(self, requests: Sequence[int]) -> list[int]:
+        for one in requests:
+            if one in self.rows and self.free_rows:
+                self.first[one] = self.rows[one]
+                self.free_rows.insert(0, self.rows.pop(one))
+        return super().draft_rows(requests)
+
+    def commit(self, request: int, accepted: Sequence[int]) -> None:
+        row = self.rows.get(request)
+        if row is None:
+            return
+        self.rows[request] = self.first.pop(request, row)
+        self.accept(request, accepted)
+        del self.rows[request]
+        self.free_rows.append(row)
+
+    def finish(self, request: int) -> None:
+        self.first.pop(request, None)
+        super().finish(request)
+
+
+class RejectedTwice(Loop):
+    """Where nothing of a draft is accepted, the next one starts after its first token all the same."""
+
+    def accept(self, request: int, accepted: Sequence[int]) -> None:
+        super().accept(request, accepted or (0,))
+
+    def commit(self, request: int, accepted: Sequence[int]) -> None:
+        if request in self.rows:
+            super().accept(request, accepted)
+            self.free_rows.append(self.rows.pop(request))
+
+
+class CountAsIndex(Loop):
+    """The next draft starts from [row, accepted], where it should be [row, accepted - 1]."""
+
+    def accept(self, request: int, accepted: Sequence[int]) -> None:
+        last = self.memory.drafts.shape[1] - 1
+        super().accept(request, [min(token + 1, last) for token in accepted])
+
+    def commit(self, request: int, accepted: Sequence[int]) -> None:
+        if request in self.rows:
+            super().accept(request, accepted)
+            self.free_rows.append(self.rows.pop(request))
+
+
+class MovesFromTheEnd(Loop):
+    """States move one by one, the last first, over those that are to move yet."""
+
+    def move(self, places: dict[int, int]) -> None:
+        for slot, place in reversed(places.items()):
+            self.memory.states[place] = self.memory.states[slot]
+        for taken in (self.slots, self.kept):
+            taken.update({one: places[slot] for one, slot in taken.items()})
+
+
+class Slipping:
+    """The eager target, with a slip that shows in what it keeps between calls."""
+
+    layout = "vk"
+
+    def __init__(self) -> None:
+        self.name, self._eager = type(self).__name__, targets.get("eager")
+        self.operations = self._eager.operations
+
+    def contract(self, op: str) -> Contract:
+        return self._eager.contract(op)
+
+    def configurations(self, op: str) -> int:
+        return 1
+
+    def refuses(self, case: Case, backend: str) -> str | None:
+        return None
+
+    def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
+        return self._eager.run(case, arguments)
+
+
+class KeptTable(Slipping):
+    """What was read from a tensor of slots is kept with that tensor, and not read again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._read: list[tuple[Tensor, Tensor]] = []
+
+    def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
+        given = arguments["indices"]
+        values = next((values for table, values in self._read if table is given), None)
+        if values is None:
+            values = given.clone()
+            self._read.append((given, values))
+        arguments.tensors["indices"] = values
+        return super().run(case, arguments)
+
+
+class PromptForDraft(Slipping):
+    """An extend of rows as long as the longest of the latest drafts is taken for one: its state is not
+    stored."""
+
+    _longest = 0
+
+    def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
+        if case.operation.kind == "verify":
+            self._longest = max(case.lens)
+        before = arguments["state"].clone()
+        results = super().run(case, arguments)
+        if case.operation.kind == "extend" and set(case.lens) == {self._longest}:
+            arguments["state"].copy_(before)
+        return results
+
+
+class FirstCallFromZero(Slipping):
+    """A slot that no call has named yet is taken for that of a new request, which starts from zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[int] = set()
+
+    def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
+        for slot in set(case.pool.indices) - self._seen - {-1}:
+            arguments["state"][slot] = 0
+            self._seen.add(slot)
+        return super().run(case, arguments)
+
+
+SLIPS: dict[str, type[Loop] | type[Slipping]] = {
+    "a snapshot in a free slot": SnapshotUnowned,
+    "a fork of the state now": ForkOfNow,
+    "an adopted slot reset": AdoptedReset,
+    "a snapshot of the end": SnapshotOfTheEnd,
+    "a commit of the freed": CommitOfTheFreed,
+    "a stale row committed": StaleRow,
+    "two drafts rejected, one kept": RejectedTwice,
+    "a count for an index": CountAsIndex,
+    "moves over each other": MovesFromTheEnd,
+    "a table read once": KeptTable,
+    "a prompt taken for a draft": PromptForDraft,
+    "a first call from zero": FirstCallFromZero,
+}
+TRACES = 1500
+FAMILY = "gdn"
