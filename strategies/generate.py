@@ -192,6 +192,19 @@ def _draw_heads(
     return pair if whole_model else (H, H * ratio)
 
 
+def possible_heads(
+    operation: Operation, backend: str, build: Build, own: Promises
+) -> tuple[tuple[int, int], ...]:
+    """List the pairs (H, HV) that cases of a build may have."""
+    if not inside.any_heads(own):
+        return _promised_heads(operation.family, backend, build.crowded, own)
+    few = backend == "interpret"
+    drawn = {(H, H * ratio) for H in (H_FEW if few else H_MORE) for ratio in RATIOS}
+    published = geometries.heads(operation.family)
+    limit = max(HV for _, HV in published) if build.crowded else STATES
+    return tuple(sorted(drawn | {pair for pair in published if pair[1] <= limit and not few}))
+
+
 def _promised_heads(family: str, backend: str, crowded: bool, own: Promises) -> tuple[tuple[int, int], ...]:
     """Return what H and HV are drawn from where not all are promised, simplest first."""
     few = backend == "interpret"

@@ -53,7 +53,7 @@ class Worker:
 
     send: takes events and answers for the campaign. listen: gives what other workers have found since it was
     last asked. doubts: how often failures were met that may be those of a finding that takes other calls
-    before it.
+    before it. count: takes each case and trace that was run to explore.
     """
 
     harness: Harness
@@ -62,6 +62,7 @@ class Worker:
     listen: Callable[[], set[tasks.Key]]
     passed: Passed
     doubts: Counter[tasks.Key]
+    count: Callable[[Subject], None] = lambda subject: None
 
     def confirm(self, call: Call, verdict: Verdict, question: Question) -> Confirmed:
         """Ask a failure again in fresh processes; without a kernel there is nothing to ask."""
@@ -133,6 +134,8 @@ class CaseBatch:
         failure = verdict.failure
         known = failure is not None and self._key(case, failure) in self._known
         self._explored += not self._shrinking
+        if not self._shrinking and verdict.refused is None:
+            worker.count(case)
         worker.send(case_run(verdict, "explore", case, question, self._shrinking, known))
         if failure is None:
             worker.passed.add(case, question, verdict)

@@ -27,7 +27,7 @@ class Workers:
     count: how many there are. target: the one whose operations they announce, if they serve one alone. seed:
     noted in findings. hang_seconds: after which a case counts as hung; memory_bytes: of host memory, that a
     child may occupy; None for the usual. isolation: one of ways.WAYS; None for what suits the target and the
-    backend.
+    backend. coverage: they count which values and pairs of values of the domain their cases reach.
     """
 
     backend: str
@@ -37,6 +37,7 @@ class Workers:
     hang_seconds: float | None = None
     memory_bytes: int | None = None
     isolation: str | None = None
+    coverage: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Config:
     start-up, replay and compilation do not count; max_cases: cases explored, those of shrinks not counted.
     None: no such limit. corpus: the folder of findings; it need not exist. hang_seconds, memory_bytes,
     isolation: as of `Workers`. allow_unreached: operations that no case reached, or that were given up, are
-    no problem.
+    no problem. coverage: as of `Workers`.
     """
 
     target: str
@@ -63,6 +64,7 @@ class Config:
     isolation: str | None = None
     mode: str = "oracle"
     allow_unreached: bool = False
+    coverage: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -94,6 +96,7 @@ class Config:
             self.hang_seconds,
             self.memory_bytes,
             self.isolation,
+            self.coverage,
         )
 
 

@@ -23,6 +23,7 @@ from diffgdn.cases.promises import OUTSIDE
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
 from diffgdn.search import hypothesis_search
+from diffgdn.strategies.domain import Domain, domain
 
 CLOSING_SECONDS = 60.0  # for scripts that are missing when all else has ended
 MOST_VARIANTS = 200  # compiled ahead of time
@@ -90,6 +91,8 @@ class _Campaign:
             menu = strategies.Menu.draw(config.seed, operations, backend="gpu", promises=promises)
             if question.calls_kernel:
                 self._prepare(menu, operations)
+        if config.coverage and question.draws_cases:
+            self.emit(events.DomainKnown(self._domain(menu, operations)))
         self.inbox.rotation = rotation = Rotation(
             operations,
             config.backend,
@@ -121,6 +124,13 @@ class _Campaign:
                 f"it has {', '.join(self.inbox.ready.operations)}"
             )
         return operations
+
+    def _domain(self, menu: strategies.Menu | None, operations: tuple[str, ...]) -> Domain:
+        """What the cases of this campaign can reach."""
+        ready = self.inbox.ready
+        assert ready is not None
+        backend, configs = self.config.backend, ready.configurations
+        return domain(operations, backend=backend, menu=menu, configs=configs, promises=ready.promises)
 
     def _prepare(self, menu: strategies.Menu, operations: tuple[str, ...]) -> None:
         """Compile each variant once, by one worker: Triton's cache on disk then serves the others."""

@@ -10,10 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from typing import TYPE_CHECKING
+
 from diffgdn.campaign.config import Config
+from diffgdn.campaign.coverage import Counts
 from diffgdn.cases.case import Case
 from diffgdn.findings.finding import Finding
 from diffgdn.verdict.failures import Errors
+
+if TYPE_CHECKING:
+    from diffgdn.strategies.domain import Domain
 
 # Phases in their order; a campaign leaves out those that have nothing to do.
 PHASES = {
@@ -163,6 +169,20 @@ class CaseAwaited(Event):
     operation: str
     seconds: float
     most: float
+
+
+@dataclass(frozen=True)
+class DomainKnown(Event):
+    """Coverage is counted. domain: what the cases of this campaign can reach."""
+
+    domain: Domain
+
+
+@dataclass(frozen=True)
+class Covered(Event):
+    """What a worker's cases have reached since it last said so."""
+
+    counts: Counts
 
 
 @dataclass(frozen=True)

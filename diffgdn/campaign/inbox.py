@@ -120,6 +120,8 @@ class Inbox:
 
     def _done(self, worker: int, done: tasks.Done) -> None:
         task = self.pool.finished(worker)
+        if done.coverage is not None:
+            self.emit(events.Covered(done.coverage))
         self.awaited.shrinks(worker, False)
         if isinstance(task, tasks.Explore):
             self.ledger.release(worker)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffgdn.campaign.coverage import Counts
 from diffgdn.cases.case import Case
 from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.findings import bucket
@@ -164,7 +165,8 @@ class Done:
     """A task is finished.
 
     cases: explored ones; findings: among them. failure: of a RunCase, `CheckFailure.to_json()`; text: its
-    picture. error: the machinery, not a kernel, went wrong; one line.
+    picture. error: the machinery, not a kernel, went wrong; one line. coverage: of the cases that count, where
+    that is asked for.
     """
 
     cases: int = 0
@@ -174,3 +176,4 @@ class Done:
     refused: str | None = None
     text: str | None = None
     error: str | None = None
+    coverage: Counts | None = None

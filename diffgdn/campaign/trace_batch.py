@@ -60,6 +60,8 @@ class TraceBatch:
         verdict = worker.harness.ask(trace, worker.target, question)
         known = verdict.failure is not None and worker.key(Call(trace), verdict.failure) in self._known
         self._explored += not self._shrinking
+        if not self._shrinking and verdict.refused is None:
+            worker.count(trace)
         worker.send(case_run(verdict, "explore", trace, question, self._shrinking, known))
         if verdict.failure is None:
             worker.passed.add(trace, question, verdict)

@@ -17,6 +17,8 @@ from diffgdn import strategies
 from diffgdn.campaign import resume, tasks
 from diffgdn.campaign.case_batch import CaseBatch, Passed, Worker, case_run
 from diffgdn.campaign.config import Workers
+from diffgdn.campaign.coverage import Counts
+from diffgdn.campaign.events import COUNTED
 from diffgdn.campaign.trace_batch import TraceBatch
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call, fitting
@@ -29,7 +31,7 @@ from diffgdn.runner.harness import Harness
 from diffgdn.runner.messages import About, RunnerError, SetupError
 from diffgdn.search import preludes
 from diffgdn.verdict.failures import DAMAGED, CheckFailure, Verdict
-from diffgdn.verdict.question import PlayTrace, question_of
+from diffgdn.verdict.question import PlayTrace, Subject, question_of
 
 if TYPE_CHECKING:
     from diffgdn.strategies import Menu
@@ -54,6 +56,7 @@ class Session:
         self._passed = Passed()
         self._doubts: Counter[tasks.Key] = Counter()
         self._batch: CaseBatch | TraceBatch | None = None  # the latest
+        self._counts = Counts()  # of the task that is being done
         if workers.target is not None:
             self._harness.runner(workers.target)  # a child starts while Hypothesis gets ready
 
@@ -74,6 +77,16 @@ class Session:
 
     def do(self, task: tasks.Task) -> tasks.Done:
         """Run a task. A fault of the machinery, not of a kernel, becomes an error in the answer."""
+        self._counts = Counts()
+        done = self._do(task)
+        return dataclasses.replace(done, coverage=self._counts) if self._counts.cases else done
+
+    def _count(self, subject: Subject) -> None:
+        """Count what a case or a trace reaches, if that is asked for."""
+        if self._workers.coverage:
+            self._counts.add(subject)
+
+    def _do(self, task: tasks.Task) -> tasks.Done:
         try:
             match task:
                 case tasks.Explore():
@@ -110,6 +123,8 @@ class Session:
             call = finding.call
             question = question_of(call)
             verdict = self._harness.replay(finding, task.picture, task.fresh)
+        if task.phase in COUNTED and verdict.refused is None:
+            self._count(call.subject)
         self._pipe.send(case_run(verdict, task.phase, call.subject, question))
         failure = verdict.failure
         if failure is not None and finding is None and not task.picture:
@@ -127,7 +142,15 @@ class Session:
     def _explore(self, task: tasks.Explore) -> tasks.Done:
         target = self._workers.target
         assert target is not None
-        worker = Worker(self._harness, target, self._pipe.send, self._listen, self._passed, self._doubts)
+        worker = Worker(
+            self._harness,
+            target,
+            self._pipe.send,
+            self._listen,
+            self._passed,
+            self._doubts,
+            self._count,
+        )
         if isinstance(task.question, PlayTrace):
             self._batch = traces = TraceBatch(task, worker)
             return traces.search(self._about.operations)

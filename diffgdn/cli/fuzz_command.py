@@ -55,6 +55,11 @@ CAMPAIGN_OPTIONS = (
     isolation_option,
     backend_option,
 )
+coverage_option = click.option(
+    "--coverage",
+    is_flag=True,
+    help="Count which values of each axis cases reach, and which pairs of values; say what they miss.",
+)
 Command = TypeVar("Command", bound=Callable[..., int])
 
 
@@ -78,6 +83,7 @@ def campaign_options(command: Command) -> Command:
     is_flag=True,
     help="Run no kernel: ask which wrong results the checks would let pass on each case.",
 )
+@coverage_option
 def fuzz(pattern: str, relations: bool, vacuity: bool, **asked: Any) -> int:
     """Generate cases, run them on a target, check them against the oracle, shrink and save what fails.
 
@@ -108,11 +114,13 @@ def explore(
     allow_unreached: bool,
     isolation: str | None,
     backend: str | None,
+    coverage: bool = False,
     also: tuple[Listener, ...] = (),
 ) -> int:
     """Run a campaign over the selected operations with these options; its exit status.
 
-    mode: one of question.MODES. also: who else listens. Raises Problem.
+    mode: one of question.MODES. coverage: whether to count what of the domain is reached. also: who else
+    listens. Raises Problem.
     """
     backend = chosen_backend(backend)
     writable_folder(corpus, "--corpus")
@@ -142,6 +150,7 @@ def explore(
         allow_unreached=allow_unreached,
         isolation=isolation,
         mode=mode,
+        coverage=coverage,
     )
     with ConsoleReport(Console(highlight=False)) as console:
         listeners: list[Listener] = [console, *also]

@@ -16,6 +16,7 @@ from rich.text import Text
 from diffgdn.campaign import events
 from diffgdn.campaign.events import Event
 from diffgdn.findings.finding import OUT_OF_TIME
+from diffgdn.report import coverage_table
 from diffgdn.report import finding_lines as findings
 from diffgdn.report.modes import REPORTS, taking_part
 from diffgdn.report.table_style import percent
@@ -164,6 +165,11 @@ class ConsoleReport:
             self._console.print(table)
         for line in self._tally.vacuity.lines():
             self._print(line)
+        if self._tally.coverage is not None:
+            self._console.print()
+            self._console.print(coverage_table.table(self._tally.coverage))
+            for line in coverage_table.lines(self._tally.coverage):
+                self._print(line)
         for finding, path in self._tally.findings.values():
             self._console.print()
             first, *rest = findings.lines(finding, path)

@@ -10,6 +10,7 @@ from typing import Any
 from diffgdn.campaign import events
 from diffgdn.campaign.events import Event
 from diffgdn.findings import corpus
+from diffgdn.report import coverage_table
 from diffgdn.report.modes import REPORTS
 from diffgdn.report.tally import Tally
 
@@ -92,6 +93,7 @@ def summary(tally: Tally) -> dict[str, Any]:
             for name, one in tally.operations.items()
         },
         **REPORTS[tally.mode].to_json(tally),
+        **({} if tally.coverage is None else {"coverage": coverage_table.to_json(tally.coverage)}),
         "findings": [
             {"id": name, "path": path, **finding.to_json()}
             for name, (finding, path) in tally.findings.items()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from diffgdn.campaign import events
 from diffgdn.campaign.config import Config
+from diffgdn.campaign.coverage import Coverage
 from diffgdn.campaign.events import Event
 from diffgdn.findings.finding import Finding
 from diffgdn.report.calibration_table import CalibrationTally
@@ -68,6 +69,7 @@ class Tally:
     Attributes:
         clock: seconds, for the parts of a campaign that are under way.
         seconds: of the phases that have ended, by name.
+        coverage: what of the domain cases have reached, where that is counted.
         findings: by id, with the path of their file.
     """
 
@@ -82,6 +84,7 @@ class Tally:
     relations: dict[str, RelationTally] = field(default_factory=dict)
     vacuity: VacuityTally = field(default_factory=VacuityTally)
     calibration: CalibrationTally = field(default_factory=CalibrationTally)
+    coverage: Coverage | None = None
     findings: dict[str, tuple[Finding, str]] = field(default_factory=dict)
     replayed: list[events.FindingReplayed] = field(default_factory=list)
     deaths: list[events.WorkerDied] = field(default_factory=list)
@@ -123,6 +126,10 @@ class Tally:
                     self.findings[event.finding.id] = event.finding, event.path
             case events.OperationSkipped():
                 self.operations[event.operation].skipped = event.reason
+            case events.DomainKnown():
+                self.coverage = Coverage(event.domain)
+            case events.Covered() if self.coverage is not None:
+                self.coverage.counts.merge(event.counts)
             case events.CampaignEnded():
                 self.ended = event
 

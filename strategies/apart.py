@@ -1,0 +1,130 @@
+"""Which values of two axes no case has together, and which only cases that prove little.
+
+Each entry names two axes and the words on each: a word, several, or ANY. What depends on numbers that fit
+together (dtypes, dimensions, heads and lengths) is not here: `domain` counts it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from diffgdn.cases import axis_values
+from diffgdn.cases.axis_values import NONE, UNSIZED
+from diffgdn.strategies.informative import STEADY
+
+ANY = ()
+MANY = ("9 to 64", "more than 64")
+
+
+@dataclass(frozen=True)
+class Not:
+    """All words of an axis but these."""
+
+    words: tuple[str, ...]
+
+
+Words = str | tuple[str, ...] | Not
+Rule = tuple[str, Words, str, Words]
+
+# No case has both, whatever is drawn: the contract of the operations has it so, or the strategies do.
+APART: tuple[Rule, ...] = (
+    # A dense batch has no cu_seqlens, no padding tokens and no sequence without tokens.
+    ("batch", "dense", "cu_dtype", ANY),
+    ("batch", "dense", "tail", ANY),
+    ("batch", ("dense", "batched"), "length", "0"),
+    ("batch", "dense", "chunks", "0"),
+    ("batch", "dense", "behind", "an empty one"),
+    ("batch", "batched", "tail", ANY),
+    ("batch", "dense", "sequences", "more than 64"),
+    # Without a state nothing lies in a pool, and nothing can be exact.
+    *[
+        ("initial_state", "no", axis, ANY)
+        for axis in ("pitch", "padding", "shared", "slot_zero", "inplace", "state_law")
+    ],
+    ("initial_state", "no", "value_law", "exact"),
+    # Where update keeps no steps there is no buffer; where it does, it writes no state.
+    *[("steps", "no", axis, ANY) for axis in ("tree", "unkept", "spare_steps")],
+    ("steps", "yes", "inplace", ANY),
+    *[("inplace", ANY, axis, ANY) for axis in ("tree", "unkept", "spare_steps")],
+    # Gates that come computed have no bound; a sigmoid cannot be 2, and there is no g to edit.
+    ("raw_gates", "no", "lower_bound", ANY),
+    ("raw_gates", "yes", "beta_law", "two"),
+    ("raw_gates", "yes", "edits", "g"),
+    ("lower_bound", ANY, "beta_law", "two"),
+    ("lower_bound", ANY, "edits", "g"),
+    # Slots: of one sequence, of none that is live, and where two may name the same.
+    ("sequences", "1", "padding", "some"),
+    ("sequences", "1", "shared", "yes"),
+    ("sequences", "1", "behind", ANY),
+    ("sequences", "more than 64", "padding", NONE),
+    ("padding", "all", "shared", "yes"),
+    ("padding", "all", "slot_zero", "yes"),
+    ("padding", "all", "unkept", "yes"),
+    ("padding", "all", "value_law", "exact"),
+    ("shared", "yes", "inplace", "yes"),
+    # A far pool holds two or three slots, of two sequences at most, the first of which is live.
+    ("pitch", "far", "state_dtype", "float32"),
+    ("pitch", "far", "sequences", ("3 to 8", *MANY)),
+    ("pitch", "far", "padding", "all"),
+    ("pitch", "far", "shared", "yes"),
+    # Laws under which nothing rounds.
+    ("value_law", "exact", "l2norm", "yes"),
+    ("value_law", "exact", "gate_law", Not(("zero", "exact"))),
+    ("value_law", "exact", "beta_law", Not(("one", "zero", "exact"))),
+    ("value_law", "exact", "v_exponent", Not(("0",))),
+    ("value_law", "exact", "q_exponent", Not(("0",))),
+    ("value_law", "exact", "edits", Not((NONE,))),
+    ("value_law", "exact", "strength", ANY),
+    ("value_law", "exact", "jump", ANY),
+    ("gate_law", UNSIZED, "strength", ANY),
+    ("gate_law", Not(("jump",)), "jump", ANY),
+)
+
+LONG = Not(("0", "1"))
+# Only cases that are left as they were drawn have both (`informative`): wrong results could pass there, so no
+# share of them is looked after.
+PLAIN: tuple[Rule, ...] = (
+    ("value_law", "ones", ANY, ANY),
+    ("value_law", "zero_rows", "padding", "all"),
+    ("value_law", "exact", "state_law", "zero"),
+    ("beta_law", "zero", "gate_law", Not(STEADY)),
+    ("beta_law", "zero", "strength", Not(("1/16 to 1",))),
+    ("beta_law", "zero", "jump", ANY),
+    ("beta_law", "zero", "state_law", "zero"),
+    ("beta_law", "zero", "value_law", "exact"),
+    ("beta_law", "zero", "padding", "all"),
+    ("beta_law", "zero", "initial_state", "no"),
+    ("beta_law", "exact", "padding", "all"),
+    ("K", "1", "scale", ("1", "default")),
+    ("jump", "first token", "strength", ("1", "over 1")),
+    ("jump", "first token", "length", LONG),
+    ("jump", "first token", "chunks", LONG),
+    ("jump", "first token", "behind", "whole chunks"),
+)  # type: ignore[assignment]  # ANY as the name of an axis: all of them
+
+
+def table(rules: Iterable[Rule], values: Iterable[str]) -> dict[str, set[str]]:
+    """Return, for each of these values, those that the rules keep from it."""
+    values = tuple(values)
+    out: dict[str, set[str]] = {value: set() for value in values}
+    for one, some, other, more in rules:
+        left = [value for value in values if _named(value, one, some)]
+        right = [value for value in values if _named(value, other, more)]
+        for value in left:
+            out[value].update(right)
+        for value in right:
+            out[value].update(left)
+    return out
+
+
+def _named(value: str, axis: str | tuple[()], words: Words) -> bool:
+    """Tell whether a rule names a value."""
+    if axis == ANY:
+        return True
+    if axis_values.axis(value) != axis:
+        return False
+    said = axis_values.word(value)
+    if isinstance(words, Not):
+        return said not in words.words
+    return said == words if isinstance(words, str) else words == ANY or said in words
