@@ -81,7 +81,7 @@ def _content(case: Case) -> dict[str, Any]:
         found["gates.law"] = {"not": "zero"}
     if case.gates.beta != "one":
         found["gates.beta"] = {"not": "one"}
-    if case.values.law != Values.law and not case.only and not case.edits:
+    if case.values.law not in (Values.law, "zero") and not case.only and not case.edits:
         found["values.law"] = {"not": Values.law}
     if case.values.state == "zero":
         found["values.state"] = "zero"
