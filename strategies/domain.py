@@ -159,7 +159,11 @@ def _picks(op: str, backend: str, menu: Menu | None, own: Promises) -> Iterator[
     """
     if menu is None:
         table = {name: set(values) for name, values in options(op, backend, own).items()}
-        table |= {"dims": set(_dims(table, own)), "dtypes": set(_dtypes(table, own)), "like": {Build(), Build(crowded="crowded" in table)}}
+        table |= {
+            "dims": set(_dims(table, own)),
+            "dtypes": set(_dtypes(table, own)),
+            "like": {Build(), Build(crowded="crowded" in table)},
+        }
         yield table
         return
     names = tuple(options(op, backend))
@@ -191,9 +195,7 @@ def _dtypes(table: Mapping[str, Any], own: Promises) -> Iterator[tuple[str, str,
 def _part(op: str, backend: str, picks: Mapping[str, Any], own: Promises, configs: int) -> Part:
     """Return what cases of these builds can have."""
     operation = OPERATIONS[op]
-    dims = {
-        (f"K={axes.dim(K)}", f"V={axes.dim(V)}", f"square={usual(K == V)}") for K, V in picks["dims"]
-    }
+    dims = {(f"K={axes.dim(K)}", f"V={axes.dim(V)}", f"square={usual(K == V)}") for K, V in picks["dims"]}
     dtypes = {(f"dtype={q}", f"gate_dtype={g}", f"state_dtype={s}") for q, g, s in picks["dtypes"]}
     rooms = set(_rooms(op, backend, picks, own))
     together = (dims, dtypes, rooms)

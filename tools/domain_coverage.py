@@ -78,7 +78,9 @@ def report(name: str, of: Domain, counts: Counts, pairs: bool, show: int) -> boo
     missed.sort(key=lambda pair: -counts.values[pair[0]] * counts.values[pair[1]])
     for one, other in missed[:show]:
         expected = counts.values[one] * counts.values[other] / share
-        print(f"  not reached: {one} with {other} ({counts.values[one]}, {counts.values[other]}: {expected:.1f})")
+        print(
+            f"  not reached: {one} with {other} ({counts.values[one]}, {counts.values[other]}: {expected:.1f})"
+        )
     beyond = found.outside()
     for one, other in beyond[:show]:
         print(f"  outside of the domain: {one} with {other} ({counts.pairs[one, other]})")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-
 from typing import TYPE_CHECKING
 
 from diffgdn.campaign.config import Config
 from diffgdn.campaign.coverage import Counts
 from diffgdn.cases.case import Case
 from diffgdn.findings.finding import Finding
+from diffgdn.findings.known_seen import Seen
 from diffgdn.verdict.failures import Errors
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class CaseRun(Event):
     it failed. shrinking: run to make a finding smaller, not to explore. repeated: it fails as a known finding
     does. relation: the one asked; share is then of its worst disagreement, None where bits must agree.
     rejected, errors: as in the verdict. calls: operations of the target that it called. steps: of a trace.
+    known: the entry of a known failure that it failed by; with `refused`, for which it was not run.
     """
 
     operation: str
@@ -115,6 +116,7 @@ class CaseRun(Event):
     errors: tuple[Errors, ...] = ()
     calls: tuple[str, ...] = ()
     steps: int | None = None
+    known: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,9 @@ class FindingShrunk(Event):
 
 @dataclass(frozen=True)
 class FindingReplayed(Event):
-    """A finding of the corpus was run again. status: FAILED, FIXED, or REFUSED with a reason."""
+    """A finding of the corpus was run again. status: FAILED, FIXED, KNOWN if it fails as is known, or REFUSED
+    with a reason.
+    """
 
     finding: Finding
     path: str
@@ -191,6 +195,7 @@ class CampaignEnded(Event):
 
     findings: as they stand in the corpus, shrunk where there was time. stopped: why it ended early, or did
     not do what it was asked. unreached: operations that were not run as asked, with the reason for each.
+    known: known failures of the target's operations, with how often each was met.
     """
 
     seconds: float
@@ -198,3 +203,4 @@ class CampaignEnded(Event):
     interrupted: bool = False
     stopped: str | None = None
     unreached: Mapping[str, str] = field(default_factory=dict)
+    known: tuple[Seen, ...] = ()

@@ -166,7 +166,7 @@ class Done:
 
     cases: explored ones; findings: among them. failure: of a RunCase, `CheckFailure.to_json()`; text: its
     picture. error: the machinery, not a kernel, went wrong; one line. coverage: of the cases that count, where
-    that is asked for.
+    that is asked for. known: of a RunCase, as in its verdict.
     """
 
     cases: int = 0
@@ -177,3 +177,4 @@ class Done:
     text: str | None = None
     error: str | None = None
     coverage: Counts | None = None
+    known: str | None = None

@@ -230,7 +230,9 @@ def _jump(case: Case) -> str:
     if not case.operation.is_chunked:
         return "later token"
     place = at % case.chunk_size
-    return "chunk's first" if place == 0 else "chunk's last" if place == case.chunk_size - 1 else "later token"
+    return (
+        "chunk's first" if place == 0 else "chunk's last" if place == case.chunk_size - 1 else "later token"
+    )
 
 
 def _fields(name: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from diffgdn.cases import company as earlier_calls
 from diffgdn.cases.case import Case
 from diffgdn.findings import trust
 from diffgdn.findings.finding import UNFINISHED, Finding
+from diffgdn.findings.known_seen import Seen
 from diffgdn.findings.parse import printable
 
 DEFAULT_CORPUS = "findings"
@@ -70,6 +71,12 @@ def _named(case: Case) -> list[str]:
         return []
     calls = [f"    {line}" for line in earlier_calls.lines(case)]
     return ["  in the same process it calls before, as its `before` says:", *calls]
+
+
+def mended(seen: Seen) -> str:
+    """Write that a known failure fails no more, why that is known, and what to do, in one line."""
+    entry = seen.entry
+    return f"KNOWN FAILURE NO LONGER FAILS  {entry.name}  {entry.about}: {seen.why_mended}; remove the entry"
 
 
 def origin(finding: Finding) -> str:

@@ -1,5 +1,7 @@
 """chunk_kda: chunk prefill of Kimi delta attention, one decay per channel of K."""
 
+import torch
+
 from .. import arguments as check
 from .chunk_checks import check_shared, check_track
 from .pipeline import run

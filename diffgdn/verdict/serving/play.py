@@ -35,9 +35,8 @@ from diffgdn.tensors.layout import arrange
 from diffgdn.verdict import checks
 from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
 from diffgdn.verdict.execute import Run, device_of
-from diffgdn.verdict.failures import CheckFailure, NeverWritten, NotExact, SlotChanged, Verdict
+from diffgdn.verdict.failures import CheckFailure, NeverWritten, Verdict
 from diffgdn.verdict.serving.graphs import Graphs
-from diffgdn.verdict.serving.history import Histories
 from diffgdn.verdict.serving.loop import Loop
 from diffgdn.verdict.serving.memory import Memory
 from diffgdn.verdict.serving.state_steps import StateSteps
