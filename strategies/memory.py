@@ -1,4 +1,4 @@
-"""Draws how single arguments lie in memory: gaps on any axis, other nestings, offsets past 32 bits, alignments.
+"""Draws how single arguments lie in memory: gaps, other nestings, offsets past 32 bits, alignments.
 
 Most cases have none of it. Where one has, several arguments have: what is wrong with one of them shows, and
 shrinking leaves out the others.

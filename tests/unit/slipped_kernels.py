@@ -45,7 +45,9 @@ SLIPS = {
     "cu_seqlens lies side by side, in a chunk": Slip(
         "chunk/pipeline.py", (("cu_seqlens = cu_seqlens.contiguous()", "pass"),)
     ),
-    "heads of the pool are compact": Slip(RECURRENT, (("i_hv * stride_h0_head", "i_hv * VARIANT.V * VARIANT.K"),)),
+    "heads of the pool are compact": Slip(
+        RECURRENT, (("i_hv * stride_h0_head", "i_hv * VARIANT.V * VARIANT.K"),)
+    ),
     "rows of the pool are compact": Slip(
         LAUNCH, (("all(x.shape[-2] == 1 or x.stride(-2) == row for x in states)", "True"),)
     ),
@@ -56,8 +58,12 @@ SLIPS = {
     "steps of the buffer are compact": Slip(
         RECURRENT, (("(p_cache, stride_cache_step,", "(p_cache, HV * VARIANT.V * VARIANT.K,"),)
     ),
-    "heads of g are compact": Slip(RECURRENT, (("i_hv * stride_g_head", "i_hv * (VARIANT.K if VARIANT.KDA else 1)"),)),
-    "offset of a head in 32 bits": Slip(RECURRENT, (("i_h * stride_q_head", "(i_h * stride_q_head).to(tl.int32)"),)),
+    "heads of g are compact": Slip(
+        RECURRENT, (("i_hv * stride_g_head", "i_hv * (VARIANT.K if VARIANT.KDA else 1)"),)
+    ),
+    "offset of a head in 32 bits": Slip(
+        RECURRENT, (("i_h * stride_q_head", "(i_h * stride_q_head).to(tl.int32)"),)
+    ),
     "offset of a sequence in 32 bits": Slip(
         RECURRENT, (("first * stride_v_seq", "(first * stride_v_seq).to(tl.int32)"),)
     ),
@@ -65,7 +71,8 @@ SLIPS = {
         "chunk/state.py", (("k_t = k_t * UNIT", "k_t = (k_t * UNIT).to(tl.int32)"),)
     ),
     "offset of a row of the pool in 32 bits": Slip(
-        STEPS, (("offsets = o_v64 * stride_row + o_k64", "offsets = (o_v64 * stride_row + o_k64).to(tl.int32)"),)
+        STEPS,
+        (("offsets = o_v64 * stride_row + o_k64", "offsets = (o_v64 * stride_row + o_k64).to(tl.int32)"),),
     ),
     "offset of a head of the pool in 32 bits": Slip(
         RECURRENT, (("i_hv * stride_h0_head", "(i_hv * stride_h0_head).to(tl.int32)"),)

@@ -1,4 +1,4 @@
-"""Strides and alignment of single arguments: how they lie, what of them is watched, asked, refused and drawn."""
+"""Strides and alignment of single arguments: how they lie, what is watched, asked, refused and drawn."""
 
 from __future__ import annotations
 
@@ -212,7 +212,9 @@ def test_a_case_with_lays_is_of_format_four_and_read_back() -> None:
     told = json.loads(json.dumps(case.to_json()))
     assert told["format_version"] == 4
     assert Case.from_json(told) == case
-    assert eval(repr(case), {"Case": Case, "Gates": Gates, "Lay": Lay, "Pool": Pool, "Values": Values}) == case
+    assert (
+        eval(repr(case), {"Case": Case, "Gates": Gates, "Lay": Lay, "Pool": Pool, "Values": Values}) == case
+    )
 
 
 def test_a_case_that_takes_too_much_memory_is_refused() -> None:
@@ -254,7 +256,15 @@ def test_a_gap_on_an_axis_of_one_element_is_a_stride_that_lies() -> None:
 
 NARROW = Promises(strides=("gapped states", "gapped indices", "far indices"), alignment=(16, 64))
 DRAWN = {
-    ("interpret", EVERYTHING): {"gapped states", "gapped indices", "nested states", "lying tokens", 2, 16, 32},
+    ("interpret", EVERYTHING): {
+        "gapped states",
+        "gapped indices",
+        "nested states",
+        "lying tokens",
+        2,
+        16,
+        32,
+    },
     ("interpret", NARROW): {"gapped states", "gapped indices", "far indices", 16, 64},
     ("gpu", EVERYTHING): {"gapped states", "gapped indices", "nested states", "lying tokens", 2, 16, 64},
     ("gpu", NARROW): {"gapped states", "gapped indices", 16, 64},
