@@ -274,7 +274,8 @@ DRAWN = {
 @pytest.mark.parametrize("backend", ["interpret", "gpu"])
 @pytest.mark.parametrize("own", [EVERYTHING, NARROW], ids=["everything", "narrow"])
 def test_lays_are_drawn_inside_the_promises_in_one_case_of_eight(backend: str, own: Promises) -> None:
-    count, some, asked = 0, 0, set()
+    count, some = 0, 0
+    asked: set[Any] = set()
 
     @seed(0)
     @settings(
