@@ -140,7 +140,7 @@ def values_wanted(validate, x):
 
 
 def sequence_bounds(cu_seqlens):
-    """Check that cu_seqlens is [N + 1], int32 or int64, with any stride; return N, the number of sequences."""
+    """Check that cu_seqlens is [N + 1], int32 or int64, of any stride; return N, the number of sequences."""
     tensor("cu_seqlens", cu_seqlens, INTEGERS, ndim=1)
     if cu_seqlens.numel() < 1:
         raise wrong_value("cu_seqlens", "N + 1 >= 1 elements", f"{cu_seqlens.numel()}")

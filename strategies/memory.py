@@ -1,4 +1,4 @@
-"""Draws how single arguments lie in memory: gaps on any axis, nestings, offsets past 32 bits, alignments.
+"""Draws how single arguments lie in memory: gaps, other nestings, offsets past 32 bits, alignments.
 
 Most cases have none of it. Where one has, several arguments have: what is wrong with one of them shows, and
 shrinking leaves out the others.
@@ -40,11 +40,12 @@ def with_lays(draw: st.DrawFn, case: Case, build: Build, backend: str, own: Prom
     how = draw(among(*HOW[backend]))
     if how == "far" and backend == "gpu":
         chosen = draw(st.sampled_from((None, *_sixteen_bits(case))))
-        found = [_draw_far(draw, case, chosen, own)] if chosen else []
+        found = [_draw_far(draw, case, chosen, own, True)] if chosen else []
     elif how == "far":
-        found = [_draw_far(draw, case, name, own) for name in shapes(case) if draw(among(False, True))]
-    elif how == "near":
         names = [name for name in shapes(case) if draw(among(False, True))]
+        found = [_draw_far(draw, case, name, own, False) for name in names]
+    elif how == "near":
+        names = [name for name in shapes(case) if draw(among(False, True, True, True))]
         found = [_draw_near(draw, case, name, own, backend == "gpu") for name in names]
     else:
         found = []
@@ -63,7 +64,7 @@ def of_build(case: Case, build: Build) -> tuple[Lay, ...]:
 
 def _sixteen_bits(case: Case) -> tuple[str, ...]:
     """Name the arguments that may lie far on a GPU."""
-    names = () if case.dtype == "float32" else ("q", "k", "v", "mixed_qkv", "out")
+    names: tuple[str, ...] = () if case.dtype == "float32" else ("q", "k", "v", "mixed_qkv", "out")
     names += () if case.pool.dtype == "float32" else ("state", "buffer")
     if case.view != "contiguous":  # see `_draw_near`
         names = tuple(name for name in names if KIND_OF[name] != "tokens")
@@ -75,16 +76,18 @@ def _promised(lay: Lay, shape: tuple[int, ...], own: Promises) -> bool:
     return all(f"{form} {KIND_OF[lay.tensor]}" in own.strides for form in forms(lay, shape))
 
 
-def _draw_far(draw: st.DrawFn, case: Case, name: str, own: Promises) -> Lay | None:
-    """Draw an argument of which the last index of one axis, or each after the first, lies past 2**31."""
+def _draw_far(draw: st.DrawFn, case: Case, name: str, own: Promises, even: bool) -> Lay | None:
+    """Draw an argument of which the last index of one axis, or each after the first, lies past 2**31. even:
+    rows of states lie end to end.
+    """
     shape = shapes(case)[name]
-    last = len(shape) - (name not in STRIDED)
+    last = len(shape) - (name not in STRIDED) - (even and name in ROWS)
     long = [axis for axis in range(last) if shape[axis] > 1]
     if not long:
         return None
     # Where an axis is long enough, a stride below 2**31: a kernel gets to see that a larger one is large.
     axis, spread = draw(st.sampled_from(long)), draw(among(True, True, False))
-    gap = FAR_OFFSET // (shape[axis] - 1 if spread else 1)
+    gap = -(-FAR_OFFSET // (shape[axis] - 1 if spread else 1) // EVEN) * EVEN
     gaps = tuple(gap if n == axis else 0 for n in range(len(shape)))
     nesting = (axis, *(n for n in range(len(shape)) if n != axis))
     if nesting == tuple(range(len(shape))):
@@ -109,7 +112,7 @@ def _draw_near(draw: st.DrawFn, case: Case, name: str, own: Promises, even: bool
 
 
 def _gaps(name: str, shape: tuple[int, ...], own: Promises, even: bool) -> list[tuple[int, ...]]:
-    """List gaps of an argument: on none of its axes, on each alone, and on all of them."""
+    """List gaps of an argument: on none of its axes, on each alone, and as often on all of them."""
     free = [axis for axis in range(len(shape)) if axis < len(shape) - 1 or name in STRIDED or shape[-1] == 1]
     if even:  # rows of states lie end to end
         free = [axis for axis in free if name not in ROWS or axis < len(shape) - 2]
@@ -120,9 +123,12 @@ def _gaps(name: str, shape: tuple[int, ...], own: Promises, even: bool) -> list[
         more = inside[axis + 1] if axis + 1 < len(shape) else 1
         for gap in (EVEN, 4 * EVEN) if even else dict.fromkeys((1, EVEN, more, ODD)):
             out.append(tuple(gap if n == axis else 0 for n in range(len(shape))))
-    for gap in (EVEN,) if even else (1, EVEN, ODD):
-        out.append(tuple(gap if n in free else 0 for n in range(len(shape))))
-    return [gaps for gaps in dict.fromkeys(out) if _promised(Lay(name, gaps), shape, own)]
+    single = [gaps for gaps in dict.fromkeys(out) if _promised(Lay(name, gaps), shape, own)]
+    every = [
+        tuple(gap if n in free else 0 for n in range(len(shape))) for gap in (1, EVEN, ODD)[even : 3 - even]
+    ]
+    every = [gaps for gaps in every if _promised(Lay(name, gaps), shape, own)]
+    return single + every * -(-len(single) // 3)
 
 
 def _nestings(name: str, shape: tuple[int, ...], own: Promises, even: bool) -> list[tuple[int, ...]]:

@@ -66,6 +66,7 @@ class FarTensor:
         """The first watched place that differs from the snapshot outside what may be written, if any."""
         new = None
         if self.writable is not None:  # what may be written is put back for a moment
+            assert self._old is not None
             new = self.view[self.writable].clone()
             self.view[self.writable] = self._old
         words = [

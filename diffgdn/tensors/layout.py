@@ -22,10 +22,9 @@ from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.far_memory import FarTensor
 from diffgdn.tensors.inputs import DTYPE, Data
 from diffgdn.tensors.poison import GUARD_BYTES
-from diffgdn.tensors.region import Columns, Region, contiguous_strides
+from diffgdn.tensors.region import ALIGN_BYTES, Columns, Region, aligned, contiguous_strides
 from diffgdn.tensors.results import RETURNED, results_of
 
-ALIGN_BYTES = 256
 FAR_BYTES = 1 << 28
 FAR_LAY_BYTES = 1 << 22  # of an argument with strides of its own, whose gaps nobody reads
 ODD_GAP = 5  # elements between rows of a "gapped" view: no row after the first is 16-byte aligned
@@ -151,7 +150,7 @@ class _Plan:
 
     def build(self, device: torch.device | str) -> tuple[Tensor, dict[str, Tensor]]:
         """Allocate and fill the memory. Returns it, [16-bit words], and the tensors in it by name."""
-        arena = torch.full((self._end // 2,), self.poison, dtype=torch.int16)
+        arena = aligned(self._end // 2, self.poison)
         for region, values in zip(self.regions, self._values, strict=True):
             if has_zero_gaps(region):
                 arena.view(region.dtype)[region.start // region.dtype.itemsize :][: region.extent] = 0

@@ -63,6 +63,19 @@ class Columns:
         return joint.as_strided(self.shape, self.strides, joint.storage_offset() + self.column)
 
 
+ALIGN_BYTES = 256  # of an allocation, and of each tensor in it that has no offset
+
+
+def aligned(words: int, pattern: int) -> Tensor:
+    """Allocate 16-bit words on the CPU, from a boundary of ALIGN_BYTES on, and fill them with a pattern.
+
+    torch aligns memory to 64 bytes there, to 512 on a GPU.
+    """
+    memory = torch.empty(2 * words + ALIGN_BYTES, dtype=torch.uint8)
+    start = -memory.data_ptr() % ALIGN_BYTES
+    return torch.frombuffer(memory.numpy(), dtype=torch.int16, count=words, offset=start).fill_(pattern)
+
+
 def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
     """Strides, in elements, of a contiguous tensor of a shape."""
     strides, step = [], 1

@@ -27,6 +27,7 @@ from diffgdn.reference.noise.tolerance import (
 )
 from diffgdn.tensors.far_memory import lazily
 from diffgdn.tensors.poison import POISON, PoisonedEmpty, fill, unwritten
+from diffgdn.tensors.region import aligned
 from diffgdn.tensors.results import Result, by_name, collect, of_truth
 
 BESIDE = 3  # elements shown on either side of the worst
@@ -47,7 +48,7 @@ class Memory:
     def __init__(self, size: int, device: str, layout: str) -> None:
         """Allocate `size` bytes of poison on a device."""
         self.layout = layout
-        self._words = torch.full((size // 2,), POISON, dtype=torch.int16, device=device)
+        self._words = aligned(size // 2, POISON).to(device)
         self.views: dict[str, Tensor] = {}
         self._far: list[Tensor] = []  # what is watched of tensors that lie elsewhere
         self._before: list[Tensor] = []
