@@ -27,10 +27,10 @@ def chunk_kda(
     arguments that do not fit together.
     """
     B, T, _, HV, K, _ = check.qkv(q, k, v)
-    check.tensor("beta", beta)  # there is no default here
     A_log, dt_bias, lower_bound = check.gates(
         g, beta, q.dtype, (B, T, HV), K, A_log, dt_bias, lower_bound, beta_is_raw, allow_neg_eigval
     )
+    check.tensor("beta", beta)  # there is no default here
     for name, value in (("track_state", track_state), ("track_chunk_idx", track_chunk_idx)):
         if value is not None:
             raise check.wrong_value(
