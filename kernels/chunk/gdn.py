@@ -45,10 +45,10 @@ def chunk_gated_delta_rule(
     not fit together.
     """
     B, T, _, HV, _, _ = check.qkv(q, k, v)
-    check.tensor("beta", beta)  # there is no default here
     A_log, dt_bias, _ = check.gates(
         g, beta, q.dtype, (B, T, HV), None, A_log, dt_bias, None, beta_is_raw, allow_neg_eigval
     )
+    check.tensor("beta", beta)  # there is no default here
     check.flag("head_first", head_first)
     if head_first:
         raise check.wrong_value("head_first", "False: tensors are [B, T, H, ...]", head_first)

@@ -32,10 +32,10 @@ def chunk_kda(
     arguments that do not fit together.
     """
     B, T, _, HV, K, V = check.qkv(q, k, v)
-    check.tensor("beta", beta)  # there is no default here
     A_log, dt_bias, lower_bound = check.gates(
         g, beta, q.dtype, (B, T, HV), K, A_log, dt_bias, lower_bound, beta_is_raw, allow_neg_eigval
     )
+    check.tensor("beta", beta)  # there is no default here
     N = B if not isinstance(cu_seqlens, torch.Tensor) else cu_seqlens.numel() - 1
     check_track(track_state, track_chunk_idx, N, HV, V, K, layout)
     scale = check_shared(

@@ -54,9 +54,9 @@ BOTH = [
         "q: expected dtype torch.float32 or torch.bfloat16",
     ),
     (
-        {"v": tensor(1, 10, 4, 6, dtype=torch.float16)},
+        {"v": tensor(1, 10, 4, 6, dtype=torch.float64)},
         TypeError,
-        "v: expected dtype torch.bfloat16, got torch.float16",
+        "v: expected dtype torch.float32 or torch.bfloat16 or torch.float16, got torch.float64",
     ),
     ({"q": tensor(10, 2, 8)}, ValueError, "q: expected 4 dimensions, got 3"),
     ({"k": tensor(1, 10, 2, 9)}, ValueError, "k: expected shape [B, T, H, K]"),
@@ -160,6 +160,12 @@ BOTH = [
         "g: expected",
     ),
     ({"beta": torch.ones(1, 10, 4, device="meta")}, ValueError, "beta: expected device"),
+    ({"beta_is_raw": 1}, TypeError, "beta_is_raw: expected True or False, got 1"),
+    ({"allow_neg_eigval": True}, ValueError, "allow_neg_eigval: expected False unless beta_is_raw"),
+    ({"A_log": tensor(3, dtype=torch.float32)}, ValueError, "A_log: expected 4 elements, [HV], got 3"),
+    ({"A_log": tensor(4, dtype=torch.float64)}, TypeError, "A_log: expected dtype torch.float32 or"),
+    ({"A_log": tensor(4), "dt_bias": integers(0)}, TypeError, "dt_bias: expected dtype torch.float32 or"),
+    ({"dt_bias": tensor(32)}, ValueError, "dt_bias: expected None without A_log"),
 ]
 GDN = [
     ({"head_first": True}, ValueError, "head_first: expected False: tensors are [B, T, H, ...], got True"),
@@ -168,8 +174,6 @@ GDN = [
 ]
 KDA = [
     ({"g": tensor(1, 10, 4)}, ValueError, "g: expected shape [B, T, HV, K] = (1, 10, 4, 8), got (1, 10, 4)"),
-    ({"A_log": tensor(3, dtype=torch.float32)}, ValueError, "A_log: expected 4 elements, [HV], got 3"),
-    ({"A_log": tensor(4)}, TypeError, "A_log: expected dtype torch.float32, got torch.bfloat16"),
     (
         {"A_log": tensor(4, dtype=torch.float32), "dt_bias": tensor(4)},
         ValueError,
@@ -180,7 +184,6 @@ KDA = [
         TypeError,
         "lower_bound: expected a number, got str",
     ),
-    ({"dt_bias": tensor(32)}, ValueError, "dt_bias: expected None without A_log"),
     ({"lower_bound": -5.0}, ValueError, "lower_bound: expected None without A_log"),
     (
         {"track_state": tensor(2, 4, 6, 8)},

@@ -14,6 +14,7 @@ from hypothesis.errors import InvalidArgument
 from diffgdn import targets
 from diffgdn.cases import promises_file
 from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.promises import AXES, EVERYTHING, OUTSIDE, Promises
 from diffgdn.cases.spans import Span
 from diffgdn.strategies import cases
@@ -22,6 +23,13 @@ from diffgdn.targets import FunctionTarget, TargetError, promises_of, refusal
 TOYS = Path(__file__).with_name("toys.py")
 DECODE = Case("gdn.decode")
 VERIFY = Case("gdn.verify", pool=Pool(steps=1, buffer=1, rows=(0,)))
+MIXED_BETA = Case("gdn.decode", dtype="bfloat16", operands=Operands(beta_dtype="bfloat16"))
+
+
+def with_operands(op: str, **own: Any) -> Case:
+    return Case(op, operands=Operands(**own))
+
+
 ASKED: list[
     tuple[dict[str, Any], Case, str]
 ] = [  # the promise, a case that asks more, and what is said of it
@@ -85,6 +93,26 @@ ASKED: list[
         {"execution": ["eager", "graph"]},
         replace(DECODE, execution="graph_stale"),
         "execution: eager, graph promised, graph_stale asked",
+    ),
+    ({"mixed_qkv": False}, with_operands("gdn.decode", v="bfloat16"), "mixed_qkv: false promised, true asked"),
+    ({"mixed_beta": False}, MIXED_BETA, "mixed_beta: false promised, true asked"),
+    (
+        {"A_log": ["float32"]},
+        with_operands("gdn.decode", A_log="bfloat16"),
+        "A_log: float32 promised, bfloat16 asked",
+    ),
+    ({"dt_bias": ["none"]}, DECODE, "dt_bias: none promised, float32 asked"),
+    ({"raw_beta": [True]}, Case("gdn.extend"), "raw_beta: true promised, false asked"),
+    (
+        {"neg_eigval": False},
+        with_operands("gdn.extend", beta="raw", neg_eigval=True),
+        "neg_eigval: false promised, true asked",
+    ),
+    ({"no_beta": False}, with_operands("gdn.update", beta="none"), "no_beta: false promised, true asked"),
+    (
+        {"softplus": False},
+        with_operands("gdn.decode", softplus_threshold=2.0),
+        "softplus: false promised, true asked",
     ),
 ]
 

@@ -143,7 +143,7 @@ def test_numbers_that_are_never_drawn_otherwise_are_drawn_where_they_are_promise
     promises = Promises(
         K=(72, 200), V=Span(40, 80, 8), tail=(7,), length=(5, 9), lower_bound=(-3.5,), pitch=(24,)
     )
-    found = sample("kda.verify", replace(promises, bounded=(True,), batch=("packed",)), 400)
+    found = sample("kda.verify", replace(promises, bounded=(True,), batch=("packed",)), 800)
     assert {case.K for case in found} == {72, 200}
     assert {case.V for case in found} == {40, 48, 56, 64, 72, 80}
     assert {case.tail for case in found} == {7}

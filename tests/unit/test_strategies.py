@@ -275,8 +275,9 @@ def test_the_same_seed_gives_the_same_cases(op: str) -> None:
 def test_generated_cases_print_and_store(op: str) -> None:
     """A generated case evaluates back from its repr and from its JSON form."""
     from diffgdn.cases.case import Edit, Gates, Pool, Values
+    from diffgdn.cases.operand_options import Operands
 
-    names = {record.__name__: record for record in (Case, Edit, Gates, Pool, Values)}
+    names = {record.__name__: record for record in (Case, Edit, Gates, Operands, Pool, Values)}
     for case in sample(op)[:100]:
         assert eval(repr(case), names) == case
         assert case.id == eval(repr(case), names).id
@@ -309,6 +310,7 @@ def specialised(case: Case) -> Build:
         final=case.final,
         batch_invariant=case.batch_invariant,
         crowded=crowd,
+        operands=case.operands,
     )
 
 
