@@ -20,9 +20,6 @@ def states(case: Case) -> Iterator[Case | None]:
     yield from _each(case)
     if options.slots:
         yield from _token_slots(case)
-    if not options.indices:  # a row for each sequence, which dropping one leaves behind
-        order = tuple(range(len(case.lens)))
-        yield changed(case, pool=replace(case.pool, indices=order, slots=len(order)))
     yield from _flags(case)
     yield from _track(case)
 
@@ -67,8 +64,8 @@ def _token_slots(case: Case) -> Iterator[Case | None]:
         for accepted in ((1,) * len(case.lens), tuple(min(count, steps) for count in options.accepted)):
             yield _in_order(case, steps, accepted)
     for n, count in enumerate(options.accepted):
-        for fewer in smaller_numbers(count - 1):
-            accepted = (*options.accepted[:n], fewer + 1, *options.accepted[n + 1 :])
+        for fewer in [1, *smaller_numbers(count)] if count > 1 else ():
+            accepted = (*options.accepted[:n], fewer, *options.accepted[n + 1 :])
             yield _in_order(case, len(options.slots[0]), accepted)
 
 
@@ -100,7 +97,7 @@ def _track(case: Case) -> Iterator[Case | None]:
         alone = tuple(chunk if other == n else -1 for other in range(len(track)))
         if alone != track:
             yield _changed(case, track=alone)
-        for earlier in smaller_numbers(chunk) if chunk > 0 else ():
+        for earlier in [0, *smaller_numbers(chunk)] if chunk > 0 else ():
             yield _changed(case, track=(*track[:n], earlier, *track[n + 1 :]))
 
 

@@ -41,7 +41,7 @@ from diffgdn.verdict import execute
 __all__ = ["script", "write"]
 
 # What a script uses of `standalone`; the rest comes along.
-SHARED = ("Memory", "unpack", "per_token", "l2norm", "log_decay", "recurrence", "truths", "Result", "judge")
+SHARED = ("Memory", "fill", "unpack", "per_token", "l2norm", "log_decay", "recurrence", "truths", "Result", "judge")
 OUR_KERNELS = ("vk", "kv")  # built-in targets whose functions are those of diffgdn.kernels
 LARGEST = 1 << 20  # elements, some 4 MB of source; shrunk cases have a few hundred
 
@@ -180,13 +180,14 @@ def _arguments(case: Case, arguments: Arguments) -> Iterable[str]:
         assert view is not None
         where, name = f"{region.start}, {_strides(view)}", region.name
         pooled = name == "state" and case.operation.has_pool
-        if pooled or name in ("buffer", "out"):
+        if pooled or name in ("buffer", "out", "track"):
             pattern = "" if pooled else f", {poison.FRESH}"
             room = f"{name!r}, {tuple(view.shape)}, {view.dtype}, {where}{pattern}"
             yield f"{name} = memory.room({room})"
         else:
             yield f"{name} = memory.place({name!r}, {literals.source(view)}, {where})"
         if pooled:
+            yield from _written(case)
             yield from (f"state[{slot}] = {literals.source(view[slot])}" for slot in slots)
     if arguments.far is not None:
         pool = arguments["state"]
@@ -194,6 +195,7 @@ def _arguments(case: Case, arguments: Arguments) -> Iterable[str]:
         watched = arguments.far.watched()
         where = f"{_strides(pool)}, {arguments.far.storage.numel()}, {watched}"
         yield f"state = memory.far_room('state', {tuple(pool.shape)}, {pool.dtype}, {where})"
+        yield from _written(case)
         yield from (f"state[{slot}] = {literals.source(pool[slot])}" for slot in slots)
     planned = {region.name for region in arguments.regions} | {"state"}
     for name, tensor in arguments.tensors.items():
@@ -202,6 +204,13 @@ def _arguments(case: Case, arguments: Arguments) -> Iterable[str]:
             column = tensor.storage_offset() - arguments[joint].storage_offset()
             where = f"{_strides(tensor)}, {joint}.storage_offset() + {column}"
             yield f"{name} = {joint}.as_strided({tuple(tensor.shape)}, {where})"
+
+
+def _written(case: Case) -> Iterable[str]:
+    """Write statements that fill the slots which must be written for each token, before states lie there."""
+    if case.state_options.slots:
+        for _, slot, _ in case.kept:
+            yield f"fill(state[{slot}], {poison.FRESH})"
 
 
 def _joint(arguments: Arguments, tensor: Tensor) -> str:
@@ -261,7 +270,7 @@ def _recurrence(case: Case, arguments: Arguments) -> Iterable[str]:
     if case.values.state == "none":
         yield "initial = [zero for _ in SPANS]"
     elif case.operation.has_pool:
-        slots = list(case.pool.indices)
+        slots = [-1 if n in case.fresh else slot for n, slot in enumerate(case.pool.indices)]
         yield f"initial = [state[slot]{mT}.cpu().double() if slot >= 0 else zero for slot in {slots}]"
     else:
         yield f"initial = list(state{mT}.cpu().double().clone())"
