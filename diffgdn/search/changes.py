@@ -65,9 +65,7 @@ def smaller_numbers(n: int, *marks: int) -> list[int]:
     return sorted({m for m in (*steps, *marks) if 1 <= m < n})
 
 
-def _state_options(
-    case: Case, lens: tuple[int, ...], keep: tuple[int, ...], chunk_size: int
-) -> StateOptions:
+def _state_options(case: Case, lens: tuple[int, ...], keep: tuple[int, ...], chunk_size: int) -> StateOptions:
     """Return the options of states of the sequences numbered in `keep`, whose lengths are `lens` now."""
     options = case.state_options
     chunks = [-(-length // chunk_size) for length in lens]

@@ -33,7 +33,7 @@ from diffgdn.verdict import execute, relations
 
 BACKEND = selection.detect()
 TARGET = str(Path(__file__).with_name("state_option_functions.py")) + ":spoiled"
-TWO = {"K": 4, "V": 3, "gates": Gates(law="model", beta="uniform"), "values": Values("normal", seed=5)}
+TWO: dict[str, Any] = {"K": 4, "V": 3, "gates": Gates(law="model", beta="uniform"), "values": Values("normal", seed=5)}
 STEPS = Pool(slots=4, indices=(3, 1), pitch=3, steps=4, buffer=4, rows=(2, 0))
 SLOTS = StateOptions(slots=((5, -1, 3), (0, 2, 4), (-1, -1, -1)), accepted=(3, 1, 2))
 CASES = {
@@ -105,7 +105,8 @@ CASES = {
 def test_targets_agree_with_the_oracle(name: str, target: str) -> None:
     verdict = execute.assert_correct(CASES[name], targets.get(target), BACKEND)
     assert verdict.refused is None
-    assert set(verdict.shares) == {one.name for one in results_of(CASES[name]) if one.sure}
+    left = {one.name: one.sure for one in results_of(CASES[name])}
+    assert {name for name, sure in left.items() if sure} <= set(verdict.shares) <= set(left)
 
 
 def test_they_are_read_back_from_json_and_from_their_words() -> None:
@@ -314,7 +315,7 @@ def test_promises_that_leave_nothing_are_refused() -> None:
 
 
 def test_a_menu_has_an_option_in_one_build_of_an_operation() -> None:
-    reached = set()
+    reached: set[str] = set()
     for number in range(20):
         menu = Menu.draw(number, ["gdn.update", "kda.extend", "gdn.decode"])
         for op, found in menu.builds:
@@ -370,7 +371,6 @@ def test_relations_are_not_asked_about_them_but_for_the_same_call_again() -> Non
 
 def test_kernels_take_what_a_count_names_without_counts() -> None:
     """Counts left out are ones, as in vLLM."""
-    case = Case("gdn.update", (2,), pool=Pool(2, (0,)), state_options=StateOptions(((0, 1),), (1,)))
     case = replace(
         CASES["slots for each token of an update"], state_options=replace(SLOTS, accepted=(3, 1, 1))
     )

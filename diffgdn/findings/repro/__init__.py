@@ -41,7 +41,18 @@ from diffgdn.verdict import execute
 __all__ = ["script", "write"]
 
 # What a script uses of `standalone`; the rest comes along.
-SHARED = ("Memory", "fill", "unpack", "per_token", "l2norm", "log_decay", "recurrence", "truths", "Result", "judge")
+SHARED = (
+    "Memory",
+    "fill",
+    "unpack",
+    "per_token",
+    "l2norm",
+    "log_decay",
+    "recurrence",
+    "truths",
+    "Result",
+    "judge",
+)
 OUR_KERNELS = ("vk", "kv")  # built-in targets whose functions are those of diffgdn.kernels
 LARGEST = 1 << 20  # elements, some 4 MB of source; shrunk cases have a few hundred
 
