@@ -33,7 +33,12 @@ from diffgdn.verdict import execute, relations
 
 BACKEND = selection.detect()
 TARGET = str(Path(__file__).with_name("state_option_functions.py")) + ":spoiled"
-TWO: dict[str, Any] = {"K": 4, "V": 3, "gates": Gates(law="model", beta="uniform"), "values": Values("normal", seed=5)}
+TWO: dict[str, Any] = {
+    "K": 4,
+    "V": 3,
+    "gates": Gates(law="model", beta="uniform"),
+    "values": Values("normal", seed=5),
+}
 STEPS = Pool(slots=4, indices=(3, 1), pitch=3, steps=4, buffer=4, rows=(2, 0))
 SLOTS = StateOptions(slots=((5, -1, 3), (0, 2, 4), (-1, -1, -1)), accepted=(3, 1, 2))
 CASES = {
