@@ -22,7 +22,9 @@ from diffgdn.strategies.inside import FAR_OFFSET
 from diffgdn.strategies.menu import Build
 from diffgdn.strategies.state_builds import APART, AXES, SECOND_IN, promised
 
-ONE_IN = 8  # cases of an operation that has options that kernels are compiled for
+ONE_IN = 7  # cases of an operation that has options that kernels are compiled for
+ONE_IN_BUFFERED = 4  # of updates that keep steps
+WEIGHTS = {"token_slots": 2, "step_update": 2}
 # How rows are named and what is said of the buffer's steps.
 WORDS = (("given", "buffer"),) * 21 + (("slots", "buffer"), ("given", "longest"), ("given", "none"))
 MOST_ROWS = 8  # of a buffer whose rows are slots, unless there are more sequences
@@ -34,11 +36,14 @@ Pick = Callable[[int, int], int]  # a whole number from the first to the second,
 def draw_options(draw: st.DrawFn, case: Case, build: Build, free: bool, own: Promises) -> Case:
     """Draw options of states for a case. free: whichever; else those that the build is compiled for."""
     names = _forced(case, own)
-    if free and options_of(case.op) and draw(rarely(ONE_IN)):
+    # An update seldom has a buffer: where it has one, it is made use of.
+    buffered = case.has_buffer and case.operation.kind == "update"
+    if free and options_of(case.op) and draw(rarely(ONE_IN_BUFFERED if buffered else ONE_IN)):
         for _ in range(1 + draw(rarely(SECOND_IN))):
             left = [
                 name for name in options_of(case.op) if name not in names and _fits(name, case, names, own)
             ]
+            left = [name for name in left for _ in range(WEIGHTS.get(name, 1))]
             names += (draw(among(*left)),) if left else ()
     elif not free:
         names += tuple(name for name in build.states if name not in names)
@@ -155,7 +160,7 @@ def _track(case: Case, pick: Pick, own: Promises) -> Case:
 
 def _token_slots(case: Case, pick: Pick, own: Promises) -> Case:
     """Give each token a slot, in place of a buffer: sequence by sequence, step by step, or backwards."""
-    N, steps = len(case.lens), max(1, *case.lens) + (0, 0, 1, 2)[pick(0, 3)]
+    N, steps = len(case.lens), max(1, *case.lens) + pick(0, 3)
     order, first = pick(0, 2), (0 if own.slot_zero else 1) + pick(0, 1)
     holes, spare = own.padding and pick(0, 3) == 3, pick(0, 1)
     accepted = tuple(pick(1, steps) for _ in range(N))

@@ -42,11 +42,13 @@ def with_lengths(
         rows=tuple(pool.rows[n] for n in keep) if pool.rows else (),
         steps=max(1, longest + pool.steps - max(1, *case.lens)) if pool.steps else 0,
     )
+    if not case.state_options.indices:
+        pool = replace(pool, indices=tuple(range(len(keep))), slots=len(keep))
     return changed(
         case,
         lens=lens,
         pool=pool,
-        state_options=_options(case, lens, keep, changes.get("chunk_size", case.chunk_size)),
+        state_options=_state_options(case, lens, keep, changes.get("chunk_size", case.chunk_size)),
         parents=tuple(case.parents[n][:length] for n, length in zip(keep, lens, strict=True))
         if case.parents
         else (),
@@ -63,7 +65,7 @@ def smaller_numbers(n: int, *marks: int) -> list[int]:
     return sorted({m for m in (*steps, *marks) if 1 <= m < n})
 
 
-def _options(case: Case, lens: tuple[int, ...], keep: tuple[int, ...], chunk_size: int) -> StateOptions:
+def _state_options(case: Case, lens: tuple[int, ...], keep: tuple[int, ...], chunk_size: int) -> StateOptions:
     """Return the options of states of the sequences numbered in `keep`, whose lengths are `lens` now."""
     options = case.state_options
     chunks = [-(-length // chunk_size) for length in lens]

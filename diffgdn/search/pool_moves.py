@@ -106,6 +106,11 @@ def _buffer(case: Case) -> Iterator[Pool]:
     closer = tuple(kept.index(row) if row >= 0 else -1 for row in pool.rows)
     yield replace(pool, rows=closer, buffer=max(1, len(kept)))
     yield replace(pool, buffer=max(0, *pool.rows) + 1)
+    for n, row in enumerate(pool.rows):
+        for other in smaller_numbers(row):
+            if other not in pool.rows:
+                rows = (*pool.rows[:n], other, *pool.rows[n + 1 :])
+                yield replace(pool, rows=rows, buffer=max(0, *rows) + 1)
 
 
 def _steps_needed(case: Case) -> int:

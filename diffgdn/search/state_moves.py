@@ -20,9 +20,8 @@ def states(case: Case) -> Iterator[Case | None]:
     yield from _each(case)
     if options.slots:
         yield from _token_slots(case)
-    if not options.indices:  # a row for each sequence, which dropping one leaves behind
-        order = tuple(range(len(case.lens)))
-        yield changed(case, pool=replace(case.pool, indices=order, slots=len(order)))
+    if options.step_rows == "slots":
+        yield from _slot_rows(case)
     yield from _flags(case)
     yield from _track(case)
 
@@ -67,8 +66,8 @@ def _token_slots(case: Case) -> Iterator[Case | None]:
         for accepted in ((1,) * len(case.lens), tuple(min(count, steps) for count in options.accepted)):
             yield _in_order(case, steps, accepted)
     for n, count in enumerate(options.accepted):
-        for fewer in smaller_numbers(count - 1):
-            accepted = (*options.accepted[:n], fewer + 1, *options.accepted[n + 1 :])
+        for fewer in [1, *smaller_numbers(count)] if count > 1 else ():
+            accepted = (*options.accepted[:n], fewer, *options.accepted[n + 1 :])
             yield _in_order(case, len(options.slots[0]), accepted)
 
 
@@ -82,6 +81,20 @@ def _in_order(case: Case, steps: int, accepted: tuple[int, ...]) -> Case | None:
     options = replace(case.state_options, slots=tuple(table), accepted=accepted)
     pool = replace(case.pool, indices=starts, slots=max(1, first))
     return changed(case, pool=pool, state_options=options)
+
+
+def _slot_rows(case: Case) -> Iterator[Case | None]:
+    """Take the first slots, and with them rows, in the order of the sequences; then a smaller one each."""
+    slots = case.pool.indices
+    candidates = [tuple(n if slot >= 0 else -1 for n, slot in enumerate(slots)), slots]
+    for n, slot in enumerate(slots):
+        smaller = (other for other in (0, *smaller_numbers(slot)) if other < slot and other not in slots)
+        candidates += [(*slots[:n], other, *slots[n + 1 :]) for other in smaller]
+    for rows in candidates:
+        places = max(0, *rows) + 1
+        pool = replace(case.pool, indices=rows, rows=rows, slots=places, buffer=places)
+        yield changed(case, pool=pool)
+        yield changed(case, pool=replace(pool, steps=max(1, *case.lens)))
 
 
 def _flags(case: Case) -> Iterator[Case | None]:
@@ -100,7 +113,7 @@ def _track(case: Case) -> Iterator[Case | None]:
         alone = tuple(chunk if other == n else -1 for other in range(len(track)))
         if alone != track:
             yield _changed(case, track=alone)
-        for earlier in smaller_numbers(chunk) if chunk > 0 else ():
+        for earlier in [0, *smaller_numbers(chunk)] if chunk > 0 else ():
             yield _changed(case, track=(*track[:n], earlier, *track[n + 1 :]))
 
 

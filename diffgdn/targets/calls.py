@@ -111,7 +111,7 @@ def _extend(case: Case, arguments: Arguments) -> dict[str, Any]:
         "layout": arguments.layout,
     }
     if case.state_options.initial:
-        out["has_initial_state"] = arguments["initial"]
+        out["has_initial_state"] = arguments["has_initial"]
     if case.state_options.track:
         out |= {"track_state": arguments["track"], "track_chunk_idx": arguments["track_chunk"]}
     boundary = "output_boundary_states" if case.op == "gdn.extend" else "output_intermediate_states"
@@ -142,7 +142,7 @@ def _steps(case: Case, arguments: Arguments) -> dict[str, Any]:
         return {"num_accepted_tokens": arguments["accepted"]}
     if not case.keeps_steps:
         return {}
-    out = {
+    out: dict[str, Any] = {
         "intermediate_states_buffer": arguments["buffer"],
         "intermediate_state_indices": arguments.get("rows"),
         "retrieve_parent_token": arguments.get("parents"),

@@ -47,7 +47,7 @@ class Eager:
         g, beta = _gates(case, arguments)
         out = torch.zeros(case.tokens, case.HV, case.V, dtype=DTYPE[case.dtype], device=v.device)
         finals, boundaries = [], []
-        slots, places, flags = _slots(case, arguments), _places(case, arguments), arguments.get("initial")
+        slots, places, flags = _slots(case, arguments), _places(case, arguments), arguments.get("has_initial")
         for n, length in enumerate(case.lens):
             start = case.starts[n]
             part = slice(start, start + length)

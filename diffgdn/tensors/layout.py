@@ -32,7 +32,7 @@ EVEN_GAP = 16  # between rows of a one-token batch in a "packed" view: each is a
 INDEX_DTYPE = {"int32": torch.int32, "int64": torch.int64}
 # Arguments that a case may be without; asking for them gives None.
 OPTIONAL = (
-    *("cu_seqlens", "state", "indices", "accepted", "initial", "parents", "rows", "buffer"),
+    *("cu_seqlens", "state", "indices", "accepted", "has_initial", "parents", "rows", "buffer"),
     *("track", "track_chunk"),
 )
 
@@ -279,7 +279,7 @@ def _plan_slots(plan: _Plan, index_dtype: torch.dtype) -> None:
     elif options.indices:
         plan.add("indices", torch.tensor(case.pool.indices), (len(case.pool.indices),), index_dtype)
     if options.initial:
-        plan.add("initial", torch.tensor(options.initial), (len(options.initial),), torch.bool)
+        plan.add("has_initial", torch.tensor(options.initial), (len(options.initial),), torch.bool)
 
 
 def _plan_state(plan: _Plan, states: Tensor) -> None:

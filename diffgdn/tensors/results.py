@@ -116,9 +116,8 @@ def _boundary(case: Case) -> Result | None:
 def _steps(case: Case) -> Result | None:
     if not case.keeps_steps:
         return None
-    at, lies = tuple((row, step) for _, row, step in case.kept), "buffer"
-    if not case.has_buffer:
-        at, lies = tuple((slot,) for _, slot, _ in case.kept), "state"
+    lies = "buffer" if case.has_buffer else "state"
+    at = tuple((place, step) if case.has_buffer else (place,) for _, place, step in case.kept)
     tokens = tuple(token for token, _, _ in case.kept)
     return _states(case, "steps", "steps", len(at), case.pool.dtype, lies, at, tokens)
 

@@ -17,6 +17,7 @@ from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.promises import AXES, EVERYTHING, OUTSIDE, Promises
 from diffgdn.cases.spans import Span
+from diffgdn.cases.state_options import StateOptions
 from diffgdn.strategies import cases
 from diffgdn.targets import FunctionTarget, TargetError, promises_of, refusal
 
@@ -114,6 +115,22 @@ ASKED: list[
         with_operands("gdn.decode", softplus_threshold=2.0),
         "softplus: false promised, true asked",
     ),
+    ({"step_update": [True]}, VERIFY, "step_update: true promised, false asked"),
+    (
+        {"step_rows": ["given"]},
+        replace(VERIFY, state_options=StateOptions(step_rows="slots")),
+        "step_rows: given promised, slots asked",
+    ),
+    (
+        {"cache_steps": ["longest", "none"]},
+        VERIFY,
+        "cache_steps: longest, none promised, buffer asked",
+    ),
+    ({"token_slots": [True], "tree": [False]}, VERIFY, "token_slots: true promised, false asked"),
+    ({"output": [False]}, Case("gdn.update"), "output: false promised, true asked"),
+    ({"indices": [False]}, Case("gdn.extend"), "indices: false promised, true asked"),
+    ({"initial_flags": [True]}, Case("gdn.extend"), "initial_flags: true promised, false asked"),
+    ({"track": [True]}, Case("kda.extend"), "track: true promised, false asked"),
 ]
 
 

@@ -43,7 +43,18 @@ from diffgdn.verdict import execute
 __all__ = ["script", "write"]
 
 # What a script uses of `standalone`; the rest comes along.
-SHARED = ("Memory", "unpack", "per_token", "l2norm", "log_decay", "recurrence", "truths", "Result", "judge")
+SHARED = (
+    "Memory",
+    "fill",
+    "unpack",
+    "per_token",
+    "l2norm",
+    "log_decay",
+    "recurrence",
+    "truths",
+    "Result",
+    "judge",
+)
 OUR_KERNELS = ("vk", "kv")  # built-in targets whose functions are those of diffgdn.kernels
 LARGEST = 1 << 20  # elements, some 4 MB of source; shrunk cases have a few hundred
 
@@ -183,7 +194,7 @@ def _arguments(case: Case, arguments: Arguments) -> Iterable[str]:
         assert view is not None
         where, name = f"{region.start}, {_strides(view)}", region.name
         pooled = name == "state" and case.operation.has_pool
-        if pooled or name in ("buffer", "out"):
+        if pooled or name in ("buffer", "out", "track"):
             pattern = "" if pooled else f", {poison.FRESH}"
             room = f"{name!r}, {tuple(view.shape)}, {view.dtype}, {where}{pattern}"
             yield f"{name} = memory.room({room})"
@@ -192,6 +203,7 @@ def _arguments(case: Case, arguments: Arguments) -> Iterable[str]:
                 yield f"memory.clear({region.start}, {region.extent * region.dtype.itemsize})"
             yield f"{name} = memory.place({name!r}, {literals.source(view)}, {where})"
         if pooled:
+            yield from _written(case)
             yield from (f"state[{slot}] = {literals.source(view[slot])}" for slot in slots)
     for far in arguments.far:
         view, name = far.view, far.region.name
@@ -199,9 +211,10 @@ def _arguments(case: Case, arguments: Arguments) -> Iterable[str]:
         room = f"{name!r}, {tuple(view.shape)}, {view.dtype}, {far.region.start}, {_strides(view)}"
         pattern = ", 0" if has_zero_gaps(far.region) else ""
         yield f"{name} = memory.far_room({room}, {far.words.numel()}, {far.watched}{pattern})"
-        if name in ("buffer", "out"):
+        if name in ("buffer", "out", "track"):
             yield f"fill({name}, {poison.FRESH})"
         elif name == "state" and case.operation.has_pool:
+            yield from _written(case)
             yield from (f"state[{slot}] = {literals.source(view[slot])}" for slot in slots)
         else:
             yield f"{name}.copy_({literals.source(view)})"
@@ -212,6 +225,13 @@ def _arguments(case: Case, arguments: Arguments) -> Iterable[str]:
             column = tensor.storage_offset() - arguments[joint].storage_offset()
             where = f"{_strides(tensor)}, {joint}.storage_offset() + {column}"
             yield f"{name} = {joint}.as_strided({tuple(tensor.shape)}, {where})"
+
+
+def _written(case: Case) -> Iterable[str]:
+    """Write statements that fill the slots which must be written for each token, before states lie there."""
+    if case.state_options.slots:
+        for _, slot, _ in case.kept:
+            yield f"fill(state[{slot}], {poison.FRESH})"
 
 
 def _joint(arguments: Arguments, tensor: Tensor) -> str:
@@ -268,7 +288,7 @@ def _recurrence(case: Case, arguments: Arguments) -> Iterable[str]:
     if case.values.state == "none":
         yield "initial = [zero for _ in SPANS]"
     elif case.operation.has_pool:
-        slots = list(case.pool.indices)
+        slots = [-1 if n in case.fresh else slot for n, slot in enumerate(case.pool.indices)]
         yield f"initial = [state[slot]{mT}.cpu().double() if slot >= 0 else zero for slot in {slots}]"
     else:
         yield f"initial = list(state{mT}.cpu().double().clone())"

@@ -253,7 +253,8 @@ def compare(result: Result, got: Tensor, truth: Tensor, noise: Tensor, pattern: 
     over = overflows(expected, bound, got.dtype)
     wrong = values != expected if exact else (error_in_sigmas(error, last, noise) > MAX_SIGMAS) & ~over
     wrong |= hole | (~values.isfinite() & ~over)
-    axes = {"o": "token, head, V", "steps": "token, head, V, K", "boundary": "chunk, head, V, K"}
+    axes = {"o": "token, head, V", "steps": "token, head, V, K"}
+    axes |= dict.fromkeys(("boundary", "tracked"), "chunk, head, V, K")
     name = f"{result.name} [{axes.get(result.name, 'sequence, head, V, K')}]"
     print(f"{name}: {int(wrong.sum())} of {wrong.numel()} elements are wrong")
     if not wrong.any():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffgdn.backend import interpreter
 from diffgdn.cases.case import Case
+from diffgdn.cases.state_options import StateOptions
 from diffgdn.reference import noise
 from diffgdn.targets import Target, refusal
 from diffgdn.tensors import inputs
@@ -34,6 +35,8 @@ def run(case: Case, target: Target, backend: str, name: str) -> Verdict:
     reason = None if relation.takes(case.operation) else f"not about {case.op}"
     reason = reason or registry.missing(name, case.op, target.name, tuple(target.operations))
     reason = reason or (None if case.total else "no tokens") or relation.unless(case)
+    if case.state_options != StateOptions() and not relation.same_shapes:
+        reason = reason or "options of states, of which only the same call again is asked"
     if reason is None and relation.bitwise and not relation.same_shapes:
         case_asked = replace(case, batch_invariant=True, before=())
     else:
