@@ -169,7 +169,11 @@ class Harness:
 
     def document(self, finding: Finding, folder: Path) -> list[Path]:
         """Write the script of a finding, and where there is one the picture, beside its file in a folder."""
-        runner = self.fresh if finding.prelude or finding.case.before else self.runner(finding.target, finding.kind)
+        runner = (
+            self.fresh
+            if finding.prelude or finding.case.before
+            else self.runner(finding.target, finding.kind)
+        )
         return runner.document(finding, folder, picture=finding.kind not in FAULT_KINDS)
 
 
