@@ -30,8 +30,8 @@ def none(case: Case) -> Iterator[Case | None]:
 
 
 def leap(case: Case) -> Iterator[Case | None]:
-    """Take one of the earlier calls before the simplest case: of one sequence or two, with values that differ,
-    or with the case's own laws. Each step of a shrink in company takes a process.
+    """Take one of the earlier calls before the simplest case: of one sequence or two, with values that
+    differ, or with the case's own laws. Each step of a shrink in company takes a process.
     """
     for one in _simplest(case):
         if one == case:

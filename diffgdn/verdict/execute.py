@@ -123,8 +123,8 @@ class Run:
 
     exact: nothing in the case rounds. shares: worst error of each result as a share of its bound. errors: of
     each result, if `collects`. current: the comparison that is being checked. arguments: of the case's own
-    call, earlier: of those before it. fresh: memory that the latest call allocated. `relations` and `serving` make calls of their own with
-    it.
+    call, earlier: of those before it. fresh: memory that the latest call allocated. `relations` and `serving`
+    make calls of their own with it.
     """
 
     def __init__(

@@ -68,7 +68,7 @@ def test_a_campaign_finds_it_and_shrinks_it_to_the_smallest(
         corpus=tmp_path,
         workers=2,
         seed=1,
-        max_cases=250,
+        max_cases=150,
     )
     outcome = campaign.run(config, lambda event: None)
     (found,) = [one for one in outcome.findings if one.reproduced]
