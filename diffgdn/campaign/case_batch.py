@@ -28,6 +28,7 @@ from diffgdn.verdict.question import Question, Subject
 
 FAMILIAR = 5  # examples of a batch that may have been run before: the simplest ones come first in each
 REMEMBERED = 5000
+COMPANY = "after calls that the case names"  # stands for a region, where turns are counted
 
 
 class Passed:
@@ -180,7 +181,10 @@ class CaseBatch:
         told = bucket.fault(verdict.failure.kind) in self._announced
         if told and (self._kind is not None or not self._task.shrink):
             return False  # it is for a later round, or batch, to shrink that one
-        return self._worker.has_turn(self._key(verdict.case, verdict.failure), self._known)
+        key = self._key(verdict.case, verdict.failure)
+        # A case that makes calls before its own may show each time what others show by chance.
+        named = key._replace(region=COMPANY) if verdict.case.before else key
+        return self._worker.has_turn(named, self._known)
 
     def _tell(self, sure: Confirmed) -> None:
         """Of what cannot be shrunk in this process: it takes others before it, or did not come again."""

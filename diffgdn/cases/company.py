@@ -176,9 +176,9 @@ def earlier(case: Case, word: str) -> Case | None:
     eagerly; None if the word says nothing about this case. Raises KeyError for an unknown word.
     """
     maker = _MAKERS[word]
-    if case.operation.has_pool and case.values.state != "none":
-        if case.pool.slots * (case.HV * case.V * case.K + case.pool.pitch) > MOST_POOL:
-            return None
+    room = case.pool.slots * (case.HV * case.V * case.K + case.pool.pitch)
+    if room > MOST_POOL and case.operation.has_pool and case.values.state != "none":
+        return None
     try:
         made: Case | None = maker(replace(case, before=(), edits=(), only=(), execution="eager"))
     except ValueError:

@@ -40,8 +40,9 @@ class Finding:
     failed, `trace` holds what it did and `case` is its last call.
 
     What it takes: `prelude` holds calls of the same target that must run before it in the same process for it
-    to fail, none for most findings; the case may name such calls itself (`Case.before`). `reproduced` is False if it failed once and never again, neither alone
-    nor after the calls that had run before it, which are then its prelude.
+    to fail, none for most findings; the case may name such calls itself (`Case.before`). `reproduced` is
+    False if it failed once and never again, neither alone nor after the calls that had run before it, which
+    are then its prelude.
 
     Where it is from: `versions` of what ran it, by name; the `seed` of the campaign; `found`, the date in ISO
     form; `unshrunk`, the case on which the failure was first seen, if it was larger; `shrink`, one of

@@ -62,7 +62,7 @@ def company(finding: Finding) -> list[str]:
     shown = calls[-MOST_SHOWN:]
     more = [f"    {len(calls) - len(shown)} others, then"] if len(shown) < len(calls) else []
     head = f"  depends on what ran before: alone it passes, after {count} in the same process it fails:"
-    return [head, *more, *shown, *named, "  and then"]
+    return [head, *more, *shown, *(named or ["  and then"])]
 
 
 def _named(case: Case) -> list[str]:
@@ -70,7 +70,7 @@ def _named(case: Case) -> list[str]:
     if not case.before:
         return []
     calls = [f"    {line}" for line in earlier_calls.lines(case)]
-    return ["  in the same process it calls before, as its `before` says:", *calls]
+    return ["  calls before it in the same process, as its `before` says:", *calls, "  and then"]
 
 
 def mended(seen: Seen) -> str:

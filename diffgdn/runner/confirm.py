@@ -40,8 +40,9 @@ class Confirmed:
     """What is known of a failure once it has been asked again.
 
     call: what fails; of a crash it may be another than the one in which the process ended. verdict: of it.
-    prelude: calls that it takes before it, apart from those that a case names itself. reproduced: False where it did not come again; prelude is then
-    what had run before it. heap: whether only a look at the heap shows it.
+    prelude: calls that it takes before it, apart from those that a case names itself. reproduced: False where
+    it did not come again; prelude is then what had run before it. heap: whether only a look at the heap shows
+    it.
     """
 
     call: Call

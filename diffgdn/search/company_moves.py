@@ -30,8 +30,8 @@ def none(case: Case) -> Iterator[Case | None]:
 
 
 def leap(case: Case) -> Iterator[Case | None]:
-    """Take one of the earlier calls before the simplest case: of one sequence, of two, with values that differ,
-    with the case's own laws. Each step of a shrink in company takes a process.
+    """Take one of the earlier calls before the simplest case: of one sequence or two, with values that
+    differ, or with the case's own laws. Each step of a shrink in company takes a process.
     """
     for one in _simplest(case):
         if one == case:
@@ -55,16 +55,14 @@ def words(case: Case) -> Iterator[Case | None]:
 def _simplest(case: Case) -> Iterator[Case]:
     """Iterate over the simplest cases with one of the earlier calls, none of more sequences or tokens."""
     own = {"gates": case.gates, "values": case.values}
-    laws: list[dict[str, Any]] = [{}, {"values": Values(law="normal")}, own]
+    laws: list[dict[str, Any]] = [{"values": Values(law="normal")}, own]
     for content in laws:
         for lens in SHAPES:
             for word in case.before if len(lens) <= len(case.lens) and sum(lens) <= case.total else ():
-                about = ABOUT.get(word)
-                kept = {} if about is None else {about: getattr(case, about)}
-                for fields in (kept, {}) if kept else ({},):
-                    made = _of(case, lens, word, {**content, **fields})
-                    if made is not None:
-                        yield made
+                kept = {ABOUT[word]: getattr(case, ABOUT[word])} if word in ABOUT else {}
+                made = _of(case, lens, word, {**content, **kept})
+                if made is not None:
+                    yield made
 
 
 def _of(case: Case, lens: tuple[int, ...], word: str, fields: dict[str, Any]) -> Case | None:

@@ -68,25 +68,26 @@ def asked_again(runner: InChild, target: str, *cases: Case) -> Confirmed:
     return preludes.shorter(confirm, confirm(Call(cases[-1]), verdict))
 
 
-def assert_of_two_dtypes(found: Finding) -> None:
-    """Two of the simplest cases, with nothing but their dtypes to tell them apart."""
-    (before,) = found.prelude
-    assert isinstance(before.subject, Case)
-    assert found.case.dtype != before.subject.dtype
-    assert dataclasses.replace(found.case, dtype="float32") == FULL
-    assert dataclasses.replace(before.subject, dtype="float32") == FULL
+AFTER_ANOTHER_DTYPE = dataclasses.replace(FULL, before=("other_dtype",))
 
 
 # --- one failure, asked again ---
 
 
-def test_a_wrong_number_that_takes_another_call_before_it_has_that_one_as_its_prelude(
+def test_a_wrong_number_that_takes_another_call_before_it_names_that_one(
     runner: InChild,
 ) -> None:
     others = [Case("gdn.decode", K=K, dtype="bfloat16") for K in (2, 4, 8)]
     wide = dataclasses.replace(HALF, lens=(1, 2), H=2, HV=4, pool=Pool(slots=2, indices=(0, 1)))
     sure = asked_again(runner, "cached", *others, Case("gdn.decode", lens=(2,)), wide)
-    assert (sure.call, sure.prelude) == (Call(HALF), (Call(FULL),))
+    assert (sure.call, sure.prelude) == (Call(AFTER_ANOTHER_DTYPE), ())
+    assert (sure.reproduced, sure.alone, sure.failure.kind) == (True, False, "beyond_bound")
+
+
+def test_a_call_that_no_word_names_becomes_the_prelude(runner: InChild) -> None:
+    others = [Case("gdn.decode", K=4, lens=(length,)) for length in (1, 2)]
+    sure = asked_again(runner, "first_size", *others, Case("gdn.decode", K=8))
+    assert [sure.call.subject, *(one.subject for one in sure.prelude)] == [FULL, Case("gdn.decode", K=1)]
     assert (sure.reproduced, sure.alone, sure.failure.kind) == (True, False, "beyond_bound")
 
 
@@ -102,9 +103,8 @@ def test_a_crash_that_takes_two_calls_names_both(runner: InChild) -> None:
     cases = [Case("gdn.decode", lens=(length,)) for length in (1, 2, 3, 4)]
     sure = asked_again(runner, "dirty", *cases)
     assert sure.failure.kind == "crashed"
-    assert (len(sure.prelude), sure.heap) == (1, False)
-    subjects: list[Any] = [one.subject for one in (*sure.prelude, sure.call)]
-    assert min(subject.total for subject in subjects) == 3
+    assert (sure.call, sure.prelude) == (Call(Case("gdn.decode", lens=(3,), before=("same",))), ())
+    assert not sure.heap
 
 
 def test_what_fails_alone_is_a_plain_failure(runner: InChild) -> None:
@@ -183,15 +183,16 @@ def test_a_campaign_saves_what_depends_on_history_with_it(
     outcome, _ = run("cached", tmp_path, isolation=isolation)
     (found,) = outcome.findings
     assert (found.kind, found.reproduced) == ("beyond_bound", True)
-    assert_of_two_dtypes(found)
+    assert (found.case, found.prelude) == (AFTER_ANOTHER_DTYPE, ())
     assert Corpus(tmp_path).findings() == [found]
     assert bucket.of(found).fault == "wrong, after other calls"
     path = tmp_path / f"{found.id}.json"
     arguments = [str(path), "--trust-targets", "--backend", "interpret"]
     assert cli.run(["show", *arguments]) == 0
     shown = capsys.readouterr().out
-    assert "depends on what ran before: alone it passes, after 1 call in the same process it fails" in shown
-    assert f"    {found.prelude[0].subject!r}\n  and then\n  {found.case!r}\n" in shown
+    assert "calls before it in the same process, as its `before` says:" in shown
+    said = f"    other_dtype: another dtype of q, k, v: {HALF!r}\n  and then\n  {found.case!r}\n"
+    assert said in shown
     assert "Run again: FAILED" in shown
     assert statuses([found]) == ["FAILED"]
     script = [sys.executable, str(path.with_suffix(".py"))]
@@ -254,8 +255,8 @@ def test_a_property_test_ends_with_what_its_failure_depends_on(
     result = pytester.runpytest_subprocess(*given, "--diffgdn-seed=1")
     result.assert_outcomes(failed=1)
     (found,) = Corpus(pytester.path / "saved").findings()
-    assert_of_two_dtypes(found)
-    said = "alone it passes, after 1 call in the same process it fails"
+    assert (found.case, found.prelude) == (AFTER_ANOTHER_DTYPE, ())
+    said = "calls before it in the same process, as its `before` says:"
     assert said in result.stdout.str()
     result = pytester.runpytest_subprocess(*given, "--hypothesis-profile=replay")
     result.assert_outcomes(failed=1)
