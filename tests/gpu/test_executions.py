@@ -16,7 +16,10 @@ from diffgdn.campaign import events
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.execution import EXECUTIONS, GRAPHS
 from diffgdn.cases.operations import OPERATIONS
+from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_steps import Step
 from diffgdn.verdict import execute, executions
+from diffgdn.verdict.serving.play import play
 
 pytestmark = pytest.mark.gpu
 
@@ -101,11 +104,21 @@ def test_a_launcher_without_a_device_guard_is_found() -> None:
 
 SMALLEST = {
     "reads_tails": Case("gdn.update", execution="graph_stale"),
-    "decides_at_capture": Case("gdn.update", execution="graph"),
+    "decides_at_capture": Case("gdn.update", lens=(0,), execution="graph"),
     "synchronises": Case("gdn.update", execution="graph"),
     "keeps_what_it_allocated": Case("gdn.update", execution="graph"),
     "on_the_default_stream": Case("gdn.update", execution="stream"),
 }
+
+
+def without_its_build(case: Case) -> Case:
+    """A case with what kernels are compiled for at its default: on a GPU a shrink keeps to the campaign's menu."""
+    simple = {
+        name: getattr(Case, name) for name in ("K", "V", "dtype", "view", "l2norm", "packed", "inplace")
+    }
+    simple |= {name: getattr(Case, name) for name in ("cu_dtype", "index_dtype", "batch_invariant")}
+    pool = replace(case.pool, dtype=Pool.dtype, pitch=0, steps=0, buffer=0, rows=())
+    return replace(case, **simple, pool=pool, parents=(), gates=replace(case.gates, dtype=Gates.dtype))
 
 
 @pytest.mark.parametrize("name", SMALLEST)
@@ -121,11 +134,59 @@ def test_fuzz_finds_a_slip_within_a_minute_and_shrinks_it_to_the_smallest(name: 
     target = f"{SLIPS}:{name}"
     config = campaign.Config(target, ("gdn.update",), "gpu", 3, 1, tmp_path, max_time=SECONDS)
     outcome = campaign.run(config, watch)
-    assert found, outcome
+    print(f"{name}: found after {found} s, shrunk {time.perf_counter() - began:.1f} s")
     assert found[0] < SECONDS
     first = outcome.findings[0]
-    assert (first.kind, first.case) == (WRONG[name][1], SMALLEST[name])
-    print(f"{name}: found after {found[0]:.1f} s, shrunk {time.perf_counter() - began:.1f} s")
+    print(f"{name}: {first.kind} {first.case}")
+    assert (first.kind, without_its_build(first.case)) == (WRONG[name][1], SMALLEST[name])
+
+
+LOOP = Trace(
+    "gdn",
+    (
+        *(Step("arrive", (n,)) for n in range(3)),
+        Step("extend", (0, 1, 2), (5, 2, 70)),
+        Step("decode", (1, -1, 0), (1, 2, 3)),
+        Step("verify", (0, 1), (3, 2), ((-1, 0, 0), (-1, 0))),
+        Step("commit", (0, 1), accepted=(2, -1)),
+        Step("decode", (2, 0), (3, 1)),
+        Step("finish", (0,)),
+        *(Step("decode", (-1, 1, 2), (2, 1, 3)),) * 3,
+        Step("verify", (1,), (2,)),
+    ),
+    slots=4,
+    HV=2,
+    K=32,
+    V=32,
+    gate="uniform",
+    beta="uniform",
+    graphs=True,
+)
+
+
+@pytest.mark.parametrize("family", ["gdn", "kda"])
+def test_a_serving_loop_runs_through_graphs(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    captured: list[int] = []
+    capture = executions.Captured.__init__
+
+    def counted(graph: executions.Captured, call: executions.Call) -> None:
+        captured.append(1)
+        capture(graph, call)
+
+    monkeypatch.setattr(executions.Captured, "__init__", counted)
+    played = play(replace(LOOP, family=family), targets.get("vk"), "gpu")
+    assert (played.failure, played.refused) == (None, None)
+    assert len(captured) == 4  # decode of 4 and of 2 sequences, verify of 2 and of 1
+
+
+def test_a_serving_loop_finds_what_a_graph_was_captured_with() -> None:
+    slip = targets.get(f"{SLIPS}:decodes_what_was_captured")
+    decodes = tuple(step for step in LOOP.steps if step.act in ("arrive", "decode", "finish"))
+    loop = replace(LOOP, steps=decodes)
+    assert play(replace(loop, graphs=False), slip, "gpu").failure is None
+    played = play(loop, slip, "gpu")
+    assert played.failure is not None
+    assert played.failure.operation == "gdn.decode"
 
 
 @pytest.fixture(autouse=True)
