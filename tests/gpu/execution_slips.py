@@ -1,7 +1,7 @@
 """Launchers with a slip that a plain call does not show: only a graph, a side stream or a second device does.
 
-Child processes load them as `tests/gpu/execution_slips.py:NAME`. Each is gdn.update, or for serving gdn.decode,
-and right in a plain call.
+Child processes load them as `tests/gpu/execution_slips.py:NAME`. Each is gdn.update, or for serving
+gdn.decode, and right in a plain call.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def on_the_default_stream(**given: Given) -> Tensor:
         return update(**given)
 
 
-@diffgdn.target(OP)
+@diffgdn.target(OP, promises=diffgdn.Promises(execution=("eager", "device")))
 def without_a_guard(**given: Given) -> Tensor:
     """A kernel of its own is launched on the current device, wherever the tensors lie."""
     o = update(**given)
