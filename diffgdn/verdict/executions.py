@@ -53,7 +53,7 @@ class Machine(Protocol):
 
     @property
     def devices(self) -> int:
-        """Count the devices that it has."""
+        """Count the devices of one kind that it has."""
 
     def capture(self, call: Call) -> Replayable:
         """Make the call once to warm up, then capture it. Raises KernelRaised's cause, or CaptureFailed."""
@@ -105,8 +105,9 @@ class Gpu:
 
     @property
     def devices(self) -> int:
-        """Count them."""
-        return torch.cuda.device_count()
+        """Count those of the first one's kind: others may round otherwise."""
+        names = [torch.cuda.get_device_name(n) for n in range(min(2, torch.cuda.device_count()))]
+        return names.count(names[0])
 
     def capture(self, call: Call) -> Replayable:
         """Warm up on a side stream, as torch asks for, and capture there."""
@@ -138,7 +139,7 @@ def lacking(case: Case, backend: str) -> str | None:
     machine = machine_of(backend)
     if machine is None or case.execution != "device" or machine.devices > 1:
         return None
-    return "execution: device needs a second GPU, and this process sees one"
+    return "execution: device needs a second GPU of one kind, and this process sees one"
 
 
 def as_run(case: Case, target: Target, backend: str) -> Case:

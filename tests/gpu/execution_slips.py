@@ -1,6 +1,7 @@
 """Launchers with a slip that a plain call does not show: only a graph, a side stream or a second device does.
 
-Child processes load them as `tests/gpu/execution_slips.py:NAME`. Each is gdn.update, right in a plain call.
+Child processes load them as `tests/gpu/execution_slips.py:NAME`. Each is gdn.update, or for serving
+gdn.decode, and right in a plain call.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import triton.language as tl
 from torch import Tensor
 
 import diffgdn
-from diffgdn.kernels import fused_recurrent_gated_delta_rule_update
+from diffgdn.kernels import (
+    fused_recurrent_gated_delta_rule_update,
+    fused_sigmoid_gating_delta_rule_update,
+)
 
 Given = Any
 OP = "gdn.update"
@@ -67,6 +71,15 @@ def decides_at_capture(**given: Given) -> Tensor:
     return update(**{**given, "cu_seqlens": STARTS[0]})
 
 
+@diffgdn.target("gdn.decode", promises=PACKED)
+def decodes_what_was_captured(**given: Given) -> Tensor:
+    """The same of decode."""
+    if not torch.cuda.is_current_stream_capturing():
+        STARTS[:] = [given["cu_seqlens"].clone()]
+    o: Tensor = fused_sigmoid_gating_delta_rule_update(**{**given, "cu_seqlens": STARTS[0]})
+    return o
+
+
 @diffgdn.target(OP, promises=PACKED)
 def synchronises(**given: Given) -> Tensor:
     """The number of tokens is read back."""
@@ -89,14 +102,14 @@ def keeps_what_it_allocated(**given: Given) -> Tensor:
     return o
 
 
-@diffgdn.target(OP)
+@diffgdn.target(OP, promises=diffgdn.Promises(execution=("eager", "stream")))  # a graph shows it as well
 def on_the_default_stream(**given: Given) -> Tensor:
     """The kernel is launched on the default stream, whatever the current one is."""
     with torch.cuda.stream(torch.cuda.default_stream(given["q"].device)):
         return update(**given)
 
 
-@diffgdn.target(OP)
+@diffgdn.target(OP, promises=diffgdn.Promises(execution=("eager", "device")))
 def without_a_guard(**given: Given) -> Tensor:
     """A kernel of its own is launched on the current device, wherever the tensors lie."""
     o = update(**given)

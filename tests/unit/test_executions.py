@@ -304,7 +304,7 @@ def test_a_right_launcher_leaves_the_same_bits_however_it_is_executed(case: Case
 @pytest.mark.usefixtures("faked")
 def test_a_second_device_is_asked_for_in_words() -> None:
     verdict = execute.run(replace(UPDATE, execution="device"), target(), "interpret")
-    assert verdict.refused == "execution: device needs a second GPU, and this process sees one"
+    assert verdict.refused == "execution: device needs a second GPU of one kind, and this process sees one"
 
 
 def test_in_the_interpreter_cases_are_called_plainly() -> None:
