@@ -18,7 +18,7 @@ from diffgdn.cases.case_checks import DTYPES, MAX_DIM, VIEWS
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import Promises
 from diffgdn.cases.trace import MOST_PITCH, MOST_SLOTS, Trace
-from diffgdn.cases.trace_form import INDEX_DTYPES, Form
+from diffgdn.cases.trace_form import BATCHED, INDEX_DTYPES, Form
 from diffgdn.strategies import inside
 
 PITCHES = (0, 16, 5)
@@ -98,7 +98,7 @@ FORM = (
     "index_dtype",
     "cu_dtype",
     "view",
-    "packed",
+    "batch",
     "scale",
     "lower_bound",
     "raw",
@@ -208,7 +208,7 @@ def _forms(own: dict[str, Promises], family: str) -> Options:
         return _usual(left, lambda value: value == next(iter(values)))
 
     several = ("extend", "update", "decode", "verify")  # those of several tokens
-    forms = few("batch", ("packed", "dense"), *several)
+    batched = few("batch", ("batched",), *BATCHED) and few("batch", ("packed",), "extend", "update")
     chunks = few("chunk_size", (64, 16), "extend") or few("chunk_size", (32,), "extend")
     raw = few("raw_gates", (False, True), "extend") if family == "kda" else (False,)
     return {
@@ -217,7 +217,7 @@ def _forms(own: dict[str, Promises], family: str) -> Options:
         "index_dtype": few("index_dtype", INDEX_DTYPES),
         "cu_dtype": few("cu_dtype", INDEX_DTYPES, *several),
         "view": few("view", VIEWS),
-        "packed": tuple(form == "packed" for form in forms),
+        "batch": few("batch", ("packed", "dense"), *several) + (("batched",) if batched else ()),
         "scale": tuple(None if word == "default" else 0.5 for word in few("scale", ("default", "given"))),
         "lower_bound": _bounds(own, family, True in raw[:1]),
         "raw": raw[:1],

@@ -26,6 +26,7 @@ LONGEST_PREFILL = 5  # tokens of one piece but for a few; pieces follow each oth
 LONG_PREFILL = 32  # a chunk of so many tokens or fewer is prefilled whole now and then, to reach the next
 LONGEST_CALL = 3  # tokens a sequence in decode and update
 MOST_ROWS = 4  # of a batch, padding included
+LEAST_HELD = 3  # states before a compaction, so that one may move to where another was
 LEAST_TREE = 3  # tokens: with fewer there are chains alone
 LONGEST_LISTED = 5  # tokens: of longer trees there are too many to list them
 DATA = st.data()
@@ -83,7 +84,8 @@ class Serving(RuleBasedStateMachine):
         """Prefill a piece of each of some requests."""
         chunk = self.loop.chunk_size
         longer = (chunk, chunk + 1) if chunk <= LONG_PREFILL else ()
-        self._call("extend", data, [*range(LONGEST_PREFILL + 1)] * 2 + [*longer])
+        draft = [self.loop.draft] * 4 if "verify" in self.own else []  # a prompt may look like a draft
+        self._call("extend", data, [*range(LONGEST_PREFILL + 1)] * 2 + [*longer] + draft)
 
     @precondition(lambda self: self.takes("decode"))
     @rule(data=DATA)
@@ -153,10 +155,12 @@ class Serving(RuleBasedStateMachine):
         drops = act == "drop"
         self.note(Step(act, (source if drops else self.book.arrived,), sources=() if drops else (source,)))
 
-    @precondition(lambda self: self.book.arrived > len(self.book.live) > 0)
+    @precondition(lambda self: len(self.book.live) + len(self.book.kept) >= LEAST_HELD)
     @rule()
     def compact(self) -> None:
-        """Move all states to the lowest slots; some slot has been freed."""
+        """Let the request finish that was there first, and move all other states to the lowest slots."""
+        if self.book.live:
+            self.note(Step("finish", (self.book.live[0],)))
         self.note(Step("compact", ()))
 
     @precondition(lambda self: self.book.live)
@@ -175,7 +179,7 @@ class Serving(RuleBasedStateMachine):
         few = _promised(lengths, own)
         if act == "verify" and not own.spare_steps:
             few = [self.loop.draft]  # the buffer has no step more than the longest draft
-        if not self.loop.form.packed:
+        if self.loop.form.is_even(act):
             few = [data.draw(st.sampled_from([length for length in few if length] or few))]
         new = book.ready if act != "verify" or book.free_rows > 0 else []
         again = list(book.drafts) if act == "verify" and (not new or data.draw(st.booleans())) else []

@@ -79,7 +79,14 @@ def simplest(
 
 def _smaller(trace: Trace) -> Iterator[Trace]:
     """Iterate over traces a little smaller than this one, the largest steps down first."""
-    for make in (_without_requests, _without_steps, _without_rows, _with_less, _with_simpler_fields):
+    for make in (
+        _without_requests,
+        _without_steps,
+        _without_rows,
+        _without_columns,
+        _with_less,
+        _with_simpler_fields,
+    ):
         yield from make(trace)
 
 
@@ -201,6 +208,18 @@ def _without_rows(trace: Trace) -> Iterator[Trace]:
             yield from _made(trace, [*trace.steps[:number], left, *rest])
 
 
+def _without_columns(trace: Trace) -> Iterator[Trace]:
+    """Leave a row out of every call that has it and another: tables that are used again keep one shape."""
+    widest = max((len(step.requests) for step in trace.steps if step.act in CALLS), default=0)
+    for row in range(widest):
+        steps = []
+        for step in trace.steps:
+            rows = len(step.requests)
+            fewer = _picked(step, [n for n in range(rows) if n != row]) if step.act in CALLS else None
+            steps.append(fewer if fewer is not None and rows > row else step)
+        yield from _made(trace, steps)
+
+
 def _with_less(trace: Trace) -> Iterator[Trace]:
     """Take fewer tokens in a row, accept fewer, take chains for trees and decode for other calls."""
     for number, step in enumerate(trace.steps):
@@ -214,6 +233,13 @@ def _less(step: Step) -> Iterator[Step]:
         yield Step("arrive", step.requests)
     if step.act in ("extend", "update", "packed_decode"):
         yield dataclasses.replace(step, act="decode", chunks=())
+    if step.act == "verify":
+        yield dataclasses.replace(step, act="decode", parents=(), accepted=())
+        if step.accepted and max(step.accepted) == REJECTED:
+            yield dataclasses.replace(step, accepted=())
+    if step.tracks:
+        rows = zip(step.requests, step.chunks, strict=True)
+        yield Step("snapshot", tuple(one for one, chunk in rows if chunk >= 0))
     for row, chunk in enumerate(step.chunks):
         for earlier in range(REJECTED, chunk):
             chunks = (*step.chunks[:row], earlier, *step.chunks[row + 1 :])
