@@ -25,6 +25,7 @@ PITCHES = (0, 16, 5)
 DRAFTS = (2, 3, 4)
 BOUNDS = (-5.0, -1.0)
 ORDERS = ("ascending", "ascending", "ascending", "descending", "shuffled")  # of programs, in the interpreter
+MOVES = (False, False, True)  # whether a loop keeps and moves states, as drawn: the others keep their share
 USUAL = 5  # times that the usual value of a form is drawn for once another
 
 Options = dict[str, tuple[Any, ...]]  # by name, what is drawn from; the simplest first
@@ -32,10 +33,15 @@ Options = dict[str, tuple[Any, ...]]  # by name, what is drawn from; the simples
 
 @dataclass(frozen=True)
 class Served:
-    """A loop without steps, and what it may call. own: the promises of each kind of operation."""
+    """A loop without steps, and what it may do.
+
+    own: the promises of each kind of operation that it may call. moves: whether it takes snapshots, moves
+    states and verifies drafts again.
+    """
 
     loop: Trace
     own: dict[str, Promises]
+    moves: bool
 
 
 def loops(
@@ -71,20 +77,20 @@ def _loops(
     own = {kind: promises.of(f"{family}.{kind}") for kind in members}
     drawn = {name: st.sampled_from(few) for name, few in options(family, members, backend, promises).items()}
 
-    def made(picks: dict[str, Any], **sizes: Any) -> Served:
+    def made(picks: dict[str, Any], moves: bool, slots: int, **sizes: Any) -> Served:
         dtype, gate_dtype, state = picks.pop("dtypes")
         form = Form(gate_dtype=gate_dtype, **{name: picks.pop(name) for name in FORM})
         (H, HV), (K, V) = picks.pop("heads"), picks.pop("dims")
-        sizes["slots"] += form.reserved
         loop = Trace(
-            family, H=H, HV=HV, K=K, V=V, dtype=dtype, state=state, form=form, **picks, **sizes
+            family, slots=form.reserved + slots + 2 * moves, H=H, HV=HV, K=K, V=V, dtype=dtype, state=state, form=form, **picks, **sizes
         )
-        return Served(loop, own)
+        return Served(loop, own, moves)
 
     return st.builds(
         made,
         st.fixed_dictionaries(drawn),
-        slots=st.integers(2, 6),
+        moves=st.sampled_from(MOVES),
+        slots=st.integers(2, 4),
         rows=st.integers(2, 3),
         gate=st.sampled_from(("zero", "model", "mixed", "uniform")),
         beta=st.sampled_from(("half", "uniform", "one")),

@@ -16,7 +16,7 @@ from typing import Any
 
 from diffgdn.cases.trace import Trace, replace_steps
 from diffgdn.cases.trace_form import Form
-from diffgdn.cases.trace_steps import CALLS, PADDING, REJECTED, STARTS, Book, Step, plain
+from diffgdn.cases.trace_steps import CALLS, LATER_ACTS, PADDING, REJECTED, STARTS, Book, Step, plain
 from diffgdn.findings import bucket
 from diffgdn.verdict.failures import CheckFailure
 
@@ -80,6 +80,7 @@ def simplest(
 def _smaller(trace: Trace) -> Iterator[Trace]:
     """Iterate over traces a little smaller than this one, the largest steps down first."""
     for make in (
+        _without_moves,
         _without_requests,
         _without_steps,
         _without_rows,
@@ -129,6 +130,21 @@ def _possible(step: Step, book: Book) -> Iterator[Step]:
                 yield dataclasses.replace(left, accepted=())
             if step.chunks:
                 yield dataclasses.replace(left, chunks=())
+
+
+def _without_moves(trace: Trace) -> Iterator[Trace]:
+    """Leave out all that keeps and moves states, then all that compacts, then all snapshots."""
+    for acts in (LATER_ACTS, ("compact",), ("snapshot", "fork", "adopt", "drop")):
+        kept = [step for step in trace.steps if step.act not in acts or step.act in STARTS]
+        if "snapshot" in acts:
+            kept = [
+                Step("arrive", step.requests)
+                if step.act in acts
+                else dataclasses.replace(step, chunks=())
+                for step in kept
+            ]
+        if acts == LATER_ACTS or len(kept) < len(trace.steps):
+            yield from _made(trace, kept)
 
 
 def _without_requests(trace: Trace) -> Iterator[Trace]:
