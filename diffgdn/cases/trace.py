@@ -64,7 +64,7 @@ class Trace(Record):
     chunk_size: int = 64
     seed: int = 0
     order: str = "ascending"
-    form: Form = Form()
+    form: Form = Form()  # noqa: RUF009  (frozen)
     reuse: bool = False
 
     def __post_init__(self) -> None:

@@ -22,8 +22,9 @@ class Form(Record):
     """The form of all calls of a loop; the names and values are those of a case.
 
     `gate_dtype` is that of g and beta, or of a and b. `batch` is "packed" with cu_seqlens, "dense"
-    without, or "batched", which decode and verify alone take; rows of the last two are all of one length. `lower_bound` goes with raw kda gates, and `raw` has kda.extend take these. With `boundary`
-    every extend returns the states before its chunks. The first `reserved` slots are never handed out.
+    without, or "batched", which decode and verify alone take; rows of the last two are all of one length.
+    `lower_bound` goes with raw kda gates, and `raw` has kda.extend take these. With `boundary` every extend
+    returns the states before its chunks. The first `reserved` slots are never handed out.
     """
 
     gate_dtype: str = "float32"
@@ -65,8 +66,9 @@ class Form(Record):
 
 
 def check(form: Form, family: str, dtype: str, slots: int) -> None:
-    """Check the form of a loop of a family, whose q has a dtype, over a pool of `slots`. Raises ValueError that
-    names the field.
+    """Check the form of a loop of a family, whose q has a dtype, over a pool of `slots`.
+
+    Raises ValueError that names the field.
     """
     for name, value, allowed in (
         ("gate_dtype", form.gate_dtype, DTYPES),

@@ -244,7 +244,8 @@ class Book:
     def _drop(self, step: Step, named: list[int]) -> None:
         """Free the slot of a snapshot."""
         require(
-            len(named) == 1 and named[0] in self.kept, f"drop: one request with a snapshot, got {step.requests}"
+            len(named) == 1 and named[0] in self.kept,
+            f"drop: one request with a snapshot, got {step.requests}",
         )
         self.kept.remove(named[0])
 

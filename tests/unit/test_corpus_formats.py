@@ -160,7 +160,7 @@ def test_what_is_written_in_a_version_stays_as_it_was(name: str) -> None:
         ((), "finding-1-case-1", "1 to 2"),
         (("case",), "finding-1-case-1", "1 to 4"),
         (("unshrunk",), "finding-1-case-1", "1 to 4"),
-        (("trace",), "finding-1-trace-1", "1 to 2"),
+        (("trace",), "finding-1-trace-1", "1 to 3"),
     ],
 )
 def test_a_version_of_the_future_is_refused_by_number(

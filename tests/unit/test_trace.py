@@ -129,8 +129,8 @@ def test_a_finding_of_a_trace_reads_back_and_is_named_after_it(tmp_path: Path) -
     [
         (lambda data: data["trace"]["steps"].pop(0), "trace: steps"),
         (
-            lambda data: data["trace"].update(format_version=3),
-            "format_version: this diffgdn reads 1 to 2, got 3",
+            lambda data: data["trace"].update(format_version=4),
+            "format_version: this diffgdn reads 1 to 3, got 4",
         ),
         (lambda data: data["trace"].update(slots=0), "slots: expected 1 to"),
         (lambda data: data["trace"].update(seed=4), "case: not the last call of the trace"),

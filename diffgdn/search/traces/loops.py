@@ -44,9 +44,7 @@ class Served:
     moves: bool
 
 
-def loops(
-    family: str, kinds: Iterable[str], backend: str, promises: Promises
-) -> st.SearchStrategy[Served]:
+def loops(family: str, kinds: Iterable[str], backend: str, promises: Promises) -> st.SearchStrategy[Served]:
     """Draw loops that call operations of a family, of those kinds; no loop if none can be served.
 
     On a GPU, whatever kernels are compiled for is the same in all that the same operation leads.
@@ -82,7 +80,17 @@ def _loops(
         form = Form(gate_dtype=gate_dtype, **{name: picks.pop(name) for name in FORM})
         (H, HV), (K, V) = picks.pop("heads"), picks.pop("dims")
         loop = Trace(
-            family, slots=form.reserved + slots + 2 * moves, H=H, HV=HV, K=K, V=V, dtype=dtype, state=state, form=form, **picks, **sizes
+            family,
+            slots=form.reserved + slots + 2 * moves,
+            H=H,
+            HV=HV,
+            K=K,
+            V=V,
+            dtype=dtype,
+            state=state,
+            form=form,
+            **picks,
+            **sizes,
         )
         return Served(loop, own, moves)
 
@@ -264,7 +272,8 @@ def _takes_bound(own: Promises, bound: float) -> bool:
 
 
 def _takes_the_rest(own: dict[str, Promises]) -> bool:
-    """Tell whether what every loop does is promised: states in a pool, written in place, no padding tokens."""
+    """Tell whether what every loop does is promised: states are read and written in place, and no tokens are
+    padding."""
     for op, one in own.items():
         kind = OPERATIONS[op].kind
         if kind in ("extend", "update", "decode") and True not in one.inplace:

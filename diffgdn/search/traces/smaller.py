@@ -83,12 +83,13 @@ def _smaller(trace: Trace) -> Iterator[Trace]:
         _without_moves,
         _without_requests,
         _without_steps,
+        _without_drafts,
         _without_rows,
         _without_columns,
         _with_less,
         _with_simpler_fields,
     ):
-        yield from make(trace)
+        yield from (candidate for candidate in make(trace) if candidate != trace)
 
 
 def _made(trace: Trace, steps: list[Step]) -> Iterator[Trace]:
@@ -138,9 +139,7 @@ def _without_moves(trace: Trace) -> Iterator[Trace]:
         kept = [step for step in trace.steps if step.act not in acts or step.act in STARTS]
         if "snapshot" in acts:
             kept = [
-                Step("arrive", step.requests)
-                if step.act in acts
-                else dataclasses.replace(step, chunks=())
+                Step("arrive", step.requests) if step.act in acts else dataclasses.replace(step, chunks=())
                 for step in kept
             ]
         if acts == LATER_ACTS or len(kept) < len(trace.steps):
@@ -204,6 +203,22 @@ def _without_commit(steps: list[Step], request: int) -> list[Step]:
             left = _without(step, request)
             return [*steps[:n], *([] if left is None else [left]), *steps[n + 1 :]]
     return steps
+
+
+def _without_drafts(trace: Trace) -> Iterator[Trace]:
+    """Decode where a draft was committed, and leave out the verifies of its requests."""
+    for number, step in enumerate(trace.steps):
+        if step.act != "commit":
+            continue
+        before: list[Step | None] = list(trace.steps[:number])
+        for n, earlier in enumerate(trace.steps[:number]):
+            if earlier.act == "verify":
+                rows = range(len(earlier.requests))
+                before[n] = _picked(
+                    earlier, [row for row in rows if earlier.requests[row] not in step.requests]
+                )
+        left = [one for one in before if one is not None]
+        yield from _made(trace, [*left, Step("decode", step.requests), *trace.steps[number + 1 :]])
 
 
 def _without_rows(trace: Trace) -> Iterator[Trace]:
