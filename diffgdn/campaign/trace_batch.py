@@ -10,7 +10,7 @@ from dataclasses import replace
 from diffgdn.campaign import tasks
 from diffgdn.campaign.case_batch import FAMILIAR, Worker, case_run
 from diffgdn.cases.prelude import Call
-from diffgdn.cases.promises import Promises
+from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.cases.trace import Trace
 from diffgdn.findings.finding import COMPLETE, OUT_OF_TIME, Finding
 from diffgdn.runner.confirm import Confirmed
@@ -34,7 +34,7 @@ class TraceBatch:
         """End the search before its next trace; what is being shrunk stays as small as it has become."""
         self._stopped = True
 
-    def search(self, operations: Collection[str], promises: Promises) -> tasks.Done:
+    def search(self, operations: Collection[str], promises: Promises = EVERYTHING) -> tasks.Done:
         """Look for a failing trace of the task's family, among the operations that the target has and inside
         what it promises.
         """

@@ -224,12 +224,14 @@ SLIPS: dict[str, type[Loop] | type[Slipping]] = {
     "a first call from zero": FirstCallFromZero,
 }
 TRACES = 1500
-STREAMS: dict[str, int] = {}  # whose first failure shrinks to the shortest trace; 0 for all others
+# Streams whose first failure shrinks to the shortest trace; 0 for all others.
+STREAMS = {"moves over each other": 1}
 SHORTEST = {
     "a snapshot in a free slot": ["arrive 0", "snapshot 0", "arrive 1"],
     "a fork of the state now": [
         "arrive 0",
-        "extend 0 with a snapshot before chunk 0",
+        "snapshot 0",
+        "decode 0",
         "fork 1 from a copy of the snapshot of 0",
     ],
     "an adopted slot reset": [
@@ -264,7 +266,7 @@ SHORTEST = {
         "arrive 0",
         "decode 0",
         "snapshot 0",
-        "adopt 1 in the slot of the snapshot of 0",
+        "fork 1 from a copy of the snapshot of 0",
         "decode 1",
     ],
 }

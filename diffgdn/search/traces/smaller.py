@@ -86,6 +86,7 @@ def _smaller(trace: Trace) -> Iterator[Trace]:
         _without_drafts,
         _without_rows,
         _without_columns,
+        _with_all_shorter,
         _with_less,
         _with_simpler_fields,
     ):
@@ -249,6 +250,23 @@ def _without_columns(trace: Trace) -> Iterator[Trace]:
             fewer = _picked(step, [n for n in range(rows) if n != row]) if step.act in CALLS else None
             steps.append(fewer if fewer is not None and rows > row else step)
         yield from _made(trace, steps)
+
+
+def _with_all_shorter(trace: Trace) -> Iterator[Trace]:
+    """Cut the rows of all calls at one length, for what shows in rows of the same length alone."""
+    longest = max((max(step.lengths) for step in trace.steps if step.act in CALLS), default=1)
+    for most in sorted({1, longest // 2, longest - 1} - {0}):
+        if most < longest:
+            yield from _made(trace, [_cut(step, most) for step in trace.steps])
+
+
+def _cut(step: Step, most: int) -> Step:
+    """Cut the rows of a call at a length."""
+    if not step.lens:
+        return step
+    lens = tuple(min(length, most) for length in step.lens)
+    parents = tuple(tree[:length] for tree, length in zip(step.parents, lens, strict=False))
+    return plain(dataclasses.replace(step, lens=lens, parents=parents))
 
 
 def _with_less(trace: Trace) -> Iterator[Trace]:
