@@ -10,6 +10,7 @@ from dataclasses import replace
 from diffgdn.campaign import tasks
 from diffgdn.campaign.case_batch import FAMILIAR, Worker, case_run
 from diffgdn.cases.prelude import Call
+from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.cases.trace import Trace
 from diffgdn.findings.finding import COMPLETE, OUT_OF_TIME, Finding
 from diffgdn.runner.confirm import Confirmed
@@ -33,12 +34,15 @@ class TraceBatch:
         """End the search before its next trace; what is being shrunk stays as small as it has become."""
         self._stopped = True
 
-    def search(self, operations: Collection[str]) -> tasks.Done:
-        """Look for a failing trace of the task's family, among the operations that the target has."""
+    def search(self, operations: Collection[str], promises: Promises = EVERYTHING) -> tasks.Done:
+        """Look for a failing trace of the task's family, among the operations that the target has and inside
+        what it promises.
+        """
         task, worker = self._task, self._worker
         search = Search(self._explore, lambda: math.isinf(self._clock()) or self._is_late())
         family = task.operation.partition(".")[0]
-        found = search.run(family, operations, worker.harness.backend, task.cases + FAMILIAR, task.seed)
+        backend, most = worker.harness.backend, task.cases + FAMILIAR
+        found = search.run(family, operations, backend, most, task.seed, promises=promises)
         if found is not None:
             self._tell(*found)
         return tasks.Done(cases=self._explored, findings=int(found is not None))

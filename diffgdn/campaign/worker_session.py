@@ -156,7 +156,7 @@ class Session:
         )
         if isinstance(task.question, PlayTrace):
             self._batch = traces = TraceBatch(task, worker)
-            return traces.search(self._about.operations)
+            return traces.search(self._about.operations, self._about.promises)
         self._batch = cases = CaseBatch(task, worker, self._about.promises)
         return cases.search(self._strategy(task.operation, self._about, task.menu))
 

@@ -66,7 +66,7 @@ class Trace(Record):
     seed: int = 0
     order: str = "ascending"
     graphs: bool = False
-    form: Form = Form()
+    form: Form = Form()  # noqa: RUF009  (frozen)
     reuse: bool = False
 
     def __post_init__(self) -> None:

@@ -288,8 +288,8 @@ class Book:
             f"{act}: lens {least} to {most}, got {lengths}",
         )
         require(sum(lengths) <= MOST_TOKENS, f"{act}: at most {MOST_TOKENS} tokens, got {sum(lengths)}")
-        dense = len(set(lengths)) == 1 and lengths[0] > 0
-        require(self.loop.form.packed or dense, f"{act}: a dense batch has rows of one length, got {lengths}")
+        form, even = self.loop.form, len(set(lengths)) == 1 and lengths[0] > 0
+        require(even or not form.is_even(act), f"{act}: rows of a {form.batch} batch are even, got {lengths}")
         require(act == "verify" or not step.parents, f"{act}: only verify takes parents")
         if step.chunks:
             self._track(step)

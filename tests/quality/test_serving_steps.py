@@ -1,5 +1,6 @@
-"""Slips that only snapshots, compaction, drafts verified again or late, and kept tables can show: planted in a
-loop or in a kernel, each is found, and its trace made as small as it gets.
+"""Slips that only snapshots, compaction, drafts verified again or late, and kept tables can show.
+
+Planted in a loop or in a kernel, each is found, and its trace made as small as it gets.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from diffgdn import targets
 from diffgdn.cases.case import Case
 from diffgdn.cases.trace import Trace
 from diffgdn.reference.noise import Contract
+from diffgdn.search.traces import loops
 from diffgdn.search.traces.find import find
 from diffgdn.search.traces.smaller import Outcome
 from diffgdn.tensors.arena import Arguments
@@ -222,4 +224,75 @@ SLIPS: dict[str, type[Loop] | type[Slipping]] = {
     "a first call from zero": FirstCallFromZero,
 }
 TRACES = 1500
-FAMILY = "gdn"
+# Streams whose first failure shrinks to the shortest trace; 0 for all others.
+STREAMS = {"moves over each other": 1}
+SHORTEST = {
+    "a snapshot in a free slot": ["arrive 0", "snapshot 0", "arrive 1"],
+    "a fork of the state now": [
+        "arrive 0",
+        "snapshot 0",
+        "decode 0",
+        "fork 1 from a copy of the snapshot of 0",
+    ],
+    "an adopted slot reset": [
+        "arrive 0",
+        "decode 0",
+        "snapshot 0",
+        "adopt 1 in the slot of the snapshot of 0",
+    ],
+    "a snapshot of the end": ["arrive 0", "extend 0 with a snapshot before chunk 0"],
+    "a commit of the freed": [
+        "arrive 0",
+        "verify 0",
+        "finish 0",
+        "commit 0 up to token 0 (finished before)",
+    ],
+    "a stale row committed": [
+        "arrive 0",
+        "verify 0",
+        "verify 0 again, nothing of its draft accepted",
+        "commit 0 up to token 0",
+    ],
+    "two drafts rejected, one kept": [
+        "arrive 0",
+        "verify 0",
+        "verify 0 again, nothing of its draft accepted",
+    ],
+    "a count for an index": ["arrive 0", "verify 0", "verify 0 again, after token 0 of its draft"],
+    "moves over each other": ["arrive 0", "arrive 1", "arrive 2", "decode 1", "finish 0", "compact"],
+    "a table read once": ["arrive 0", "decode padding", "decode 0"],
+    "a prompt taken for a draft": ["arrive 0", "verify padding", "extend 0"],
+    "a first call from zero": [
+        "arrive 0",
+        "decode 0",
+        "snapshot 0",
+        "fork 1 from a copy of the snapshot of 0",
+        "decode 1",
+    ],
+}
+
+
+def player(slip: type[Loop] | type[Slipping], target: str = "eager") -> Callable[[Trace], Outcome]:
+    def run(trace: Trace) -> Outcome:
+        loop = slip if issubclass(slip, Loop) else Loop
+        chosen = slip() if issubclass(slip, Slipping) else targets.get(target)
+        played = play(trace, chosen, "interpret", loop)
+        assert played.refused is None
+        return None if played.failure is None or played.at is None else (played.failure, played.at)
+
+    return run
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_a_slip_is_found_and_made_small(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among loops that move states, which are one in three."""
+    monkeypatch.setattr(loops, "MOVES", (True,))
+    run = player(SLIPS[name])
+    operations = targets.get("eager").operations
+    found = find("gdn", operations, "interpret", run, max_traces=TRACES, number=STREAMS.get(name, 0))
+    assert found is not None
+    words = [line.partition(": ")[2] for line in found.trace.words()]
+    assert sorted(words) == sorted(SHORTEST[name])
+    assert found.trace.format_version == (1 if name == "a prompt taken for a draft" else 3)
+    assert player(Loop)(found.trace) is None
+    assert player(Loop, "vk")(found.trace) is None

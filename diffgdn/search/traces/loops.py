@@ -18,13 +18,14 @@ from diffgdn.cases.case_checks import DTYPES, MAX_DIM, VIEWS
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import Promises
 from diffgdn.cases.trace import MOST_PITCH, MOST_SLOTS, Trace
-from diffgdn.cases.trace_form import INDEX_DTYPES, Form
+from diffgdn.cases.trace_form import BATCHED, INDEX_DTYPES, Form
 from diffgdn.strategies import inside
 
 PITCHES = (0, 16, 5)
 DRAFTS = (2, 3, 4)
 BOUNDS = (-5.0, -1.0)
 ORDERS = ("ascending", "ascending", "ascending", "descending", "shuffled")  # of programs, in the interpreter
+MOVES = (False, False, True)  # whether a loop keeps and moves states, as drawn: the others keep their share
 USUAL = 5  # times that the usual value of a form is drawn for once another
 
 Options = dict[str, tuple[Any, ...]]  # by name, what is drawn from; the simplest first
@@ -32,10 +33,15 @@ Options = dict[str, tuple[Any, ...]]  # by name, what is drawn from; the simples
 
 @dataclass(frozen=True)
 class Served:
-    """A loop without steps, and what it may call. own: the promises of each kind of operation."""
+    """A loop without steps, and what it may do.
+
+    own: the promises of each kind of operation that it may call. moves: whether it takes snapshots, moves
+    states and verifies drafts again.
+    """
 
     loop: Trace
     own: dict[str, Promises]
+    moves: bool
 
 
 def loops(family: str, kinds: Iterable[str], backend: str, promises: Promises) -> st.SearchStrategy[Served]:
@@ -69,18 +75,30 @@ def _loops(
     own = {kind: promises.of(f"{family}.{kind}") for kind in members}
     drawn = {name: st.sampled_from(few) for name, few in options(family, members, backend, promises).items()}
 
-    def made(picks: dict[str, Any], **sizes: Any) -> Served:
+    def made(picks: dict[str, Any], moves: bool, slots: int, **sizes: Any) -> Served:
         dtype, gate_dtype, state = picks.pop("dtypes")
         form = Form(gate_dtype=gate_dtype, **{name: picks.pop(name) for name in FORM})
         (H, HV), (K, V) = picks.pop("heads"), picks.pop("dims")
-        sizes["slots"] += form.reserved
-        loop = Trace(family, H=H, HV=HV, K=K, V=V, dtype=dtype, state=state, form=form, **picks, **sizes)
-        return Served(loop, own)
+        loop = Trace(
+            family,
+            slots=form.reserved + slots + 2 * moves,
+            H=H,
+            HV=HV,
+            K=K,
+            V=V,
+            dtype=dtype,
+            state=state,
+            form=form,
+            **picks,
+            **sizes,
+        )
+        return Served(loop, own, moves)
 
     return st.builds(
         made,
         st.fixed_dictionaries(drawn),
-        slots=st.integers(2, 6),
+        moves=st.sampled_from(MOVES),
+        slots=st.integers(2, 4),
         rows=st.integers(2, 3),
         gate=st.sampled_from(("zero", "model", "mixed", "uniform")),
         beta=st.sampled_from(("half", "uniform", "one")),
@@ -95,7 +113,7 @@ FORM = (
     "index_dtype",
     "cu_dtype",
     "view",
-    "packed",
+    "batch",
     "scale",
     "lower_bound",
     "raw",
@@ -205,7 +223,7 @@ def _forms(own: dict[str, Promises], family: str) -> Options:
         return _usual(left, lambda value: value == next(iter(values)))
 
     several = ("extend", "update", "decode", "verify")  # those of several tokens
-    forms = few("batch", ("packed", "dense"), *several)
+    batched = few("batch", ("batched",), *BATCHED) and few("batch", ("packed",), "extend", "update")
     chunks = few("chunk_size", (64, 16), "extend") or few("chunk_size", (32,), "extend")
     raw = few("raw_gates", (False, True), "extend") if family == "kda" else (False,)
     return {
@@ -214,7 +232,7 @@ def _forms(own: dict[str, Promises], family: str) -> Options:
         "index_dtype": few("index_dtype", INDEX_DTYPES),
         "cu_dtype": few("cu_dtype", INDEX_DTYPES, *several),
         "view": few("view", VIEWS),
-        "packed": tuple(form == "packed" for form in forms),
+        "batch": few("batch", ("packed", "dense"), *several) + (("batched",) if batched else ()),
         "scale": tuple(None if word == "default" else 0.5 for word in few("scale", ("default", "given"))),
         "lower_bound": _bounds(own, family, True in raw[:1]),
         "raw": raw[:1],
@@ -255,7 +273,8 @@ def _takes_bound(own: Promises, bound: float) -> bool:
 
 
 def _takes_the_rest(own: dict[str, Promises]) -> bool:
-    """Tell whether what every loop does is promised: states in a pool, written in place, no padding tokens."""
+    """Tell whether what every loop does is promised: states are read and written in place, and no tokens are
+    padding."""
     for op, one in own.items():
         kind = OPERATIONS[op].kind
         if kind in ("extend", "update", "decode") and True not in one.inplace:

@@ -26,6 +26,7 @@ LONGEST_PREFILL = 5  # tokens of one piece but for a few; pieces follow each oth
 LONG_PREFILL = 32  # a chunk of so many tokens or fewer is prefilled whole now and then, to reach the next
 LONGEST_CALL = 3  # tokens a sequence in decode and update
 MOST_ROWS = 4  # of a batch, padding included
+LEAST_HELD = 3  # states before a compaction, so that one may move to where another was
 LEAST_TREE = 3  # tokens: with fewer there are chains alone
 LONGEST_LISTED = 5  # tokens: of longer trees there are too many to list them
 DATA = st.data()
@@ -45,15 +46,19 @@ class Serving(RuleBasedStateMachine):
     def begin(self, data: st.DataObject) -> None:
         """Draw the sizes of the loop."""
         served = data.draw(self.start)
-        self.loop, self.own = served.loop, served.own
+        self.loop, self.own, self.moves = served.loop, served.own, served.moves
         self.book = Book(self.loop)
+
+    def waiting(self) -> dict[int, tuple[int, ...]]:
+        """Return the drafts that a commit may name."""
+        return {**self.book.drafts, **(self.book.gone if self.moves else {})}
 
     def takes(self, kind: str) -> bool:
         """Tell whether a kind of operation may be called now."""
         if kind not in self.own or not self.book.arrived:
             return False
         if kind == "verify":
-            return bool(self.book.drafts or (self.book.ready and self.book.free_rows > 0))
+            return bool((self.moves and self.book.drafts) or (self.book.ready and self.book.free_rows > 0))
         return self.own[kind].padding or bool(self.book.ready)
 
     def note(self, step: Step) -> None:
@@ -82,8 +87,11 @@ class Serving(RuleBasedStateMachine):
     def extend(self, data: st.DataObject) -> None:
         """Prefill a piece of each of some requests."""
         chunk = self.loop.chunk_size
-        longer = (chunk, chunk + 1) if chunk <= LONG_PREFILL else ()
-        self._call("extend", data, [*range(LONGEST_PREFILL + 1)] * 2 + [*longer])
+        lengths = [*range(LONGEST_PREFILL + 1)]
+        if self.moves:
+            lengths += [*lengths, *([chunk, chunk + 1] if chunk <= LONG_PREFILL else [])]
+            lengths += [self.loop.draft] * 4 if "verify" in self.own else []  # a prompt may look like a draft
+        self._call("extend", data, lengths)
 
     @precondition(lambda self: self.takes("decode"))
     @rule(data=DATA)
@@ -116,17 +124,17 @@ class Serving(RuleBasedStateMachine):
         longest = self.loop.draft
         self._call("verify", data, (1, *range(min(LEAST_TREE, longest), longest + 1)), trees=True)
 
-    @precondition(lambda self: self.book.drafts or self.book.gone)
+    @precondition(lambda self: self.waiting())
     @rule(data=DATA)
     def commit(self, data: st.DataObject) -> None:
         """Accept a part of the drafts of some requests, of some that have finished meanwhile too."""
-        drafts = {**self.book.drafts, **self.book.gone}
+        drafts = self.waiting()
         drawn = data.draw(st.lists(st.sampled_from(list(drafts)), min_size=1, max_size=MOST_ROWS))
         requests = tuple(dict.fromkeys(drawn))
         accepted = tuple(_accepted(data, drafts[one]) for one in requests)
         self.note(Step("commit", requests, accepted=accepted))
 
-    @precondition(lambda self: self.book.live and (self.book.free_slots > 0 or self.book.kept))
+    @precondition(lambda self: self.moves and self.book.live and (self.book.free_slots > 0 or self.book.kept))
     @rule(data=DATA)
     def snapshot(self, data: st.DataObject) -> None:
         """Take a snapshot of a request's state."""
@@ -153,10 +161,12 @@ class Serving(RuleBasedStateMachine):
         drops = act == "drop"
         self.note(Step(act, (source if drops else self.book.arrived,), sources=() if drops else (source,)))
 
-    @precondition(lambda self: self.book.arrived > len(self.book.live) > 0)
+    @precondition(lambda self: self.moves and len(self.book.live) + len(self.book.kept) >= LEAST_HELD)
     @rule()
     def compact(self) -> None:
-        """Move all states to the lowest slots; some slot has been freed."""
+        """Let the request finish that was there first, and move all other states to the lowest slots."""
+        if self.book.live:
+            self.note(Step("finish", (self.book.live[0],)))
         self.note(Step("compact", ()))
 
     @precondition(lambda self: self.book.live)
@@ -175,10 +185,11 @@ class Serving(RuleBasedStateMachine):
         few = _promised(lengths, own)
         if act == "verify" and not own.spare_steps:
             few = [self.loop.draft]  # the buffer has no step more than the longest draft
-        if not self.loop.form.packed:
+        if self.loop.form.is_even(act):
             few = [data.draw(st.sampled_from([length for length in few if length] or few))]
         new = book.ready if act != "verify" or book.free_rows > 0 else []
-        again = list(book.drafts) if act == "verify" and (not new or data.draw(st.booleans())) else []
+        verifies = act == "verify" and self.moves
+        again = list(book.drafts) if verifies and (not new or data.draw(st.booleans())) else []
         named = [*new, *again, *([PADDING] if own.padding else [])]
         if not named:
             return
@@ -197,7 +208,7 @@ class Serving(RuleBasedStateMachine):
         if any(one in again for one in requests):
             accepted = (_accepted(data, book.drafts[one]) if one in again else REJECTED for one in requests)
             step = replace(step, accepted=tuple(accepted))
-        if act == "extend" and True in own.boundary:
+        if act == "extend" and self.moves and True in own.boundary:
             step = replace(step, chunks=self._tracked(data, requests, lens))
         self.note(step if trees and False not in own.tree else plain(step))
 

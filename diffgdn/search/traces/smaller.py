@@ -16,7 +16,7 @@ from typing import Any
 
 from diffgdn.cases.trace import Trace, replace_steps
 from diffgdn.cases.trace_form import Form
-from diffgdn.cases.trace_steps import CALLS, PADDING, REJECTED, STARTS, Book, Step, plain
+from diffgdn.cases.trace_steps import CALLS, LATER_ACTS, PADDING, REJECTED, STARTS, Book, Step, plain
 from diffgdn.findings import bucket
 from diffgdn.verdict.failures import CheckFailure
 
@@ -80,8 +80,18 @@ def simplest(
 
 def _smaller(trace: Trace) -> Iterator[Trace]:
     """Iterate over traces a little smaller than this one, the largest steps down first."""
-    for make in (_without_requests, _without_steps, _without_rows, _with_less, _with_simpler_fields):
-        yield from make(trace)
+    for make in (
+        _without_moves,
+        _without_requests,
+        _without_steps,
+        _without_drafts,
+        _without_rows,
+        _without_columns,
+        _with_all_shorter,
+        _with_less,
+        _with_simpler_fields,
+    ):
+        yield from (candidate for candidate in make(trace) if candidate != trace)
 
 
 def _made(trace: Trace, steps: list[Step]) -> Iterator[Trace]:
@@ -123,6 +133,19 @@ def _possible(step: Step, book: Book) -> Iterator[Step]:
                 yield dataclasses.replace(left, accepted=())
             if step.chunks:
                 yield dataclasses.replace(left, chunks=())
+
+
+def _without_moves(trace: Trace) -> Iterator[Trace]:
+    """Leave out all that keeps and moves states, then all that compacts, then all snapshots."""
+    for acts in (LATER_ACTS, ("compact",), ("snapshot", "fork", "adopt", "drop")):
+        kept = [step for step in trace.steps if step.act not in acts or step.act in STARTS]
+        if "snapshot" in acts:
+            kept = [
+                Step("arrive", step.requests) if step.act in acts else dataclasses.replace(step, chunks=())
+                for step in kept
+            ]
+        if acts == LATER_ACTS or len(kept) < len(trace.steps):
+            yield from _made(trace, kept)
 
 
 def _without_requests(trace: Trace) -> Iterator[Trace]:
@@ -184,6 +207,22 @@ def _without_commit(steps: list[Step], request: int) -> list[Step]:
     return steps
 
 
+def _without_drafts(trace: Trace) -> Iterator[Trace]:
+    """Decode where a draft was committed, and leave out the verifies of its requests."""
+    for number, step in enumerate(trace.steps):
+        if step.act != "commit":
+            continue
+        before: list[Step | None] = list(trace.steps[:number])
+        for n, earlier in enumerate(trace.steps[:number]):
+            if earlier.act == "verify":
+                rows = range(len(earlier.requests))
+                before[n] = _picked(
+                    earlier, [row for row in rows if earlier.requests[row] not in step.requests]
+                )
+        left = [one for one in before if one is not None]
+        yield from _made(trace, [*left, Step("decode", step.requests), *trace.steps[number + 1 :]])
+
+
 def _without_rows(trace: Trace) -> Iterator[Trace]:
     """Leave one row out of a step, and with a row of a verify the commit of its draft; the last row of a call
     becomes padding."""
@@ -202,6 +241,35 @@ def _without_rows(trace: Trace) -> Iterator[Trace]:
             yield from _made(trace, [*trace.steps[:number], left, *rest])
 
 
+def _without_columns(trace: Trace) -> Iterator[Trace]:
+    """Leave a row out of every call that has it and another: tables that are used again keep one shape."""
+    widest = max((len(step.requests) for step in trace.steps if step.act in CALLS), default=0)
+    for row in range(widest):
+        steps = []
+        for step in trace.steps:
+            rows = len(step.requests)
+            fewer = _picked(step, [n for n in range(rows) if n != row]) if step.act in CALLS else None
+            steps.append(fewer if fewer is not None and rows > row else step)
+        yield from _made(trace, steps)
+
+
+def _with_all_shorter(trace: Trace) -> Iterator[Trace]:
+    """Cut the rows of all calls at one length, for what shows in rows of the same length alone."""
+    longest = max((max(step.lengths) for step in trace.steps if step.act in CALLS), default=1)
+    for most in sorted({1, longest // 2, longest - 1} - {0}):
+        if most < longest:
+            yield from _made(trace, [_cut(step, most) for step in trace.steps])
+
+
+def _cut(step: Step, most: int) -> Step:
+    """Cut the rows of a call at a length."""
+    if not step.lens:
+        return step
+    lens = tuple(min(length, most) for length in step.lens)
+    parents = tuple(tree[:length] for tree, length in zip(step.parents, lens, strict=False))
+    return plain(dataclasses.replace(step, lens=lens, parents=parents))
+
+
 def _with_less(trace: Trace) -> Iterator[Trace]:
     """Take fewer tokens in a row, accept fewer, take chains for trees and decode for other calls."""
     for number, step in enumerate(trace.steps):
@@ -215,6 +283,13 @@ def _less(step: Step) -> Iterator[Step]:
         yield Step("arrive", step.requests)
     if step.act in ("extend", "update", "packed_decode"):
         yield dataclasses.replace(step, act="decode", chunks=())
+    if step.act == "verify":
+        yield dataclasses.replace(step, act="decode", parents=(), accepted=())
+        if step.accepted and max(step.accepted) == REJECTED:
+            yield dataclasses.replace(step, accepted=())
+    if step.tracks:
+        rows = zip(step.requests, step.chunks, strict=True)
+        yield Step("snapshot", tuple(one for one, chunk in rows if chunk >= 0))
     for row, chunk in enumerate(step.chunks):
         for earlier in range(REJECTED, chunk):
             chunks = (*step.chunks[:row], earlier, *step.chunks[row + 1 :])

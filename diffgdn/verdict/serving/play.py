@@ -35,7 +35,7 @@ from diffgdn.tensors.layout import arrange
 from diffgdn.verdict import checks
 from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
 from diffgdn.verdict.execute import Run, device_of
-from diffgdn.verdict.failures import CheckFailure, NeverWritten, Verdict
+from diffgdn.verdict.failures import CheckFailure, NeverWritten, SlotChanged, Verdict
 from diffgdn.verdict.serving.graphs import Graphs
 from diffgdn.verdict.serving.loop import Loop
 from diffgdn.verdict.serving.memory import Memory
@@ -153,6 +153,7 @@ class Player(StateSteps):
         if step.act == "verify":
             asked["rows"] = self.loop.draft_rows(step.requests)
             rows = {one: row for one, row in zip(step.requests, asked["rows"], strict=True) if one != PADDING}
+            self._check_rows(f"{self.trace.family}.verify", rows)
         case = self.trace.call(number, self.slots, rows)
         refused = refusal(self.target, case, self.backend)
         if refused is not None:
@@ -189,6 +190,14 @@ class Player(StateSteps):
         if tracked:
             self.track(case.op, tracked, found["boundary"])
         return None
+
+    def _check_rows(self, op: str, rows: dict[int, int]) -> None:
+        """Raise SlotChanged if the loop gave two drafts of a batch one row of the buffer."""
+        owners: dict[int, int] = {}
+        for request, row in rows.items():
+            owner = owners.setdefault(row, request)
+            if owner != request:
+                raise SlotChanged(op, "buffer", f"row {row}", f"request {request} got the row of {owner}")
 
     def _states(self, step: Step) -> Tensor:
         """Copy what the pool holds for each row of a batch, [N, HV, V, K] on the CPU; zero for padding."""
