@@ -57,7 +57,6 @@ APART: tuple[Rule, ...] = (
     ("sequences", "1", "padding", "some"),
     ("sequences", "1", "shared", "yes"),
     ("sequences", "1", "behind", ANY),
-    ("sequences", "more than 64", "padding", NONE),
     ("padding", "all", "shared", "yes"),
     ("padding", "all", "slot_zero", "yes"),
     ("padding", "all", "unkept", "yes"),
@@ -101,6 +100,7 @@ PLAIN: tuple[Rule, ...] = (
     ("jump", "first token", "length", LONG),
     ("jump", "first token", "chunks", LONG),
     ("jump", "first token", "behind", "whole chunks"),
+    ("jump", "first token", "tree", "branching"),
 )  # type: ignore[assignment]  # ANY as the name of an axis: all of them
 
 

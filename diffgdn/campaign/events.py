@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-
 from typing import TYPE_CHECKING
 
 from diffgdn.campaign.config import Config

@@ -165,8 +165,8 @@ class Done:
     """A task is finished.
 
     cases: explored ones; findings: among them. failure: of a RunCase, `CheckFailure.to_json()`; text: its
-    picture. error: the machinery, not a kernel, went wrong; one line. coverage: of the cases that count, where
-    that is asked for.
+    picture. error: the machinery, not a kernel, went wrong; one line. coverage: of the cases that count,
+    where that is asked for.
     """
 
     cases: int = 0
