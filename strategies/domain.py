@@ -14,6 +14,7 @@ from itertools import product
 from typing import Any
 
 from diffgdn.cases import axis_values as axes
+from diffgdn.cases import company
 from diffgdn.cases.axis_values import NONE, usual
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promise_axes import Flag, Words
@@ -40,6 +41,7 @@ FLAGS = {
     "steps": "steps",
     "cu_dtype": "cu_dtype",
 }
+AS_OTHERS = {"q", "gate"}  # dtypes in promises that stand for those of other operands
 Pairs = dict[str, frozenset[str]]
 
 
@@ -119,7 +121,7 @@ def domain(
         values,
         {value: frozenset(found[value] - plain[value]) for value in values},
         {value: frozenset(found[value] & plain[value]) for value in values},
-        tuple(_declared({*order, *axes.OWN_WORDS}, [promised(promises, op) for op in operations])),
+        tuple(_declared({*order, *axes.OWN_WORDS}, backend, [promised(promises, op) for op in operations])),
     )
 
 
@@ -135,15 +137,22 @@ def of_traces(operations: Iterable[str]) -> Domain:
     return Domain(values, dict.fromkeys(values, frozenset()), dict.fromkeys(values, frozenset()))
 
 
-def _declared(known: set[str], promises: Iterable[Promises]) -> Iterator[str]:
+def _declared(known: set[str], backend: str, promises: Iterable[Promises]) -> Iterator[str]:
     """List what is promised, of any operation, on axes of which no more is known."""
+    elsewhere = {"execution"} if backend == "interpret" else set()
+    same_kernels = getattr(company, "SAME_KERNELS", company.EARLIER)
+    yield from (f"before={one}" for one in (same_kernels if backend == "gpu" else company.EARLIER))
     for spec in AXES:
-        of_axis = [getattr(own, spec.name) for own in promises]
+        if spec.name in known | elsewhere:
+            continue
+        promised_of = [getattr(own, spec.name) for own in promises]
+        some: set[Any] = set()
         match spec.metadata["axis"]:
-            case Words() if spec.name not in known:
-                yield from sorted({f"{spec.name}={usual(one)}" for some in of_axis for one in some})
-            case Flag() if spec.name not in known:
-                yield from sorted({f"{spec.name}={usual(one)}" for may in of_axis for one in (False, may)})
+            case Words():
+                some = {one for words in promised_of for one in words} - AS_OTHERS
+            case Flag():
+                some = {False, *promised_of}
+        yield from sorted(f"{spec.name}={axes.WORDS.get(spec.name, usual)(one)}" for one in some)
 
 
 def _axis_order(parts: list[Part]) -> list[str]:
@@ -190,14 +199,28 @@ def _picks(op: str, backend: str, menu: Menu | None, own: Promises) -> Iterator[
         table = {name: set(values) for name, values in options(op, backend, own).items()}
         likes = {Build(), Build(crowded="crowded" in table)}
         table |= {"dims": set(_dims(table, own)), "dtypes": set(_dtypes(table, own)), "like": likes}
-        yield table
+        yield table | _records(op, None, own)
         return
     names = tuple(options(op, backend))
     for build in menu.entries(op):
         if inside.takes_build(op, build, names, own):
             picks = {name: {getattr(build, name)} for name in names if hasattr(build, name)}
             dtypes = {(build.dtype, build.gate_dtype, build.state_dtype)}
-            yield {**picks, "dims": {(build.K, build.V)}, "dtypes": dtypes, "like": {build}}
+            picks |= {"dims": {(build.K, build.V)}, "dtypes": dtypes, "like": {build}}
+            yield picks | _records(op, build, own)
+
+
+def _records(op: str, build: Build | None, own: Promises) -> dict[str, set[bool]]:
+    """List choices that operands and options of states change; build: None for any."""
+    operation = OPERATIONS[op]
+    picks: dict[str, set[bool]] = {}
+    if operation.kind in apart.EITHER_FORM:
+        picks["raw"] = {*own.raw_gates} if build is None else {build.raw}
+        if operation.is_kda:
+            picks["bounded"] = {*own.bounded} if build is None else {build.bounded}
+    if "token_slots" in getattr(build, "states", ()):
+        picks |= {"steps": {True}, "tree": {False}}
+    return picks
 
 
 def _dims(table: Mapping[str, Any], own: Promises) -> Iterator[tuple[int, int]]:

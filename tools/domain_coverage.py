@@ -52,6 +52,11 @@ def reported(name: str, of: Domain, counts: Counts, pairs: bool, show: int) -> b
     for one, other in missed[:show]:
         by_chance = often[one] * often[other] / counts.cases
         print(f"  not reached: {one} with {other}; {by_chance:.1f} if they were independent")
+    perhaps = found.perhaps() if pairs else []
+    if perhaps:
+        print(f"  of axes that are not listed {len(perhaps)} pairs were not reached, which may be impossible")
+    for one, other in perhaps[:show]:
+        print(f"    {one} with {other}; {often[one] * often[other] / counts.cases:.1f}")
     for one, other in beyond[:show]:
         print(f"  outside of the domain: {one} with {other}, {counts.pairs[one, other]} times")
     return not (values or missed or beyond)

@@ -78,14 +78,14 @@ class Coverage:
 
     def perhaps(self) -> list[tuple[str, str]]:
         """List the pairs that no case had and of which the domain does not know whether one can: of values
-        that some operation has both.
+        that some operation has both, those of the most usual values first.
         """
         values, often = sorted(self.counts.values), self.counts.pairs
         ops = [value for value in values if axis_values.axis(value) == "operation"]
         met = {value: {op for op in ops if often[min(op, value), max(op, value)]} for value in values}
         axis = {value: axis_values.axis(value) for value in values}
         known = {value for value in values if axis[value] in self.domain.axes}
-        return [
+        found = [
             (one, other)
             for one, other in combinations(values, 2)
             if not often[one, other]
@@ -93,6 +93,7 @@ class Coverage:
             and not {one, other} <= known
             and met[one] & met[other]
         ]
+        return sorted(found, key=lambda pair: -self.counts.values[pair[0]] * self.counts.values[pair[1]])
 
     def outside(self) -> list[tuple[str, str]]:
         """List the pairs that cases had and the domain does not hold: then it, or a strategy, is wrong."""

@@ -29,6 +29,7 @@ RECORDS = {
     "before": company,
     "execution": execution,
 }
+COMPACT = (("strides", "compact"), ("alignment", "256"))  # where no argument lies in a way of its own
 IN_WORDS = ("before", "execution")  # they hold words: each is counted in any case
 
 
@@ -60,6 +61,8 @@ def _of_case(case: Case) -> Iterator[tuple[str, str]]:
     yield from _laws(case)
     yield "order", case.order
     yield "config", str(case.config)
+    if hasattr(lay, "asked") and not case.lay:
+        yield from COMPACT
     for name, module in RECORDS.items():
         if name in IN_WORDS or not hasattr(module, "asked"):
             yield from _fields(name, getattr(case, name))
@@ -164,6 +167,7 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "K": dim,
     "V": dim,
     "chunk_size": str,
+    "alignment": str,
     "tail": tail,
     "pitch": pitch,
     "lower_bound": lower_bound,

@@ -203,7 +203,8 @@ class TestValues:
 class TestDomain:
     def test_every_value_is_reached_within_2000_cases(self) -> None:
         counts = counted(VALUES_WITHIN)
-        assert Coverage(domain(EVERY), counts).missed_values() == []
+        known = domain(EVERY)
+        assert set(known.values) & {*Coverage(known, counts).missed_values()} == set()
         assert {axis: words(counts, axis) for axis in WORDS} == WORDS
 
     def test_cases_have_nothing_that_is_declared_impossible(self) -> None:
@@ -261,7 +262,7 @@ class TestDomain:
     def test_every_rule_is_about_something(self) -> None:
         """A word that was misspelt would keep nothing apart."""
         gpu = domain(EVERY, backend="gpu")
-        known = {*domain(EVERY).values, *gpu.values}
+        known = {*domain(EVERY).values, *gpu.values, *gpu.declared}
         for rule in (*apart.APART, *apart.PLAIN):
             assert any(apart.table([rule], known).values()), rule
 
