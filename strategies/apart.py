@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from diffgdn.cases import axis_values
+from diffgdn.cases import axis_values, operand_options
 from diffgdn.cases.axis_values import NONE, UNSIZED
 from diffgdn.strategies.informative import STEADY
 
@@ -27,6 +27,9 @@ class Not:
 Words = str | tuple[str, ...] | Not
 Rule = tuple[str, Words, str, Words]
 
+# Kinds of operations in which gates and beta come raw or not, each by itself; elsewhere both do.
+EITHER_FORM: tuple[str, ...] = getattr(operand_options, "EITHER_FORM", ())
+RAW: tuple[tuple[str, Words], ...] = (("raw_gates", "yes"), ("lower_bound", ANY))
 # No case has both, whatever is drawn: the contract of the operations has it so, or the strategies do.
 APART: tuple[Rule, ...] = (
     # A dense batch has no cu_seqlens, no padding tokens and no sequence without tokens.
@@ -47,17 +50,15 @@ APART: tuple[Rule, ...] = (
     *[("steps", "no", axis, ANY) for axis in ("tree", "unkept", "spare_steps")],
     ("steps", "yes", "inplace", ANY),
     *[("inplace", ANY, axis, ANY) for axis in ("tree", "unkept", "spare_steps")],
-    # Gates that come computed have no bound; a sigmoid cannot be 2, and there is no g to edit.
+    # Gates that come computed have no bound, of raw ones there is no g to edit; a sigmoid cannot be 2.
     ("raw_gates", "no", "lower_bound", ANY),
-    ("raw_gates", "yes", "beta_law", "two"),
+    *[(axis, words, "beta_law", "two") for axis, words in ((("raw_beta", "yes"),) if EITHER_FORM else RAW)],
     ("raw_gates", "yes", "edits", "g"),
-    ("lower_bound", ANY, "beta_law", "two"),
     ("lower_bound", ANY, "edits", "g"),
     # Slots: of one sequence, of none that is live, and where two may name the same.
     ("sequences", "1", "padding", "some"),
     ("sequences", "1", "shared", "yes"),
     ("sequences", "1", "behind", ANY),
-    ("sequences", "more than 64", "padding", NONE),
     ("padding", "all", "shared", "yes"),
     ("padding", "all", "slot_zero", "yes"),
     ("padding", "all", "unkept", "yes"),
@@ -96,11 +97,13 @@ PLAIN: tuple[Rule, ...] = (
     ("beta_law", "zero", "padding", "all"),
     ("beta_law", "zero", "initial_state", "no"),
     ("beta_law", "exact", "padding", "all"),
+    *[(axis, words, "beta_law", "two") for axis, words in RAW if EITHER_FORM],
     ("K", "1", "scale", ("1", "default")),
     ("jump", "first token", "strength", ("1", "over 1")),
     ("jump", "first token", "length", LONG),
     ("jump", "first token", "chunks", LONG),
     ("jump", "first token", "behind", "whole chunks"),
+    ("jump", "first token", "tree", "branching"),
 )  # type: ignore[assignment]  # ANY as the name of an axis: all of them
 
 

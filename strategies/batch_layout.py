@@ -20,7 +20,9 @@ from diffgdn.strategies.inside import FAR_OFFSET
 from diffgdn.strategies.menu import Build
 from diffgdn.strategies.sizes import STEPS_MORE, Room
 
-MANY = 64  # empty sequences before the others of an extend, now and then: a table's second block is needed
+# Empty sequences before the others of an extend, now and then: 64 need the second block of a table.
+MANY = (64, 8, 64, 16)
+LONG_PART = 8  # a long sequence has so many tokens less than there is room for, at most
 
 
 T = TypeVar("T")
@@ -165,7 +167,7 @@ def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room, 
 
     own: what is promised of the operation.
     """
-    far = draw(rarely(20)) and operation.has_pool and build.given and build.state_dtype != "float32"
+    far = draw(rarely(14)) and operation.has_pool and build.given and build.state_dtype != "float32"
     far = far and inside.takes_far(own, build.odd_pitch)
     crowd = min(draw(among(2, 4, room.sequences)), room.sequences)
     longest = min(draw(among(*[room.longest] * 4, room.grain + 2, 3)), room.longest)
@@ -179,13 +181,17 @@ def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room, 
     if not build.packed or batched or operation.single_token:
         tail = 0
     found = found[: min(crowd, 2) if far else crowd]
-    if operation.is_chunked and draw(rarely(8)):  # each but the last ends where a chunk does
+    if operation.is_chunked and draw(rarely(5)):  # each but the last ends where a chunk does
         found = [one._replace(wanted=_multiple(one.wanted, room.grain)) for one in found[:-1]] + found[-1:]
+    if room.long and draw(among(False, True)):
+        found[0] = found[0]._replace(wanted=room.longest - found[0].wanted % LONG_PART)
     lens = _lengths(found, build, room, batched, own)
     found = found[: len(lens)]
-    many = operation.is_chunked and draw(rarely(100)) and build.packed and room.many and not far
+    many = operation.is_chunked and draw(rarely(6)) and build.packed and not far
     if many and own == EVERYTHING:  # promises may leave out empty sequences, padding, or so many
-        lens, found = (0,) * MANY + lens, [Sequence(0, padding=operation.has_pool)] * MANY + found
+        count, padding = draw(among(*MANY)), draw(among(True, False))
+        padding = operation.has_pool and (padding or count + room.slots > room.states)
+        lens, found = (0,) * count + lens, [Sequence(0, padding=padding)] * count + found
     pool = _draw_pool(draw, operation, build, found, lens, far, own)
     parents: tuple[tuple[int, ...], ...] = ()
     if build.tree:
@@ -269,7 +275,11 @@ def _draw_pool(
         live[0], wanted[0], shared = True, last, False
         wanted[1:] = [least] * (len(wanted) - 1)
         pitch = FAR_OFFSET // last + int(build.odd_pitch)
-    indices = _spread(wanted, live, shared and own.shared and (keeps_steps or not build.inplace))
+    shared = shared and own.shared and (keeps_steps or not build.inplace)
+    named = [slot for slot, alive in zip(wanted, live, strict=True) if alive]
+    if shared and len(named) > 1 and len({*named}) == len(named):
+        wanted[len(live) - 1 - live[::-1].index(True)] = named[0]  # the last live one joins the first
+    indices = _spread(wanted, live, shared)
     slots = max(0, *indices, *[0]) + 1 + (0 if far else spare)
     pool = Pool(slots=slots, indices=indices, pitch=pitch, dtype=build.state_dtype)
     if not keeps_steps:

@@ -1,7 +1,7 @@
 """Lists what cases can reach: the values of every axis, and which of two axes occur together.
 
-All is derived from what cases are drawn from: the choices of builds or a menu, the laws, the promises. Only what
-no single number says, `apart` declares.
+All is derived from what cases are drawn from: the choices of builds or a menu, the laws, the promises. Only
+what no table says, `apart` declares.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from itertools import product
 from typing import Any
 
 from diffgdn.cases import axis_values as axes
+from diffgdn.cases import company
 from diffgdn.cases.axis_values import NONE, usual
 from diffgdn.cases.operations import OPERATIONS
-from diffgdn.cases.promises import EVERYTHING, Promises
+from diffgdn.cases.promise_axes import Flag, Words
+from diffgdn.cases.promises import AXES, EVERYTHING, Promises
+from diffgdn.cases.trace_steps import ACTS, CALLS
 from diffgdn.strategies import apart, generate, inside, laws, sizes
 from diffgdn.strategies.batch_layout import MANY
 from diffgdn.strategies.menu import Build, Menu, options, promised
@@ -38,6 +41,7 @@ FLAGS = {
     "steps": "steps",
     "cu_dtype": "cu_dtype",
 }
+AS_OTHERS = {"q", "gate"}  # dtypes in promises that stand for those of other operands
 Pairs = dict[str, frozenset[str]]
 
 
@@ -46,12 +50,14 @@ class Domain:
     """What cases can reach.
 
     values: every value that a case can have, axis by axis. partners: for each of them, the values of other
-    axes that it is wanted together with. plain: likewise, what only cases have that prove little.
+    axes that it is wanted together with. plain: likewise, what only cases have that prove little. declared:
+    values on axes that promises have and of which no more is known.
     """
 
     values: tuple[str, ...]
     partners: Pairs
     plain: Pairs
+    declared: tuple[str, ...] = ()
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -98,6 +104,7 @@ def domain(
 
     configs: by operation.
     """
+    operations = tuple(operations)
     found: dict[str, set[str]] = defaultdict(set)
     parts = []
     for op in operations:
@@ -114,7 +121,38 @@ def domain(
         values,
         {value: frozenset(found[value] - plain[value]) for value in values},
         {value: frozenset(found[value] & plain[value]) for value in values},
+        tuple(_declared({*order, *axes.OWN_WORDS}, backend, [promised(promises, op) for op in operations])),
     )
+
+
+def of_traces(operations: Iterable[str]) -> Domain:
+    """Return what traces can reach that call these operations: their steps. Which of them can follow which is
+    not listed.
+    """
+    kinds = {op.partition(".")[2] for op in operations}
+    acts = [
+        act for act in ACTS if act in kinds or (act not in CALLS and (act != "commit" or "verify" in kinds))
+    ]
+    values = tuple(f"step={act}" for act in acts)
+    return Domain(values, dict.fromkeys(values, frozenset()), dict.fromkeys(values, frozenset()))
+
+
+def _declared(known: set[str], backend: str, promises: Iterable[Promises]) -> Iterator[str]:
+    """List what is promised, of any operation, on axes of which no more is known."""
+    elsewhere = {"execution"} if backend == "interpret" else set()
+    same_kernels = getattr(company, "SAME_KERNELS", company.EARLIER)
+    yield from (f"before={one}" for one in (same_kernels if backend == "gpu" else company.EARLIER))
+    for spec in AXES:
+        if spec.name in known | elsewhere:
+            continue
+        promised_of = [getattr(own, spec.name) for own in promises]
+        some: set[Any] = set()
+        match spec.metadata["axis"]:
+            case Words():
+                some = {one for words in promised_of for one in words} - AS_OTHERS
+            case Flag():
+                some = {False, *promised_of}
+        yield from sorted(f"{spec.name}={axes.WORDS.get(spec.name, usual)(one)}" for one in some)
 
 
 def _axis_order(parts: list[Part]) -> list[str]:
@@ -159,19 +197,30 @@ def _picks(op: str, backend: str, menu: Menu | None, own: Promises) -> Iterator[
     """
     if menu is None:
         table = {name: set(values) for name, values in options(op, backend, own).items()}
-        table |= {
-            "dims": set(_dims(table, own)),
-            "dtypes": set(_dtypes(table, own)),
-            "like": {Build(), Build(crowded="crowded" in table)},
-        }
-        yield table
+        likes = {Build(), Build(crowded="crowded" in table)}
+        table |= {"dims": set(_dims(table, own)), "dtypes": set(_dtypes(table, own)), "like": likes}
+        yield table | _records(op, None, own)
         return
     names = tuple(options(op, backend))
     for build in menu.entries(op):
         if inside.takes_build(op, build, names, own):
             picks = {name: {getattr(build, name)} for name in names if hasattr(build, name)}
             dtypes = {(build.dtype, build.gate_dtype, build.state_dtype)}
-            yield {**picks, "dims": {(build.K, build.V)}, "dtypes": dtypes, "like": {build}}
+            picks |= {"dims": {(build.K, build.V)}, "dtypes": dtypes, "like": {build}}
+            yield picks | _records(op, build, own)
+
+
+def _records(op: str, build: Build | None, own: Promises) -> dict[str, set[bool]]:
+    """List choices that operands and options of states change; build: None for any."""
+    operation = OPERATIONS[op]
+    picks: dict[str, set[bool]] = {}
+    if operation.kind in apart.EITHER_FORM:
+        picks["raw"] = {*own.raw_gates} if build is None else {build.raw}
+        if operation.is_kda:
+            picks["bounded"] = {*own.bounded} if build is None else {build.bounded}
+    if "token_slots" in getattr(build, "states", ()):
+        picks |= {"steps": {True}, "tree": {False}}
+    return picks
 
 
 def _dims(table: Mapping[str, Any], own: Promises) -> Iterator[tuple[int, int]]:
@@ -198,7 +247,7 @@ def _part(op: str, backend: str, picks: Mapping[str, Any], own: Promises, config
     dims = {(f"K={axes.dim(K)}", f"V={axes.dim(V)}", f"square={usual(K == V)}") for K, V in picks["dims"]}
     dtypes = {(f"dtype={q}", f"gate_dtype={g}", f"state_dtype={s}") for q, g, s in picks["dtypes"]}
     rooms = set(_rooms(op, backend, picks, own))
-    together = (dims, dtypes, rooms)
+    together: tuple[set[tuple[str, ...]], ...] = ({*dims}, {*dtypes}, rooms)
     words: dict[str, set[str]] = {"operation": {op}}
     for value in sorted({value for group in together for row in group for value in row}):
         words.setdefault(axes.axis(value), set()).add(axes.word(value))
@@ -226,8 +275,8 @@ def _rooms(op: str, backend: str, picks: Mapping[str, Any], own: Promises) -> It
             heads = (f"H={axes.count(H)}", f"HV={axes.count(HV)}", f"ratio={axes.count(HV // H)}")
             room = sizes.room(op, backend, build, HV, roomy, long and own == EVERYTHING)
             batches = {axes.batch_size(n) for n in range(1, room.sequences + 1)}
-            if operation.is_chunked and room.many and own == EVERYTHING:
-                batches.add(axes.batch_size(MANY + 1))
+            if operation.is_chunked and own == EVERYTHING:
+                batches |= {axes.batch_size(many + 1) for many in MANY}
             if room.longest not in found:
                 lens = _lengths(room.longest, picks, own)
                 found[room.longest] = {value for n in lens for value in _length(op, n, chunk)}
@@ -324,7 +373,7 @@ def _laws(op: str, picks: Mapping[str, Any], own: Promises) -> dict[str, set[str
     if operation.single_token:
         words["jump"] = {"first token"}
     elif operation.is_chunked:
-        words["jump"] |= {"chunk's first", "chunk's last"}
+        words["jump"] |= {"chunk's edge"}
     if operation.is_kda and True in raw:
         bounded = picks.get("bounded", {False})
         words["lower_bound"] = {NONE} if False in bounded else set()

@@ -124,7 +124,7 @@ def _cases(
     build = draw(chosen)
     wanted_exact = draw(exactness[build.dtype])
     H, HV = _draw_heads(draw, operation, backend, build, own)
-    long = operation.kind == "verify" and draw(rarely(10)) and own == EVERYTHING
+    long = operation.kind in sizes.LONG_KINDS and draw(rarely(8)) and own == EVERYTHING
     room = sizes.room(op, backend, build, HV, draw(rarely(12)), long)
     batch = draw_batch(draw, operation, build, room, own)
     exact = wanted_exact and laws.can_be_exact(build, batch, own)

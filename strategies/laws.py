@@ -36,7 +36,7 @@ GATES = (
 STRENGTHS = (1.0, 1.0, 0.125, 0.0078125, 4.0)
 BETAS = ("one", "half", "zero", "uniform", "near_one", "near_one", "uniform", "exact", "two")
 BETAS_RAW = BETAS[:-1]  # no sigmoid is 2
-BOUNDS = (-5.0, -5.0, -1.0, -0.125, -20.0)  # -5 is what published models use
+BOUNDS = (-5.0, -1.0, -0.125, -20.0)  # -5 is what published models use
 VALUES = ("ones", "uniform", "normal", "parallel", "spiky", "zero_rows", "normal", "parallel")
 # Powers of two: a product with one is exact. 0.0 is no default, though it is false.
 SCALES = (None, None, None, 1.0, 0.5, 0.0625, 2.0) * 4 + (0.0,)
@@ -81,12 +81,15 @@ def draw_gates(
 
     exact: laws under which every number of the case can be exact. own: what is promised of the operation.
     """
-    law, strength = draw(among(*GATES)), draw(among(*STRENGTHS))
+    strength, laws = draw(among(*STRENGTHS)), list(GATES)
     if operation.is_chunked:  # near the boundary of a chunk, whatever the size of chunks
-        at = draw(whole(0, 3)) * build.chunk_size + draw(among(0, -1, 1, 5))
+        chunk = min(draw(whole(0, 3)), (longest - 1) // build.chunk_size) if longest > 0 else 0
+        at = chunk * build.chunk_size + draw(among(0, -1, 1))
+        at = build.chunk_size - 1 if at < 0 else at
+        laws += ["jump"] * (4 * (longest > build.chunk_size))
     else:
         at = draw(whole(0, max(0, longest - 1)))
-    at = max(0, min(at, longest - 1))
+    at, law = max(0, min(at, longest - 1)), draw(among(*laws))
     raw = operation.raw_gates or build.raw or build.operands.beta == "raw"
     beta = draw(among(*(BETAS_RAW if raw else BETAS)))
     bound = draw(among(*inside.bounds(own, BOUNDS)))
@@ -129,11 +132,11 @@ def draw_scale(draw: st.DrawFn, K: int, exact: bool, own: Promises) -> float | N
 
 
 def draw_edits(draw: st.DrawFn, sizes: dict[str, int]) -> tuple[Edit, ...]:
-    """Draw, once in ten times, one to three elements set by hand; else none.
+    """Draw, once in seven times, one to three elements set by hand; else none.
 
     sizes: elements of each tensor that may be edited.
     """
-    wanted = draw(rarely(10))
+    wanted = draw(rarely(7))
     names = [name for name, size in sizes.items() if size > 0]
     if not wanted or not names:
         return ()

@@ -32,9 +32,9 @@ TILES = 3  # tiles that a crowded, not batch-invariant build may meet
 
 # Head dimensions, repeated to be drawn more often; the first of the list is where shrinking ends.
 SMALL = (16, 1, 2, 3, 4, 5, 7, 8, 12, 15, 17, 24, 31, 32, 33, 40, 48, 60, 64)
-LARGE = (65, 96, 100, 128, 160, 255, 256)
+LARGE = (65, 96, 100, 128, 160, 255, 256, 128, 256)
 DIMS = {
-    "interpret": SMALL * 6 + LARGE,
+    "interpret": SMALL * 4 + LARGE,
     "gpu": (16, 128, 64, 128, 32, 128, 64, 256, 1, 8, 17, 33, 48, 60, 100, 128, 192, 255),
 }
 OTHER_DTYPES = ("bfloat16", "float16")
@@ -147,7 +147,7 @@ def options(op: str, backend: str, promises: Promises = EVERYTHING) -> dict[str,
         table["crowded"] = (False,) * 9 + (True,)
         table["lay"] = ("even",) * 14 + ("odd",) + ("rows",) * (operation.has_pool or kind == "recurrent")
     if operation.is_kda and (operation.raw_gates or kind == "extend"):
-        table["bounded"] = rare
+        table["bounded"] = flag
     if kind == "extend":
         table["chunk_size"] = (16, 16, 16, 32, 64) if backend == "interpret" else (16, 64, 32, 64)
         table |= {"boundary": flag}

@@ -33,9 +33,9 @@ LONGEST = {
     "packed_decode": ((1, 1), (1, 1)),
     "verify": ((6, 12), (12, 40)),
 }
-LONG_DRAFT = (
-    40  # tokens of a draft in the interpreter, now and then: what loops over a tree loops again past 32
-)
+# Tokens of a sequence in the interpreter, now and then: what loops over a tree loops again past 32.
+LONG_DRAFT = 40
+LONG_KINDS = ("verify", "recurrent")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Room:
     """What a batch may hold.
 
     grain: tokens that cost one unit of budget, whole or begun. longest: tokens of a sequence. sequences: how
-    many. slots: slot indices stay below it. many: whether there may be more of them, if they are empty.
+    many. slots: slot indices stay below it. states: how many there is memory for. long: one sequence may take
+    the whole budget.
     """
 
     grain: int
@@ -51,7 +52,8 @@ class Room:
     longest: int
     sequences: int
     slots: int
-    many: bool = False
+    states: int
+    long: bool = False
 
     def cost(self, length: int) -> int:
         """Return the units of budget that a sequence of `length` tokens costs."""
@@ -61,7 +63,7 @@ class Room:
 def room(op: str, backend: str, build: Build, HV: int, roomy: bool, long: bool = False) -> Room:
     """Return the room of a case with HV value heads; roomy: the rare larger one.
 
-    long: one draft of verify may be as long as LONG_DRAFT, in the interpreter.
+    long: one sequence of LONG_KINDS may be as long as LONG_DRAFT, in the interpreter.
     """
     kind, state = OPERATIONS[op].kind, HV * build.K * build.V
     grain = build.chunk_size if kind == "extend" else 1
@@ -72,7 +74,7 @@ def room(op: str, backend: str, build: Build, HV: int, roomy: bool, long: bool =
     elif backend == "interpret":
         budget = max(3, (STEPS_ROOMY if roomy else STEPS) // HV)
         longest, sequences = min(LONGEST[kind][0][roomy], budget), max(2, min(8, budget))
-        if long and kind == "verify" and LONG_DRAFT * HV <= STEPS_ROOMY:
+        if long and kind in LONG_KINDS and LONG_DRAFT * HV <= STEPS_ROOMY:
             budget = longest = LONG_DRAFT
     else:
         walk = (WALK_ROOMY if roomy else WALK) // state
@@ -86,5 +88,6 @@ def room(op: str, backend: str, build: Build, HV: int, roomy: bool, long: bool =
             sequences = min(sequences, max(1, walk // (4 * longest)))
         if not build.crowded:
             sequences = max(1, min(sequences, STATES // HV))
-    slots = max(2, min(SLOTS[backend], POOL[backend] // state))
-    return Room(grain, budget, longest, sequences, slots, backend == "interpret" or build.crowded)
+    states = POOL[backend] // state
+    slots = max(2, min(SLOTS[backend], states))
+    return Room(grain, budget, longest, sequences, slots, states, longest == LONG_DRAFT == budget)

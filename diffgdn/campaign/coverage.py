@@ -1,7 +1,7 @@
 """How often cases reached each value of each axis, and each pair of values; and what of it was not reached.
 
-Workers count (`Counts.add`), and send with each answer what they have counted; whoever listens to the campaign
-merges.
+Workers count (`Counts.add`), and send with each answer what they have counted; whoever listens to the
+campaign merges.
 """
 
 from __future__ import annotations
@@ -51,9 +51,15 @@ class Coverage:
     domain: Domain
     counts: Counts = field(default_factory=Counts)
 
+    @property
+    def word(self) -> str:
+        """Return what is counted, in words: a trace has steps."""
+        return "trace" if "step" in self.domain.axes else "case"
+
     def axes(self) -> dict[str, dict[str, int]]:
         """Return, for each axis, how often each of its words was reached, those that were not included."""
-        every = (*self.domain.values, *sorted(set(self.counts.values) - set(self.domain.values)))
+        known = (*self.domain.values, *self.domain.declared)
+        every = (*known, *sorted(set(self.counts.values) - set(known)))
         out: dict[str, dict[str, int]] = {}
         for value in every:
             out.setdefault(axis_values.axis(value), {})[axis_values.word(value)] = self.counts.values[value]
@@ -61,13 +67,33 @@ class Coverage:
 
     def missed_values(self) -> list[str]:
         """List the values that cases can have and none had."""
-        return [value for value in self.domain.values if not self.counts.values[value]]
+        known = (*self.domain.values, *self.domain.declared)
+        return [value for value in known if not self.counts.values[value]]
 
     def missed_pairs(self) -> list[tuple[str, str]]:
-        """List the pairs that are wanted and no case had, those first whose values were reached most often."""
+        """List the pairs that are wanted and no case had, those of the most usual values first."""
         missed = [pair for pair in self.domain.pairs() if not self.counts.pairs[pair]]
         often = self.counts.values
         return sorted(missed, key=lambda pair: -often[pair[0]] * often[pair[1]])
+
+    def perhaps(self) -> list[tuple[str, str]]:
+        """List the pairs that no case had and of which the domain does not know whether one can: of values
+        that some operation has both, those of the most usual values first.
+        """
+        values, often = sorted(self.counts.values), self.counts.pairs
+        ops = [value for value in values if axis_values.axis(value) == "operation"]
+        met = {value: {op for op in ops if often[min(op, value), max(op, value)]} for value in values}
+        axis = {value: axis_values.axis(value) for value in values}
+        known = {value for value in values if axis[value] in self.domain.axes}
+        found = [
+            (one, other)
+            for one, other in combinations(values, 2)
+            if not often[one, other]
+            and axis[one] != axis[other]
+            and not {one, other} <= known
+            and met[one] & met[other]
+        ]
+        return sorted(found, key=lambda pair: -self.counts.values[pair[0]] * self.counts.values[pair[1]])
 
     def outside(self) -> list[tuple[str, str]]:
         """List the pairs that cases had and the domain does not hold: then it, or a strategy, is wrong."""

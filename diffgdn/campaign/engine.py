@@ -23,7 +23,7 @@ from diffgdn.cases.promises import OUTSIDE
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
 from diffgdn.search import hypothesis_search
-from diffgdn.strategies.domain import Domain, domain
+from diffgdn.strategies.domain import Domain, domain, of_traces
 
 CLOSING_SECONDS = 60.0  # for scripts that are missing when all else has ended
 MOST_VARIANTS = 200  # compiled ahead of time
@@ -92,7 +92,7 @@ class _Campaign:
             menu = strategies.Menu.draw(config.seed, operations, backend="gpu", promises=promises)
             if question.calls_kernel:
                 self._prepare(menu, operations)
-        if config.coverage and question.draws_cases:
+        if config.coverage:
             self.emit(events.DomainKnown(self._domain(menu, operations)))
         self.inbox.rotation = rotation = Rotation(
             operations,
@@ -130,6 +130,8 @@ class _Campaign:
         """What the cases of this campaign can reach."""
         ready = self.inbox.ready
         assert ready is not None
+        if not self.config.question.draws_cases:
+            return of_traces(self.asked)
         backend, configs = self.config.backend, ready.configurations
         return domain(operations, backend=backend, menu=menu, configs=configs, promises=ready.promises)
 

@@ -167,6 +167,7 @@ class Done:
     cases: explored ones; findings: among them. failure: of a RunCase, `CheckFailure.to_json()`; text: its
     picture. error: the machinery, not a kernel, went wrong; one line. coverage: of the cases that count, where
     that is asked for. known: of a RunCase, as in its verdict.
+    picture. error: the machinery, not a kernel, went wrong; one line. coverage: of the cases that count,
     """
 
     cases: int = 0

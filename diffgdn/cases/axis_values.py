@@ -1,14 +1,15 @@
 """Which value a case has on every axis of the domain, numbers put into the classes that kernels tell apart.
 
-A value is written `axis=word`. The axes are those of promises, and those of which promises know nothing: laws,
-strengths, edits, the order of programs. A case may have several values on one axis, such as the lengths of its
-sequences, or none. Imports no torch.
+A value is written `axis=word`. The axes are those of promises, and those of which promises know nothing:
+laws, strengths, edits, the order of programs. A case may have several values on one axis, such as the lengths
+of its sequences, or none. Imports no torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 from diffgdn.cases import company, execution, lay, operand_options, promise_axes, state_options
@@ -28,6 +29,7 @@ RECORDS = {
     "before": company,
     "execution": execution,
 }
+COMPACT = (("strides", "compact"), ("alignment", "256"))  # where no argument lies in a way of its own
 IN_WORDS = ("before", "execution")  # they hold words: each is counted in any case
 
 
@@ -59,6 +61,8 @@ def _of_case(case: Case) -> Iterator[tuple[str, str]]:
     yield from _laws(case)
     yield "order", case.order
     yield "config", str(case.config)
+    if hasattr(lay, "asked") and not case.lay:
+        yield from COMPACT
     for name, module in RECORDS.items():
         if name in IN_WORDS or not hasattr(module, "asked"):
             yield from _fields(name, getattr(case, name))
@@ -79,10 +83,9 @@ def dim(n: int) -> str:
 
 def count(n: int) -> str:
     """Say which class a number of heads is in, or any other number of which small ones are usual."""
-    for least, most in ((5, 8), (9, 16), (17, 64)):
-        if least <= n <= most:
-            return f"{least} to {most}"
-    return str(n) if n < 5 else "more than 64"
+    if n < 5:
+        return str(n)
+    return "5 to 8" if n <= 8 else "9 to 16" if n <= 16 else "more than 16"
 
 
 def batch_size(n: int) -> str:
@@ -164,6 +167,7 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "K": dim,
     "V": dim,
     "chunk_size": str,
+    "alignment": str,
     "tail": tail,
     "pitch": pitch,
     "lower_bound": lower_bound,
@@ -183,7 +187,7 @@ def _tokens(case: Case) -> Iterator[tuple[str, str]]:
         return
     chunk = case.chunk_size
     yield from (("chunks", chunks(n, chunk)) for n in set(lens))
-    for before, n in zip(lens, lens[1:], strict=False):
+    for before, n in pairwise(lens):
         if n > 0:
             said = "an empty one" if before == 0 else "whole chunks" if before % chunk == 0 else "a part"
             yield "behind", said
@@ -229,10 +233,7 @@ def _jump(case: Case) -> str:
         return "first token"
     if not case.operation.is_chunked:
         return "later token"
-    place = at % case.chunk_size
-    return (
-        "chunk's first" if place == 0 else "chunk's last" if place == case.chunk_size - 1 else "later token"
-    )
+    return "chunk's edge" if at % case.chunk_size in (0, case.chunk_size - 1) else "later token"
 
 
 def _fields(name: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -254,6 +255,6 @@ def _steps(trace: Trace) -> Iterator[tuple[str, str]]:
     acts = [step.act for step in trace.steps]
     for act in acts:
         yield "step", act
-    for first, second in zip(acts, acts[1:], strict=False):
+    for first, second in pairwise(acts):
         yield "next", f"{first}, {second}"
     yield "family", trace.family

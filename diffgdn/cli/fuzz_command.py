@@ -61,7 +61,7 @@ CAMPAIGN_OPTIONS = (
 coverage_option = click.option(
     "--coverage",
     is_flag=True,
-    help="Count which values of each axis cases reach, and which pairs of values; say what they miss.",
+    help="Count which values of each axis cases reach, and which pairs; say what is missed.",
 )
 Command = TypeVar("Command", bound=Callable[..., int])
 

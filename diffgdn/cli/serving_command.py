@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from diffgdn.cases.operations import FAMILIES
-from diffgdn.cli.fuzz_command import campaign_options, explore
+from diffgdn.cli.fuzz_command import campaign_options, coverage_option, explore
 from diffgdn.cli.options import CONTEXT
 
 
@@ -20,6 +20,7 @@ from diffgdn.cli.options import CONTEXT
     help="Whose operations the loop calls.",
 )
 @campaign_options
+@coverage_option
 @click.option("--max-traces", type=click.IntRange(min=1), hidden=True)  # as --max-cases was called at first
 def serving(family: str, max_traces: int | None, max_cases: int | None, **asked: Any) -> int:
     """Serve requests over one pool of states, in random order, and check every request after every step.

@@ -22,6 +22,8 @@ def table(coverage: Coverage) -> Table:
     out.add_column("reached", justify="right")
     out.add_column("cases with each value, the rarest first")
     for axis, words in coverage.axes().items():
+        if len(words) == 1:
+            continue  # it says nothing
         reached = sum(count > 0 for count in words.values())
         rarest = sorted(words.items(), key=lambda entry: entry[1])
         text = Text()
@@ -38,11 +40,9 @@ def lines(coverage: Coverage) -> list[str]:
     """Say how many values and pairs were reached, and name what was not: all values, the first few pairs."""
     values, pairs = coverage.missed_values(), coverage.missed_pairs()
     wanted = sum(1 for _ in coverage.domain.pairs())
-    known = len(coverage.domain.values)
-    out = [
-        f"coverage of {coverage.counts.cases} cases: {known - len(values)} of {known} values, "
-        f"{wanted - len(pairs)} of {wanted} pairs of values"
-    ]
+    known, cases = len(coverage.domain.values) + len(coverage.domain.declared), coverage.counts.cases
+    of_pairs = f", {wanted - len(pairs)} of {wanted} pairs of values" if wanted else ""
+    out = [f"coverage of {_counted(cases, coverage.word)}: {known - len(values)} of {known} values{of_pairs}"]
     if values:
         out.append(f"values not reached: {', '.join(values)}")
     if pairs:
@@ -52,11 +52,15 @@ def lines(coverage: Coverage) -> list[str]:
     return out
 
 
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def to_json(coverage: Coverage) -> dict[str, Any]:
     """Return all of it, ready for JSON.
 
-    `axes`: for each axis the cases with each value. `pairs`: for each value, by the other, the cases with both,
-    of all pairs that are wanted, each once. `missed`: what was not reached, values and pairs.
+    `axes`: for each axis the cases with each value. `pairs`: for each value, by the other, the cases with
+    both, of all pairs that are wanted, each once. `missed`: what was not reached, values and pairs.
     """
     pairs: dict[str, dict[str, int]] = {}
     for one, other, count in coverage.pairs():

@@ -285,7 +285,8 @@ def test_generated_cases_print_and_store(op: str) -> None:
 
 def specialised(case: Case) -> Build:
     """The build that a case was drawn with, as far as a case shows it."""
-    pool, crowd = case.pool, len(case.lens) * case.HV > 64
+    # A stage of an extend has one tile, whatever the number of states.
+    pool, crowd = case.pool, len(case.lens) * case.HV > 64 and not case.operation.is_chunked
     return Build(
         K=case.K,
         V=case.V,
