@@ -111,7 +111,8 @@ class Config:
         return tuple(
             entry
             for entry in self.known.entries
-            if any(entry.is_of(self.target, self.backend, operation) for operation in self.operations)
+            if self.question.calls_kernel
+            and any(entry.is_of(self.target, self.backend, operation) for operation in self.operations)
         )
 
 

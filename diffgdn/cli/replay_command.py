@@ -103,8 +103,9 @@ def replay(
     isolation: str | None,
     backend: str | None,
 ) -> int:
-    """Run findings again: FIXED, FAILED, FLAKY n/m or ERROR for each; KNOWN for a known failure, SKIPPED for
-    one that crashes or hangs.
+    """Run findings again: FIXED, FAILED, FLAKY n/m or ERROR for each.
+
+    KNOWN stands for a known failure, SKIPPED for one that crashes or hangs.
 
     PATH is a finding's file or a folder of findings; without arguments the whole corpus is replayed, each
     finding on the backend it was found on. A target that is not built in is run if its code lies in this

@@ -223,7 +223,7 @@ def test_a_replay_tells_what_is_known_what_is_mended_and_what_is_not_run(
     assert "diffgdn.toml:2  " in said
     assert said.count("1 finding") == 2
     assert run(["corpus", "prune", "--trust-targets", "--repeat", "1"]) == 0
-    assert "kept: 1 KNOWN, 1 SKIPPED" in capsys.readouterr().out
+    assert "kept: 1 SKIPPED, 1 KNOWN" in capsys.readouterr().out
 
     text = Path("diffgdn.toml").read_text()
     Path("diffgdn.toml").write_text(text.replace(":wrong", ":right"))

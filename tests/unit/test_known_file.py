@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -515,3 +517,14 @@ def test_an_example_is_no_known_failure() -> None:
     assert KnownFailures((entry(target="vk"),)).of(example) is None
     with pytest.raises(ValueError, match="it is an example"):
         acceptance.entry(example, "why")
+
+
+def test_the_page_has_every_field_and_its_entries_can_be_read() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "known-failures.md").read_text()
+    entries = re.findall(r"^```toml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    read = [one for text in entries for one in known_file.parse(text, Path("diffgdn.toml"))]
+    assert [len(one.where) for one in read] == [2, 5]
+    rows = page.partition("## An entry")[2].partition("## Conditions")[0]
+    shown = set(re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE))
+    assert shown == {spec.name for spec in fields(Known)} - {"name"}
+    assert f"none fail, for it to be mended: {known.ENOUGH} |" in rows
