@@ -95,7 +95,11 @@ ASKED: list[
         replace(DECODE, execution="graph_stale"),
         "execution: eager, graph promised, graph_stale asked",
     ),
-    ({"mixed_qkv": False}, with_operands("gdn.decode", v="bfloat16"), "mixed_qkv: false promised, true asked"),
+    (
+        {"mixed_qkv": False},
+        with_operands("gdn.decode", v="bfloat16"),
+        "mixed_qkv: false promised, true asked",
+    ),
     ({"mixed_beta": False}, MIXED_BETA, "mixed_beta: false promised, true asked"),
     (
         {"A_log": ["float32"]},
