@@ -10,7 +10,7 @@ from hypothesis.errors import InvalidArgument
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.cases.promises import EVERYTHING, Promises
-from diffgdn.strategies import geometries, inside, laws, memory, sizes
+from diffgdn.strategies import geometries, inside, laws, lays, sizes
 from diffgdn.strategies.batch_layout import Batch, among, draw_batch, rarely, whole
 from diffgdn.strategies.informative import LEFT_AS_DRAWN, make_informative
 from diffgdn.strategies.menu import BACKENDS, STATES, Build, Menu, builds, exactable, options, promised
@@ -117,7 +117,7 @@ def _cases(
     case = _assemble(op, build, batch, H, HV, gates, values)
     order = draw(among(*ORDERS)) if backend == "interpret" else Case.order
     case = replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)), order=order)
-    case = memory.with_lays(draw, case, build, backend, own)
+    case = lays.with_lays(draw, case, build, backend, own)
     return make_informative(case, own) if informed else case
 
 
@@ -228,4 +228,4 @@ def _representative(op: str, build: Build, wanted: int, own: Promises) -> Case:
     values = Values(state="law" if build.given else "none")
     scale = inside.scales(own, laws.SCALES)[0]
     case = replace(_assemble(op, build, batch, H, HV, gates, values), scale=scale)
-    return replace(case, lay=memory.of_build(case, build))
+    return replace(case, lay=lays.of_build(case, build))

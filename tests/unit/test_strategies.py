@@ -275,8 +275,9 @@ def test_the_same_seed_gives_the_same_cases(op: str) -> None:
 def test_generated_cases_print_and_store(op: str) -> None:
     """A generated case evaluates back from its repr and from its JSON form."""
     from diffgdn.cases.case import Edit, Gates, Pool, Values
+    from diffgdn.cases.lay import Lay
 
-    names = {record.__name__: record for record in (Case, Edit, Gates, Pool, Values)}
+    names = {record.__name__: record for record in (Case, Edit, Gates, Lay, Pool, Values)}
     for case in sample(op)[:100]:
         assert eval(repr(case), names) == case
         assert case.id == eval(repr(case), names).id
@@ -309,7 +310,16 @@ def specialised(case: Case) -> Build:
         final=case.final,
         batch_invariant=case.batch_invariant,
         crowded=crowd,
+        lay=_lay(case),
     )
+
+
+def _lay(case: Case) -> str:
+    """What a build says of strides and alignment, as a case drawn for a GPU shows it."""
+    if any(one.offset == 2 for one in case.lay):
+        return "odd"
+    states = [one for one in case.lay if one.tensor in ("state", "buffer") and one.gaps]
+    return "rows" if any(one.gaps[-2] for one in states) else "even"
 
 
 @pytest.mark.parametrize("op", OPERATIONS)
