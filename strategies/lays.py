@@ -18,7 +18,7 @@ from diffgdn.cases import lay as rules
 from diffgdn.cases.case import Case
 from diffgdn.cases.lay import KIND_OF, STRIDED, Lay, forms, shapes
 from diffgdn.cases.promises import Promises
-from diffgdn.strategies.batch_layout import among, rarely
+from diffgdn.strategies.batch_layout import among
 from diffgdn.strategies.inside import EVEN, FAR_OFFSET
 from diffgdn.strategies.menu import Build
 
@@ -107,7 +107,8 @@ def _draw_near(draw: st.DrawFn, case: Case, name: str, own: Promises, even: bool
     gaps = draw(st.sampled_from(_gaps(name, shape, own, even)))
     nesting = draw(st.sampled_from(_nestings(name, shape, own, even)))
     aligned = tuple(n for n in reversed(rules.ALIGNMENTS) if n in own.alignment and not (even and n % 16))
-    offset = draw(among(0, *aligned)) if draw(rarely(3)) else 0
+    less = tuple(n for n in aligned if n < 16)
+    offset = draw(among(0, *aligned, *less, *less)) if draw(among(False, True)) else 0
     return Lay(name, gaps, nesting, offset)
 
 
