@@ -14,7 +14,8 @@ from diffgdn.strategies import (
     geometries,
     inside,
     laws,
-    memory,
+    lays,
+    
     operand_draws,
     operand_forms,
     sizes,
@@ -137,7 +138,7 @@ def _cases(
     case = replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)), order=order)
     case = operand_draws.drawn(draw, case, backend, own)
     case = state_draws.draw_options(draw, case, build, free, own)
-    case = memory.with_lays(draw, case, build, backend, own)
+    case = lays.with_lays(draw, case, build, backend, own)
     case = draw_before(draw, case, backend, own)
     case = draw_execution(draw, case, backend, executions)
     return make_informative(case, own) if informed else case
@@ -265,4 +266,4 @@ def _representative(op: str, build: Build, wanted: int, own: Promises) -> Case:
     scale = inside.scales(own, laws.SCALES)[0]
     case = replace(_assemble(op, build, batch, H, HV, gates, values), scale=scale)
     case = state_draws.plain_options(case, build, own)
-    return replace(case, lay=memory.of_build(case, build))
+    return replace(case, lay=lays.of_build(case, build))

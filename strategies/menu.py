@@ -182,6 +182,8 @@ def make(op: str, picks: dict[str, Any], promises: Promises = EVERYTHING) -> Bui
     if not picks.get("given", True):
         picks.pop("odd_pitch", None)
         picks.pop("inplace", None)
+        if picks.get("lay") == "rows":
+            picks.pop("lay")
     if op == "kda.extend" and not picks["raw"]:
         picks.pop("bounded")
     if OPERATIONS[op].kind == "update" and not picks["steps"]:

@@ -60,7 +60,8 @@ def _plainer(lay: Lay, shape: tuple[int, ...]) -> Iterator[Lay]:
         yield from (replace(lay, offset=n) for n in reversed(lays.ALIGNMENTS) if n > aligned)
     if lay.nesting:
         yield replace(lay, nesting=())
-        yield replace(lay, nesting=(), gaps=(1, *[0] * (len(shape) - 1)))
+        for axis in range(len(shape)):  # a gap is plainer
+            yield replace(lay, nesting=(), gaps=tuple(int(n == axis) for n in range(len(shape))))
     if lay.nesting == tuple(range(len(shape))) or not any(lay.gaps):
         yield Lay(lay.tensor, (), lay.nesting, lay.offset)
     if any(lay.gaps):

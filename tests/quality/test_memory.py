@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -23,36 +24,57 @@ selection.enter("interpret")
 
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 
-from diffgdn.cases.case import Case, Pool  # noqa: E402
-from diffgdn.cases.lay import FAR, Lay  # noqa: E402
+from diffgdn.cases.case import Case  # noqa: E402
+from diffgdn.cases.lay import Lay  # noqa: E402
 from diffgdn.search import by_field  # noqa: E402
 from diffgdn.strategies import cases  # noqa: E402
 from diffgdn.verdict import execute  # noqa: E402
 from diffgdn.verdict.failures import KernelCrashed, Verdict  # noqa: E402
 
 SOURCE = Path(__file__).parents[1] / "unit" / "slipped_kernels.py"
-CASES, SEED = 400, 3  # of an operation, among which a slip is met
-CHUNK = {"chunk_size": 16}
-PAIR = Pool(2, (0, 1))
+CASES, FEW, SEED = 400, 30, 3  # of an operation, among which a slip is met
 
 
 class Planted(NamedTuple):
-    """An operation that the slip is in, and how the smallest case differs from the simplest one. forked: it
-    reads far outside, which ends a process, so each case has one.
+    """An operation that the slip is in, and of the smallest case its lay, its lengths and its value heads.
+
+    forked: it reads far outside, which ends a process, so each case has one.
     """
 
     op: str
-    changes: dict[str, Any]
+    lay: Lay
+    lens: tuple[int, ...] = (1,)
+    HV: int = 1
     forked: bool = False
 
 
-def one(tensor: str, *gaps: int, **others: Any) -> dict[str, Any]:
-    return {"lay": (Lay(tensor, gaps, **others),)}
+SMALLEST = {
+    "batch stride is T token strides": Planted("gdn.update", Lay("k", (1, 0, 0, 0)), (1, 1)),
+    "slot indices lie side by side": Planted("gdn.decode", Lay("indices", (1,)), (1, 1)),
+    "buffer rows lie side by side": Planted("gdn.verify", Lay("rows", (1,)), (1, 1)),
+    "cu_seqlens lies side by side": Planted("gdn.recurrent", Lay("cu_seqlens", (1,))),
+    "heads of the pool are compact": Planted("gdn.decode", Lay("state", (0, 0, 1, 0)), HV=2),
+    "rows of the pool are compact": Planted("kda.decode", Lay("state", (0, 0, 1, 0))),
+}
 
 
-@pytest.fixture(scope="module")
-def slipped() -> ModuleType:
-    return load()
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_slip_is_found_and_shrinks_to_the_strides_that_show_it(name: str) -> None:
+    planted, target = SMALLEST[name], load().target_with(name)
+    run = forked if planted.forked else execute.run
+    found = smallest(planted.op, lambda case: run(case, target, "interpret"))
+    assert found.lay == (planted.lay,)
+    assert (found.lens, found.H, found.HV) == (planted.lens, 1, planted.HV)
+    assert (found.K, found.V, found.view, found.tail) == (16, 16, "contiguous", 0)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_without_strides_of_its_own_a_case_does_not_show_it(name: str) -> None:
+    """Of the same draws those without."""
+    planted, target = SMALLEST[name], load().target_with(name)
+    for case in plain_cases(planted.op):
+        verdict = execute.run(case, target, "interpret")
+        assert verdict.ok, verdict.failure
 
 
 def load() -> ModuleType:
@@ -64,12 +86,12 @@ def load() -> ModuleType:
     return module
 
 
-def forked(case: Case, target: Any) -> Verdict:
+def forked(case: Case, target: Any, backend: str) -> Verdict:
     """The verdict of a run in a process forked for it."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        verdict = execute.run(case, target, "interpret")
+        verdict = execute.run(case, target, backend)
         os.write(writer, pickle.dumps(verdict.failure))
         os._exit(0)
     os.close(writer)
@@ -77,7 +99,7 @@ def forked(case: Case, target: Any) -> Verdict:
         told = pipe.read()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     crash = KernelCrashed(case.op, None, None, f"died of {signal.Signals(-status).name}" if status else "")
-    return Verdict(case, "slipped", "interpret", pickle.loads(told) if status == 0 else crash)
+    return Verdict(case, "slipped", backend, pickle.loads(told) if status == 0 else crash)
 
 
 def first_failing(op: str, run: Callable[[Case], Verdict]) -> tuple[Case, Verdict]:
@@ -110,4 +132,21 @@ def smallest(op: str, run: Callable[[Case], Verdict]) -> Case:
     return by_field.simplest(case, lambda other: type(run(other).failure) is kind)
 
 
-SMALLEST: dict[str, Planted] = {}
+def plain_cases(op: str) -> list[Case]:
+    """A few cases without strides of their own."""
+    met: list[Case] = []
+
+    @seed(SEED)
+    @settings(
+        max_examples=FEW,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(cases(op))
+    def collect(case: Case) -> None:
+        met.append(replace(case, lay=()))
+
+    collect()
+    return met

@@ -15,6 +15,7 @@ from diffgdn import targets
 from diffgdn.cases import promises_file
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operand_options import Operands
+from diffgdn.cases.lay import Lay
 from diffgdn.cases.promises import AXES, EVERYTHING, OUTSIDE, Promises
 from diffgdn.cases.spans import Span
 from diffgdn.cases.state_options import StateOptions
@@ -57,6 +58,16 @@ ASKED: list[
     ({"index_dtype": ["int64"]}, DECODE, "index_dtype: int64 promised, int32 asked"),
     ({"view": ["gapped"]}, DECODE, "view: gapped promised, contiguous asked"),
     ({"pitch": [0]}, replace(DECODE, pool=Pool(pitch=8)), "pitch: 0 promised, 8 asked"),
+    (
+        {"strides": ["compact", "gapped tokens"]},
+        replace(DECODE, lay=(Lay("state", (0, 0, 1, 0)),)),
+        "strides: compact, gapped tokens promised, gapped states asked",
+    ),
+    (
+        {"alignment": [16, 256]},
+        replace(DECODE, lay=(Lay("q", offset=4),)),
+        "alignment: 16, 256 promised, 4 asked",
+    ),
     ({"padding": False}, replace(DECODE, pool=Pool(indices=(-1,))), "padding: false promised, true asked"),
     (
         {"shared": False},

@@ -179,7 +179,7 @@ def test_a_menu_inside_little_has_few_builds() -> None:
     one = replace(
         NARROW, K=(64,), V=(64,), gate_dtype=("q",), pitch=(0,), index_dtype=("int64",), inplace=(True,)
     )
-    one = replace(one, batch_invariant=(False,), cu_dtype=("int32",))
+    one = replace(one, batch_invariant=(False,), cu_dtype=("int32",), strides=("compact",), alignment=(256,))
     entries = Menu.draw(3, ["gdn.decode"], promises=one).entries("gdn.decode")
     assert {(build.K, build.gate_dtype, build.index_dtype) for build in entries} == {
         (64, "bfloat16", "int64")

@@ -277,7 +277,11 @@ def test_generated_cases_print_and_store(op: str) -> None:
     from diffgdn.cases.case import Edit, Gates, Pool, Values
     from diffgdn.cases.operand_options import Operands
 
-    names = {record.__name__: record for record in (Case, Edit, Gates, Operands, Pool, Values)}
+    from diffgdn.cases.lay import Lay
+    from diffgdn.cases.state_options import StateOptions
+
+    records = (Case, Edit, Gates, Lay, Operands, Pool, StateOptions, Values)
+    names = {record.__name__: record for record in records}
     for case in sample(op)[:100]:
         assert eval(repr(case), names) == case
         assert case.id == eval(repr(case), names).id
@@ -312,7 +316,16 @@ def specialised(case: Case) -> Build:
         batch_invariant=case.batch_invariant,
         crowded=crowd,
         operands=case.operands,
+        lay=_lay(case),
     )
+
+
+def _lay(case: Case) -> str:
+    """What a build says of strides and alignment, as a case drawn for a GPU shows it."""
+    if any(one.offset == 2 for one in case.lay):
+        return "odd"
+    states = [one for one in case.lay if one.tensor in ("state", "buffer") and one.gaps]
+    return "rows" if any(one.gaps[-2] for one in states) else "even"
 
 
 @pytest.mark.parametrize("op", OPERATIONS)

@@ -14,11 +14,11 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from diffgdn.cases import lay as lays
+from diffgdn.cases import lay as rules
 from diffgdn.cases.case import Case
 from diffgdn.cases.lay import KIND_OF, STRIDED, Lay, forms, shapes
 from diffgdn.cases.promises import Promises
-from diffgdn.strategies.batch_layout import among, rarely
+from diffgdn.strategies.batch_layout import among
 from diffgdn.strategies.inside import EVEN, FAR_OFFSET
 from diffgdn.strategies.menu import Build
 
@@ -59,7 +59,7 @@ def of_build(case: Case, build: Build) -> tuple[Lay, ...]:
     found = shapes(case) if build.lay != "even" else {}
     if build.lay == "rows":
         return tuple(Lay(name, gaps) for name, gaps in ROWS.items() if name in found)
-    return tuple(Lay(name, offset=lays.ALIGNMENTS[0]) for name in UNALIGNED if name in found)
+    return tuple(Lay(name, offset=rules.ALIGNMENTS[0]) for name in UNALIGNED if name in found)
 
 
 def _sixteen_bits(case: Case) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ def _draw_far(draw: st.DrawFn, case: Case, name: str, own: Promises, even: bool)
         nesting = ()
     lay = Lay(name, gaps, nesting)
     pitch = case.pool.pitch if name == "state" and case.operation.has_pool else 0
-    if lays.reach(shape, lays.strides(shape, lay, pitch)) > MOST_FAR or not _promised(lay, shape, own):
+    if rules.reach(shape, rules.strides(shape, lay, pitch)) > MOST_FAR or not _promised(lay, shape, own):
         return None
     return lay
 
@@ -106,8 +106,9 @@ def _draw_near(draw: st.DrawFn, case: Case, name: str, own: Promises, even: bool
         return None  # by itself it would be aligned as it is not in the view
     gaps = draw(st.sampled_from(_gaps(name, shape, own, even)))
     nesting = draw(st.sampled_from(_nestings(name, shape, own, even)))
-    aligned = tuple(n for n in reversed(lays.ALIGNMENTS) if n in own.alignment and not (even and n % 16))
-    offset = draw(among(0, *aligned)) if draw(rarely(3)) else 0
+    aligned = tuple(n for n in reversed(rules.ALIGNMENTS) if n in own.alignment and not (even and n % 16))
+    less = tuple(n for n in aligned if n < 16)
+    offset = draw(among(0, *aligned, *less, *less)) if draw(among(False, True)) else 0
     return Lay(name, gaps, nesting, offset)
 
 
@@ -116,7 +117,7 @@ def _gaps(name: str, shape: tuple[int, ...], own: Promises, even: bool) -> list[
     free = [axis for axis in range(len(shape)) if axis < len(shape) - 1 or name in STRIDED or shape[-1] == 1]
     if even:  # rows of states lie end to end
         free = [axis for axis in free if name not in ROWS or axis < len(shape) - 2]
-    inside = lays.strides(shape, Lay(name))
+    inside = rules.strides(shape, Lay(name))
     out: list[tuple[int, ...]] = [()]
     for axis in free:
         # One index more: a view of the first indices of a longer axis inside this one.
