@@ -67,11 +67,6 @@ threshold_of_20 = usual(softplus_threshold=20.0)
 factor_of_1 = usual(softplus_beta=1.0)
 
 
-def v_rounded(case: Case, tensors: Tensors) -> Case:
-    tensors["v"] = tensors["v"].to(tensors["q"].dtype)
-    return case
-
-
 def no_bias_is_one(case: Case, tensors: Tensors) -> Case:
     if case.operands.dt_bias == "none":
         tensors["dt_bias"] = torch.ones(case.HV, case.K if case.operation.is_kda else 1)
@@ -132,7 +127,6 @@ BF16 = "bfloat16"
 SLIPS = (
     Slip("v as q", v_as_q, "gdn.extend", V),
     Slip("v as q", v_as_q, "kda.verify", V),
-    Slip("v rounded", v_rounded, "gdn.recurrent", Operands(v="float32"), dtype=BF16),
     Slip("k as q", k_as_q, "kda.update", K),
     Slip("k as q", k_as_q, "kda.extend", K),
     Slip("dt_bias as a", dt_bias_as_a, "kda.decode", Operands(dt_bias=BF16)),
