@@ -17,6 +17,8 @@ from diffgdn import targets
 from diffgdn.backend import selection
 from diffgdn.cases.case import Case
 from diffgdn.cases.operand_options import USUAL, Operands
+from diffgdn.cases.promises import Promises
+from diffgdn.cases.spans import Span
 from diffgdn.search import hypothesis_search
 from diffgdn.strategies import cases
 from diffgdn.tensors.arena import Arguments
@@ -28,6 +30,8 @@ if selection.detect() != "interpret":
 Tensors = dict[str, Tensor]
 Plant = Callable[[Case, Tensors], Case]
 MOST_CASES = 2000
+# Small, so that many cases are drawn in a short time.
+SMALL = Promises(K=(16,), V=(16,), HV=(1, 2), length=Span(1, 20), chunk_size=(16,))
 
 
 def read_as(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -176,7 +180,7 @@ def found(slip: Slip) -> tuple[Case, int]:
         return execute.run(case, target, "interpret")
 
     (first, *_) = hypothesis_search.find(
-        cases(slip.op),
+        cases(slip.op, promises=SMALL),
         run,
         max_examples=MOST_CASES,
         seed=7,
@@ -184,6 +188,7 @@ def found(slip: Slip) -> tuple[Case, int]:
         clock=lambda: 2.0 * bool(seen),  # no other case is drawn after the first failure
         on_failure=seen.append,
         by_field=True,
+        promises=SMALL,
     )
     return first.case, before[0]
 

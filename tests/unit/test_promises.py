@@ -89,7 +89,11 @@ ASKED: list[
     ),
     ({"steps": [True]}, Case("gdn.update"), "steps: true promised, false asked"),
     ({"tree": [True]}, VERIFY, "tree: true promised, false asked"),
-    ({"mixed_qkv": False}, with_operands("gdn.decode", v="bfloat16"), "mixed_qkv: false promised, true asked"),
+    (
+        {"mixed_qkv": False},
+        with_operands("gdn.decode", v="bfloat16"),
+        "mixed_qkv: false promised, true asked",
+    ),
     ({"mixed_beta": False}, MIXED_BETA, "mixed_beta: false promised, true asked"),
     (
         {"A_log": ["float32"]},
