@@ -136,7 +136,8 @@ def ways(op: str) -> tuple[Way, ...]:
 def fitted(form: Form, own: Promises) -> Form:
     """Return the form with what does not go together, or is not promised, put right."""
     form = _fitted_gates(form, own)
-    operands, changes = form.operands, {}
+    operands = form.operands
+    changes: dict[str, Any] = {}
     if operands.neg_eigval and not (form.raw_beta and own.neg_eigval):
         changes["neg_eigval"] = False
     if operands.beta == NONE or not _takes_beta_dtype(form, own):

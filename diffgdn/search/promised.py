@@ -56,7 +56,11 @@ def inside(candidate: Case, best: Case, promises: Promises) -> Case | None:
 def _restored(axis: str, candidate: Case, best: Case) -> dict[str, Any]:
     """Return changes that give a candidate what `best` has on an axis; none if the axis is about more."""
     if axis in OPERANDS:
-        form = {"raw": best.gates.raw, "lower_bound": best.gates.lower_bound, "dtype": best.gates.dtype}
+        form: dict[str, Any] = {
+            "raw": best.gates.raw,
+            "lower_bound": best.gates.lower_bound,
+            "dtype": best.gates.dtype,
+        }
         return {"operands": best.operands, "dtype": best.dtype, "gates": replace(candidate.gates, **form)}
     if axis in GATES:
         own = {GATES[axis]: getattr(best.gates, GATES[axis])}

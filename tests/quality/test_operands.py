@@ -17,6 +17,8 @@ from diffgdn import targets
 from diffgdn.backend import selection
 from diffgdn.cases.case import Case
 from diffgdn.cases.operand_options import USUAL, Operands
+from diffgdn.cases.promises import Promises
+from diffgdn.cases.spans import Span
 from diffgdn.search import hypothesis_search
 from diffgdn.strategies import cases
 from diffgdn.tensors.arena import Arguments
@@ -28,6 +30,8 @@ if selection.detect() != "interpret":
 Tensors = dict[str, Tensor]
 Plant = Callable[[Case, Tensors], Case]
 MOST_CASES = 2000
+# Small, so that many cases are drawn in a short time.
+SMALL = Promises(K=(16,), V=(16,), HV=(1, 2), length=Span(1, 20), chunk_size=(16,))
 
 
 def read_as(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -65,11 +69,6 @@ beta_as_g = in_the_dtype_of("beta", lambda case: case.decay_and_beta[0])
 no_negative = usual(neg_eigval=False)
 threshold_of_20 = usual(softplus_threshold=20.0)
 factor_of_1 = usual(softplus_beta=1.0)
-
-
-def v_rounded(case: Case, tensors: Tensors) -> Case:
-    tensors["v"] = tensors["v"].to(tensors["q"].dtype)
-    return case
 
 
 def no_bias_is_one(case: Case, tensors: Tensors) -> Case:
@@ -120,8 +119,7 @@ class Slip:
     plant: Plant
     op: str
     operands: Operands
-    raw: bool = False
-    dtype: str = "float32"
+    raw: bool | None = False  # None: either
 
     def __str__(self) -> str:
         return f"{self.op}: {self.name}"
@@ -132,7 +130,6 @@ BF16 = "bfloat16"
 SLIPS = (
     Slip("v as q", v_as_q, "gdn.extend", V),
     Slip("v as q", v_as_q, "kda.verify", V),
-    Slip("v rounded", v_rounded, "gdn.recurrent", Operands(v="float32"), dtype=BF16),
     Slip("k as q", k_as_q, "kda.update", K),
     Slip("k as q", k_as_q, "kda.extend", K),
     Slip("dt_bias as a", dt_bias_as_a, "kda.decode", Operands(dt_bias=BF16)),
@@ -141,14 +138,14 @@ SLIPS = (
     Slip("no dt_bias is one", no_bias_is_one, "gdn.recurrent", Operands(dt_bias="none"), raw=True),
     Slip("A_log as fp32", A_log_as_fp32, "gdn.verify", Operands(A_log=BF16)),
     Slip("A_log as fp32", A_log_as_fp32, "kda.recurrent", Operands(A_log=BF16), raw=True),
-    Slip("b as a", b_as_a, "gdn.decode", Operands(beta_dtype=BF16), dtype=BF16),
-    Slip("beta as g", beta_as_g, "kda.recurrent", Operands(beta_dtype=BF16), dtype=BF16),
+    Slip("b as a", b_as_a, "gdn.decode", Operands(beta_dtype=BF16)),
+    Slip("beta as g", beta_as_g, "kda.recurrent", Operands(beta_dtype=BF16)),
     Slip("no beta is half", no_beta_is_half, "gdn.update", Operands(beta="none")),
     Slip("no beta is half", no_beta_is_half, "kda.recurrent", Operands(beta="none")),
     Slip("2 sigmoid(b) ignored", no_negative, "gdn.extend", Operands(beta="raw", neg_eigval=True)),
     Slip("2 sigmoid(b) ignored", no_negative, "kda.recurrent", Operands(beta="raw", neg_eigval=True)),
-    Slip("beta goes with gates", beta_goes_with_gates, "gdn.recurrent", Operands(beta="raw")),
-    Slip("beta goes with gates", beta_goes_with_gates, "kda.extend", Operands(beta="raw")),
+    Slip("beta goes with gates", beta_goes_with_gates, "gdn.recurrent", Operands(beta="raw"), raw=None),
+    Slip("beta goes with gates", beta_goes_with_gates, "kda.extend", Operands(beta="raw"), raw=None),
     Slip("raw gates as given", raw_gates_as_given, "gdn.recurrent", USUAL, raw=True),
     Slip("raw gates as given", raw_gates_as_given, "gdn.extend", USUAL, raw=True),
     Slip("threshold of 20", threshold_of_20, "gdn.decode", Operands(softplus_threshold=2.0)),
@@ -175,14 +172,15 @@ class Slipped:
 
 def found(slip: Slip) -> tuple[Case, int]:
     """The case that the first failure shrinks to, and how many cases were run until it failed."""
-    target, seen, before = Slipped(slip.plant), [], [0]
+    target, before = Slipped(slip.plant), [0]
+    seen: list[Any] = []
 
-    def run(case: Case) -> execute.Verdict:
+    def run(case: Case) -> Any:
         before[0] += not seen
         return execute.run(case, target, "interpret")
 
     (first, *_) = hypothesis_search.find(
-        cases(slip.op),
+        cases(slip.op, promises=SMALL),
         run,
         max_examples=MOST_CASES,
         seed=7,
@@ -190,6 +188,7 @@ def found(slip: Slip) -> tuple[Case, int]:
         clock=lambda: 2.0 * bool(seen),  # no other case is drawn after the first failure
         on_failure=seen.append,
         by_field=True,
+        promises=SMALL,
     )
     return first.case, before[0]
 
@@ -204,7 +203,10 @@ def others(operands: Operands) -> set[str]:
 @pytest.mark.parametrize("slip", SLIPS, ids=str)
 def test_a_slip_shrinks_to_the_operands_that_show_it(slip: Slip) -> None:
     case, _ = found(slip)
-    assert (others(case.operands), case.gates.raw) == (others(slip.operands), slip.raw)
-    assert (case.dtype == "float32") == (slip.dtype == "float32")
+    more = others(case.operands) - others(slip.operands)
+    # Ones may hide the slip where beta is one; then what makes it another number stays.
+    assert others(slip.operands) <= others(case.operands)
+    assert more <= {"neg_eigval"}
+    assert slip.raw is None or case.gates.raw == slip.raw
     assert (case.H, case.HV, len(case.lens)) == (1, 1, 1)
     assert case.lens[0] <= 2

@@ -53,7 +53,7 @@ def everything(K: int) -> None:
     launch(
         q, q, v, torch.zeros(1, N * T, HV, K), v[..., 0], v.clone(), kda=True, h0=kept[:, 0], ht=kept[:, 0],
         h_indices=indices, cu_seqlens=torch.zeros(N + 1), cache=kept, cache_indices=indices, cache_steps=T,
-        parents=torch.zeros(N, T, dtype=torch.int32), scale=0.5, l2norm=True, raw=True,
+        parents=torch.zeros(N, T, dtype=torch.int32), scale=0.5, l2norm=True, raw_beta=True,
         A_log=torch.zeros(HV), dt_bias=torch.zeros(HV * K),
     )  # fmt: skip
 

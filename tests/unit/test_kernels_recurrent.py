@@ -747,7 +747,7 @@ def launch_verify(
         tensor(1, tokens, 1, K), tensor(1, tokens, 1, K), tensor(1, tokens, HV, V), tensor(1, tokens, HV),
         tensor(1, tokens, HV), tensor(1, tokens, HV, V), kda=False, h0=pool, ht=pool, h_indices=indices,
         cu_seqlens=tensor(N + 1, dtype=torch.int32), cache=tensor(N, T, HV, V, K), cache_indices=indices,
-        cache_steps=T, parents=tensor(N, T, dtype=torch.int32), scale=0.5, raw=True, A_log=tensor(HV),
+        cache_steps=T, parents=tensor(N, T, dtype=torch.int32), scale=0.5, raw_beta=True, A_log=tensor(HV),
         dt_bias=tensor(HV),
     )  # fmt: skip
 

@@ -184,9 +184,8 @@ def test_our_softplus_takes_any_numbers(factor: float, threshold: float) -> None
     x = a.cpu().double()
     curved = torch.logaddexp(factor * x, torch.zeros_like(x)) / factor
     softplus = torch.where(factor * x > threshold, x, curved)
-    torch.testing.assert_close(
-        state.flatten().cpu().double(), torch.exp(-softplus * torch.tensor(-6.0).exp()), rtol=1e-5, atol=0
-    )
+    expected = torch.exp(-softplus * torch.tensor(-6.0).exp())
+    torch.testing.assert_close(state.flatten().cpu().double(), expected, rtol=1e-5, atol=0)
 
 
 def spread(case: Case, data: inputs.Data) -> float:
@@ -194,9 +193,11 @@ def spread(case: Case, data: inputs.Data) -> float:
     return float(noise.measure(case, data, noise.Contract())["state"].max())
 
 
-def test_noise_has_the_jump_at_a_threshold_where_rounding_may_cross_it_and_nowhere_else() -> None:
+def test_noise_has_the_jump_where_rounding_may_cross_the_threshold_and_nowhere_else() -> None:
     own = Operands(softplus_threshold=2.0)
-    case = Case("gdn.decode", K=16, V=16, gates=Gates("uniform"), values=Values("ones"), operands=own)
+    case = Case(
+        "gdn.decode", K=16, V=16, gates=Gates("uniform", beta="zero"), values=Values("ones"), operands=own
+    )
     data = inputs.draw(case)
     data["dt_bias"].zero_()
     data["A_log"].zero_()
@@ -206,7 +207,7 @@ def test_noise_has_the_jump_at_a_threshold_where_rounding_may_cross_it_and_nowhe
     beside = spread(case, data)
     jump = float(torch.log1p(torch.exp(torch.tensor(-2.0))))
     decay = float(torch.exp(torch.tensor(-2.0)))
-    assert at > 0.5 * jump * decay * 0.5  # of a state of ones, halved: beta writes the rest
+    assert at > 0.5 * jump * decay  # of a state of ones, which is decayed alone
     assert beside < 1e-6
 
 

@@ -159,7 +159,8 @@ def _of_scaled_softplus(
     error = error + of_sum * draws.by_value(z, "softplus_sum")
     near = (z - threshold).abs() <= MAX_SIGMAS * 2.0 * unit * z.abs()
     jump = torch.where(near, torch.log1p(torch.exp(-z.abs())) / factor, 0.0).to(draws.dtype)
-    return error + 0.5**0.5 * rate * jump * draws.by_value(z, "threshold")
+    either: Tensor = 0.5**0.5 * rate * jump * draws.by_value(z, "threshold")
+    return error + either
 
 
 def decay_error(draws: Draws, x: Tensor, contract: Contract, size: Size) -> Tensor:
