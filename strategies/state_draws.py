@@ -26,7 +26,8 @@ ONE_IN = 7  # cases of an operation that has options that kernels are compiled f
 ONE_IN_BUFFERED = 4  # of updates that keep steps
 WEIGHTS = {"token_slots": 2, "step_update": 2, "track": 2}
 # How rows are named and what is said of the buffer's steps.
-WORDS = (("given", "buffer"),) * 21 + (("slots", "buffer"), ("given", "longest"), ("given", "none"))
+FEWER = ("given", "longest")
+WORDS = (("given", "buffer"),) * 14 + (("slots", "buffer"), FEWER, FEWER, ("given", "none"))
 MOST_ROWS = 8  # of a buffer whose rows are slots, unless there are more sequences
 BITS = 10  # sequences after which flags repeat
 
