@@ -24,9 +24,10 @@ from diffgdn.strategies.state_builds import APART, AXES, SECOND_IN, promised
 
 ONE_IN = 7  # cases of an operation that has options that kernels are compiled for
 ONE_IN_BUFFERED = 4  # of updates that keep steps
-WEIGHTS = {"token_slots": 2, "step_update": 2}
+WEIGHTS = {"token_slots": 2, "step_update": 2, "track": 2}
 # How rows are named and what is said of the buffer's steps.
-WORDS = (("given", "buffer"),) * 21 + (("slots", "buffer"), ("given", "longest"), ("given", "none"))
+FEWER = ("given", "longest")
+WORDS = (("given", "buffer"),) * 14 + (("slots", "buffer"), FEWER, FEWER, ("given", "none"))
 MOST_ROWS = 8  # of a buffer whose rows are slots, unless there are more sequences
 BITS = 10  # sequences after which flags repeat
 
@@ -152,10 +153,11 @@ def _flags(case: Case, pick: Pick, own: Promises) -> Case:
 
 def _track(case: Case, pick: Pick, own: Promises) -> Case:
     """Track the last chunk of the first sequence, the one before the last of the second, and so on, or so
-    many before."""
+    many before; none of every fourth."""
     chunks = [-(-length // case.chunk_size) for length in case.lens]
-    shift = pick(0, max(chunks))
-    return _changed(case, track=tuple(c - 1 - (shift + n) % (c + 1) for n, c in enumerate(chunks)))
+    shift = pick(0, max(3, *chunks))
+    track = [c - 1 - (shift + n) % c if c and (shift + n) % 4 < 3 else -1 for n, c in enumerate(chunks)]
+    return _changed(case, track=tuple(track))
 
 
 def _token_slots(case: Case, pick: Pick, own: Promises) -> Case:

@@ -204,7 +204,7 @@ ITEMS = {
     "a parent far back": Item(lambda c: any(parent < step - 2 for step, parent in steps(c)), VERIFY, 0.02),
     "a branch off a branch": Item(lambda c: any(0 < parent < step - 1 for step, parent in steps(c)), VERIFY),
     "steps not kept of a live sequence": Item(
-        lambda c: any(row < 0 <= index for row, index in zip(c.pool.rows, c.pool.indices, strict=True)),
+        lambda c: any(row < 0 <= index for row, index in zip(c.pool.rows, c.pool.indices, strict=False)),
         VERIFY,
         0.03,
     ),
