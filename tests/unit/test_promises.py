@@ -81,6 +81,7 @@ ASKED: list[
     ),
     ({"steps": [True]}, Case("gdn.update"), "steps: true promised, false asked"),
     ({"tree": [True]}, VERIFY, "tree: true promised, false asked"),
+    ({"company": False}, replace(DECODE, before=("same",)), "company: false promised, true asked"),
 ]
 
 
