@@ -73,6 +73,6 @@ def _of(case: Case, lens: tuple[int, ...], word: str, fields: dict[str, Any]) ->
         pool = replace(pool, steps=max(lens), buffer=count, rows=tuple(range(count)))
     chunk = 16 if operation.is_chunked else Case.chunk_size
     try:
-        return Case(case.op, lens, pool=pool, chunk_size=chunk, order=case.order, before=(word,), **fields)
+        return Case(case.op, lens, pool=pool, chunk_size=chunk, before=(word,), **fields)
     except ValueError:
         return None

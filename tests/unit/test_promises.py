@@ -146,6 +146,7 @@ ASKED: list[
     ({"indices": [False]}, Case("gdn.extend"), "indices: false promised, true asked"),
     ({"initial_flags": [True]}, Case("gdn.extend"), "initial_flags: true promised, false asked"),
     ({"track": [True]}, Case("kda.extend"), "track: true promised, false asked"),
+    ({"company": False}, replace(DECODE, before=("same",)), "company: false promised, true asked"),
 ]
 
 
