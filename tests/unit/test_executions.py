@@ -6,6 +6,8 @@ Graphs are those of a machine that records calls (`FakeMachine`); tests/gpu/test
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -402,6 +404,29 @@ def test_a_difference_has_a_place() -> None:
     assert found is not None
     assert found.place == "(sequence 0, token 0, head 0, V 0)"
     assert "the replay of its graph left other bits than the plain call" in found.message
+
+
+STALE = """
+from diffgdn.backend import selection
+selection.enter("interpret")
+import torch
+from diffgdn.kernels import chunk_{name} as extend
+x = torch.ones(1, 3, 1, 16)
+gates = dict(g=-x if "{name}" == "kda" else -x[..., 0], beta=x[..., 0])
+pool, index = torch.ones(2, 1, 16, 16), torch.tensor([1, 1 << 40])
+extend(x, x, x, **gates, initial_state=pool, initial_state_indices=index, validate=False,
+    cu_seqlens=torch.tensor([0, 3, 3]))
+print("same" if bool((pool[0] == 1).all()) and not bool((pool[1] == 1).any()) else "wrong")
+"""
+
+
+@pytest.mark.parametrize("name", ["gated_delta_rule", "kda"])
+def test_an_extend_follows_no_index_of_a_sequence_without_tokens(name: str) -> None:
+    """In a process of its own: it would end with SIGSEGV."""
+    ran = subprocess.run(
+        [sys.executable, "-c", STALE.format(name=name)], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (0, "same\n"), ran.stderr
 
 
 # --- shrinking, findings ---

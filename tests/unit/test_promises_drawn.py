@@ -45,7 +45,8 @@ def _axis(name: str, axis: Any) -> st.SearchStrategy[Any]:
     if isinstance(axis, Flag):
         return st.booleans()
     if isinstance(axis, Words):
-        return st.lists(st.sampled_from(axis.known), min_size=1, unique=True)
+        some = st.lists(st.sampled_from(axis.known), min_size=1, unique=True)
+        return some.map(lambda words: ["eager", *words]) if name == "execution" else some
     if isinstance(axis, Floats):
         negative = st.floats(-10.0, -0.01)
         return st.one_of(st.lists(negative, min_size=1, max_size=3), negative.map(lambda low: Span(low, 0.0)))
