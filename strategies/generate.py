@@ -15,7 +15,6 @@ from diffgdn.strategies import (
     inside,
     laws,
     lays,
-    
     operand_draws,
     operand_forms,
     sizes,

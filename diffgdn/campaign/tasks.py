@@ -165,9 +165,8 @@ class Done:
     """A task is finished.
 
     cases: explored ones; findings: among them. failure: of a RunCase, `CheckFailure.to_json()`; text: its
-    picture. error: the machinery, not a kernel, went wrong; one line. coverage: of the cases that count, where
-    that is asked for. known: of a RunCase, as in its verdict.
     picture. error: the machinery, not a kernel, went wrong; one line. coverage: of the cases that count,
+    where that is asked for. known: of a RunCase, as in its verdict.
     """
 
     cases: int = 0

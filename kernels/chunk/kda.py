@@ -23,9 +23,9 @@ def chunk_kda(
     K] is the natural log of the decay, or with A_log the raw gate; dt_bias has HV * K elements; with
     lower_bound, g = lower_bound * sigmoid(exp(A_log) * (g + dt_bias)). output_intermediate_states: also
     return the state before each chunk. chunk_indices, chunk_offsets: accepted and not used, the chunk table
-    is made from cu_seqlens on the device. track_state [N, HV, V, K], fp32, with any leading strides, takes the state before chunk
-    track_chunk_idx[n] of each sequence n, not rounded; its row stays as it is if the sequence has no such
-    chunk, as for a negative number.
+    is made from cu_seqlens on the device. track_state [N, HV, V, K], fp32, with any leading strides, takes
+    the state before chunk track_chunk_idx[n] of each sequence n, not rounded; its row stays as it is if the
+    sequence has no such chunk, as for a negative number.
 
     Returns o [B, T, HV, V]; (o, h) with output_intermediate_states; the final state [N, HV, V, K] comes
     last of the tuple with output_final_state. Raises ValueError or TypeError, before anything is written, for

@@ -14,8 +14,8 @@ from hypothesis.errors import InvalidArgument
 from diffgdn import targets
 from diffgdn.cases import promises_file
 from diffgdn.cases.case import Case, Gates, Pool, Values
-from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.lay import Lay
+from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.promises import AXES, EVERYTHING, OUTSIDE, Promises
 from diffgdn.cases.spans import Span
 from diffgdn.cases.state_options import StateOptions

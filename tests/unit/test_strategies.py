@@ -275,9 +275,8 @@ def test_the_same_seed_gives_the_same_cases(op: str) -> None:
 def test_generated_cases_print_and_store(op: str) -> None:
     """A generated case evaluates back from its repr and from its JSON form."""
     from diffgdn.cases.case import Edit, Gates, Pool, Values
-    from diffgdn.cases.operand_options import Operands
-
     from diffgdn.cases.lay import Lay
+    from diffgdn.cases.operand_options import Operands
     from diffgdn.cases.state_options import StateOptions
 
     records = (Case, Edit, Gates, Lay, Operands, Pool, StateOptions, Values)
