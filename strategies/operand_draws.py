@@ -14,7 +14,7 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.promises import Promises
 from diffgdn.strategies import inside
 from diffgdn.strategies.batch_layout import among, rarely, whole
-from diffgdn.strategies.laws import BOUNDS, EXPONENTS_HALF
+from diffgdn.strategies.laws import ACROSS, BOUNDS, EXPONENTS_HALF, FAR_ACROSS
 from diffgdn.strategies.operand_forms import MOST_VALUES, Form, fitted, ways
 
 SHARE = 7
@@ -49,6 +49,8 @@ def having(case: Case, form: Form, bound: float) -> Case:
         return case
     lower = (gates.lower_bound or bound) if form.bounded else None
     beta = "one" if gates.beta == "two" and form.raw_beta else gates.beta
+    if not (form.operands.plain_softplus or values.law == "exact"):
+        gates = replace(gates, law=ACROSS, strength=FAR_ACROSS, at=0)
     gates = replace(gates, raw=form.raw, lower_bound=lower, beta=beta)
     if "float16" in (form.operands.k, form.operands.v):
         v, q = _small(values.v_exponent, "v"), _small(values.q_exponent, "q")

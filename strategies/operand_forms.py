@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diffgdn.strategies.menu import Build
 
 MOST_VALUES = 12  # a number below it picks one of a few values
-SOFTPLUS = ((2.0, 20.0), (1.0, 2.0), (0.5, 8.0), (2.0, 0.0), (1.0, 60.0))  # factor, threshold
+SOFTPLUS = ((1.0, 2.0), (2.0, 20.0), (1.0, 2.0), (2.0, 0.0), (0.5, 2.0), (1.0, 60.0))  # factor, threshold
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def ways(op: str) -> tuple[Way, ...]:
     if kind == "update":
         return (_v, _k, _beta, _beta_dtype)
     if kind in ("decode", "verify"):
-        return (_v, _k, _dt_bias, _beta_dtype, _A_log, _softplus)
+        return (_v, _k, _dt_bias, _beta_dtype, _A_log, _softplus, _softplus)
     return (_v, _k, _raw, _beta, _neg_eigval, _dt_bias, _beta_dtype, _A_log)
 
 

@@ -148,7 +148,7 @@ SLIPS = (
     Slip("beta goes with gates", beta_goes_with_gates, "kda.extend", Operands(beta="raw"), raw=None),
     Slip("raw gates as given", raw_gates_as_given, "gdn.recurrent", USUAL, raw=True),
     Slip("raw gates as given", raw_gates_as_given, "gdn.extend", USUAL, raw=True),
-    Slip("threshold of 20", threshold_of_20, "gdn.decode", Operands(softplus_threshold=2.0)),
+    Slip("threshold of 20", threshold_of_20, "kda.verify", Operands(softplus_threshold=2.0)),
     Slip("factor of 1", factor_of_1, "kda.verify", Operands(softplus_beta=2.0)),
 )
 
