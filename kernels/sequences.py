@@ -20,8 +20,9 @@ def fused_recurrent_gated_delta_rule(
     and T all tokens. Any strides, past 2^31 elements too, the last dimension contiguous. g [B, T, HV] is the
     natural log of the decay; beta [B, T, HV], or None for ones. scale: None for K^-0.5. initial_state [N, HV,
     V, K] is read only; None starts from zero. Dtypes: q, k, v each one of bf16, fp16, fp32; g and beta q's or
-    fp32; initial_state any of the three. With A_log (HV elements) g is the raw gate: g = -exp(A_log) * softplus(g + dt_bias), dt_bias HV elements or None for zeros, both in any
-    of the three. beta_is_raw: beta is sigmoid(beta), with allow_neg_eigval 2 sigmoid(beta).
+    fp32; initial_state any of the three. With A_log (HV elements) g is the raw gate: g = -exp(A_log) *
+    softplus(g + dt_bias), dt_bias HV elements or None for zeros, both in any of the three. beta_is_raw: beta
+    is sigmoid(beta), with allow_neg_eigval 2 sigmoid(beta).
     use_qk_l2norm_in_kernel: q and k are first divided by sqrt(sum(x^2) + 1e-6). batch_invariant: the bits of
     a sequence do not depend on the batch it is in. validate: check the values of cu_seqlens (None: on CPU
     only).

@@ -29,7 +29,8 @@ def run(case: Case, target: Target, backend: str, name: str) -> Verdict:
     """Ask one relation of a case; the verdict is refused if the relation says nothing about it.
 
     A kernel's fault never raises; errors of the framework itself do, and ValueError for an unknown relation.
-    Calls that the case names before its own are not made: a relation is about calls among themselves.
+    Calls that the case names before its own are not made: a relation is about calls among themselves. Where
+    these have other shapes, arguments lie as the case's view says, whatever its lays.
     """
     relation = registry.get(name)
     reason = None if relation.takes(case.operation) else f"not about {case.op}"
@@ -37,10 +38,11 @@ def run(case: Case, target: Target, backend: str, name: str) -> Verdict:
     reason = reason or (None if case.total else "no tokens") or relation.unless(case)
     if case.state_options != StateOptions() and not relation.same_shapes:
         reason = reason or "options of states, of which only the same call again is asked"
-    if reason is None and relation.bitwise and not relation.same_shapes:
-        case_asked = replace(case, batch_invariant=True, before=())
-    else:
-        case_asked = replace(case, before=())
+    case_asked = replace(case, before=())
+    if not relation.same_shapes:
+        case_asked = replace(case_asked, lay=())  # strides are of one argument in one shape
+        if reason is None and relation.bitwise:
+            case_asked = replace(case_asked, batch_invariant=True)
     reason = reason or refusal(target, case_asked, backend)
     if reason is not None:
         return Verdict(case, target.name, backend, refused=reason)
