@@ -58,8 +58,12 @@ class Lay(Record):
 
 
 def shapes(case: Case) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each argument of a case, by name, states as [..., V, K] whatever the layout."""
+    """Return the shape of each argument of a case that may have a lay, by name.
+
+    States are [..., V, K] whatever the layout. A table of slots for each token has no lay.
+    """
     operation, pool, count = case.operation, case.pool, len(case.lens)
+    options = case.state_options
     state, kda = (case.HV, case.V, case.K), operation.is_kda
     tokens: tuple[int, ...] = (1, case.tokens)
     if not case.packed or case.batched:
@@ -74,18 +78,22 @@ def shapes(case: Case) -> dict[str, tuple[int, ...]]:
     else:
         out["q"] = out["k"] = (*tokens, case.H, case.K)
         out["v"] = (*tokens, case.HV, case.V)
-    names = ("a", "b") if case.raw_gates else ("g", "beta")
-    out |= {names[0]: (*tokens, *decay), names[1]: (*tokens, case.HV)}
+    name, *beta = case.decay_and_beta
+    out |= {name: (*tokens, *decay)} | dict.fromkeys(beta, (*tokens, case.HV))
     if case.raw_gates:
-        out |= {"A_log": (case.HV,), "dt_bias": (case.HV, case.K) if kda else (case.HV,)}
+        out["A_log"] = (case.HV,)
+        if case.operands.dt_bias != "none":
+            out["dt_bias"] = (case.HV, case.K) if kda else (case.HV,)
     if case.packed and not operation.single_token:
         out["cu_seqlens"] = (count + 1,)
     if case.values.state != "none":
         out["state"] = (pool.slots if operation.has_pool else count, *state)
-        if operation.has_pool:
+        if operation.has_pool and options.indices and not options.slots:
             out["indices"] = (count,)
-    if case.keeps_steps:
-        out |= {"rows": (count,), "buffer": (pool.buffer, pool.steps, *state)}
+    if case.has_buffer:
+        out["buffer"] = (pool.buffer, pool.steps, *state)
+        if options.step_rows == "given":
+            out["rows"] = (count,)
     if case.parents:
         out["parents"] = (count, pool.steps)
     return out

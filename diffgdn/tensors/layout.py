@@ -100,7 +100,7 @@ class _Plan:
         self._transposed = layout == "kv"
         self.inner = (case.HV, case.K, case.V) if self._transposed else (case.HV, case.V, case.K)
         self.state_dtype = DTYPE[case.pool.dtype]
-        self.lays = {one.tensor: one for one in case.lay}
+        self.lays = {one.tensor: one for one, _, _ in lay.placed(case)}
         self.regions: list[Region] = []
         self.columns: list[Columns] = []
         self._values: list[_Values] = []
