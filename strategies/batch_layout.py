@@ -167,7 +167,7 @@ def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room, 
 
     own: what is promised of the operation.
     """
-    far = draw(rarely(14)) and operation.has_pool and build.given and build.state_dtype != "float32"
+    far = draw(rarely(20)) and operation.has_pool and build.given and build.state_dtype != "float32"
     far = far and inside.takes_far(own, build.odd_pitch)
     crowd = min(draw(among(2, 4, room.sequences)), room.sequences)
     longest = min(draw(among(*[room.longest] * 4, room.grain + 2, 3)), room.longest)

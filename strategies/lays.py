@@ -50,8 +50,17 @@ def with_lays(draw: st.DrawFn, case: Case, build: Build, backend: str, own: Prom
     else:
         found = []
     named = {one.tensor for one in fixed}
-    free = tuple(one for one in found if one is not None and one != Lay(one.tensor))
+    free = tuple(one for one in found if one is not None and one != Lay(one.tensor) and _fits(case, one))
     return replace(case, lay=(*fixed, *(one for one in free if one.tensor not in named)))
+
+
+def _fits(case: Case, lay: Lay) -> bool:
+    """Tell whether an argument takes no more room with a lay than MOST_FAR: slots of a pool that lie far apart
+    are not put inside another axis.
+    """
+    shape = shapes(case)[lay.tensor]
+    pitch = case.pool.pitch if lay.tensor == "state" and case.operation.has_pool else 0
+    return rules.reach(shape, rules.strides(shape, lay, pitch)) <= MOST_FAR
 
 
 def of_build(case: Case, build: Build) -> tuple[Lay, ...]:
@@ -93,10 +102,7 @@ def _draw_far(draw: st.DrawFn, case: Case, name: str, own: Promises, even: bool)
     if nesting == tuple(range(len(shape))):
         nesting = ()
     lay = Lay(name, gaps, nesting)
-    pitch = case.pool.pitch if name == "state" and case.operation.has_pool else 0
-    if rules.reach(shape, rules.strides(shape, lay, pitch)) > MOST_FAR or not _promised(lay, shape, own):
-        return None
-    return lay
+    return lay if _fits(case, lay) and _promised(lay, shape, own) else None
 
 
 def _draw_near(draw: st.DrawFn, case: Case, name: str, own: Promises, even: bool) -> Lay | None:

@@ -266,6 +266,8 @@ def captured(case: Case, machine: Machine, call: Call) -> Replayable:
             return machine.capture(call)
     except CaptureFailed as failed:
         error = failed.__cause__
+        if isinstance(error, torch.OutOfMemoryError):
+            raise error from None  # no fault of the kernel, as anywhere else
         raise NotCaptured(case.op, None, None, f"no CUDA graph can hold the call: {_line(error)}") from error
 
 

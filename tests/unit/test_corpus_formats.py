@@ -9,9 +9,13 @@ import pytest
 
 from diffgdn.cases import case, trace
 from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
+from diffgdn.cases.lay import Lay
+from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.prelude import Call
 from diffgdn.cases.sparsity import Only
+from diffgdn.cases.state_options import StateOptions
 from diffgdn.cases.trace import Trace
+from diffgdn.cases.trace_form import Form
 from diffgdn.cases.trace_steps import Step
 from diffgdn.findings import corpus, parse
 from diffgdn.findings.finding import FORMAT_VERSION, Finding
@@ -33,6 +37,23 @@ TRACE = Trace(
     seed=5,
 )
 ORDERED = Trace(family="gdn", steps=(Step("arrive", (0,)), Step("decode", (0,))), order="descending")
+SNAPSHOTS = Trace(
+    family="gdn",
+    steps=(
+        Step("arrive", (0,)),
+        Step("extend", (0,), lens=(2,), chunks=(0,)),
+        Step("fork", (1,), sources=(0,)),
+        Step("verify", (1,), lens=(2,)),
+        Step("verify", (1,), lens=(2,), accepted=(0,)),
+        Step("drop", (0,)),
+        Step("compact", ()),
+    ),
+    slots=4,
+    chunk_size=16,
+    form=Form(gate_dtype="float32", index_dtype="int64", view="gapped", scale=0.5, reserved=1),
+    reuse=True,
+    graphs=True,
+)
 EXAMPLES = {
     "finding-1-case-1": Finding(
         case=Case(
@@ -126,6 +147,47 @@ EXAMPLES = {
         kind="slot_changed",
         message="step 1 (decode 0): it changed",
         trace=ORDERED,
+    ),
+    "finding-1-case-4": Finding(
+        case=Case(
+            "gdn.verify",
+            lens=(2, 1),
+            dtype="bfloat16",
+            pool=Pool(slots=4, indices=(1, -1), dtype="bfloat16"),
+            operands=Operands(v="float32", A_log="bfloat16", dt_bias="none", softplus_threshold=2.0),
+            state_options=StateOptions(slots=((0, 1), (-1, -1)), accepted=(2, 1)),
+            lay=(Lay("q", (0, 5, 0, 0), (0, 2, 1, 3), 16), Lay("A_log", (1,))),
+            before=("new_values", "other_dtype"),
+            execution="stream",
+        ),
+        target="my_kernel.py:verify",
+        backend="gpu",
+        kind="execution_differs",
+        message="on a side stream it left other bits",
+        tensor="o",
+    ),
+    "finding-1-case-5": Finding(
+        case=Case(
+            "kda.extend",
+            pool=Pool(slots=2, indices=(1,)),
+            gates=Gates("constant", raw=True),
+            operands=Operands(beta="activated", beta_dtype="float32"),
+            state_options=StateOptions(initial=(False,), track=(0,)),
+            chunk_size=16,
+        ),
+        target="my_kernel.py:extend",
+        backend="interpret",
+        kind="beyond_bound",
+        message="it is wrong",
+        tensor="tracked",
+    ),
+    "finding-1-trace-3": Finding(
+        case=SNAPSHOTS.last_call(),
+        target="eager",
+        backend="interpret",
+        kind="slot_changed",
+        message="step 4 (verify 1): it changed",
+        trace=SNAPSHOTS,
     ),
 }
 

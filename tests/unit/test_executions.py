@@ -397,6 +397,19 @@ def test_what_cannot_be_captured_says_why_in_one_line() -> None:
 
 
 @pytest.mark.usefixtures("faked")
+def test_no_memory_for_a_capture_is_no_fault_of_the_kernel() -> None:
+    """As in the plain call, it goes through to who can wait for memory."""
+
+    def full(**given: Any) -> Tensor:
+        if capturing[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return fused_recurrent_gated_delta_rule_update(**given)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        execute.run(replace(UPDATE, execution="graph"), target(full), "interpret")
+
+
+@pytest.mark.usefixtures("faked")
 def test_a_difference_has_a_place() -> None:
     case = replace(UPDATE, execution="graph")
     SEEN[0] = None

@@ -277,7 +277,7 @@ def test_lays_are_drawn_inside_the_promises_in_one_case_of_eight(backend: str, o
     count, some = 0, 0
     asked: set[Any] = set()
 
-    for number in range(4):  # within one seed Hypothesis repeats itself, so a campaign draws by many
+    for number in range(8):  # within one seed Hypothesis repeats itself, so a campaign draws by many
 
         @seed(number)
         @settings(
@@ -384,3 +384,43 @@ def test_no_more_is_touched_of_a_far_argument_than_what_is_around_its_elements()
     assert len(far.watched) == 50
     touched = sum(stop - start for start, stop in far.watched)
     assert math.prod(far.view.shape) < touched < 1 << 20 < far.words.numel()
+
+
+drawing = settings(
+    database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_the_arguments_of_a_drawn_case_have_the_shapes_that_lays_go_by(op: str) -> None:
+    @seed(5)
+    @settings(drawing, max_examples=60)
+    @given(cases(op))
+    def agree(case: Case) -> None:
+        if case.pool.pitch > 10_000 or any(max(one.gaps, default=0) > 10_000 for one in case.lay):
+            return
+        passed = arrange(case, inputs.draw(case), "cpu").tensors
+        expected = lay.shapes(case)
+        assert {name: tuple(passed[name].shape) for name in expected} == expected  # type: ignore[union-attr]
+        others = {name for name in lay.NAMES if passed.get(name) is not None} - set(expected)
+        assert others <= ({"indices"} if case.state_options.slots else set())
+
+    agree()
+
+
+@pytest.mark.parametrize("op", ["gdn.decode", "kda.extend", "gdn.verify"])
+def test_no_lay_is_drawn_that_takes_too_much_memory(op: str) -> None:
+    """A pool whose slots lie far apart is not put inside another axis, which would spread it out once more."""
+    own = Promises(pitch=(FAR // 2,), H=(8,), HV=(24,), initial_state=(True,))
+    lays: set[str] = set()
+
+    @seed(3)
+    @settings(drawing, max_examples=300)
+    @given(cases(op, backend="gpu", promises=own))
+    def fits(case: Case) -> None:
+        for one, shape, strides in lay.placed(case):
+            assert lay.reach(shape, strides) <= size_limits.MOST_REACH, one
+        lays.update(one.tensor for one in case.lay)
+
+    fits()
+    assert lays
