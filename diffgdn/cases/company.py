@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffgdn.cases.json_record import require
+from diffgdn.cases.state_options import StateOptions
 
 if TYPE_CHECKING:
     from diffgdn.cases.case import Case
@@ -29,6 +30,13 @@ def _turned(values: tuple[T, ...]) -> tuple[T, ...]:
     return values[1:] + values[:1]
 
 
+def _options(case: Case, change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> StateOptions:
+    """Change what the options of states hold for each sequence as the sequences are changed."""
+    options = case.state_options
+    names = ("slots", "accepted", "initial", "track")
+    return replace(options, **{name: change(getattr(options, name)) for name in names})
+
+
 def _same(case: Case) -> Case:
     return replace(case, values=replace(case.values, seed=case.values.seed + 1))
 
@@ -44,7 +52,15 @@ def _new_values(case: Case) -> Case:
         longest = pool.steps if case.keeps_steps else lens[0] + 1
         if lens[0] > 1 and longest > lens[0]:
             lens = (lens[0] + 1, *lens[1:-1], lens[-1] - 1)
-    return replace(case, lens=lens, pool=pool, gates=gates, values=values, parents=_turned(case.parents))
+    return replace(
+        case,
+        lens=lens,
+        pool=pool,
+        gates=gates,
+        values=values,
+        parents=_turned(case.parents),
+        state_options=_options(case, _turned),
+    )
 
 
 def _smaller_batch(case: Case) -> Case | None:
@@ -53,7 +69,10 @@ def _smaller_batch(case: Case) -> Case | None:
     if not count:
         return None
     pool = replace(case.pool, indices=case.pool.indices[:count], rows=case.pool.rows[:count])
-    return replace(case, lens=case.lens[:count], pool=pool, parents=case.parents[:count])
+    options = _options(case, lambda values: values[:count])
+    return replace(
+        case, lens=case.lens[:count], pool=pool, parents=case.parents[:count], state_options=options
+    )
 
 
 def _bigger_batch(case: Case) -> Case:
@@ -68,7 +87,12 @@ def _bigger_batch(case: Case) -> Case:
         buffer=2 * pool.buffer,
         rows=pool.rows + rows,
     )
-    return replace(case, lens=case.lens * 2, pool=pool, parents=case.parents * 2)
+    options = _options(case, lambda values: values * 2)
+    second = tuple(
+        tuple(slot + case.pool.slots if slot >= 0 else -1 for slot in slots) for slots in options.slots
+    )[len(case.lens) :]
+    options = replace(options, slots=options.slots[: len(case.lens)] + second)
+    return replace(case, lens=case.lens * 2, pool=pool, parents=case.parents * 2, state_options=options)
 
 
 def _other_dtype(case: Case) -> Case:

@@ -18,6 +18,7 @@ from diffgdn.cases.case import Case, Edit, Pool, Values
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import Promises
 from diffgdn.cases.spans import Span
+from diffgdn.cases.state_options import StateOptions
 from diffgdn.findings import bucket
 from diffgdn.findings.finding import Finding, shows_in_company
 from diffgdn.report import finding_lines
@@ -303,3 +304,21 @@ def test_a_finding_says_what_comes_before_it() -> None:
     made = company.earlier(case, "new_values")
     assert f"new_values: the same tensors with other values in them: {made!r}" in text
     assert finding_lines.company(replace(finding, case=PAIR)) == []
+
+
+def test_options_of_states_go_with_their_sequences() -> None:
+    options = StateOptions(slots=((0, 1), (-1, -1)), accepted=(2, 1))
+    case = Case("gdn.verify", lens=(2, 1), pool=Pool(slots=4, indices=(1, -1)), state_options=options)
+    expected = {
+        "new_values": (((-1, -1), (0, 1)), (1, 2)),
+        "smaller_batch": (((0, 1),), (2,)),
+        "bigger_batch": (((0, 1), (-1, -1), (4, 5), (-1, -1)), (2, 1, 2, 1)),
+    }
+    for word, (slots, accepted) in expected.items():
+        made = company.earlier(case, word)
+        assert made is not None
+        assert (made.state_options.slots, made.state_options.accepted) == (slots, accepted)
+    fresh = Case("kda.extend", lens=(1, 2), pool=Pool(2, (0, 1)), state_options=StateOptions(track=(0, -1)))
+    made = company.earlier(fresh, "new_values")
+    assert made is not None
+    assert made.state_options.track == (-1, 0)
