@@ -186,7 +186,7 @@ def other_arguments(run: Run, data: Data, arguments: Arguments) -> Arguments | N
     A far pool is not made twice: then contents stay what they are.
     """
     case = run.case
-    other = None if arguments.far is not None else padding.other_contents(case, run.live)
+    other = None if arguments.far else padding.other_contents(case, run.live)
     if other is None or refusal(run.target, replace(other, execution="eager"), run.backend) is not None:
         return None
     made = arrange(other, other_data(case, other, data), arguments.arena.device, arguments.layout)
