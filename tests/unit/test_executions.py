@@ -27,6 +27,7 @@ from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.execution import EXECUTIONS, GRAPHS, TAILS
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import Promises
+from diffgdn.cases.state_options import StateOptions
 from diffgdn.cases.trace import Trace
 from diffgdn.cases.trace_steps import Step
 from diffgdn.findings import bucket, repro
@@ -221,9 +222,11 @@ def test_what_is_promised_of_executions_changes_no_other_draw() -> None:
 def test_a_padded_batch_has_other_contents_of_the_same_shapes(op: str) -> None:
     counted: Counter[str] = Counter()
 
-    @DRAWN
+    @settings(DRAWN, max_examples=120)
     @given(cases(op, backend="interpret"))
     def ask(case: Case) -> None:
+        if case.state_options != StateOptions():
+            return  # they go by the number of sequences
         live = len(case.lens)
         first = next(padding.for_graph(case))
         other = padding.other_contents(first, live)
