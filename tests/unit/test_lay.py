@@ -410,7 +410,7 @@ def test_the_arguments_of_a_drawn_case_have_the_shapes_that_lays_go_by(op: str) 
 
 @pytest.mark.parametrize("op", ["gdn.decode", "kda.extend", "gdn.verify"])
 def test_no_lay_is_drawn_that_takes_too_much_memory(op: str) -> None:
-    """A pool whose slots lie far apart is not put inside another axis, which would spread it out once more."""
+    """A pool whose slots lie far apart is not put inside another axis, which would spread it out again."""
     own = Promises(pitch=(FAR // 2,), H=(8,), HV=(24,), initial_state=(True,))
     lays: set[str] = set()
 
