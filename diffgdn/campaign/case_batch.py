@@ -132,10 +132,14 @@ class CaseBatch:
         )
         failure = verdict.failure
         known = failure is not None and self._key(case, failure) in self._known
-        self._explored += not self._shrinking
+        # What a target refuses proves nothing. What a relation does not apply to is counted: else one that
+        # seldom applies would take the time of the others.
+        self._explored += not self._shrinking and (verdict.refused is None or question.relation is not None)
         worker.send(case_run(verdict, "explore", case, question, self._shrinking, known))
-        if failure is None:
-            worker.passed.add(case, question, verdict)
+        passing = dataclasses.replace(verdict, failure=None, comparison=None)
+        if failure is None or verdict.known is not None:
+            # A known failure is let pass, also in a shrink: what is new must not become smaller as another.
+            worker.passed.add(case, question, passing)
         elif bucket.fault(failure.kind) == self._kind:
             # Also into a known bucket: a bug that shows in many places ends in one of them, as one finding.
             # Also one that takes other calls before it: what comes out of the shrink is asked again.
@@ -144,6 +148,8 @@ class CaseBatch:
                 return verdict
         elif not known and bucket.fault(failure.kind) not in self._finished and self._is_to_be_asked(verdict):
             sure = self._confirm(case, verdict)
+            if sure.verdict.known is not None:
+                return passing
             if not sure.alone:
                 self._tell(sure)
             elif self._key(case, sure.failure) not in self._known:
@@ -154,7 +160,7 @@ class CaseBatch:
                     if self._kind is None:
                         self._kind, self._failed = kind, {case.id: sure.verdict}
                     return sure.verdict
-        return dataclasses.replace(verdict, failure=None, comparison=None)
+        return passing
 
     def _call(self, case: Case) -> Call:
         return Call(case, self._task.question.relation)
@@ -176,7 +182,7 @@ class CaseBatch:
     def _tell(self, sure: Confirmed) -> None:
         """Of what cannot be shrunk in this process: it takes others before it, or did not come again."""
         finding = self._worker.harness.finding(sure, self._worker.target)
-        if tasks.key(finding) not in self._known:
+        if tasks.key(finding) not in self._known and sure.verdict.known is None:
             self._known.add(tasks.key(finding))
             self._worker.send(tasks.Failed(finding, shrinks=False, again=sure.reproduced))
 
@@ -224,14 +230,14 @@ class CaseBatch:
             return first
         last = next((n for n, step in enumerate(steps) if step.case == found.case), len(steps) - 1)
         sure = self._confirm(found.case, steps[last])
-        if sure.alone:
+        if sure.alone and sure.verdict.known is None:
             return sure
         self._tell(sure)
         least, best = 0, first
         while last - least > 1:
             middle = (least + last) // 2
             sure = self._confirm(steps[middle].case, steps[middle])
-            if sure.alone:
+            if sure.alone and sure.verdict.known is None:
                 least, best = middle, sure
             else:
                 last = middle
@@ -272,6 +278,7 @@ def case_run(
         case=verdict.case,
         rejected=verdict.rejected,
         errors=verdict.errors,
+        known=verdict.known,
         calls=tuple(dict.fromkeys(subject.operations)) if isinstance(subject, Trace) else (subject.op,),
         steps=len(subject.steps) if isinstance(subject, Trace) else None,
     )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffgdn.findings.finding import Finding
+from diffgdn.findings.known import NOTHING, Known, KnownFailures
+from diffgdn.findings.known_seen import Seen
 from diffgdn.verdict.question import MODES, Question
 
 SHRINK_SHARE = 6  # a shrink takes at most this part of the campaign's time, ...
@@ -27,7 +29,7 @@ class Workers:
     count: how many there are. target: the one whose operations they announce, if they serve one alone. seed:
     noted in findings. hang_seconds: after which a case counts as hung; memory_bytes: of host memory, that a
     child may occupy; None for the usual. isolation: one of ways.WAYS; None for what suits the target and the
-    backend.
+    backend. known: failures that are no news.
     """
 
     backend: str
@@ -37,6 +39,7 @@ class Workers:
     hang_seconds: float | None = None
     memory_bytes: int | None = None
     isolation: str | None = None
+    known: KnownFailures = NOTHING
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,10 @@ class Config:
     """A campaign to be run.
 
     mode: how each case is asked about, one of question.MODES. max_time: seconds of exploration, for which
-    start-up, replay and compilation do not count; max_cases: cases explored, those of shrinks not counted.
-    None: no such limit. corpus: the folder of findings; it need not exist. hang_seconds, memory_bytes,
-    isolation: as of `Workers`. allow_unreached: operations that no case reached, or that were given up, are
-    no problem.
+    start-up, replay and compilation do not count; max_cases: cases explored, without those of shrinks and
+    those that the target refuses. None: no such limit. corpus: the folder of findings; it need not exist.
+    hang_seconds, memory_bytes, isolation, known: as of `Workers`. allow_unreached: operations that no case
+    reached, or that were given up, are no problem.
     """
 
     target: str
@@ -63,6 +66,7 @@ class Config:
     isolation: str | None = None
     mode: str = "oracle"
     allow_unreached: bool = False
+    known: KnownFailures = NOTHING
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -94,6 +98,17 @@ class Config:
             self.hang_seconds,
             self.memory_bytes,
             self.isolation,
+            self.known,
+        )
+
+    @property
+    def known_here(self) -> tuple[Known, ...]:
+        """The known failures that the campaign may meet."""
+        return tuple(
+            entry
+            for entry in self.known.entries
+            if self.question.calls_kernel
+            and any(entry.is_of(self.target, self.backend, operation) for operation in self.operations)
         )
 
 
@@ -102,20 +117,22 @@ class Outcome:
     """findings: as they stand in the corpus.
 
     problem: why the campaign could not be run, or not as asked, in one line. unreached: operations that were
-    asked for and not run as asked, with the reason for each; a problem unless it was allowed.
+    asked for and not run as asked, with the reason for each; a problem unless it was allowed. known: the
+    known failures that it might have met, with how often it did.
     """
 
     findings: tuple[Finding, ...] = ()
     interrupted: bool = False
     problem: str | None = None
     unreached: Mapping[str, str] = field(default_factory=dict)
+    known: tuple[Seen, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """1 with findings, else 2 with a problem, else 130 after Ctrl-C, else 0: it ran what it was asked to
-        and found nothing.
+        """1 with findings, or a known failure that fails no more, else 2 with a problem, else 130 after
+        Ctrl-C, else 0: it ran what it was asked to and found nothing.
         """
-        if self.findings:
+        if self.findings or any(one.mended for one in self.known):
             return 1
         if self.problem is not None:
             return 2

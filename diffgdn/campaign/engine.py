@@ -70,8 +70,9 @@ class _Campaign:
         if trouble is None and not interrupted and not config.allow_unreached:
             trouble = problem(unreached, len(self.asked), None if reach.ended else reach.word)
         seconds = time.monotonic() - begin
-        self.emit(events.CampaignEnded(seconds, findings, interrupted, trouble, unreached))
-        return Outcome(findings, interrupted, trouble, unreached)
+        known = tuple(inbox.known)
+        self.emit(events.CampaignEnded(seconds, findings, interrupted, trouble, unreached, known))
+        return Outcome(findings, interrupted, trouble, unreached, known)
 
     def _phases(self, old: list[Finding]) -> None:
         config = self.config

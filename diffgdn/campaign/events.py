@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from diffgdn.campaign.config import Config
 from diffgdn.cases.case import Case
 from diffgdn.findings.finding import Finding
+from diffgdn.findings.known_seen import Seen
 from diffgdn.verdict.failures import Errors
 
 # Phases in their order; a campaign leaves out those that have nothing to do.
@@ -91,6 +92,7 @@ class CaseRun(Event):
     it failed. shrinking: run to make a finding smaller, not to explore. repeated: it fails as a known finding
     does. relation: the one asked; share is then of its worst disagreement, None where bits must agree.
     rejected, errors: as in the verdict. calls: operations of the target that it called. steps: of a trace.
+    known: the entry of a known failure that it failed by; with `refused`, for which it was not run.
     """
 
     operation: str
@@ -109,6 +111,7 @@ class CaseRun(Event):
     errors: tuple[Errors, ...] = ()
     calls: tuple[str, ...] = ()
     steps: int | None = None
+    known: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,9 @@ class FindingShrunk(Event):
 
 @dataclass(frozen=True)
 class FindingReplayed(Event):
-    """A finding of the corpus was run again. status: FAILED, FIXED, or REFUSED with a reason."""
+    """A finding of the corpus was run again. status: FAILED, FIXED, KNOWN if it fails as is known, or REFUSED
+    with a reason.
+    """
 
     finding: Finding
     path: str
@@ -171,6 +176,7 @@ class CampaignEnded(Event):
 
     findings: as they stand in the corpus, shrunk where there was time. stopped: why it ended early, or did
     not do what it was asked. unreached: operations that were not run as asked, with the reason for each.
+    known: known failures of the target's operations, with how often each was met.
     """
 
     seconds: float
@@ -178,3 +184,4 @@ class CampaignEnded(Event):
     interrupted: bool = False
     stopped: str | None = None
     unreached: Mapping[str, str] = field(default_factory=dict)
+    known: tuple[Seen, ...] = ()

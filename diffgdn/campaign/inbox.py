@@ -18,7 +18,9 @@ from diffgdn.cases.prelude import fitting
 from diffgdn.cases.trace import Trace
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import UNSHRUNK, Finding, today
+from diffgdn.findings.known_seen import SeenFailures
 from diffgdn.runner.child_process import undisturbed
+from diffgdn.verdict.failures import CheckFailure
 
 POLL_SECONDS = 0.2
 MOST_DEATHS = 3  # workers that an operation may cost before it is left out
@@ -34,7 +36,8 @@ class Inbox:
     """Handles the messages of a campaign's workers, and keeps what they amount to.
 
     ready: what the first worker has told of the target. rotation: that hands out batches, once there is one.
-    unconfirmed: findings that are to be asked again in fresh processes. fault: of the framework, not of a
+    unconfirmed: findings that are to be asked again in fresh processes. known: how often known failures were
+    met. fault: of the framework, not of a
     kernel: why the campaign did not do what it was asked.
     """
 
@@ -47,6 +50,7 @@ class Inbox:
         self.ready: tasks.Ready | None = None
         self.rotation: Rotation | None = None
         self.unconfirmed: list[Finding] = []
+        self.known = SeenFailures(config.known_here)
         self.fault: str | None = None
         self._deaths: Counter[str] = Counter()
         self._hangs: Counter[str] = Counter()
@@ -82,11 +86,24 @@ class Inbox:
                 self._died(worker, message)
 
     def _ran(self, message: events.CaseRun) -> None:
-        """An operation that hangs again and again takes the time of all others."""
-        if message.failure == "hung" and not message.shrinking and message.phase == "explore":
+        """An operation that hangs again and again takes the time of all others; it may, if it is known to."""
+        self._count_known(message)
+        news = message.known is None and not message.shrinking
+        if message.failure == "hung" and news and message.phase == "explore":
             self._hangs[message.operation] += 1
             if self._hangs[message.operation] == MOST_HANGS:
                 self._leave_out(message.operation, f"it hung in {MOST_HANGS} cases")
+
+    def _count_known(self, message: events.CaseRun) -> None:
+        """Count what a case says of known failures."""
+        counted = not message.shrinking and message.phase in events.COUNTED
+        passed = message.failure is None and message.refused is None and self.config.question.calls_kernel
+        if message.known is not None and message.refused is None:
+            self.known.met(message.known, counted)
+        elif message.known is not None:
+            self.known.skipped(message.known)
+        elif passed and counted and message.case is not None:
+            self.known.passed(message.case, message.operation, message.relation)
 
     def _failed(self, worker: int, message: tasks.Failed) -> None:
         if message.shrinks:
@@ -147,11 +164,18 @@ class Inbox:
 
     def replayed(self, finding: Finding, done: tasks.Done) -> None:
         """Note what came of a finding that was run again, or why it was not."""
-        path = self.corpus.path / f"{finding.id}.json"
-        if done.error is None and done.refused is None and done.failure is not None:
+        path, entry = (
+            self.corpus.path / f"{finding.id}.json",
+            self.config.known.of(finding, self.config.backend),
+        )
+        if done.known is not None and done.refused is None:
+            self.emit(events.FindingReplayed(finding, str(path), "KNOWN", done.known))
+        elif done.error is None and done.refused is None and done.failure is not None:
             self.ledger.replayed(finding, path)
             self.emit(events.FindingReplayed(finding, str(path), "FAILED", done.failure["message"]))
         elif done.error is None and done.refused is None:
+            if entry is not None:
+                self.known.replayed(entry, finding)
             self.emit(events.FindingReplayed(finding, str(path), "FIXED" if finding.reproduced else "FLAKY"))
         else:
             self.emit(events.FindingReplayed(finding, str(path), "REFUSED", done.error or done.refused))
@@ -173,6 +197,8 @@ class Inbox:
             self._failed_starts += 1
             if self._failed_starts >= MOST_FAILED_STARTS:
                 raise Unable(f"workers end before their first case: {died.reason}")
+        elif case is not None and self._is_known(case, died):
+            operation = None  # which may cost workers: that is known
         elif case is not None:
             self._crashed(task, case, died)
         if operation is not None:
@@ -180,6 +206,20 @@ class Inbox:
             if self._deaths[operation] == MOST_DEATHS:
                 self._leave_out(operation, f"it cost {MOST_DEATHS} workers, the last: {died.reason}")
         self.pool.start(worker)
+
+    def _is_known(self, case: Case, died: Died) -> bool:
+        """Whether a worker's death is a known failure, which is counted then."""
+        subject = died.calls[-1].subject if died.calls else case
+        failure = CheckFailure.from_json(
+            _failure(died) | {"operation": subject.op, "tensor": None, "place": None}
+        )
+        entry = self.config.known.match(self.config.target, self.config.backend, subject, failure)
+        if entry is not None:
+            self.known.met(entry.name)
+            self.reach.ended[case.op] += 1
+        if entry is not None and isinstance(died.task, tasks.RunCase) and died.task.finding is not None:
+            self.replayed(died.task.finding, tasks.Done(failure=_failure(died), known=entry.name))
+        return entry is not None
 
     def _crashed(self, task: tasks.Task | None, case: Case, died: Died) -> None:
         if isinstance(task, tasks.RunCase) and task.finding is not None:
@@ -192,8 +232,8 @@ class Inbox:
             case=case,
             target=self.config.target,
             backend=self.config.backend,
-            kind="hung" if died.hung else "crashed",
-            message=died.reason if died.hung else f"the process that ran the kernel ended: {died.reason}",
+            kind=_failure(died)["kind"],
+            message=_failure(died)["message"],
             versions={} if self.ready is None else self.ready.versions,
             seed=self.config.seed,
             found=today(),
@@ -222,3 +262,10 @@ class Inbox:
         """Something else than a kernel went wrong: say so in the end, and go on with the other operations."""
         self.fault = self.fault or f"{operation}: {message}"
         self._leave_out(operation, message)
+
+
+def _failure(died: Died) -> dict[str, str]:
+    """Kind and message of the failure that a worker's death is."""
+    if died.hung:
+        return {"kind": "hung", "message": died.reason}
+    return {"kind": "crashed", "message": f"the process that ran the kernel ended: {died.reason}"}

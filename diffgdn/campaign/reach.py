@@ -11,13 +11,15 @@ from diffgdn.campaign.events import COUNTED, CaseRun
 class Reach:
     """Counts, for each operation, the cases or traces that ended with it and those that were refused.
 
-    begun: how many there were, refused ones included: what a limit on their number counts. left_out:
-    operations that the campaign gave up, with the reason. word: what is counted.
+    begun: how many there were: what a limit on their number counts. skipped: those that were not run because
+    they are known to end their process, which the user accepts. left_out: operations that the campaign gave
+    up, with the reason. word: what is counted.
     """
 
     def __init__(self, word: str = "case") -> None:
         self.word, self.begun = word, 0
         self.ended: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.left_out: dict[str, str] = {}
         self._refusals: dict[str, str] = {}
@@ -26,10 +28,12 @@ class Reach:
         """Count a case: one that failed or hung has ended too, one that was refused has not been run."""
         if event.phase not in COUNTED or event.shrinking:
             return
-        self.begun += 1
+        self.begun += event.refused is None or event.relation is not None
         for operation in event.calls if event.steps is not None else (event.operation,):
             if event.refused is None:
                 self.ended[operation] += 1
+            elif event.known is not None:
+                self.skipped[operation] += 1
             else:
                 self.refused[operation] += 1
                 self._refusals[operation] = event.refused
@@ -54,7 +58,7 @@ class Reach:
     def _reason(self, operation: str, otherwise: str) -> str | None:
         if operation in self.left_out:
             return f"left out: {self.left_out[operation]}"
-        if self.ended[operation]:
+        if self.ended[operation] or (self.skipped[operation] and not self.refused[operation]):
             return None
         if self.refused[operation]:
             return f"all {self.refused[operation]} {self.word}s refused: {self._refusals[operation]}"

@@ -16,6 +16,9 @@ from diffgdn.campaign.config import Workers
 from diffgdn.campaign.worker_pool import Died, Pool
 from diffgdn.findings import trust
 from diffgdn.findings.finding import EXAMPLE, Finding
+from diffgdn.findings.known import NOTHING, Known, KnownFailures
+from diffgdn.findings.known_seen import SeenFailures
+from diffgdn.verdict.failures import CheckFailure
 
 POLL_SECONDS = 0.2
 MOST_FAILED_STARTS = 3
@@ -25,23 +28,32 @@ MOST_FAILED_STARTS = 3
 class Result:
     """What became of a finding.
 
-    failures: what its runs said, None for one that passed. text: a picture, if asked for.
+    failures: what its runs said, None for one that passed. news: whether a failure among them is not known;
+    known: the entry that one of them is known by. skipped: why it was not run, though it could be. text: a
+    picture, if asked for.
     """
 
     finding: Finding
     backend: str
     failures: list[dict[str, Any] | None] = field(default_factory=list)
+    news: bool = False
+    known: str | None = None
+    skipped: str | None = None
     error: str | None = None
     text: str | None = None
 
     @property
     def status(self) -> str:
-        """FIXED (or PASSED, where it never failed), FAILED, FLAKY with how many runs failed, or ERROR. What
-        was seen once is not fixed because it does not come.
+        """FIXED (or PASSED, where it never failed), FAILED, FLAKY with how many runs failed, KNOWN if they
+        failed as is known, SKIPPED, or ERROR. What was seen once is not fixed because it does not come.
         """
         failed = sum(failure is not None for failure in self.failures)
         if self.error is not None:
             return "ERROR"
+        if self.skipped is not None:
+            return "SKIPPED"
+        if failed and not self.news:
+            return "KNOWN"
         if failed == 0 and self.finding.reproduced:
             return "PASSED" if self.finding.kind == EXAMPLE else "FIXED"
         return "FAILED" if 0 < failed == len(self.failures) else f"FLAKY {failed}/{len(self.failures)}"
@@ -49,8 +61,8 @@ class Result:
     @property
     def detail(self) -> str | None:
         """Why, in one line."""
-        if self.error is not None:
-            return self.error
+        if self.error is not None or self.skipped is not None:
+            return self.error or self.skipped
         for failure in self.failures:
             if failure is not None:
                 same = failure["kind"] == self.finding.kind
@@ -70,13 +82,14 @@ def run(
     isolation: str | None = None,
     trusted: bool = False,
     hang_seconds: float | None = None,
+    known: KnownFailures = NOTHING,
 ) -> list[Result]:
     """Run each finding `repeat` times, on the backend it was found on unless another is given.
 
     done: called as each is settled. isolation: one of ways.WAYS; None for what suits the target, and a
     child for what has crashed or hung. trusted: the user vouches for the targets that the findings name;
     else code from elsewhere is not loaded, see `trust`. hang_seconds: after which a run counts as hung; None
-    for what suits the backend.
+    for what suits the backend. known: failures that are no news.
     """
     results = [Result(finding, backend or finding.backend) for finding in found]
     for result in results if not trusted else ():
@@ -84,9 +97,25 @@ def run(
         if result.error is not None:
             done(result)
     for name, group in by_backend(results, done):
-        one = _Replay(group, name, repeat, picture, done, isolation, hang_seconds)
+        one = _Replay(group, name, repeat, picture, done, isolation, hang_seconds, known)
         one.run(min(workers, len(group) * repeat))
     return results
+
+
+def seen(results: Sequence[Result], known: KnownFailures) -> SeenFailures:
+    """Say of each known failure whether findings of it fail, pass or were not run."""
+    found = SeenFailures(known.entries)
+    for result in results:
+        entry = known.of(result.finding, result.backend)
+        if entry is None or result.error is not None:
+            continue
+        if result.status == "SKIPPED":
+            found.skipped(entry.name)
+        elif any(failure is not None for failure in result.failures):
+            found.met(entry.name)
+        else:
+            found.replayed(entry, result.finding)
+    return found
 
 
 class Settled(Protocol):
@@ -126,8 +155,9 @@ class _Replay:
         done: Callable[[Result], None],
         isolation: str | None,
         hang_seconds: float | None,
+        known: KnownFailures,
     ) -> None:
-        self.isolation, self.hang_seconds = isolation, hang_seconds
+        self.isolation, self.hang_seconds, self.known = isolation, hang_seconds, known
         self.backend, self.repeat, self.picture, self.done = backend, repeat, picture, done
         self.queue = [(result, n == 0) for result in group for n in range(repeat)]  # and whether the first
         self.running: dict[int, Result] = {}
@@ -137,7 +167,13 @@ class _Replay:
         with (
             tempfile.TemporaryDirectory(prefix="diffgdn-") as folder,
             Pool(
-                Workers(self.backend, workers, hang_seconds=self.hang_seconds, isolation=self.isolation),
+                Workers(
+                    self.backend,
+                    workers,
+                    hang_seconds=self.hang_seconds,
+                    isolation=self.isolation,
+                    known=self.known,
+                ),
                 Path(folder),
             ) as self.pool,
         ):
@@ -166,7 +202,12 @@ class _Replay:
         if isinstance(message, tasks.Done):
             self.pool.finished(index)
             result = self.running.pop(index)
-            result.error = result.error or message.error or message.refused
+            if message.refused is not None and message.known is not None:
+                result.skipped = message.refused
+            else:
+                result.error = result.error or message.error or message.refused
+                result.known = result.known or message.known
+            result.news |= message.failure is not None and message.known is None
             result.text = result.text or message.text
             self._settle(result, None if message.failure is None else dict(message.failure))
         elif isinstance(message, Died):
@@ -177,13 +218,23 @@ class _Replay:
     def _died(self, index: int, died: Died) -> None:
         result = self.running.pop(index, None)
         if result is not None:
-            self._settle(result, {"kind": "hung" if died.hung else "crashed", "message": died.reason})
+            failure = {"kind": "hung" if died.hung else "crashed", "message": died.reason}
+            entry = self._known_by(result.finding, failure)
+            result.news |= entry is None
+            result.known = result.known or (None if entry is None else entry.name)
+            self._settle(result, failure)
         else:
             self.failed_starts += 1
             if self.failed_starts >= MOST_FAILED_STARTS:
                 self._abandon(f"workers end before their first case: {died.reason}")
         if self.queue:
             self.pool.start(index)
+
+    def _known_by(self, finding: Finding, failure: dict[str, Any]) -> Known | None:
+        """The entry that a worker's death over a finding is known by."""
+        told = {"operation": finding.operation, "tensor": None, "place": None, **failure}
+        subject, failed = finding.trace or finding.case, CheckFailure.from_json(told)
+        return self.known.match(finding.target, self.backend, subject, failed)
 
     def _settle(self, result: Result, failure: dict[str, Any] | None) -> None:
         result.failures.append(failure)

@@ -18,6 +18,7 @@ from diffgdn.campaign.replay_findings import by_backend
 from diffgdn.campaign.worker_pool import Died, Pool
 from diffgdn.findings import corpus, trust
 from diffgdn.findings.finding import COMPLETE, EXAMPLE, Finding
+from diffgdn.findings.known import NOTHING, KnownFailures
 from diffgdn.runner.child_process import undisturbed
 from diffgdn.verdict.failures import FAULT_KINDS
 
@@ -82,11 +83,12 @@ def run(
     isolation: str | None = None,
     trusted: bool = False,
     hang_seconds: float | None = None,
+    known: KnownFailures = NOTHING,
 ) -> list[Result]:
     """Shrink findings again, each for `max_seconds`, on the backend it was found on unless another is given.
 
     done: called as each is settled. isolation, trusted, hang_seconds: as for
-    `replay_findings.run`. Ctrl-C keeps what
+    `replay_findings.run`. known: failures that what is new does not become. Ctrl-C keeps what
     the shrinks under way have come to, and is raised again then.
     """
     results = [Result(finding, path, backend or finding.backend) for finding, path in entries]
@@ -95,7 +97,9 @@ def run(
         if result.error is not None:
             done(result)
     for name, group in by_backend(results, done):
-        config = Workers(name, min(workers, len(group)), hang_seconds=hang_seconds, isolation=isolation)
+        config = Workers(
+            name, min(workers, len(group)), hang_seconds=hang_seconds, isolation=isolation, known=known
+        )
         with tempfile.TemporaryDirectory(prefix="diffgdn-") as folder, Pool(config, Path(folder)) as pool:
             _Shrinks(group, pool, max_seconds, done).run()
     return results

@@ -33,12 +33,15 @@ class _Resumed:
         return math.inf if self._stopped else time.monotonic()
 
     def run(self, subject: Subject) -> Verdict:
-        """Ask what the finding was asked. What does not come again in a fresh process counts as passing."""
+        """Ask what the finding was asked. What does not come again in a fresh process counts as passing, and
+        so does what is known, unless the finding itself is.
+        """
         finding = self.finding
         question = question_of(Call(subject, finding.call.relation))
         verdict = self._harness.ask(subject, finding.target, question, finding.kind)
         self.last = verdict
-        return verdict if verdict.confirmed else replace(verdict, failure=None)
+        slides = verdict.known is not None and self._harness.known.of(finding) is None
+        return verdict if verdict.confirmed and not slides else replace(verdict, failure=None)
 
     def of_case(self, seconds: float) -> Finding | None:
         finding = self.finding

@@ -164,7 +164,7 @@ class Done:
     """A task is finished.
 
     cases: explored ones; findings: among them. failure: of a RunCase, `CheckFailure.to_json()`; text: its
-    picture. error: the machinery, not a kernel, went wrong; one line.
+    picture. error: the machinery, not a kernel, went wrong; one line. known: of a RunCase, as in its verdict.
     """
 
     cases: int = 0
@@ -174,3 +174,4 @@ class Done:
     refused: str | None = None
     text: str | None = None
     error: str | None = None
+    known: str | None = None

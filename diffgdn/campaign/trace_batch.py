@@ -54,14 +54,15 @@ class TraceBatch:
 
     def _play(self, trace: Trace) -> Outcome:
         """Play a trace: its failure and the number of its step. One that the target refuses counts as
-        passing."""
+        passing, and so
+        does one that fails as is known."""
         question, worker = self._task.question, self._worker
         self._known |= worker.listen()
         verdict = worker.harness.ask(trace, worker.target, question)
         known = verdict.failure is not None and worker.key(Call(trace), verdict.failure) in self._known
-        self._explored += not self._shrinking
+        self._explored += not self._shrinking and verdict.refused is None
         worker.send(case_run(verdict, "explore", trace, question, self._shrinking, known))
-        if verdict.failure is None:
+        if verdict.failure is None or verdict.known is not None:
             worker.passed.add(trace, question, verdict)
             return None
         at = len(trace.steps) - 1 if verdict.step is None else verdict.step
@@ -73,7 +74,7 @@ class TraceBatch:
         worker, began = self._worker, time.monotonic()
         sure = self._confirm(trace, failure)
         first = self._finding(sure)
-        if tasks.key(first) in self._known:
+        if tasks.key(first) in self._known or sure.verdict.known is not None:
             return
         shrinks = sure.alone and self._task.shrink
         worker.send(tasks.Failed(first, shrinks, again=sure.reproduced and not sure.alone))
@@ -90,7 +91,9 @@ class TraceBatch:
             trace, first.failure, self._play, self._task.shrink_seconds, self._clock
         )
         sure = first if found == trace else self._confirm(found, failure)
-        if not sure.alone:
+        if sure.verdict.known is not None:
+            sure, complete = first, False
+        elif not sure.alone:
             astray = self._finding(sure)
             self._worker.send(tasks.Failed(astray, shrinks=False, again=sure.reproduced))
             sure, complete = first, False

@@ -49,6 +49,7 @@ class Session:
             workers.memory_bytes,
             workers.seed,
             on_broken=_end,
+            known=workers.known,
         )
         self._strategies: dict[str, SearchStrategy[Case]] = {}
         self._passed = Passed()
@@ -112,16 +113,18 @@ class Session:
             verdict = self._harness.replay(finding, task.picture, task.fresh)
         self._pipe.send(case_run(verdict, task.phase, call.subject, question))
         failure = verdict.failure
-        if failure is not None and finding is None and not task.picture:
+        if failure is not None and finding is None and not task.picture and verdict.known is None:
             sure = self._harness.confirm(call, verdict, task.target)
-            found = self._harness.finding(sure, task.target)
-            self._pipe.send(tasks.Failed(found, shrinks=False, again=sure.reproduced and not sure.alone))
+            if sure.verdict.known is None:
+                found = self._harness.finding(sure, task.target)
+                self._pipe.send(tasks.Failed(found, shrinks=False, again=sure.reproduced and not sure.alone))
         return tasks.Done(
             cases=1,
             seconds=sum(verdict.seconds.values()),
             failure=None if failure is None else failure.to_json(),
             refused=verdict.refused,
             text=verdict.picture,
+            known=verdict.known,
         )
 
     def _explore(self, task: tasks.Explore) -> tasks.Done:

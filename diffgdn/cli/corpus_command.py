@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
-from diffgdn.cli.options import CONTEXT, Problem, isolation_option, trust_option
+from diffgdn.cli.options import CONTEXT, Problem, isolation_option, known_failures, trust_option
 from diffgdn.cli.replay_command import MOST_WORKERS, corpus_option, located, replay_workers_option
 from diffgdn.findings import bucket, corpus, prune_export
 from diffgdn.findings.corpus import Corpus
+from diffgdn.findings.finding import Finding
 from diffgdn.findings.parse import CorpusError, printable
 from diffgdn.findings.prune_export import Entry, Replayed
 from diffgdn.report import finding_lines as findings
@@ -92,6 +93,7 @@ def prune(folder: Path, yes: bool, repeat: int, workers: int, trusted: bool, iso
         workers=workers or min(MOST_WORKERS, automatic_workers("interpret")),
         isolation=isolation,
         trusted=trusted,
+        known=known_failures(),
     )
     replayed = [
         Replayed(
@@ -136,6 +138,80 @@ def export(names: tuple[str, ...], to: Path, corpus: Path) -> int:
     for name in written:
         click.echo(name)
     click.echo(f"{_findings(len({entry.finding.id for entry in entries}))} in {to}")
+    return 0
+
+
+@commands.command(context_settings=CONTEXT)
+@click.argument("names", nargs=-1, required=True, metavar="[PATH or ID]...")
+@click.option("--reason", required=True, help="Why it stays as it is, for who meets it.")
+@click.option("--link", help="An address where more is said.")
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A diffgdn.toml or pyproject.toml.  "
+    "[default: the one whose entries count, else the nearest, else a new diffgdn.toml here]",
+)
+@corpus_option
+def accept(names: tuple[str, ...], reason: str, link: str | None, path: Path | None, corpus: Path) -> int:
+    """Enter findings as known failures: they still run, are counted apart, and fail nothing until they pass.
+
+    The entry is added to the end of the file, and shown. Its conditions are a guess at what the shrunk case
+    needs, for you to change. The finding stays in the corpus: its replay tells whether it still fails.
+    """
+    from diffgdn.cases import promises_file
+    from diffgdn.findings import known_file
+
+    for text, option in ((reason, "--reason"), (link, "--link")):
+        if text is not None and not text.strip():
+            raise Problem(f"{option}: expected text, got none")
+    try:
+        path = path or known_file.home()
+        if path.name not in promises_file.FILES:
+            raise Problem(f"--file {path}: expected a file named {' or '.join(promises_file.FILES)}")
+        for name in names:
+            for finding, _ in located(name, corpus):
+                _accept(finding, reason, link, path)
+    except (ValueError, OSError) as error:
+        raise Problem(str(error)) from None
+    counted = known_file.located()
+    if counted is None or not counted.samefile(path):
+        click.echo(f"diffgdn: the entries that count here are those of {counted}, not of {path}", err=True)
+    return 0
+
+
+def _accept(finding: Finding, reason: str, link: str | None, path: Path) -> None:
+    """Write an entry for a finding, unless one stands for it, and say what it is. Raises ValueError."""
+    from diffgdn.findings import known_file
+    from diffgdn.search import acceptance
+
+    known = known_failures().of(finding)
+    if known is not None:
+        click.echo(f"{finding.id}: known already ({known.name}): {known.reason}")
+        return
+    block, entry = known_file.add(path, acceptance.entry(finding, reason, link), f"from {finding.id}")
+    click.echo(f"added to {path}:\n")
+    click.echo("".join(f"    {line}\n" for line in block.splitlines()))
+    for line in acceptance.remarks(finding, entry):
+        click.echo(line)
+
+
+@commands.command(context_settings=CONTEXT)
+@folder_argument
+def known(folder: Path) -> int:
+    """List the known failures that count here, and how many findings of the folder each stands for.
+
+    Nothing is run.
+    """
+    entries = _read(folder)[0] if folder.is_dir() else []
+    every = known_failures()
+    stands = Counter(one.name for entry in entries if (one := every.of(entry.finding)) is not None)
+    for one in every.entries:
+        click.echo(f"{one.name}  {one.target}  {one.about}: {_findings(stands[one.name])}")
+        click.echo(f"    {one.reason}{f' ({one.link})' if one.link else ''}")
+        if not one.installed:
+            click.echo("    not for what is installed: " + ", ".join(" ".join(pair) for pair in one.versions))
+    click.echo(f"{len(every.entries)} known failure{'' if len(every.entries) == 1 else 's'}")
     return 0
 
 

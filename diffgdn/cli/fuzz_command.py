@@ -14,9 +14,11 @@ from diffgdn.cli.options import (
     Problem,
     backend_option,
     chosen_backend,
+    crashes_option,
     hang_option,
     isolation_option,
     json_option,
+    known_failures,
     max_cases_option,
     max_time_option,
     op_option,
@@ -39,7 +41,7 @@ CAMPAIGN_OPTIONS = (
         "--target", default="vk", show_default=True, help="vk, kv, eager, fla, or your own: module:name."
     ),
     max_time_option("How long to explore: 30s, 10m, 8h.  [default: 60s, or no limit with --max-cases]"),
-    max_cases_option("How many cases to explore."),
+    max_cases_option("How many cases to explore; those that the target refuses do not count."),
     workers_option("Processes; auto: one a core, at most 16 a GPU."),
     seed_option("Explore the same cases as the campaign with this seed."),
     click.option(
@@ -52,6 +54,7 @@ CAMPAIGN_OPTIONS = (
     json_option("Write the result of the campaign to this file."),
     hang_option,
     unreached_option,
+    crashes_option,
     isolation_option,
     backend_option,
 )
@@ -84,8 +87,9 @@ def fuzz(pattern: str, relations: bool, vacuity: bool, **asked: Any) -> int:
     Start-up, replay and compilation do not count toward the limits. Ctrl-C ends early and keeps what was
     found. A case that runs when the time is up is waited for, until it answers or counts as hung.
 
-    Exit status: 0 all that was asked for was run and nothing found, 1 findings, 2 usage or set-up problem, or
-    operations of the target that were asked for and not reached, 130 interrupted with nothing found.
+    Exit status: 0 all that was asked for was run and nothing new found, 1 findings, or a known failure that
+    fails no more, 2 usage or set-up problem, or operations of the target that were asked for and not reached,
+    130 interrupted with nothing found.
     """
     if relations and vacuity:
         raise Problem("--vacuity: it asks no relation; leave out --relations")
@@ -106,6 +110,7 @@ def explore(
     json_file: Path | None,
     hang_seconds: float | None,
     allow_unreached: bool,
+    run_known_crashes: bool,
     isolation: str | None,
     backend: str | None,
     also: tuple[Listener, ...] = (),
@@ -114,7 +119,7 @@ def explore(
 
     mode: one of question.MODES. also: who else listens. Raises Problem.
     """
-    backend = chosen_backend(backend)
+    backend, known = chosen_backend(backend), known_failures(run_known_crashes)
     writable_folder(corpus, "--corpus")
     if json_file is not None:
         writable_file(json_file, "--json")
@@ -142,6 +147,7 @@ def explore(
         allow_unreached=allow_unreached,
         isolation=isolation,
         mode=mode,
+        known=known,
     )
     with ConsoleReport(Console(highlight=False)) as console:
         listeners: list[Listener] = [console, *also]

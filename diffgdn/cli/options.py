@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from diffgdn.backend import selection as backends
 from diffgdn.cases import operations
 from diffgdn.runner import duration, ways
+
+if TYPE_CHECKING:
+    from diffgdn.findings.known import KnownFailures
 
 MOST_SEED = 2**64 - 1
 Option = Callable[[Any], Any]  # a decorator, as click types it
@@ -84,6 +87,16 @@ def writable_file(path: Path, option: str) -> None:
     writable_folder(path.parent, option)
 
 
+def known_failures(run_crashes: bool = False) -> KnownFailures:
+    """The known failures of the nearest diffgdn.toml or pyproject.toml that has any. Raises Problem."""
+    from diffgdn.findings import known_file
+
+    try:
+        return known_file.declared(run_crashes=run_crashes)
+    except ValueError as error:
+        raise Problem(str(error)) from None
+
+
 def operations_matching(pattern: str) -> tuple[str, ...]:
     """The operations that a shell pattern names. Raises Problem if it names none."""
     try:
@@ -118,6 +131,12 @@ unreached_option = click.option(
     "--allow-unreached",
     is_flag=True,
     help="Exit 0 also where no case ended, or operations were left unreached.",
+)
+
+crashes_option = click.option(
+    "--run-known-crashes",
+    is_flag=True,
+    help="Also run cases that are known to crash or to hang, each of which costs a process.",
 )
 
 trust_option = click.option(

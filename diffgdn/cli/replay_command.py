@@ -16,8 +16,10 @@ from diffgdn.cli.options import (
     Problem,
     backend_option,
     chosen_backend,
+    crashes_option,
     hang_option,
     isolation_option,
+    known_failures,
     trust_option,
     workers_option,
 )
@@ -29,8 +31,10 @@ from diffgdn.runner import sanitize
 
 if TYPE_CHECKING:
     from diffgdn.campaign.replay_findings import Result
+    from diffgdn.findings.known import KnownFailures
 
 DEFAULT_REPEAT = 3
+YELLOW = ("ERROR", "KNOWN", "SKIPPED")
 MOST_WORKERS = 8  # each takes seconds to start, a finding rarely takes one to run
 
 corpus_option = click.option(
@@ -84,6 +88,7 @@ def asked_backend(backend: str | None) -> str | None:
 @replay_workers_option
 @trust_option
 @hang_option
+@crashes_option
 @isolation_option
 @backend_option
 def replay(
@@ -94,21 +99,25 @@ def replay(
     workers: int,
     trusted: bool,
     hang_seconds: float | None,
+    run_known_crashes: bool,
     isolation: str | None,
     backend: str | None,
 ) -> int:
     """Run findings again: FIXED, FAILED, FLAKY n/m or ERROR for each.
 
+    KNOWN stands for a known failure, SKIPPED for one that crashes or hangs.
+
     PATH is a finding's file or a folder of findings; without arguments the whole corpus is replayed, each
     finding on the backend it was found on. A target that is not built in is run if its code lies in this
     folder.
 
-    Exit status: 0 none fails any more, 1 at least one does, 2 one could not be run.
+    Exit status: 0 none fails but as is known, 1 at least one does, or a known failure fails no more, 2 one
+    could not be run.
     """
     from diffgdn.campaign import replay_findings as replays
     from diffgdn.campaign.worker_pool import automatic_workers
 
-    backend = asked_backend(backend)
+    backend, known = asked_backend(backend), known_failures(run_known_crashes)
     given = names or (str(corpus),)
     if not names and not corpus.is_dir():
         raise Problem(f"--corpus {corpus}: no such folder")
@@ -125,12 +134,17 @@ def replay(
         backend,
         repeat,
         workers,
-        done=_say,
+        done=lambda result: _say(result, known),
         isolation=isolation,
         trusted=trusted,
         hang_seconds=hang_seconds,
+        known=known,
     )
-    return _counted(result.status for result in results)
+    status = _counted(result.status for result in results)
+    mended = replays.seen(results, known).mended
+    for one in mended:
+        click.echo(findings.mended(one))
+    return 1 if mended else status
 
 
 def _counted(statuses: Iterable[str]) -> int:
@@ -166,12 +180,14 @@ def _watched(found: list[Finding], tool: str, trusted: bool, backend: str | None
     return _counted(told)
 
 
-def _say(result: Result) -> None:
-    _tell(result.status, result.finding, *([] if result.detail is None else [result.detail]))
+def _say(result: Result, known: KnownFailures) -> None:
+    details = [] if result.detail is None else [result.detail]
+    details += [f"known ({one.name}): {one.reason}" for one in known.entries if one.name == result.known]
+    _tell(result.status, result.finding, *details)
 
 
 def _tell(status: str, finding: Finding, *details: str) -> None:
-    color = {"FIXED": "green", "PASSED": "green", "ERROR": "yellow"}.get(status, "red")
+    color = {"FIXED": "green", "PASSED": "green", **dict.fromkeys(YELLOW, "yellow")}.get(status, "red")
     click.echo(f"{click.style(status, fg=color)}  {finding.id}")
     for detail in details:
         click.echo(f"    {detail}")
@@ -195,6 +211,9 @@ def show(name: str, corpus: Path, trusted: bool, isolation: str | None, backend:
     for line in findings.lines(finding, path):
         click.echo(line)
     click.echo(f"  {findings.origin(finding)}")
+    entry = known_failures().of(finding, backend)
+    if entry is not None:
+        click.echo(f"  known ({entry.name}): {entry.reason}")
     (result,) = replays.run([finding], backend, picture=True, isolation=isolation, trusted=trusted)
     click.echo(f"\nRun again: {result.status}")
     if result.detail is not None:

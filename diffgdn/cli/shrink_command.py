@@ -12,6 +12,7 @@ from diffgdn.cli.options import (
     backend_option,
     hang_option,
     isolation_option,
+    known_failures,
     max_time_option,
     trust_option,
 )
@@ -72,6 +73,7 @@ def shrink(
         isolation=isolation,
         trusted=trusted,
         hang_seconds=hang_seconds,
+        known=known_failures(run_crashes=True),
     )
     return 0 if all(result.status == "SHRUNK" for result in results) else 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -32,7 +33,8 @@ class Answers:
     less, until it is told to stop. first: called with the first failure of each class and the target, when it
     is seen and has been asked again. most_seconds: of exploration. ran_out: whether a shrink ran out of time.
     promises: those of a target, which no shrink here leaves.
-    company: by case and target, the failures that need other calls before them, or did not come again.
+    company: by case and target, the failures that need other calls before them, or did not come again. known:
+    by entry of known failures, how many cases failed so, each of which passes here.
     """
 
     first: Callable[[Verdict, Confirmed, str], None] = lambda verdict, sure, target: None
@@ -47,6 +49,7 @@ class Answers:
     shorter: Callable[[Confirmed, str, Callable[[], bool]], Confirmed] = lambda sure, target, expired: sure
     promises: Callable[[str], Promises] = lambda target: EVERYTHING
     company: dict[tuple[str, str], Confirmed] = field(default_factory=dict)
+    known: Counter[str] = field(default_factory=Counter)
     _began: float | None = None
     _error: Exception | None = None
 
@@ -68,14 +71,17 @@ class Answers:
             if not self.kinds and now >= self._began + self.most_seconds:
                 raise TimeUp if self._error is None else self._error
             try:
-                verdict = run(case)
+                verdict = self._without_known(run(case))
             except Exception as error:  # Hypothesis asks again; time that is up must not hide it
                 self._error = error
                 raise
             if verdict.failure is not None and type(verdict.failure) not in self.kinds:
+                sure = self.confirm(Call(case, relation), verdict, target)
+                if sure.verdict.known is not None:
+                    self.verdicts[key] = self._without_known(sure.verdict)
+                    return self.verdicts[key]
                 self.kinds.add(type(verdict.failure))
                 self.until = time.monotonic() + SHRINK_SECONDS
-                sure = self.confirm(Call(case, relation), verdict, target)
                 self.first(verdict, sure, target)
                 if not sure.alone:
                     sure = self.shorter(sure, target, lambda: time.monotonic() >= self.until)
@@ -86,6 +92,18 @@ class Answers:
                     self.until = -math.inf
             self.verdicts[key] = replace(verdict, comparison=None)  # tensors, of which a shrink may see many
         return self.verdicts[key]
+
+    def _without_known(self, verdict: Verdict) -> Verdict:
+        """A verdict in which a failure that is known is none, and is counted."""
+        if verdict.known is None or verdict.failure is None:
+            return verdict
+        self.known[verdict.known] += 1
+        return replace(verdict, failure=None, comparison=None)
+
+    @property
+    def only_known(self) -> bool:
+        """Whether each case was left out because it is known to end its process."""
+        return all(verdict.refused and verdict.known for verdict in self.verdicts.values())
 
     @property
     def nothing(self) -> str | None:
@@ -108,7 +126,7 @@ class Answers:
 
         def fails(case: Case) -> bool:
             again = run(case)
-            if type(again.failure) is not type(verdict.failure) or not again.confirmed:
+            if type(again.failure) is not type(verdict.failure) or not again.confirmed or again.known:
                 return False
             verdicts[case.id] = again
             return True

@@ -19,6 +19,13 @@ class CorpusFile(pytest.File):
         yield CorpusItem.from_parent(self, name="replay")
 
 
+class NoLongerFails(AssertionError):
+    """A known failure passes."""
+
+    def __str__(self) -> str:
+        return f"known failure no longer fails: {self.args[0]}"
+
+
 class CorpusItem(pytest.Item):
     """Runs a finding's case on its target, on this process's backend, under every check."""
 
@@ -30,11 +37,18 @@ class CorpusItem(pytest.Item):
         finding = parse.read(self.path)
         if (reason := targets.missing(finding.target, state.backend)) is not None:
             pytest.skip(f"target {finding.target}: {reason}")
-        verdict = state.harness.replay(finding)
+        verdict, known = state.harness.replay(finding), state.harness.known
+        if verdict.known is not None and verdict.refused is not None:
+            pytest.skip(verdict.refused)
+        if verdict.known is not None:
+            pytest.xfail(known.named(verdict.known).words)
         if verdict.refused is not None:
             pytest.skip(f"{finding.target} does not take this case: {verdict.refused}")
         if verdict.failure is not None:
             raise verdict.failure.with_traceback(None)
+        entry = known.of(finding, state.backend)
+        if entry is not None and not entry.flaky and finding.reproduced:
+            raise NoLongerFails(f"{entry.name}  {entry.about}: {finding.id} passes; remove the entry")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         if not isinstance(excinfo.value, (AssertionError, ValueError, RunnerError)):

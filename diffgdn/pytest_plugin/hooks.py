@@ -17,6 +17,7 @@ import math
 import os
 import random
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 WORKERS_PER_GPU = 8  # each holds a CUDA context of some 500 MB, and a kernel rarely fills the GPU
 NEEDS_GPU = "needs a GPU: "
+KNOWN = "known failure "  # and the name of its entry: how many cases of a test failed so
 SEED = "diffgdn_seed"
 REPEATS = "diffgdn_repeats"
 EXPLORES = "explores"
@@ -160,6 +162,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
     except (TimeUp, Unsatisfiable, UnsatisfiedAssumption) as error:
         run = state_of(pyfuncitem.config)
         nothing = None if run is None else run.answers.nothing
+        if run is not None and nothing is not None and run.answers.verdicts and run.answers.only_known:
+            raise pytest.skip.Exception(nothing) from None
         if nothing is not None and "diffgdn_check" in pyfuncitem.fixturenames:
             raise pytest.fail.Exception(nothing, pytrace=False) from None
         if isinstance(error, TimeUp):
@@ -244,12 +248,24 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     run = state_of(config)
     for line in () if run is None else run.interrupted:
         terminalreporter.write_line(line)
+    for line in known_lines(terminalreporter.stats):
+        terminalreporter.write_line(line, yellow=True)
     skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
     reasons = [text[2] for text in skipped if isinstance(text, tuple) and NEEDS_GPU in text[2]]
     if reasons:
         terminalreporter.write_line(
             f"{len(reasons)} gpu tests skipped: {reasons[0].split(NEEDS_GPU)[-1]}", yellow=True
         )
+
+
+def known_lines(stats: dict[str, list[Any]]) -> list[str]:
+    """How many cases of all tests failed by each entry of known failures, in lines."""
+    counts: Counter[str] = Counter()
+    for report in [report for reports in stats.values() for report in reports]:
+        for name, count in getattr(report, "user_properties", ()):
+            if name.startswith(KNOWN):
+                counts[name] += count
+    return [f"{name}: {count} case{'' if count == 1 else 's'}" for name, count in sorted(counts.items())]
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -314,6 +330,8 @@ def diffgdn_check(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
             pytest.skip(f"{target} does not take this case: {verdict.refused}")
         if verdict is None or verdict.refused is not None:
             reject()
+        if verdict.known is not None and not drawn:
+            pytest.xfail(run.harness.known.named(verdict.known).words)
         if verdict.failure is not None:
             verdict.failure.__dict__["diffgdn"] = Call(verdict.case, relation), verdict, target, drawn
             # Where diffgdn noticed says nothing; a cause keeps its own.
@@ -327,6 +345,9 @@ def diffgdn_check(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Save what a failing test ended with, and say under its traceback how to run it again."""
     report = yield
+    run = state_of(item.config)
+    if call.when == "call" and run is not None:
+        report.user_properties += [(f"{KNOWN}{name}", count) for name, count in run.answers.known.items()]
     if call.when == "call" and call.excinfo is not None and report.failed:
         text = "\n\n".join(saved(active(item.config), failure) for failure in leaves(call.excinfo.value))
         if text:

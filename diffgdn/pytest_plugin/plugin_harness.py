@@ -11,6 +11,7 @@ from pathlib import Path
 from diffgdn.cases.prelude import Call
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import UNFINISHED, Finding
+from diffgdn.findings.known import NOTHING, KnownFailures
 from diffgdn.runner.confirm import Confirmed
 from diffgdn.runner.harness import Harness
 from diffgdn.runner.messages import RunnerError
@@ -24,7 +25,8 @@ class PluginHarness(Harness):
 
     isolation: as asked, or None. findings: the folder that findings are saved to. folder: where the case that
     runs is noted and children print to, under the name of this process; None for one of its own.
-    hang_seconds: after which a child's case counts as hung; None for what suits the backend.
+    hang_seconds: after which a child's case counts as hung; None for what suits the backend. known: failures
+    that are no news.
     """
 
     def __init__(
@@ -35,12 +37,18 @@ class PluginHarness(Harness):
         name: str = "main",
         folder: Path | None = None,
         hang_seconds: float | None = None,
+        known: KnownFailures = NOTHING,
     ) -> None:
         self._own = None if folder is not None else Path(tempfile.mkdtemp(prefix="diffgdn-"))
         self.folder = folder or self._own or Path()
         self.findings = Corpus(findings)
         super().__init__(
-            backend, _note(self.folder, name), self.folder / f"{name}.log", isolation, hang_seconds
+            backend,
+            _note(self.folder, name),
+            self.folder / f"{name}.log",
+            isolation,
+            hang_seconds,
+            known=known,
         )
 
     def close(self) -> None:

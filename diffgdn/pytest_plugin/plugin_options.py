@@ -41,6 +41,11 @@ def add(parser: pytest.Parser) -> None:
         f"{HANG_SECONDS['interpret']:g}s in the interpreter, {HANG_SECONDS['gpu']:g}s on a GPU)",
     )
     group.addoption(
+        "--diffgdn-run-known-crashes",
+        action="store_true",
+        help="also run cases that are known to crash or to hang",
+    )
+    group.addoption(
         "--diffgdn-seed",
         type=_seed,
         metavar="SEED",

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from diffgdn.findings import known_file
 from diffgdn.findings.finding import Finding
+from diffgdn.findings.known import KnownFailures
 from diffgdn.pytest_plugin.answers import Answers
 from diffgdn.pytest_plugin.plugin_harness import PluginHarness
 
@@ -93,4 +95,13 @@ def _harness(config: pytest.Config, backend: str) -> PluginHarness:
         given.get("workerid", "main"),
         None if folder is None else Path(folder),
         config.getoption("--diffgdn-hang-after"),
+        _known(config),
     )
+
+
+def _known(config: pytest.Config) -> KnownFailures:
+    """The known failures that count for the folder of the tests. Raises pytest.UsageError."""
+    try:
+        return known_file.declared(config.rootpath, config.getoption("--diffgdn-run-known-crashes"))
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None

@@ -16,6 +16,7 @@ from rich.text import Text
 from diffgdn.campaign import events
 from diffgdn.campaign.events import Event
 from diffgdn.findings.finding import OUT_OF_TIME
+from diffgdn.findings.parse import printable
 from diffgdn.report import finding_lines as findings
 from diffgdn.report.modes import REPORTS, taking_part
 from diffgdn.report.table_style import percent
@@ -170,11 +171,27 @@ class ConsoleReport:
             self._print(f"FINDING  {first}", style="bold red")
             for line in rest:
                 self._print(line)
+        self._known(event)
         self._console.print()
         for line in _unreached(event):
             self._print(line, style="yellow")
         style = "yellow" if event.stopped is not None or not self._tally.cases else "bold green"
-        self._print(_conclusion(self._tally, event), style="bold red" if self._tally.findings else style)
+        bad = bool(self._tally.findings) or any(one.mended for one in event.known)
+        self._print(_conclusion(self._tally, event), style="bold red" if bad else style)
+
+    def _known(self, event: events.CampaignEnded) -> None:
+        """Print what was met of each known failure, and which fail no more."""
+        if event.known:
+            self._console.print()
+            self._print("known failures, and cases under their conditions:")
+        for one in event.known:
+            entry = one.entry
+            self._print(
+                f"  {entry.name}  {entry.about}: {one.words}: {printable(entry.reason)}", style="yellow"
+            )
+        for one in event.known:
+            if one.mended:
+                self._print(findings.mended(one), style="bold red")
 
     def _print(self, text: str, style: str = "") -> None:
         """Print text as it is: no markup, no colours by content, no line breaks in a command to be copied."""
@@ -281,7 +298,17 @@ def _conclusion(tally: Tally, event: events.CampaignEnded) -> str:
     if tally.deaths:
         parts.append(_count(len(tally.deaths), "worker death"))
     head = "Interrupted: " if event.interrupted else ""
-    return f"{head}{', '.join(parts)}: {_found(tally)}."
+    return f"{head}{', '.join(parts)}: {_found(tally)}{_of_known(tally, event)}."
+
+
+def _of_known(tally: Tally, event: events.CampaignEnded) -> str:
+    """Say how many known failures were met, in how many cases, and how many fail no more."""
+    alive, mended = sum(one.alive for one in event.known), sum(one.mended for one in event.known)
+    skipped = sum(one.skipped for one in event.known)
+    said = [f"; {_count(alive, 'known failure')} in {_count(tally.known_cases, 'case')}"] if alive else []
+    said += [f"; {_count(skipped, 'case')} known to crash or hang not run"] if skipped else []
+    said += [f"; {_count(mended, 'known failure')} no longer failing"] if mended else []
+    return "".join(said)
 
 
 def _found(tally: Tally) -> str:
@@ -292,4 +319,5 @@ def _found(tally: Tally) -> str:
     if tally.findings:
         return _count(len(tally.findings), "finding")
     ended = "trace" if mode.word == "trace" else "case"
-    return "nothing found" if tally.cases else f"no {ended} ended, so nothing is known"
+    new = "nothing new found" if tally.known_cases else "nothing found"
+    return new if tally.cases else f"no {ended} ended, so nothing is known"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffgdn.findings import trust
 from diffgdn.findings.finding import UNFINISHED, Finding
+from diffgdn.findings.known_seen import Seen
 from diffgdn.findings.parse import printable
 
 DEFAULT_CORPUS = "findings"
@@ -59,6 +60,12 @@ def company(finding: Finding) -> list[str]:
     more = [f"    {len(calls) - len(shown)} others, then"] if len(shown) < len(calls) else []
     head = f"  depends on what ran before: alone it passes, after {count} in the same process it fails:"
     return [head, *more, *shown, "  and then"]
+
+
+def mended(seen: Seen) -> str:
+    """Write that a known failure fails no more, why that is known, and what to do, in one line."""
+    entry = seen.entry
+    return f"KNOWN FAILURE NO LONGER FAILS  {entry.name}  {entry.about}: {seen.why_mended}; remove the entry"
 
 
 def origin(finding: Finding) -> str:

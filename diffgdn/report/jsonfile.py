@@ -68,6 +68,7 @@ def summary(tally: Tally) -> dict[str, Any]:
             "cases_per_second": round(tally.rate, 3),
             "variants_compiled": tally.compiled,
             "findings": len(tally.findings),
+            "known": tally.known_cases,
             "worker_deaths": len(tally.deaths),
             "oracle_share": None if tally.oracle_share is None else round(tally.oracle_share, 4),
             "seconds": {
@@ -80,6 +81,8 @@ def summary(tally: Tally) -> dict[str, Any]:
                 "cases": one.cases,
                 "exact": one.exact,
                 "failed": one.failed,
+                "known": one.known,
+                "skipped_known": one.skipped_known,
                 "refused": one.refused,
                 "shrinking": one.shrinking,
                 "worst_share": one.worst if one.worst is not None and math.isfinite(one.worst) else None,
@@ -95,6 +98,22 @@ def summary(tally: Tally) -> dict[str, Any]:
         "findings": [
             {"id": name, "path": path, **finding.to_json()}
             for name, (finding, path) in tally.findings.items()
+        ],
+        "known": [
+            {
+                "entry": one.entry.name,
+                "operation": one.entry.operation,
+                "kind": one.entry.kind,
+                "result": one.entry.result,
+                "reason": one.entry.reason,
+                "link": one.entry.link,
+                "failed": one.failed,
+                "passed": one.passed,
+                "skipped": one.skipped,
+                "alive": one.alive,
+                "mended": one.mended,
+            }
+            for one in ended.known
         ],
         "replayed": [
             {"id": one.finding.id, "status": one.status, "reason": one.reason} for one in tally.replayed

@@ -28,6 +28,8 @@ class OperationTally:
         skipped: why it was left out.
         refusal: why the target refused its latest case.
         steps: of its traces.
+        known: cases that failed as is known, which `failed` does not count.
+        skipped_known: cases that were not run, as they are known to crash or hang.
     """
 
     cases: int = 0
@@ -43,6 +45,8 @@ class OperationTally:
     reached: float | None = None
     skipped: str | None = None
     refusal: str | None = None
+    known: int = 0
+    skipped_known: int = 0
 
 
 @dataclass
@@ -134,6 +138,9 @@ class Tally:
             return
         if event.relation is not None and not event.shrinking:
             self._asked(self.relations[event.relation], event)
+        if event.refused is not None and event.known is not None:
+            tally.skipped_known += 1
+            return
         if event.refused is not None:
             tally.refused += 1
             tally.refusal = event.refused
@@ -143,7 +150,8 @@ class Tally:
             return
         tally.cases += 1
         tally.exact += event.exact
-        tally.failed += event.failure is not None
+        tally.failed += event.failure is not None and event.known is None
+        tally.known += event.known is not None
         tally.repeated += event.repeated
         tally.seconds += event.seconds
         for part, seconds in event.parts.items():
@@ -156,7 +164,7 @@ class Tally:
         self.explored += event.phase == "explore"
         if tally.reached is None:
             tally.reached = self.clock() - self._begin
-        if event.share is not None:
+        if event.share is not None and event.known is None:
             tally.worst = event.share if tally.worst is None else max(tally.worst, event.share)
 
     def _asked(self, tally: RelationTally, event: events.CaseRun) -> None:
@@ -165,9 +173,9 @@ class Tally:
             tally.refused += 1
             return
         tally.pairs += 1
-        tally.failed += event.failure is not None
+        tally.failed += event.failure is not None and event.known is None
         tally.seconds += event.seconds
-        if event.share is not None:
+        if event.share is not None and event.known is None:
             tally.worst = event.share if tally.worst is None else max(tally.worst, event.share)
 
     def _replace(self, event: events.FindingShrunk) -> None:
@@ -201,6 +209,11 @@ class Tally:
     def cases(self) -> int:
         """Give how many cases counted, of all operations."""
         return sum(tally.cases for tally in self.operations.values())
+
+    @property
+    def known_cases(self) -> int:
+        """Give how many cases failed as is known."""
+        return sum(one.known for one in self.operations.values())
 
     @property
     def phase_seconds(self) -> float:

@@ -9,7 +9,7 @@ that met it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -79,10 +79,15 @@ def again(finding: Finding, fresh: Fresh, picture: bool = False) -> Verdict:
 
 
 class Confirm:
-    """Asks failures on one target again."""
+    """Asks failures on one target again. news: whether a failing verdict on a call is no known failure."""
 
-    def __init__(self, fresh: Fresh, target: str) -> None:
-        self._fresh, self._target = fresh, target
+    def __init__(
+        self,
+        fresh: Fresh,
+        target: str,
+        news: Callable[[Call, Verdict], bool] = lambda call, verdict: True,
+    ) -> None:
+        self._fresh, self._target, self._news = fresh, target, news
 
     def __call__(self, call: Call, verdict: Verdict, asked: bool | None = None) -> Confirmed:
         """A failing verdict on a call, asked again in a few fresh processes. A prelude is all that had run
@@ -129,11 +134,15 @@ class Confirm:
         return Confirmed(calls[at], verdict, calls[:at], heap=True)
 
     def fails(self, prelude: Sequence[Call], call: Call, like: Confirmed) -> Verdict | None:
-        """The verdict on a call after a prelude, in a fresh process, if it fails as another does."""
+        """The verdict on a call after a prelude, in a fresh process, if it fails as another does, and that is
+        news or the other is none either.
+        """
         last = len(prelude)
         looks = (last,) if like.heap else ()
         at, verdict = self._fresh.afresh((*prelude, call), self._target, looks=looks)
-        return verdict if at == last and alike(verdict, like.verdict) else None
+        if at != last or not alike(verdict, like.verdict):
+            return None
+        return verdict if self._news(call, verdict) or like.verdict.known is not None else None
 
 
 def alike(one: Verdict, other: Verdict) -> bool:

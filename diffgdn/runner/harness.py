@@ -8,12 +8,14 @@ imports no torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call, fitting
 from diffgdn.cases.trace import Trace, call_of
 from diffgdn.findings.finding import UNSHRUNK, Finding, today, versions
+from diffgdn.findings.known import NOTHING, Known, KnownFailures
 from diffgdn.runner import confirm, ways
 from diffgdn.runner.confirm import Confirm, Confirmed
 from diffgdn.runner.in_child import InChild
@@ -30,7 +32,8 @@ class Harness:
     isolation: one of ways.WAYS; None for what suits each target. hang_seconds: after which a child's case
     counts as hung, memory_bytes: that a child may occupy; None for the usual. seed: noted in findings.
     on_broken: told the reason when a kernel has broken this process's GPU context, while the case is still
-    noted; asking anything after that raises RunnerError.
+    noted; asking anything after that raises RunnerError. known: failures that are no news: verdicts that have
+    one say so, and what is known to end its process is refused.
     """
 
     def __init__(
@@ -43,10 +46,11 @@ class Harness:
         memory_bytes: int | None = None,
         seed: int | None = None,
         on_broken: Callable[[str], None] = lambda reason: None,
+        known: KnownFailures = NOTHING,
     ) -> None:
         self.backend, self.isolation, self.seed = backend, isolation, seed
         self._log, self._hang_seconds, self._memory_bytes = log, hang_seconds, memory_bytes
-        self._on_broken = on_broken
+        self._on_broken, self.known = on_broken, known
         self._current = CurrentCase(note)
         self._runners: dict[str, Runner] = {}
         self._device: str | None = None
@@ -104,38 +108,78 @@ class Harness:
         kind: as for `runner`. picture, familiar: as for `Runner.run`. Raises RunnerError where the machinery
         fails, also after a kernel has broken the GPU context of this process.
         """
+        question = question or question_of(Call(subject))
+        skipped = self._skipped(subject, target) if question.calls_kernel else None
+        if skipped is not None:
+            return skipped
         runner = self.runner(target, kind)
         if runner.broken is not None:
             raise RunnerError(f"{runner.broken}; --isolation child goes on after it")
-        question = question or question_of(Call(subject))
         in_child = isinstance(runner, InChild)
         call = Call(subject, question.relation)
         self._current.write(call, target, backend=self.backend, in_child=in_child)
         try:
-            return runner.run(subject, target, question, picture, familiar)
+            verdict = runner.run(
+                subject,
+                target,
+                question,
+                picture,
+                lambda failure: familiar(failure) or self._known(target, subject, failure) is not None,
+            )
+            return self._labelled(verdict, subject, target)
         finally:
             if runner.broken is not None:
                 self._on_broken(runner.broken)
             self._current.clear()
 
     def asking(self, target: str) -> Confirm:
-        """What asks failures on a target again in fresh processes."""
-        return Confirm(_Noted(self.fresh, self._current, self.backend), target)
+        """What asks failures on a target again in fresh processes. None that is known is a step of a
+        shrink.
+        """
+
+        def news(call: Call, verdict: Verdict) -> bool:
+            return self._labelled(verdict, call.subject, target).known is None
+
+        return Confirm(_Noted(self.fresh, self._current, self.backend), target, news)
 
     def confirm(self, call: Call, verdict: Verdict, target: str) -> Confirmed:
         """Ask a failure again in fresh processes."""
         asked = None if isinstance(self.runner(target), InChild) else False
-        return self.asking(target)(call, verdict, asked)
+        sure = self.asking(target)(call, verdict, asked)
+        return replace(sure, verdict=self._labelled(sure.verdict, sure.call.subject, target))
 
     def replay(self, finding: Finding, picture: bool = False, fresh: bool = False) -> Verdict:
         """Run a finding as it was found. fresh: in a process that has run nothing else, which some findings
         need in any case. Raises RunnerError.
         """
-        if fresh or confirm.apart(finding):
-            noted = _Noted(self.fresh, self._current, self.backend)
-            return confirm.again(finding, noted, picture)
         call = finding.call
+        if fresh or confirm.apart(finding):
+            skipped = self._skipped(call.subject, finding.target)
+            if skipped is not None:
+                return skipped
+            noted = _Noted(self.fresh, self._current, self.backend)
+            verdict = confirm.again(finding, noted, picture)
+            return self._labelled(verdict, call.subject, finding.target)
         return self.ask(call.subject, finding.target, question_of(call), finding.kind, picture)
+
+    def _known(self, target: str, subject: Subject, failure: CheckFailure) -> Known | None:
+        return self.known.match(target, self.backend, subject, failure)
+
+    def _skipped(self, subject: Subject, target: str) -> Verdict | None:
+        """The verdict on what is known to end its process, which then is not run."""
+        entry = self.known.crash(target, self.backend, subject)
+        if entry is None:
+            return None
+        return Verdict(call_of(subject), target, self.backend, refused=entry.words, known=entry.name)
+
+    def _labelled(self, verdict: Verdict, subject: Subject, target: str) -> Verdict:
+        """A verdict that says by which entry its failure is known, if it is: of a trace, that of its step."""
+        if verdict.failure is None:
+            return verdict
+        if isinstance(subject, Trace) and verdict.step is not None:
+            subject = replace(subject, steps=subject.steps[: verdict.step + 1])
+        entry = self._known(target, subject, verdict.failure)
+        return replace(verdict, known=None if entry is None else entry.name)
 
     def explained(self, failure: CheckFailure, call: Call, target: str) -> CheckFailure:
         """Trace a leak to the memory that it comes from, which takes another run; other failures say

@@ -193,18 +193,17 @@ class Errors(NamedTuple):
 class Verdict:
     """The answer for one case.
 
-    failure: of the first check that failed; None if every check passed.
-    refused: why nothing was run, or None.
-    exact: nothing in the case rounds, so that results had to be equal.
-    shares: worst error of each result as a share of its bound, by name.
-    seconds: that each part took (inputs, kernel, oracle, checks).
-    comparison: the result that failed beside the oracle's, in the process that ran the case.
-    picture: the comparison as text, if it was asked for.
-    confirmed: False for a crash or a hang that did not come again when the case ran alone in a fresh process.
-    step: of a trace, the number of the step that failed; `case` is then the trace's last call.
-    rejected: whether the checks reject each wrong result that applies, if asked for (`verdict.vacuity`).
-    errors: of each result that has a bound, if asked for (`verdict.error_counts`).
-    before: of a failure, the target's calls that its process had run before, as far as it remembers.
+    failure: of the first check that failed; None if every check passed. refused: why nothing was run, or
+    None. exact: nothing in the case rounds, so that results had to be equal. shares: worst error of each
+    result as a share of its bound, by name. seconds: that each part took (inputs, kernel, oracle, checks).
+    comparison: the result that failed beside the oracle's, in the process that ran the case. picture: the
+    comparison as text, if it was asked for. confirmed: False for a crash or a hang that did not come again
+    when the case ran alone in a fresh process. step: of a trace, the number of the step that failed; `case`
+    is then the trace's last call. rejected: whether the checks reject each wrong result that applies, if
+    asked for (`verdict.vacuity`). errors: of each result that has a bound, if asked for
+    (`verdict.error_counts`). before: of a failure, the target's calls that its process had run before, as far
+    as it remembers. known: the entry of known failures (`findings.known`) that the failure is known by, or
+    for which nothing was run.
     """
 
     case: Case
@@ -222,6 +221,7 @@ class Verdict:
     rejected: dict[str, bool] = field(default_factory=dict)
     errors: tuple[Errors, ...] = ()
     before: tuple[Call, ...] = ()
+    known: str | None = None
 
     @property
     def ok(self) -> bool:

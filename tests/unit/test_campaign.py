@@ -3,6 +3,7 @@
 import dataclasses
 import multiprocessing
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -436,7 +437,9 @@ def test_configurations_of_a_foreign_kernel_are_compiled_as_far_as_there_is_room
 def test_an_operation_whose_cases_are_all_refused(tmp_path: Path) -> None:
     outcome, told = run("refusing", tmp_path)
     assert {case.refused for case in of(events.CaseRun, told)} == {"not today"}
-    assert outcome.unreached == {"gdn.decode": "all 30 cases refused: not today"}
+    [(op, reason)] = outcome.unreached.items()
+    assert op == "gdn.decode"
+    assert re.fullmatch(r"all \d+ cases refused: not today", reason)
     assert outcome.exit_code == 2
     assert run("refusing", tmp_path, allow_unreached=True)[0].exit_code == 0
 

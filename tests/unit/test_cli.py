@@ -341,6 +341,7 @@ SHARED = {
     "--backend": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "selftest faults"},
     "--hang-after": {"fuzz", "calibrate", "serving", "replay", "shrink"},
     "--isolation": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "corpus prune"},
+    "--run-known-crashes": {"fuzz", "calibrate", "serving", "replay"},
 }
 KINDS = {  # what a value of it is, wherever it is taken
     "--max-time": "time",
@@ -352,6 +353,7 @@ KINDS = {  # what a value of it is, wherever it is taken
     "--hang-after": "time",
     "--isolation": "choice",
     "--op": "text",
+    "--run-known-crashes": "boolean",
 }
 
 

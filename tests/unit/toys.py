@@ -51,6 +51,11 @@ class Refusing(Toy):
         return "not today"
 
 
+class Picky(Toy):
+    def refuses(self, case: Case, backend: str) -> str | None:
+        return None if case.dtype == "float32" else "it is written for float32"
+
+
 class Promising(Toy):
     promises = Promises(
         dtype=("bfloat16",),
@@ -92,6 +97,7 @@ wrong = Toy("wrong", off)
 dying = Toy("dying", die)
 leaving = Toy("leaving", leave)
 hanging = Toy("hanging", hang)
+picky = Picky("picky", nothing)
 promising = Promising("promising", nothing)
 promising_wrong = Promising("promising_wrong", off)
 refusing = Refusing("refusing", nothing)
