@@ -17,25 +17,12 @@ from typing import Any
 
 from diffgdn.cases.case_checks import LATER_GATE_LAWS, check
 from diffgdn.cases.json_record import Record, read, require
-from diffgdn.cases.lay import Lay
-from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.cases.sparsity import Only
-from diffgdn.cases.state_options import StateOptions
 
 # Each older version is still read, and written where it will do.
-# 2: `only`, and values of law "zero"; 3: `order`, and LATER_GATE_LAWS; 4: how a call is made, and
-# what is called before it.
-FORMAT_VERSION = 4
-ADDED = {
-    "only": 2,
-    "order": 3,
-    "lay": 4,
-    "operands": 4,
-    "state_options": 4,
-    "before": 4,
-    "execution": 4,
-}  # fields, and the version that each came with
+FORMAT_VERSION = 3  # 2: `only`, and values of law "zero"; 3: `order`, and LATER_GATE_LAWS
+ADDED = {"only": 2, "order": 3}  # fields, and the version that each came with
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,13 +99,6 @@ class Edit(Record):
     value: float
 
 
-@functools.cache
-def _defaults() -> dict[str, Any]:
-    """Return the default of every field of a case that has one."""
-    plain = Case(op="gdn.recurrent", pool=Pool(indices=()))
-    return {spec.name: getattr(plain, spec.name) for spec in dataclasses.fields(Case)}
-
-
 @dataclass(frozen=True, repr=False)
 class Case(Record):
     """One fully determined example of one operation.
@@ -140,10 +120,6 @@ class Case(Record):
 
     Content: `pool`, `gates` and `values` say where states live and how tensors are drawn; `only` names
     tensors that are zero but in a few places; `edits` are applied last.
-
-    `lay` says how single arguments lie in memory. `operands` and `state_options` hold what differs from the
-    usual call. `before` names calls made before it in the same process, and `execution` how it is run on a
-    GPU: see their modules.
 
     Making a case raises ValueError if it is outside of the operation's contract (`case_checks.check`).
     """
@@ -176,11 +152,6 @@ class Case(Record):
     edits: tuple[Edit, ...] = ()
     only: tuple[Only, ...] = ()
     order: str = "ascending"
-    lay: tuple[Lay, ...] = ()
-    operands: Operands = field(default_factory=Operands)
-    state_options: StateOptions = field(default_factory=StateOptions)
-    before: tuple[str, ...] = ()
-    execution: str = "eager"
 
     def __post_init__(self) -> None:
         check(self)
@@ -284,7 +255,7 @@ class Case(Record):
 
         So fields that a case does not need change neither its JSON form nor its id.
         """
-        needed = [version for name, version in ADDED.items() if getattr(self, name) != _defaults()[name]]
+        needed = [version for name, version in ADDED.items() if getattr(self, name) != getattr(Case, name)]
         laws = [2] * (self.values.law == "zero") + [3] * (self.gates.law in LATER_GATE_LAWS)
         return max([1, *needed, *laws])
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from diffgdn.cases import company, execution, lay, operand_options, state_options
 from diffgdn.cases import sparsity as onlys
 from diffgdn.cases.json_record import require
 from diffgdn.cases.operations import OPERATIONS
@@ -59,8 +58,6 @@ def check(case: Case) -> None:
         _check_parents(case)
     if case.only:
         onlys.check(case.only, case.axes)
-    for part in (lay, operand_options, state_options, company, execution):
-        part.check(case)
 
 
 def _choice(name: str, value: Any, allowed: Iterable[Any]) -> None:

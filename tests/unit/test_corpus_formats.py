@@ -158,8 +158,8 @@ def test_what_is_written_in_a_version_stays_as_it_was(name: str) -> None:
     ("inside", "name", "reads"),
     [
         ((), "finding-1-case-1", "1 to 2"),
-        (("case",), "finding-1-case-1", "1 to 4"),
-        (("unshrunk",), "finding-1-case-1", "1 to 4"),
+        (("case",), "finding-1-case-1", "1 to 3"),
+        (("unshrunk",), "finding-1-case-1", "1 to 3"),
         (("trace",), "finding-1-trace-1", "1 to 2"),
     ],
 )
