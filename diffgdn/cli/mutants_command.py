@@ -53,9 +53,9 @@ def mutants(
     json_file: Path | None,
     backend: str | None,
 ) -> int:
-    """Put bugs back into copies of the project's kernels, one at a time, and look for each.
+    """Put bugs that shipped elsewhere back into copies of the kernels, and look for each.
 
-    Each is a bug that shipped in another project, as a change of a few lines. The campaign is that of
+    Each is a change of a few lines of the project's own kernels, made one at a time. The campaign is that of
     `diffgdn fuzz` over all operations.
 
     Exit status: 0 all found, 1 some were not, 2 usage or set-up problem.

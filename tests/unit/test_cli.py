@@ -324,21 +324,24 @@ def every_command(group: click.Group = cli, above: str = "") -> Iterator[tuple[s
 
 SHARED = {
     "--op": {"fuzz", "calibrate", "resolution", "selftest resolution", "bench"},
-    "--max-time": {"fuzz", "calibrate", "serving", "resolution", "selftest resolution", "shrink"},
+    "--max-time": {"fuzz", "calibrate", "serving", "mutants"}
+    | {"resolution", "selftest resolution", "shrink"},
     "--max-cases": {"fuzz", "calibrate", "serving", "resolution", "selftest resolution", "selftest faults"},
-    "--seed": {"fuzz", "calibrate", "serving", "resolution", "selftest resolution", "selftest faults"},
-    "--workers": {"fuzz", "calibrate", "serving", "resolution", "selftest resolution"}
+    "--seed": {"fuzz", "calibrate", "serving", "mutants"}
+    | {"resolution", "selftest resolution", "selftest faults"},
+    "--workers": {"fuzz", "calibrate", "serving", "mutants", "resolution", "selftest resolution"}
     | {"replay", "shrink", "corpus prune"},
     "--json": {
         "fuzz",
         "calibrate",
         "serving",
+        "mutants",
         "resolution",
         "selftest resolution",
         "selftest faults",
         "bench",
     },
-    "--backend": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "selftest faults"},
+    "--backend": {"fuzz", "calibrate", "serving", "mutants", "replay", "show", "shrink", "selftest faults"},
     "--hang-after": {"fuzz", "calibrate", "serving", "replay", "shrink"},
     "--isolation": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "corpus prune"},
     "--run-known-crashes": {"fuzz", "calibrate", "serving", "replay"},

@@ -287,7 +287,8 @@ def test_auto_workers_are_the_cores_or_what_the_gpus_hold(project: pytest.Pytest
         def test_auto(monkeypatch, request, on, cores, gpus, workers):
             monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores))
             monkeypatch.setattr(selection, "visible_gpus", lambda: ["0"] * gpus)
-            monkeypatch.setattr(pytest_plugin, "state_of", lambda config: SimpleNamespace(backend=on))
+            state = SimpleNamespace(backend=on, answers=SimpleNamespace(known={}))
+            monkeypatch.setattr(pytest_plugin, "state_of", lambda config: state)
             assert pytest_plugin.pytest_xdist_auto_num_workers(request.config) == workers
         """
     )

@@ -195,7 +195,7 @@ def test_operations_that_no_trace_called_are_named_and_are_no_success(
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ("--target TOYS:refusing --max-cases 2", "no trace ended: gdn.decode: all [12] traces refused: not"),
+        ("--target TOYS:refusing --max-cases 2", "no trace ended: gdn.decode: all \\d+ traces refused: not"),
         (
             "--target eager --max-time 0.001s",
             "no trace ended: gdn.extend, .*, gdn.verify: no trace of it ended within 0.001 s",
