@@ -104,7 +104,7 @@ def found(op: str) -> Finding:
 
 def test_time_to_find_counts_from_the_first_phase_whose_cases_count(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter((100.0, 103.0, 103.0))
-    monkeypatch.setattr(hunting.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("diffgdn.mutants.hunt.time.monotonic", lambda: next(clock))
     watch = hunting._Watch(shrink=True)
     watch(events.PhaseStarted("compile"))
     watch(events.PhaseStarted("geometries"))
