@@ -37,8 +37,7 @@ class Inbox:
 
     ready: what the first worker has told of the target. rotation: that hands out batches, once there is one.
     unconfirmed: findings that are to be asked again in fresh processes. known: how often known failures were
-    met. fault: of the framework, not of a
-    kernel: why the campaign did not do what it was asked.
+    met. fault: of the framework, not of a kernel: why the campaign did not do what it was asked.
     """
 
     def __init__(self, config: Config, emit: Listener, corpus: Corpus, pool: Pool) -> None:
@@ -166,10 +165,8 @@ class Inbox:
 
     def replayed(self, finding: Finding, done: tasks.Done) -> None:
         """Note what came of a finding that was run again, or why it was not."""
-        path, entry = (
-            self.corpus.path / f"{finding.id}.json",
-            self.config.known.of(finding, self.config.backend),
-        )
+        path = self.corpus.path / f"{finding.id}.json"
+        entry = self.config.known.of(finding, self.config.backend)
         if done.known is not None and done.refused is None:
             self.emit(events.FindingReplayed(finding, str(path), "KNOWN", done.known))
         elif done.error is None and done.refused is None and done.failure is not None:

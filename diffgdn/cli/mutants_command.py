@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import tempfile
 from pathlib import Path
@@ -60,8 +61,6 @@ def mutants(
 
     Exit status: 0 all found, 1 some were not, 2 usage or set-up problem.
     """
-    import fnmatch
-
     from diffgdn.mutants.catalogue import MUTANTS
 
     chosen = [mutant for name, mutant in MUTANTS.items() if fnmatch.fnmatchcase(name, pattern)]
@@ -79,11 +78,10 @@ def mutants(
     from diffgdn.mutants.hunt import hunt
     from diffgdn.report import kill_table
 
-    kills = []
+    kills, count = [], workers or automatic_workers(backend)
+    seed = DEFAULT_SEED if seed is None else seed
     for mutant in chosen:
         with tempfile.TemporaryDirectory(prefix="diffgdn-mutant-") as folder:
-            count = workers or automatic_workers(backend)
-            seed = DEFAULT_SEED if seed is None else seed
             kills.append(hunt(mutant, backend, seed, max_time, count, Path(folder), not no_shrink))
         click.echo(kill_table.line(kills[-1]))
         if json_file is not None:

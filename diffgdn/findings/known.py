@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from diffgdn.cases import conditions
 from diffgdn.cases.case import Case
@@ -35,7 +36,6 @@ LOOPS = tuple(f"{family}.serving" for family in FAMILIES)
 ENOUGH = 300
 NEEDED = ("target", "operation", "kind", "reason")
 TEXTS = (*NEEDED, "result", "says", "link", "backend")
-COMPARISON = re.compile(r"(==|!=|>=|<=|>|<)?\s*(\d+(?:\.\d+)*)(\.\*)?")
 
 
 @dataclass(frozen=True)
@@ -205,10 +205,12 @@ def _versions(given: Any) -> tuple[tuple[str, str], ...]:
     """Check versions of packages. Raises ValueError."""
     require(isinstance(given, Mapping), f"versions: expected a table of packages, got {given!r:.80}")
     for package, wanted in given.items():
-        right = isinstance(wanted, str) and all(
-            COMPARISON.fullmatch(one.strip()) for one in wanted.split(",")
-        )
-        require(right, f"versions: {package}: expected text as '>=0.4, <0.6' or '0.5.*', got {wanted!r:.80}")
+        expected = f"versions: {package}: expected text as '>=0.4, <0.6' or '0.5.*', got {wanted!r:.80}"
+        require(isinstance(wanted, str) and wanted.strip() != "", expected)
+        try:
+            _comparisons(wanted)
+        except InvalidSpecifier:
+            raise ValueError(expected) from None
     return tuple(given.items())
 
 
@@ -221,38 +223,15 @@ def _installed(package: str) -> str | None:
 
 
 def _fits(package: str, wanted: str) -> bool:
-    """Tell whether a package is installed in a version that is wanted. Of a version its numbers count."""
+    """Tell whether a package is installed in a version that is wanted."""
     version = _installed(package)
-    if version is None:
-        return False
-    return all(_compares(version, one.strip()) for one in wanted.split(","))
+    return version is not None and _comparisons(wanted).contains(version, prereleases=True)
 
 
-def _compares(version: str, wanted: str) -> bool:
-    """Tell whether a version stands in a relation: `>=0.4`, `0.5.*`, `==0.5.1`."""
-    found = COMPARISON.fullmatch(wanted)
-    begin = re.match(r"\d+(?:\.\d+)*", version)
-    assert found is not None
-    sign, text, rest = found.groups()
-    if begin is None:
-        return False
-    asked, has = _numbers(text), _numbers(begin.group())
-    if rest is not None:
-        has = has[: len(asked)]
-    size = max(len(asked), len(has))
-    asked, has = (numbers + (0,) * (size - len(numbers)) for numbers in (asked, has))
-    return {
-        "==": has == asked,
-        "!=": has != asked,
-        ">=": has >= asked,
-        "<=": has <= asked,
-        ">": has > asked,
-        "<": has < asked,
-    }[sign or "=="]
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split("."))
+def _comparisons(wanted: str) -> SpecifierSet:
+    """Read comparisons of versions, `==` where none is said. Raises InvalidSpecifier, a ValueError."""
+    parts = [part.strip() for part in wanted.split(",")]
+    return SpecifierSet(",".join(f"=={part}" if part[:1].isdigit() else part for part in parts))
 
 
 def _same_result(one: str | None, other: str) -> bool:

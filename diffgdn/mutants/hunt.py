@@ -54,19 +54,25 @@ class _Watch:
         self.smaller: events.FindingShrunk | None = None
 
     def __call__(self, event: events.Event) -> None:
-        if isinstance(event, events.PhaseStarted) and event.phase == "explore":
+        if isinstance(event, events.PhaseStarted) and event.phase in events.COUNTED and not self.begin:
             self.begin = time.monotonic()
         if isinstance(event, events.CaseRun) and event.phase in events.COUNTED and self.first is None:
             self.cases += not event.shrinking
         if isinstance(event, events.FindingFound) and self.first is None:
-            self.first, self.seconds = event, time.monotonic() - (self.begin or time.monotonic())
+            now = time.monotonic()
+            self.begin = self.begin or now  # found while kernels were compiled, before any case that counts
+            self.first, self.seconds = event, now - self.begin
             if not self.shrink:
                 raise _Enough
-        if isinstance(event, events.FindingShrunk) and self.smaller is None:
+        if isinstance(event, events.FindingShrunk) and self._is_of_the_first(event):
             self.smaller = event
             raise _Enough
         if self.first is not None and time.monotonic() - self.begin > self.seconds + SHRINK_WAIT:
             raise _Enough
+
+    def _is_of_the_first(self, event: events.FindingShrunk) -> bool:
+        """Whether what became smaller is the first finding, not one that another operation had meanwhile."""
+        return self.first is not None and event.before == self.first.finding.id
 
 
 def hunt(

@@ -12,9 +12,13 @@ def line(kill: Kill) -> str:
     """Say in a line what came of a mutant."""
     if not kill.found:
         return f"{kill.mutant:28} SURVIVED  {kill.cases} cases in {kill.seconds:.0f} s"
-    where = f"{kill.operation}, {kill.kind}" + (f" in {kill.result}" if kill.result else "")
     shrunk = "not shrunk" if kill.shrunk is None else f"{kill.shrunk!r}"
-    return f"{kill.mutant:28} {kill.seconds:5.1f} s, case {kill.cases:<5} {where}: {shrunk}"
+    return f"{kill.mutant:28} {kill.seconds:5.1f} s, case {kill.cases:<5} {_found_by(kill)}: {shrunk}"
+
+
+def _found_by(kill: Kill) -> str:
+    """Name the operation, the kind of failure and the result that gave a mutant away."""
+    return f"{kill.operation}, {kill.kind}" + (f" in {kill.result}" if kill.result else "")
 
 
 def summary(kills: Sequence[Kill]) -> Iterator[str]:
@@ -38,9 +42,6 @@ def markdown(kills: Sequence[Kill], about: dict[str, tuple[str, str]]) -> Iterat
         if not kill.found:
             yield f"| {kill.mutant} | {source} | {wrong} | not found | {kill.cases} cases | - |"
             continue
-        where = f"{kill.operation}, {kill.kind}" + (f" in {kill.result}" if kill.result else "")
         case = "not shrunk" if kill.shrunk is None else f"`{kill.shrunk!r}`"
-        yield (
-            f"| {kill.mutant} | {source} | {wrong} | {where} | {kill.seconds:.1f} s, case {kill.cases} "
-            f"| {case} |"
-        )
+        after = f"{kill.seconds:.1f} s, case {kill.cases}"
+        yield f"| {kill.mutant} | {source} | {wrong} | {_found_by(kill)} | {after} | {case} |"

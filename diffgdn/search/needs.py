@@ -83,7 +83,8 @@ def _content(case: Case) -> dict[str, Any]:
         found["gates.beta"] = {"not": "one"}
     if case.values.law not in (Values.law, "zero") and not case.only and not case.edits:
         found["values.law"] = {"not": Values.law}
-    if case.values.state == "zero":
+    # A shrink that leaves little of the content empties the state wherever it may.
+    if case.values.state == "zero" and not case.only and case.values.law != "zero":
         found["values.state"] = "zero"
     for name in ("v_exponent", "q_exponent"):
         exponent = getattr(case.values, name)

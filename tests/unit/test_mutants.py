@@ -10,9 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from diffgdn import kernels, targets
+from diffgdn.campaign import events
 from diffgdn.cases.case import Case, Gates
 from diffgdn.cases.operations import OPERATIONS, matching
 from diffgdn.cli.mutants_command import mutants
+from diffgdn.findings.finding import Finding
 from diffgdn.mutants import hunt as hunting
 from diffgdn.mutants import mutated_kernels
 from diffgdn.mutants.catalogue import MUTANTS
@@ -94,3 +96,33 @@ def test_the_list_names_each_with_its_source() -> None:
     lines = result.output.splitlines()
     assert len(lines) == len(MUTANTS)
     assert any(line.startswith("pool-copied") and "FlashInfer #3490" in line for line in lines)
+
+
+def found(op: str) -> Finding:
+    return Finding(Case(op), "vk", "interpret", "beyond_bound", "it is wrong")
+
+
+def test_time_to_find_counts_from_the_first_phase_whose_cases_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((100.0, 103.0, 103.0))
+    monkeypatch.setattr("diffgdn.mutants.hunt.time.monotonic", lambda: next(clock))
+    watch = hunting._Watch(shrink=True)
+    watch(events.PhaseStarted("compile"))
+    watch(events.PhaseStarted("geometries"))
+    watch(events.CaseRun("gdn.decode", "compile", 1.0))
+    watch(events.CaseRun("gdn.decode", "geometries", 1.0))
+    watch(events.FindingFound(found("gdn.decode"), "a"))
+    assert (watch.seconds, watch.cases) == (3.0, 1)
+
+
+def test_what_is_shrunk_is_the_finding_that_was_first() -> None:
+    watch = hunting._Watch(shrink=True)
+    watch(events.PhaseStarted("explore"))
+    first, other = found("gdn.decode"), found("kda.decode")
+    watch(events.FindingFound(first, "a"))
+    watch(events.FindingFound(other, "b"))
+    watch(events.FindingShrunk(other, "b", other.id, 1.0))
+    assert watch.smaller is None
+    with pytest.raises(KeyboardInterrupt):
+        watch(events.FindingShrunk(first, "a", first.id, 1.0))
+    assert watch.smaller is not None
+    assert watch.smaller.finding == first
