@@ -84,7 +84,7 @@ def draw_gates(
     """
     strength, laws = draw(among(*STRENGTHS)), list(GATES)
     if operation.is_chunked:  # near the boundary of a chunk, whatever the size of chunks
-        chunk = min(draw(whole(0, 3)), (longest - 1) // build.chunk_size) if longest > 0 else 0
+        chunk = max(0, min(draw(whole(0, 3)), (longest - 1) // build.chunk_size))
         at = chunk * build.chunk_size + draw(among(0, -1, 1))
         at = build.chunk_size - 1 if at < 0 else at
         laws += ["jump"] * (4 * (longest > build.chunk_size))
