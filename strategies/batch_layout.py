@@ -22,6 +22,7 @@ from diffgdn.strategies.sizes import STEPS_MORE, Room
 
 # Empty sequences before the others of an extend, now and then: 64 need the second block of a table.
 MANY = (64, 8, 64, 16)
+SPARE = (0, 1, 3)  # slots after the last one that is named
 LONG_PART = 8  # a long sequence has so many tokens less than there is room for, at most
 
 
@@ -180,7 +181,8 @@ def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room, 
     tail = draw(among(*inside.tails(own, room.grain)))
     if not build.packed or batched or operation.single_token:
         tail = 0
-    found = found[: min(crowd, 2) if far else crowd]
+    least = min(inside.pitches(own, build.odd_pitch), default=0)
+    found = found[: 2 if far else max(1, inside.most_slots(least) - SPARE[-1] - 1)][:crowd]
     if operation.is_chunked and draw(rarely(5)):  # each but the last ends where a chunk does
         found = [one._replace(wanted=_multiple(one.wanted, room.grain)) for one in found[:-1]] + found[-1:]
     if room.long and draw(among(False, True)):
@@ -260,7 +262,7 @@ def _draw_pool(
         return Pool(indices=(), dtype=build.state_dtype)
     # All is drawn, whether it is needed or not: a case that takes fewer choices would pass for simpler.
     all_padding, shared = draw(rarely(24)), draw(rarely(4))
-    spare = draw(among(0, 1, 3))
+    spare = draw(among(*SPARE))
     # Where no state is given there is no pitch to keep, and what is promised may hold none of this kind.
     pitch = draw(among(*(inside.pitches(own, build.odd_pitch) or (0,))))
     if not build.given:
@@ -280,6 +282,8 @@ def _draw_pool(
     if shared and len(named) > 1 and len({*named}) == len(named):
         wanted[len(live) - 1 - live[::-1].index(True)] = named[0]  # the last live one joins the first
     indices = _spread(wanted, live, shared)
+    if not far and max(indices) + 1 + spare > inside.most_slots(pitch):
+        indices = _spread([least] * len(wanted), live, shared)
     slots = max(0, *indices, *[0]) + 1 + (0 if far else spare)
     pool = Pool(slots=slots, indices=indices, pitch=pitch, dtype=build.state_dtype)
     if not keeps_steps:

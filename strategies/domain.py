@@ -219,7 +219,7 @@ def _records(op: str, build: Build | None, own: Promises) -> dict[str, set[bool]
         if operation.is_kda:
             picks["bounded"] = {*own.bounded} if build is None else {build.bounded}
     if "token_slots" in getattr(build, "states", ()):
-        picks |= {"steps": {True}, "tree": {False}}
+        picks["tree"] = {False}
     return picks
 
 

@@ -15,11 +15,13 @@ from diffgdn.cases.lay import ALIGNMENTS
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promise_axes import MOST_TREE
 from diffgdn.cases.promises import EVERYTHING, Promises
+from diffgdn.cases.size_limits import MOST_REACH
 from diffgdn.cases.spans import Span
 from diffgdn.strategies import state_builds
 
 FAR_OFFSET = 2**31  # elements; from here on an offset no longer fits 32 bits
 EVEN = 64  # elements: a slot pitch that is a multiple of it keeps every slot aligned
+MOST_STATE = 1 << 22  # elements of a state: 64 heads of 256 by 256
 PITCHES = (0, 0, 0, EVEN, 4 * EVEN)
 MOST_HEADS = {"interpret": 12, "gpu": 64}  # value heads of a span of them, unless it begins above
 MOST_DIM = 256
@@ -122,6 +124,11 @@ def pitches(own: Promises, odd: bool) -> tuple[int, ...]:
     habits = tuple(pitch + odd for pitch in PITCHES)
     found = spans.choices(own.pitch, habits, 4 * EVEN + 1)
     return tuple(pitch for pitch in found if (pitch % EVEN > 0) == odd)
+
+
+def most_slots(pitch: int) -> int:
+    """Count the slots that fit into the reach of a pool: few where all that is promised is a large pitch."""
+    return MOST_REACH // (pitch + MOST_STATE)
 
 
 def takes_far(own: Promises, odd: bool) -> bool:

@@ -49,7 +49,8 @@ def with_states(op: str, found: set[Any], kept: Any, own: Promises, seed: str) -
     others = [name for name in names if name not in states and APART.get(name) not in states]
     if others and rng.randrange(SECOND_IN) == 0:
         states.append(rng.choice(others))
-    return (found - {build}) | {replace(build, states=tuple(states))}
+    steps = build.steps or ("token_slots" in states and op.endswith("update"))
+    return (found - {build}) | {replace(build, states=tuple(sorted(states)), steps=steps)}
 
 
 def _suiting(op: str, build: Any, own: Promises) -> tuple[str, ...]:

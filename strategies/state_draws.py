@@ -29,6 +29,7 @@ WEIGHTS = {"token_slots": 2, "step_update": 2, "track": 2}
 FEWER = ("given", "longest")
 WORDS = (("given", "buffer"),) * 14 + (("slots", "buffer"), FEWER, FEWER, ("given", "none"))
 MOST_ROWS = 8  # of a buffer whose rows are slots, unless there are more sequences
+MORE_STEPS = 3  # slots of a sequence than tokens of the longest
 BITS = 10  # sequences after which flags repeat
 
 Pick = Callable[[int, int], int]  # a whole number from the first to the second, the first is the simplest
@@ -88,7 +89,8 @@ def _fits(name: str, case: Case, names: tuple[str, ...], own: Promises) -> bool:
     if name == "step_update":
         return case.has_buffer
     if name == "token_slots":
-        return case.inplace and not case.parents
+        slots = len(case.lens) * (max(1, *case.lens) + MORE_STEPS) + 3
+        return case.inplace and not case.parents and slots <= inside.most_slots(_least_pitch(case, own))
     if name == "no_output":
         return case.keeps_steps or case.writes_state
     return name == "track" or case.values.state != "none"
@@ -162,7 +164,7 @@ def _track(case: Case, pick: Pick, own: Promises) -> Case:
 
 def _token_slots(case: Case, pick: Pick, own: Promises) -> Case:
     """Give each token a slot, in place of a buffer: sequence by sequence, step by step, or backwards."""
-    N, steps = len(case.lens), max(1, *case.lens) + pick(0, 3)
+    N, steps = len(case.lens), max(1, *case.lens) + pick(0, MORE_STEPS)
     order, first = pick(0, 2), (0 if own.slot_zero else 1) + pick(0, 1)
     holes, spare = own.padding and pick(0, 3) == 3, pick(0, 1)
     accepted = tuple(pick(1, steps) for _ in range(N))
@@ -178,6 +180,10 @@ def _token_slots(case: Case, pick: Pick, own: Promises) -> Case:
     pool = Pool(slots, starts, _pitch(case, slots, own), case.pool.dtype)
     options = replace(case.state_options, slots=tuple(table), accepted=accepted)
     return replace(case, pool=pool, parents=(), state_options=options)
+
+
+def _least_pitch(case: Case, own: Promises) -> int:
+    return min(inside.pitches(own, case.pool.pitch % inside.EVEN > 0), default=0)
 
 
 def _pitch(case: Case, slots: int, own: Promises) -> int:

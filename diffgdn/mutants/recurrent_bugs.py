@@ -23,7 +23,7 @@ BUGS = (
         "vLLM #39064",
         "slot 0 counts as padding",
         (
-            Edit("recurrent_steps.py", "    if i_slot >= 0:\n", "    if i_slot > 0:\n"),
+            Edit("recurrent_steps.py", "    if i_slot >= 0:\n", "    if i_slot > 0:\n", 2),
             Edit("recurrent.py", "        if i_slot >= 0:\n", "        if i_slot > 0:\n"),
             Edit("recurrent.py", "            if i_slot < 0:\n", "            if i_slot <= 0:\n"),
         ),
@@ -35,8 +35,8 @@ BUGS = (
         (
             Edit(
                 "recurrent.py",
-                "i_slot = tl.load(h_indices + i_n * stride_h_index).to(tl.int64)",
-                "i_slot = tl.maximum(tl.load(h_indices + i_n * stride_h_index).to(tl.int64), 0)",
+                "i_slot = tl.load(p_slots).to(tl.int64)",
+                "i_slot = tl.maximum(tl.load(p_slots).to(tl.int64), 0)",
             ),
         ),
     ),
@@ -45,7 +45,7 @@ BUGS = (
         "vLLM #33326",
         "the guards against slot -1 are gone",
         (
-            Edit("recurrent_steps.py", "    if i_slot >= 0:\n", "    if i_slot >= -1:\n"),
+            Edit("recurrent_steps.py", "    if i_slot >= 0:\n", "    if i_slot >= -1:\n", 2),
             Edit("recurrent.py", "        if i_slot >= 0:\n", "        if i_slot >= -1:\n"),
         ),
     ),
@@ -127,7 +127,7 @@ BUGS = (
         "verify-state-advanced",
         "vLLM #51508",
         "verify writes the state of the drafts into the pool",
-        (Edit("pool_calls.py", "ht=None if disable_state_update else pool", "ht=pool"),),
+        (Edit("pool_calls.py", "ht=None if disable_state_update or token_slots else pool", "ht=pool"),),
     ),
     Mutant(
         "tree-parent-chain",

@@ -279,12 +279,12 @@ def _beta_data(case: Case) -> Data:
 
 
 def _gate_data(case: Case) -> Data:
-    """Draw g (natural log), or a, A_log and dt_bias, as `draw` returns them."""
+    """Draw g (natural log) and beta, or a, b, A_log and dt_bias, as `draw` returns them."""
     dtype, operands = DTYPE[case.gates.dtype], case.operands
     heads = (case.HV, case.K) if case.operation.is_kda else (case.HV,)
     size = _keep_only(case, "g", _decay(case, heads), sign=-1.0)
     if not case.raw_gates:
-        return {"g": _tokens(case, -size, dtype)}
+        return {"g": _tokens(case, -size, dtype)} | _beta_data(case)
     exact = case.gates.law in ("zero", "exact")
     # A_log in steps of ln 2 and a bias of a few eighths; none of either where the law wants gates that are
     # exact.
@@ -302,7 +302,7 @@ def _gate_data(case: Case) -> Data:
     if case.gates.law in LATER_GATE_LAWS:
         wild, A_log, bias = _wild_gates(case, heads)
         raw = np.where(_is_kept(case, "g", wild.shape), wild, -SATURATED)
-    data = {"a": _tokens(case, raw, dtype)}
+    data = {"a": _tokens(case, raw, dtype)} | _beta_data(case)
     data["A_log"] = torch.from_numpy(A_log).to(torch.float32).to(_own_dtype(case, "A_log"))
     if operands.dt_bias != NONE:
         data["dt_bias"] = torch.from_numpy(bias).to(_own_dtype(case, "dt_bias"))
@@ -346,7 +346,7 @@ def draw(case: Case) -> Data:
         name: _tokens(case, _keep_only(case, name, values), _own_dtype(case, name))
         for name, values in drawn.items()
     }
-    data |= _gate_data(case) | _beta_data(case)
+    data |= _gate_data(case)
     if scale.state != "none":
         data["state"] = _state(case)
     for edit in case.edits:

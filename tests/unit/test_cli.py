@@ -206,7 +206,7 @@ def test_fuzz_shows_a_finding_and_how_to_reproduce_it(
     assert run(["show", identity, "--trust-targets"]) == 0
     out = capsys.readouterr().out
     assert "\nRun again: FAILED\n" in out
-    assert "1 of 48 elements of o are wrong\n" in out
+    assert re.search(r"^[1-9]\d* of \d+ elements of o are wrong$", out, re.MULTILINE)
 
     fixed = Corpus(folder / "fixed")
     for found in Corpus(folder / "findings").findings():

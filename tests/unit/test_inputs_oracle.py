@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
 from diffgdn.cases.operations import OPERATIONS
+from diffgdn.cases.state_options import StateOptions
 from diffgdn.reference import oracle
 from diffgdn.strategies import cases
 from diffgdn.tensors import inputs
@@ -60,7 +61,7 @@ def shrunk(case: Case) -> Case:
     K, V = min(case.K, 4), min(case.V, 3)
     lens = tuple(min(length, 5) for length in case.lens)
     parents = tuple(tree[:5] for tree in case.parents)
-    return replace(case, K=K, V=V, lens=lens, parents=parents, edits=())
+    return replace(case, K=K, V=V, lens=lens, parents=parents, edits=(), before=(), lay=())
 
 
 def fifty_digits(case: Case, data: dict[str, torch.Tensor]) -> tuple[dict[Any, Any], dict[Any, Any]]:
@@ -70,16 +71,25 @@ def fifty_digits(case: Case, data: dict[str, torch.Tensor]) -> tuple[dict[Any, A
     def row(name: str, *index: int) -> list[Any]:
         return [mp.mpf(float(x)) for x in data[name][index].reshape(-1)]
 
-    def gates(token: int, hv: int) -> tuple[list[Any], object]:
+    operands = case.operands
+
+    def decay(token: int, hv: int) -> list[Any]:
         if not case.raw_gates:
-            return row("g", token, hv), row("beta", token, hv)[0]
-        rate, bias, raw = mp.exp(row("A_log", hv)[0]), row("dt_bias", hv), row("a", token, hv)
+            return row("g", token, hv)
+        rate, raw = mp.exp(row("A_log", hv)[0]), row("a", token, hv)
+        bias = row("dt_bias", hv) if "dt_bias" in data else [mp.mpf(0)] * len(raw)
         x = [a + b for a, b in zip(raw, bias, strict=True)]
-        if case.gates.lower_bound is None:
-            g = [-rate * mp.log1p(mp.exp(each)) for each in x]
-        else:
-            g = [mp.mpf(case.gates.lower_bound) / (1 + mp.exp(-rate * each)) for each in x]
-        return g, 1 / (1 + mp.exp(-row("b", token, hv)[0]))
+        if case.gates.lower_bound is not None:
+            return [mp.mpf(case.gates.lower_bound) / (1 + mp.exp(-rate * each)) for each in x]
+        sharp, past = mp.mpf(operands.softplus_beta), mp.mpf(operands.softplus_threshold)
+        return [
+            -rate * (each if sharp * each > past else mp.log1p(mp.exp(sharp * each)) / sharp) for each in x
+        ]
+
+    def step_size(token: int, hv: int) -> Any:
+        if "b" in data:
+            return (2 if operands.neg_eigval else 1) / (1 + mp.exp(-row("b", token, hv)[0]))
+        return row("beta", token, hv)[0] if "beta" in data else mp.mpf(1)
 
     def unit(x: list[Any]) -> list[Any]:
         length = mp.sqrt(sum(each * each for each in x) + mp.mpf("1e-6")) if case.l2norm else 1
@@ -96,11 +106,11 @@ def fifty_digits(case: Case, data: dict[str, torch.Tensor]) -> tuple[dict[Any, A
             for step in range(length):
                 token, h = case.starts[n] + step, hv // (case.HV // case.H)
                 q, k, v = unit(row("q", token, h)), unit(row("k", token, h)), row("v", token, hv)
-                g, beta = gates(token, hv)
-                decay = [mp.exp(each) for each in g] * (case.K if len(g) == 1 else 1)
+                g, beta = decay(token, hv), step_size(token, hv)
+                factors = [mp.exp(each) for each in g] * (case.K if len(g) == 1 else 1)
                 S = [list(line) for line in states[case.parents[n][step] if case.parents else step - 1]]
                 for i in range(case.V):
-                    S[i] = [s * a for s, a in zip(S[i], decay, strict=True)]
+                    S[i] = [s * a for s, a in zip(S[i], factors, strict=True)]
                     error = beta * (v[i] - sum(s * x for s, x in zip(S[i], k, strict=True)))
                     S[i] = [s + error * x for s, x in zip(S[i], k, strict=True)]
                 states[step] = S
@@ -161,9 +171,9 @@ def test_a_tree_is_a_chain_along_each_branch(op: str) -> None:
         path = branch(case.parents[n], pick % case.lens[n])
         tokens = [case.starts[n] + step for step in path]
         pool = Pool(slots=1, indices=(0,), dtype=case.pool.dtype, steps=len(path), buffer=1, rows=(0,))
-        chain = replace(
-            case, lens=(len(path),), pool=pool, parents=(), tail=0, packed=True, batched=False, edits=()
-        )
+        # Nothing of a case but its values counts here.
+        bare = replace(case, edits=(), before=(), lay=(), state_options=StateOptions())
+        chain = replace(bare, lens=(len(path),), pool=pool, parents=(), tail=0, packed=True, batched=False)
         picked = {
             name: tensor[tokens] if name in ("q", "k", "v", "g", "beta", "a", "b") else tensor
             for name, tensor in data.items()

@@ -248,7 +248,7 @@ def test_shrinking_ends_with_cases_it_knows(monkeypatch: pytest.MonkeyPatch) -> 
     assert ask(first, wrong) is None
 
 
-def test_each_worker_gets_one_of_the_gpus_its_caller_made_visible(
+def test_each_worker_gets_a_gpu_its_caller_made_visible_and_another_after_it(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
@@ -265,7 +265,7 @@ def test_each_worker_gets_one_of_the_gpus_its_caller_made_visible(
 
         @pytest.mark.parametrize("i", range(12))
         def test_gpu(i, worker_id):
-            assert os.environ["CUDA_VISIBLE_DEVICES"] == {"gw0": "3", "gw1": "1", "gw2": "3"}[worker_id]
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == {"gw0": "3,1", "gw1": "1,3", "gw2": "3,1"}[worker_id]
             assert "TRITON_INTERPRET" not in os.environ
         """
     )

@@ -342,7 +342,11 @@ def test_a_function_without_the_keyword_is_not_asked() -> None:
     def plain(q: Any, k: Any, v: Any, g: Any, beta: Any, initial_state: Any, cu_seqlens: Any) -> None: ...
 
     target = FunctionTarget("plain", {"gdn.extend": plain})
-    assert refusal(target, CASES["flags"], "interpret") == "it has no keyword has_initial_state"
+    assert target.promises.of("gdn.extend").initial_flags == (False,)
+    assert refusal(target, CASES["flags"], "interpret") == (
+        "outside the promises: initial_flags: false promised, true asked"
+    )
+    assert target.refuses(CASES["flags"], "interpret") == "it has no keyword has_initial_state"
     assert refusal(target, CASES["no slots"], "interpret") is None
 
 

@@ -157,8 +157,10 @@ ITEMS = {
     **{
         f"values {law}": Item(values_are(law), share=0.02)
         for law in VALUE_LAWS
-        if law not in ("zero", "ones")  # zero comes from shrinking alone; ones tell nothing: they are rare
+        # zero comes from shrinking alone; ones tell nothing: they are rare; zero rows need four rows of q
+        if law not in ("zero", "ones", "zero_rows")
     },
+    "values zero_rows": Item(values_are("zero_rows"), share=0.01),
     "near-parallel keys, beta near one": Item(
         lambda c: c.values.law == "parallel" and c.gates.beta == "near_one", share=0.01
     ),
@@ -302,7 +304,7 @@ def specialised(case: Case) -> Build:
         bounded=case.gates.lower_bound is not None,
         packed=case.packed,
         one=not case.packed and case.lens[0] == 1,
-        steps=case.op.endswith("update") and pool.steps > 0,
+        steps=case.op.endswith("update") and case.keeps_steps,
         tree=len(case.parents) > 0,
         view=case.view,
         odd_pitch=pool.pitch % 8 > 0,
@@ -316,6 +318,7 @@ def specialised(case: Case) -> Build:
         crowded=crowd,
         operands=case.operands,
         lay=_lay(case),
+        states=tuple(sorted(case.state_options.compiled)),
     )
 
 
