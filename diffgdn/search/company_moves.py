@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from diffgdn.cases import company
-from diffgdn.cases.case import Case, Pool, Values
+from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.search.changes import changed
 
 # Tokens of the sequences of the simplest cases: one, two, and two that are told apart in another order.
@@ -53,9 +53,13 @@ def words(case: Case) -> Iterator[Case | None]:
 
 
 def _simplest(case: Case) -> Iterator[Case]:
-    """Iterate over the simplest cases with one of the earlier calls, none of more sequences or tokens."""
+    """Iterate over the simplest cases with one of the earlier calls, none of more sequences or tokens, nor
+    with other laws than the plainest where the case has those.
+    """
     own = {"gates": case.gates, "values": case.values}
     laws: list[dict[str, Any]] = [{"values": Values(law="normal")}, own]
+    if own == {"gates": Gates(), "values": Values()}:
+        laws = [own]
     for content in laws:
         for lens in SHAPES:
             for word in case.before if len(lens) <= len(case.lens) and sum(lens) <= case.total else ():
