@@ -43,7 +43,7 @@ class Faulty:
 
     def run(self, case: Case, arguments: Arguments) -> Results:
         results = self._eager.run(case, arguments)
-        if case.total > TOKEN and case.HV > HEAD and case.V > CHANNEL:
+        if "o" in results and case.total > TOKEN and case.HV > HEAD and case.V > CHANNEL:
             self._spoil(case, arguments, results)
         return results
 

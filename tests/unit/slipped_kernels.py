@@ -46,7 +46,8 @@ SLIPS = {
         "chunk/pipeline.py", (("cu_seqlens = cu_seqlens.contiguous()", "pass"),)
     ),
     "heads of the pool are compact": Slip(
-        RECURRENT, (("i_hv * stride_h0_head", "i_hv * VARIANT.V * VARIANT.K"),)
+        RECURRENT,
+        (("stride_h0_slot + i_hv * stride_h0_head", "stride_h0_slot + i_hv * VARIANT.V * VARIANT.K"),),
     ),
     "rows of the pool are compact": Slip(
         LAUNCH, (("all(x.shape[-2] == 1 or x.stride(-2) == row for x in states)", "True"),)
@@ -75,7 +76,13 @@ SLIPS = {
         (("offsets = o_v64 * stride_row + o_k64", "offsets = (o_v64 * stride_row + o_k64).to(tl.int32)"),),
     ),
     "offset of a head of the pool in 32 bits": Slip(
-        RECURRENT, (("i_hv * stride_h0_head", "(i_hv * stride_h0_head).to(tl.int32)"),)
+        RECURRENT,
+        (
+            (
+                "stride_h0_slot + i_hv * stride_h0_head",
+                "stride_h0_slot + (i_hv * stride_h0_head).to(tl.int32)",
+            ),
+        ),
     ),
     "q starts on 16 bytes": Slip(
         LAUNCH,
