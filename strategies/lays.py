@@ -120,7 +120,7 @@ def _draw_near(draw: st.DrawFn, case: Case, name: str, own: Promises, even: bool
 
 def _gaps(name: str, shape: tuple[int, ...], own: Promises, even: bool) -> list[tuple[int, ...]]:
     """List gaps of an argument: on none of its axes, on each alone, and as often on all of them."""
-    free = [axis for axis in range(len(shape)) if axis < len(shape) - 1 or name in STRIDED or shape[-1] == 1]
+    free = [axis for axis in range(len(shape)) if axis < len(shape) - 1 or rules.has_gap_last(name, shape)]
     if even:  # rows of states lie end to end
         free = [axis for axis in free if name not in ROWS or axis < len(shape) - 2]
     inside = rules.strides(shape, Lay(name))

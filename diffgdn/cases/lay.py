@@ -112,6 +112,14 @@ def strides(shape: tuple[int, ...], lay: Lay, pitch: int = 0) -> tuple[int, ...]
     return tuple(out)
 
 
+def has_gap_last(name: str, shape: tuple[int, ...]) -> bool:
+    """Tell whether the last axis of an argument may have a gap: it has a stride, or a single index, of a state
+    in either layout.
+    """
+    single = shape[-2:] == (1, 1) if KIND_OF[name] in ("states", "buffers") else shape[-1] == 1
+    return name in STRIDED or single
+
+
 def reach(shape: tuple[int, ...], steps: tuple[int, ...]) -> int:
     """Count the elements from the first to one past the last, gaps included, of a shape with strides."""
     if not math.prod(shape):
@@ -185,6 +193,6 @@ def _check_axes(lay: Lay, shape: tuple[int, ...], where: str) -> None:
         return
     require(not lay.nesting or lay.nesting[-1] == last, f"{where}: nesting: its last axis stays innermost")
     require(
-        not lay.gaps or lay.gaps[-1] == 0 or shape[last] == 1,
+        not lay.gaps or lay.gaps[-1] == 0 or has_gap_last(lay.tensor, shape),
         f"{where}: gaps: none on its last axis, which is contiguous, got {lay.gaps}",
     )

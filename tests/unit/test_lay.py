@@ -202,6 +202,14 @@ def test_what_is_no_lay_is_refused(given: list[Lay], message: str) -> None:
     assert str(caught.value).startswith(message)
 
 
+def test_a_single_channel_of_a_state_is_contiguous_in_either_layout() -> None:
+    """As [K, V] its last axis has V indices, where [V, K] has one."""
+    gaps = (Lay("state", (0, 0, 0, 5)),)
+    with pytest.raises(ValueError, match="none on its last axis"):
+        Case("gdn.decode", K=1, V=3, lay=gaps)
+    assert Case("gdn.decode", K=1, V=1, lay=gaps).lay == gaps
+
+
 def test_an_argument_that_is_not_passed_may_have_a_lay_which_says_nothing() -> None:
     case = laid(DECODE, cu_seqlens={"gaps": (3,)}, beta={"gaps": (1,)})
     assert list(lay.placed(case)) == []
