@@ -124,7 +124,7 @@ class FunctionTarget:
         return tuple(self.functions)
 
     def narrowed(self, promises: Promises) -> Promises:
-        """Return promises without what its functions have no keyword for: raw gates and raw beta."""
+        """Return promises without what its functions have no keyword for (`calls.unspoken`)."""
         fields: dict[str, dict[str, Any]] = {}
         for op, accepts in self._accepts.items():
             missing = calls.unspoken(op, accepts)

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffgdn.cases.case import Case
 from diffgdn.cases.operand_options import EITHER_FORM
 from diffgdn.cases.operations import OPERATIONS
+from diffgdn.cases.state_options import options_of
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.results import by_name, returned_names
 
@@ -39,8 +40,14 @@ NATIVE = {
     "gdn.recurrent": frozenset({"output_final_state"}),
     "kda.extend": frozenset({"output_intermediate_states"}),
 }
-# Keywords that a case may need and that not every function has.
-WANTED = ("num_accepted_tokens", "has_initial_state", "track_state", "disable_output_calculation")
+# Keywords that only options of states need: which option, and what a function that does not name one leaves
+# of an axis of promises.
+WANTED = {
+    "num_accepted_tokens": ("token_slots", "token_slots", (False,)),
+    "has_initial_state": ("flags", "initial_flags", (False,)),
+    "track_state": ("track", "track", (False,)),
+    "disable_output_calculation": ("no_output", "output", (True,)),
+}
 # Keywords that extend and recurrent are passed where a case has raw gates or beta, and what a function that
 # does not name one leaves of an axis of promises.
 CHOSEN = {
@@ -51,13 +58,21 @@ CHOSEN = {
 
 
 def unspoken(op: str, accepts: frozenset[str] | None) -> dict[str, Any]:
-    """Return fields of promises for the keywords of CHOSEN that a function does not take.
+    """Return fields of promises for the keywords of WANTED and CHOSEN that a function does not take.
 
     accepts: its parameters, None for any.
     """
-    if accepts is None or OPERATIONS[op].kind not in EITHER_FORM:
+    if accepts is None:
         return {}
-    return {axis: left for keyword, (axis, left) in CHOSEN.items() if keyword not in accepts}
+    has = options_of(op)
+    out: dict[str, Any] = {
+        axis: left
+        for keyword, (option, axis, left) in WANTED.items()
+        if option in has and keyword not in accepts
+    }
+    if OPERATIONS[op].kind in EITHER_FORM:
+        out |= {axis: left for keyword, (axis, left) in CHOSEN.items() if keyword not in accepts}
+    return out
 
 
 def keywords(case: Case, arguments: Arguments) -> dict[str, Any]:
@@ -120,9 +135,8 @@ def _extend(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 def wanted(case: Case) -> frozenset[str]:
     """Name the keywords of WANTED that the call of a case has."""
-    options = case.state_options
-    asked = (options.slots, options.initial, options.track, not options.output)
-    return frozenset(name for name, is_asked in zip(WANTED, asked, strict=True) if is_asked)
+    asked = case.state_options.compiled
+    return frozenset(keyword for keyword, (option, _, _) in WANTED.items() if option in asked)
 
 
 def _recurrent(case: Case, arguments: Arguments) -> dict[str, Any]:

@@ -4,8 +4,11 @@ import torch
 import triton
 import triton.language as tl
 from stranger_ops import cdiv, exp
+from stranger_promises import COMPACT, COPIED, USUAL
 
 import diffgdn
+
+PROMISES = diffgdn.Promises(**{**USUAL, "strides": (*COMPACT, *COPIED)}, no_beta=False)
 
 
 @triton.heuristics(
@@ -94,7 +97,7 @@ def fused_recurrent_fwd_kernel(
         tl.store(p_ht, b_h.to(p_ht.dtype.element_ty), mask=mask_h)
 
 
-@diffgdn.target("gdn.recurrent")
+@diffgdn.target("gdn.recurrent", promises=PROMISES)
 def recurrent(
     q, k, v, g, beta, scale=None, initial_state=None, output_final_state=False, cu_seqlens=None,
     use_qk_l2norm_in_kernel=False,

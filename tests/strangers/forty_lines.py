@@ -3,8 +3,11 @@
 import torch
 import triton
 import triton.language as tl
+from stranger_promises import COMPACT, COPIED, USUAL
 
 import diffgdn
+
+TAKES = {**USUAL, "strides": (*COMPACT, *COPIED)}
 
 
 @triton.jit
@@ -65,13 +68,13 @@ def launch(
     return o
 
 
-decode = diffgdn.target("gdn.decode", name="decode")(launch)
-decode_fp32 = diffgdn.target("gdn.decode", name="decode_fp32", promises=diffgdn.Promises(dtype=("float32",)))(
-    launch
-)
-decode_fp16 = diffgdn.target("gdn.decode", name="decode_fp16", promises=diffgdn.Promises(dtype=("float16",)))(
-    launch
-)
+decode = diffgdn.target("gdn.decode", name="decode", promises=diffgdn.Promises(**TAKES))(launch)
+decode_fp32 = diffgdn.target(
+    "gdn.decode", name="decode_fp32", promises=diffgdn.Promises(**TAKES, dtype=("float32",))
+)(launch)
+decode_fp16 = diffgdn.target(
+    "gdn.decode", name="decode_fp16", promises=diffgdn.Promises(**TAKES, dtype=("float16",))
+)(launch)
 decode_bf16 = diffgdn.target(
-    "gdn.decode", name="decode_bf16", promises=diffgdn.Promises(dtype=("bfloat16",))
+    "gdn.decode", name="decode_bf16", promises=diffgdn.Promises(**TAKES, dtype=("bfloat16",))
 )(launch)

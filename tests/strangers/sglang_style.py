@@ -3,8 +3,22 @@
 import triton
 import triton.language as tl
 from stranger_ops import exp, l2norm, log_decay
+from stranger_promises import COMPACT, USUAL
 
 import diffgdn
+
+TAKES = {
+    **USUAL,
+    # Strides of tokens and heads are passed; a head times its stride is not widened to 64 bits.
+    "strides": (*COMPACT, "gapped tokens", "wide tokens", "nested tokens"),
+    "A_log": ("float32", "float16", "bfloat16"),
+    "softplus": True,
+    "mixed_qkv": True,
+    # It verifies chains, with rows that are passed, and takes `cache_steps` for the buffer's.
+    "tree": (False,),
+    "step_rows": ("given",),
+    "cache_steps": ("buffer",),
+}
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -157,5 +171,5 @@ sigmoid_gating = diffgdn.target(
     "gdn.verify",
     "kda.verify",
     name="sigmoid_gating",
-    promises=diffgdn.Promises(tree=(False,)),  # it verifies chains
+    promises=diffgdn.Promises(**TAKES),
 )(fused_sigmoid_gating_update)

@@ -3,8 +3,13 @@
 import torch
 import triton
 import triton.language as tl
+from stranger_promises import COMPACT, USUAL
 
 import diffgdn
+
+# A token's stride times its number is not widened to 64 bits; the output is copied to, wherever it lies.
+STRIDES = (*COMPACT, "gapped tokens", "gapped outputs", "nested outputs", "far outputs")
+PROMISES = diffgdn.Promises(**{**USUAL, "strides": STRIDES})
 
 BLOCK_K = 4
 
@@ -57,7 +62,7 @@ def output_kernel(
     tl.store(p_part + block * V, part, mask=in_v)
 
 
-@diffgdn.target("gdn.packed_decode")
+@diffgdn.target("gdn.packed_decode", promises=PROMISES)
 def split_decode(
     mixed_qkv, a, b, A_log, dt_bias, scale, initial_state, out, ssm_state_indices,
     use_qk_l2norm_in_kernel=False,

@@ -18,8 +18,16 @@ from itertools import pairwise
 import torch
 import triton
 import triton.language as tl
+from stranger_promises import COMPACT, COPIED, USUAL
 
 import diffgdn
+
+TAKES = {
+    **USUAL,
+    "strides": (*COMPACT, *COPIED),
+    "indices": (True,),
+    "execution": ("eager", "stream"),  # it reads cu_seqlens back, for its table of chunks
+}
 
 
 @triton.jit
@@ -202,7 +210,7 @@ def chunk_table(cu_seqlens, BT):
     return len(table), make(table), make(first)
 
 
-@diffgdn.target("gdn.extend")
+@diffgdn.target("gdn.extend", promises=diffgdn.Promises(**TAKES))
 def extend(
     q, k, v, g, beta, scale=None, initial_state=None, initial_state_indices=None, cu_seqlens=None,
     use_qk_l2norm_in_kernel=False, inplace_update=True, chunk_size=64,

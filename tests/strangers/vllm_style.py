@@ -2,8 +2,15 @@
 
 import triton
 import triton.language as tl
+from stranger_promises import COMPACT, USUAL
 
 import diffgdn
+
+TAKES = {
+    **USUAL,
+    "strides": (*COMPACT, "gapped tokens", "far tokens"),
+    "A_log": ("float32", "float16", "bfloat16"),
+}
 
 
 @triton.jit
@@ -77,7 +84,7 @@ def packed_decode_kernel(
     tl.store(p_h0, b_h.to(p_h0.dtype.element_ty), mask=mask_h)
 
 
-@diffgdn.target("gdn.packed_decode")
+@diffgdn.target("gdn.packed_decode", promises=diffgdn.Promises(**TAKES))
 def packed_decode(
     mixed_qkv, a, b, A_log, dt_bias, scale, initial_state, out, ssm_state_indices,
     use_qk_l2norm_in_kernel=False,

@@ -350,6 +350,26 @@ def test_a_function_without_the_keyword_is_not_asked() -> None:
     assert refusal(target, CASES["no slots"], "interpret") is None
 
 
+def test_what_a_function_has_no_keyword_for_is_not_drawn() -> None:
+    def plain(q: Any, k: Any, v: Any, initial_state: Any, cu_seqlens: Any) -> None: ...
+
+    ops = ("gdn.extend", "kda.extend", "gdn.update", "gdn.verify")
+    promises = FunctionTarget("plain", dict.fromkeys(ops, plain)).promises
+    for op, axis, left in (
+        ("gdn.extend", "initial_flags", (False,)),
+        ("kda.extend", "track", (False,)),
+        ("gdn.update", "output", (True,)),
+        ("gdn.update", "token_slots", (False,)),
+        ("gdn.verify", "token_slots", (False,)),
+    ):
+        assert getattr(promises.of(op), axis) == left
+
+    # What a target says it has, and has no keyword for, it is not asked either.
+    forced = FunctionTarget("forced", {"gdn.verify": plain}, promises=Promises(token_slots=(True,)))
+    case = CASES["slots for each token"]
+    assert refusal(forced, case, "interpret") == "it has no keyword num_accepted_tokens"
+
+
 def test_shrinking_keeps_an_option_that_matters_and_drops_one_that_does_not() -> None:
     both = replace(
         CASES["tracked chunks"],
