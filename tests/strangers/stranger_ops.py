@@ -7,6 +7,7 @@ exp = tl.exp
 log = tl.log
 cdiv = triton.cdiv
 EPS = tl.constexpr(1e-6)
+LARGEST = tl.constexpr(3.4028234663852886e38)
 
 
 @triton.jit
@@ -23,7 +24,8 @@ def softplus(x, beta, threshold):
 @triton.jit
 def log_decay(x, A_log, softplus_beta, softplus_threshold, lower_bound, BOUNDED: tl.constexpr):
     if BOUNDED:
-        g = lower_bound * tl.sigmoid(exp(A_log) * x)
+        # x is 0 in channels past K: inf * 0 would make all of the state NaN
+        g = lower_bound * tl.sigmoid(tl.minimum(exp(A_log), LARGEST) * x)
     else:
         g = -exp(A_log) * softplus(x, softplus_beta, softplus_threshold)
     return g
