@@ -33,8 +33,13 @@ def _turned(values: tuple[T, ...]) -> tuple[T, ...]:
 def _options(case: Case, change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> StateOptions:
     """Change what the options of states hold for each sequence as the sequences are changed."""
     options = case.state_options
-    names = ("slots", "accepted", "initial", "track")
-    return replace(options, **{name: change(getattr(options, name)) for name in names})
+    return replace(
+        options,
+        slots=change(options.slots),
+        accepted=change(options.accepted),
+        initial=change(options.initial),
+        track=change(options.track),
+    )
 
 
 def _same(case: Case) -> Case:

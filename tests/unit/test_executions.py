@@ -406,7 +406,8 @@ def test_no_memory_for_a_capture_is_no_fault_of_the_kernel() -> None:
     def full(**given: Any) -> Tensor:
         if capturing[0]:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return fused_recurrent_gated_delta_rule_update(**given)
+        o: Tensor = fused_recurrent_gated_delta_rule_update(**given)
+        return o
 
     with pytest.raises(torch.OutOfMemoryError):
         execute.run(replace(UPDATE, execution="graph"), target(full), "interpret")
