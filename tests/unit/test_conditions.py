@@ -62,7 +62,9 @@ def test_each_axis_of_promises_is_a_word_and_says_what_a_case_has() -> None:
     cases = [case for op in OPERATIONS for case in strategies.geometries.cases(op)]
     cases += [case for case in plain if case is not None]
     cases.append(Case("kda.decode", gates=Gates(lower_bound=-5.0)))
-    cases.append(Case("gdn.decode", lens=(2,), lay=(Lay("q", (1, 0, 0, 0)), Lay("k", (0, 1, 0, 0), offset=16))))
+    cases.append(
+        Case("gdn.decode", lens=(2,), lay=(Lay("q", (1, 0, 0, 0)), Lay("k", (0, 1, 0, 0), offset=16)))
+    )
     asked = set()
     for case in cases:
         for axis, value in promise_axes.asked(case):
