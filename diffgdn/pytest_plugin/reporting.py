@@ -32,7 +32,9 @@ def saved(state: State, failure: CheckFailure) -> str:
     if sure is None and first is not None and first.case == verdict.case:
         sure = Confirmed(call, verdict)  # it has been asked when it was first seen
     sure = sure or harness.confirm(call, verdict, target)
-    astray = not sure.alone and first is not None and first.reproduced and not first.prelude
+    # A first case with earlier calls of its own depended on them from the start.
+    alone = first is not None and first.reproduced and not (first.prelude or first.case.before)
+    astray = alone and not sure.alone
     if sure.alone:
         sure = replace(
             sure, verdict=replace(sure.verdict, failure=harness.explained(sure.failure, sure.call, target))
