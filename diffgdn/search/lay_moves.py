@@ -66,6 +66,9 @@ def _plainer(lay: Lay, shape: tuple[int, ...]) -> Iterator[Lay]:
         yield Lay(lay.tensor, (), lay.nesting, lay.offset)
     if any(lay.gaps):
         yield replace(lay, gaps=())
+    gapped = [axis for axis, gap in enumerate(lay.gaps) if gap]
+    for first in range(gapped[0]) if len(gapped) == 1 else ():  # one gap alone: on an axis further out
+        yield replace(lay, gaps=tuple(max(lay.gaps) * (n == first) for n in range(len(shape))))
     for axis, gap in enumerate(lay.gaps):
         for smaller in (0, *(size for size in GAPS if size < gap)) if gap else ():
             gaps = tuple(smaller if n == axis else own for n, own in enumerate(lay.gaps))
