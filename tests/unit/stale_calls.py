@@ -47,12 +47,13 @@ def by_shape(given: Given) -> Any:
 
 
 def by_first_dtype(given: Given) -> Tensor:
-    """The kernel is kept under the sizes of its operands: it reads all later ones as it did the first."""
-    q, k, v = given["q"], given["k"], given["v"]
-    dtype = keep("dtype", (q.shape[-1], v.shape[-1]), q.dtype)
-    given |= {"q": q.to(dtype), "k": k.to(dtype), "v": v.to(dtype)}
+    """The kernel is kept under the sizes of its operands: it rounds all later ones as it did the first."""
+    own = {name: given[name] for name in "qkv"}
+    key = own["q"].shape[-1], own["v"].shape[-1]
+    kept = keep("dtype", key, {name: x.dtype for name, x in own.items()})
+    given |= {name: x if x.dtype == kept[name] else x.to(kept[name]).to(x.dtype) for name, x in own.items()}
     o: Tensor = fused_sigmoid_gating_delta_rule_update(**given)
-    return o.to(q.dtype)
+    return o
 
 
 def by_options(given: Given) -> Tensor:
