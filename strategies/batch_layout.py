@@ -189,7 +189,7 @@ def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room, 
         found[0] = found[0]._replace(wanted=room.longest - found[0].wanted % LONG_PART)
     lens = _lengths(found, build, room, batched, own)
     found = found[: len(lens)]
-    many = operation.is_chunked and draw(rarely(6)) and build.packed and not far
+    many = operation.is_chunked and draw(rarely(12)) and build.packed and not far
     if many and own == EVERYTHING:  # promises may leave out empty sequences, padding, or so many
         count, padding = draw(among(*MANY)), draw(among(True, False))
         padding = operation.has_pool and (padding or count + room.slots > room.states)

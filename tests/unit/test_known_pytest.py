@@ -29,11 +29,12 @@ def die(case, results):
 dying = Planted("dying", die, lambda case: case.total >= 1, "eager", ("gdn.recurrent",))
 """
 TESTS = """
-from hypothesis import given
+from hypothesis import given, settings
 import pytest
 from diffgdn import strategies
 from diffgdn.cases.case import Case, Pool
 
+@settings(max_examples=400)  # few have several sequences of one token each
 @given(case=strategies.cases("gdn.recurrent"))
 def test_property(diffgdn_check, case):
     diffgdn_check(case, "kernels_of_mine.py:TARGET")
