@@ -272,10 +272,11 @@ def _draw_pool(
     least = 0 if own.slot_zero else 1
     wanted = [max(least, sequence.slot) for sequence in found]
     if far:
-        # The first sequence is live in the last of two or three slots.
+        # The last sequence that has tokens is live in the last of two or three slots.
         last = 1 if spare == 0 and own.slot_zero else 2
-        live[0], wanted[0], shared = True, last, False
-        wanted[1:] = [least] * (len(wanted) - 1)
+        there = max((n for n, length in enumerate(lens) if length), default=0)
+        wanted = [least] * len(wanted)
+        live[there], wanted[there], shared = True, last, False
         pitch = FAR_OFFSET // last + int(build.odd_pitch)
     shared = shared and own.shared and (keeps_steps or not build.inplace)
     named = [slot for slot, alive in zip(wanted, live, strict=True) if alive]

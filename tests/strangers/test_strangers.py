@@ -6,11 +6,13 @@ A slip is one line of a kernel's source put as a released kernel once had it.
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, seed, settings
@@ -179,7 +181,14 @@ SLIPS = (
 )
 
 
-@pytest.mark.parametrize("slip", SLIPS, ids=lambda slip: slip.id)
+def _parameter(slip: Slip) -> Any:
+    """A slip, at night alone if it takes minutes."""
+    slow = slip.id == "sum-without-atomics" and not os.environ.get("DIFFGDN_NIGHTLY")
+    marks = [pytest.mark.skip(reason="looked for at night: DIFFGDN_NIGHTLY=1")] if slow else []
+    return pytest.param(slip, id=slip.id, marks=marks)
+
+
+@pytest.mark.parametrize("slip", [_parameter(slip) for slip in SLIPS])
 def test_a_slip_is_found_and_shrinks_to_a_handful_of_tokens(
     slip: Slip, diffgdn_backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -427,6 +427,8 @@ STALE = """
 from diffgdn.backend import selection
 selection.enter("interpret")
 import torch
+from diffgdn.backend import interpreter
+interpreter.repair()
 from diffgdn.kernels import chunk_{name} as extend
 x = torch.ones(1, 3, 1, 16)
 gates = dict(g=-x if "{name}" == "kda" else -x[..., 0], beta=x[..., 0])
