@@ -124,7 +124,7 @@ def without_its_build(case: Case) -> Case:
     simple = {
         name: getattr(Case, name) for name in ("K", "V", "dtype", "view", "l2norm", "packed", "inplace")
     }
-    simple |= {name: getattr(Case, name) for name in ("cu_dtype", "index_dtype", "batch_invariant")}
+    simple |= {name: getattr(Case, name) for name in ("cu_dtype", "index_dtype", "batch_invariant", "operands")}
     pool = replace(case.pool, dtype=Pool.dtype, pitch=0, steps=0, buffer=0, rows=())
     return replace(case, **simple, pool=pool, parents=(), gates=replace(case.gates, dtype=Gates.dtype))
 
@@ -138,7 +138,7 @@ def test_fuzz_finds_a_slip_within_a_minute_and_shrinks_it_to_the_smallest(name: 
     def watch(event: events.Event) -> None:
         if isinstance(event, events.FindingFound):
             found.append(time.perf_counter() - began)
-        elif isinstance(event, events.FindingShrunk):
+        elif isinstance(event, events.FindingShrunk) and event.finding.kind != "crashed":
             raise KeyboardInterrupt
 
     target = f"{SLIPS}:{name}"
@@ -146,7 +146,8 @@ def test_fuzz_finds_a_slip_within_a_minute_and_shrinks_it_to_the_smallest(name: 
     outcome = campaign.run(config, watch)
     print(f"{name}: found after {found} s, shrunk {time.perf_counter() - began:.1f} s")
     assert found[0] < SECONDS
-    first = outcome.findings[0]
+    # What reads a poisoned index may end its process as well, in a case that Hypothesis met by chance.
+    first = next(finding for finding in outcome.findings if finding.kind != "crashed")
     print(f"{name}: {first.kind} {first.case}")
     assert without_its_build(first.case) == SMALLEST[name]
     assert name not in WRONG or first.kind == WRONG[name][1]
