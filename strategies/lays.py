@@ -55,8 +55,8 @@ def with_lays(draw: st.DrawFn, case: Case, build: Build, backend: str, own: Prom
 
 
 def _fits(case: Case, lay: Lay) -> bool:
-    """Tell whether an argument takes no more room with a lay than MOST_FAR: slots of a pool that lie far apart
-    are not put inside another axis.
+    """Tell whether an argument takes no more room with a lay than MOST_FAR: slots of a pool that lie far
+    apart are not put inside another axis.
     """
     shape = shapes(case)[lay.tensor]
     pitch = case.pool.pitch if lay.tensor == "state" and case.operation.has_pool else 0

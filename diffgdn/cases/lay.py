@@ -113,8 +113,8 @@ def strides(shape: tuple[int, ...], lay: Lay, pitch: int = 0) -> tuple[int, ...]
 
 
 def has_gap_last(name: str, shape: tuple[int, ...]) -> bool:
-    """Tell whether the last axis of an argument may have a gap: it has a stride, or a single index, of a state
-    in either layout.
+    """Tell whether the last axis of an argument may have a gap: it has a stride, or a single index, which of
+    a state must hold in either layout.
     """
     single = shape[-2:] == (1, 1) if KIND_OF[name] in ("states", "buffers") else shape[-1] == 1
     return name in STRIDED or single

@@ -109,6 +109,7 @@ def test_a_launcher_without_a_device_guard_is_found(tmp_path: Path) -> None:
         runner.close()
 
 
+PLAIN = Case("gdn.update")
 SMALLEST = {
     "reads_tails": Case("gdn.update", execution="graph_stale"),
     "decides_at_capture": Case("gdn.update", lens=(0,), execution="graph"),
@@ -122,9 +123,11 @@ SMALLEST = {
 def without_its_build(case: Case) -> Case:
     """A case with what kernels are compiled for at its default: a shrink on a GPU keeps to the menu."""
     simple = {
-        name: getattr(Case, name) for name in ("K", "V", "dtype", "view", "l2norm", "packed", "inplace")
+        name: getattr(PLAIN, name) for name in ("K", "V", "dtype", "view", "l2norm", "packed", "inplace")
     }
-    simple |= {name: getattr(Case, name) for name in ("cu_dtype", "index_dtype", "batch_invariant", "operands")}
+    simple |= {
+        name: getattr(PLAIN, name) for name in ("cu_dtype", "index_dtype", "batch_invariant", "operands")
+    }
     pool = replace(case.pool, dtype=Pool.dtype, pitch=0, steps=0, buffer=0, rows=())
     return replace(case, **simple, pool=pool, parents=(), gates=replace(case.gates, dtype=Gates.dtype))
 
