@@ -16,6 +16,7 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.case_checks import CHUNK_SIZES, DTYPES
 from diffgdn.cases.execution import EXECUTIONS
 from diffgdn.cases.lay import ALIGNMENTS, STRIDES
+from diffgdn.cases.operand_options import EITHER_FORM
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promise_axes import shown
 from diffgdn.cases.state_options import CACHE_STEPS
@@ -85,7 +86,14 @@ def _has(feature: Feature, case: Case) -> bool:
 @functools.cache
 def features(op: str, plan: Plan) -> tuple[Feature, ...]:
     """List the features of an operation, as they change a plan."""
-    every = (*_dtypes(plan), *_sizes(plan), *_tokens(plan), *_memory(plan), *_slots(plan), *_options(op, plan))
+    every = (
+        *_dtypes(plan),
+        *_sizes(plan),
+        *_tokens(plan),
+        *_memory(plan),
+        *_slots(plan),
+        *_options(op, plan),
+    )
     return tuple(one for one in every if cases(one, plan))
 
 
@@ -105,9 +113,9 @@ def _dtypes(plan: Plan) -> Iterator[Feature]:
     yield _flag("mixed_qkv", {"v": other}, {"k": other}, {"k": other, "v": other})
     yield _flag("mixed_beta", {"beta_dtype": plan.dtype if plan.gate_dtype == "float32" else "float32"})
     for dtype in DTYPES:
-        yield Feature("A_log", dtype, ({"A_log": dtype, "raw": True},), ("raw_gates", "raw_beta"))
+        yield Feature("A_log", dtype, ({**_raw(plan), "A_log": dtype},))
     for dtype in (*DTYPES, "none"):
-        yield Feature("dt_bias", dtype, ({"dt_bias": dtype, "raw": True},), ("raw_gates", "raw_beta"))
+        yield Feature("dt_bias", dtype, ({**_raw(plan), "dt_bias": dtype},))
 
 
 def _sizes(plan: Plan) -> Iterator[Feature]:
@@ -183,12 +191,11 @@ def _options(op: str, plan: Plan) -> Iterator[Feature]:
     yield Feature("scale", "given", ({"scale": 0.5},))
     yield Feature("initial_state", True, ({"given": True},))
     yield Feature("initial_state", False, ({"given": False},))
-    either = OPERATIONS[op].kind in ("extend", "recurrent")
-    yield from _gates(plan) if either else ()
-    yield Feature("bounded", False, ({"bound": None, "raw": True},))
+    yield from _gates(plan) if OPERATIONS[op].kind in EITHER_FORM else ()
+    yield Feature("bounded", False, ({**_raw(plan), "bound": None},))
     for bound in BOUNDS:
         axis, value = ("bounded", True) if bound == BOUNDS[0] else ("lower_bound", bound)
-        yield Feature(axis, value, ({"bound": bound, "raw": True},), ("bounded", "lower_bound"))
+        yield Feature(axis, value, ({**_raw(plan), "bound": bound},), ("bounded", "lower_bound"))
     yield _flag("no_beta", {"beta": "none"})
     yield _flag("softplus", {"softplus": SOFTPLUS}, {"softplus": (1.0, 1.0)})
     yield from _steps(plan)
@@ -203,11 +210,20 @@ def _options(op: str, plan: Plan) -> Iterator[Feature]:
 
 def _gates(plan: Plan) -> Iterator[Feature]:
     """Gates and beta of extend and recurrent, each given or raw."""
-    given_beta = "activated" if plan.beta != "raw" else "usual"
-    yield Feature("raw_gates", False, ({"raw": False, "beta": "usual"},), ("raw_beta",))
-    yield Feature("raw_gates", True, ({"raw": True, "beta": given_beta},), ("raw_beta",))
-    yield Feature("raw_beta", True, ({"beta": "raw"}, {"raw": True, "beta": "usual"}), ("raw_gates",))
-    yield _flag("neg_eigval", {"beta": "raw", "neg_eigval": True}, {"raw": True, "neg_eigval": True})
+    is_raw = plan.case().raw_beta  # as beta is in the plain case, it stays beside other gates
+    yield Feature("raw_gates", False, ({"raw": False, "beta": "raw" if is_raw else "usual"},))
+    yield Feature("raw_gates", True, ({"raw": True, "beta": "usual" if is_raw else "activated"},))
+    yield Feature("raw_beta", False, ({"beta": "usual", "raw": False}, {"beta": "activated", "raw": True}))
+    yield Feature("raw_beta", True, ({"beta": "raw", "raw": False}, {"beta": "usual", "raw": True}))
+    given, raw = {"beta": "raw", "raw": False}, {"beta": "usual", "raw": True}
+    yield _flag("neg_eigval", *({**way, "neg_eigval": True} for way in (given, raw)))
+
+
+def _raw(plan: Plan) -> dict[str, Any]:
+    """Return changes by which gates are raw, where the operation takes either form, and beta as it was."""
+    if OPERATIONS[plan.op].kind not in EITHER_FORM or plan.raw:
+        return {}
+    return {"raw": True, "beta": "usual" if plan.case().raw_beta else "activated"}
 
 
 def _steps(plan: Plan) -> Iterator[Feature]:

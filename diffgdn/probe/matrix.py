@@ -99,9 +99,7 @@ def _row(one: _Operation) -> Row:
     cells = tuple(one.cells[feature] for feature in sorted(one.cells, key=order.__getitem__))
     left = len(one.left or ())
     values = tuple(promise_axes.asked(plan.case()))
-    return Row(
-        one.op, one.plain, one.instead, values, cells, tuple(one.pairs), one.asked_pairs, left
-    )
+    return Row(one.op, one.plain, one.instead, values, cells, tuple(one.pairs), one.asked_pairs, left)
 
 
 class _Run:
@@ -159,7 +157,11 @@ class _Run:
         wanted = _wanted(every, one.plan, self._config.pattern)
         one.known = Known(one.plan, wanted)
         for feature in wanted:
-            if self._config.backend == "interpret" and feature.axis == "execution" and feature.value != "eager":
+            if (
+                self._config.backend == "interpret"
+                and feature.axis == "execution"
+                and feature.value != "eager"
+            ):
                 self._decide(one, feature, NOT_REACHED, NO_GPU)
             else:
                 one.waiting.append(feature)

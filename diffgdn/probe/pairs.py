@@ -116,9 +116,7 @@ def _together(plan: Plan, first: Feature, second: Feature) -> Case | None:
     if any(one[name] != other[name] for name in one.keys() & other.keys()):
         return None
     both = {**one, **other}
-    found = {
-        case for feature in (first, second) for case in cases(replace(feature, ways=(both,)), plan)
-    }
+    found = {case for feature in (first, second) for case in cases(replace(feature, ways=(both,)), plan)}
     kept = [
         case
         for case in sorted(found, key=lambda case: case.id)

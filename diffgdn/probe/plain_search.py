@@ -60,9 +60,7 @@ def _cases(plan: Plan) -> tuple[Case, ...]:
 def _differences(plan: Plan) -> tuple[str, ...]:
     """Say in which fields a plan is not the usual one."""
     usual = plans_of.usual(plan.op)
-    return tuple(
-        f"{name}={value}" for name, value in vars(plan).items() if value != getattr(usual, name)
-    )
+    return tuple(f"{name}={value}" for name, value in vars(plan).items() if value != getattr(usual, name))
 
 
 def _others(plan: Plan) -> Iterator[Plan]:
