@@ -12,7 +12,7 @@ from diffgdn.cases import promise_axes
 from diffgdn.cases.case import Case
 from diffgdn.cases.promises import Promises
 from diffgdn.findings.known import NOTHING, KnownFailures
-from diffgdn.probe.cells import FAILED, HANGS, NOT_REACHED, REFUSED, RIGHT, Cell, status_of
+from diffgdn.probe.cells import FAILED, HANGS, REFUSED, RIGHT, Cell, status_of
 from diffgdn.runner.harness import Harness
 from diffgdn.search import by_field
 from diffgdn.verdict.failures import CheckFailure, Verdict
@@ -21,7 +21,7 @@ from diffgdn.verdict.question import AskBeyondPromises
 QUESTION = AskBeyondPromises()
 # After which a case of a few tokens counts as hung, by backend. On a GPU it may have to be compiled.
 HANG_SECONDS = {"interpret": 20.0, "gpu": 120.0}
-SHRINK_SECONDS = 6.0
+SHRINK_SECONDS = 4.0
 SHRINK_RUNS = 60
 
 
@@ -96,11 +96,9 @@ class Asker:
             ran += 1
             if status in FAILED:
                 return self._failed(about, case, status, verdict, ran, own)
-        status = RIGHT if ran else REFUSED if cases else NOT_REACHED
-        promised = bool(cases) and own.broken_by(cases[0]) is None
-        case = cases[0] if cases else None
+        status, promised, first = (RIGHT if ran else REFUSED), own.broken_by(cases[0]) is None, cases[0]
         said = None if ran else refused
-        return Cell(about.op, about.name, about.axis, about.value, status, promised, case, ran, None, said)
+        return Cell(about.op, about.name, about.axis, about.value, status, promised, first, ran, None, said)
 
     def _failed(
         self, about: Asked, case: Case, status: str, verdict: Verdict, ran: int, own: Promises
@@ -132,13 +130,14 @@ class Asker:
         """Tell of which failures no second run is needed: a hang, where the operation has hung before."""
         return lambda failure: failure.kind == "hung" and op in self._hung
 
-    def smallest(self, cell: Cell, allowed: Promises, axes: tuple[str, ...]) -> Cell:
+    def smallest(self, cell: Cell, allowed: Promises, axes: tuple[str, ...], until: float) -> Cell:
         """Return a wrong cell with the smallest case found in a few seconds that is wrong in the same way.
 
-        allowed: what a smaller case may have. axes: those on which it is to stay as it is.
+        allowed: what a smaller case may have. axes: those on which it is to stay as it is. until: on the
+        monotonic clock, when to stop looking.
         """
         assert cell.case is not None
-        until, runs = time.monotonic() + SHRINK_SECONDS, 0
+        until, runs = min(until, time.monotonic() + SHRINK_SECONDS), 0
         wanted = _on(cell.case, axes)
 
         def fails(case: Case) -> bool:

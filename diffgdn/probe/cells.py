@@ -105,7 +105,7 @@ class Matrix:
 
     @property
     def exit_code(self) -> int:
-        """Return 1 if a promised cell is not right, 2 if no plain case of an operation could be run, else 0."""
+        """Return 1 if a promised cell is not right, 2 if an operation has no plain case, else 0."""
         if self.broken:
             return 1
         return 2 if any(row.plain.status != RIGHT for row in self.rows) else 0

@@ -193,9 +193,9 @@ def _options(op: str, plan: Plan) -> Iterator[Feature]:
     yield Feature("initial_state", False, ({"given": False},))
     yield from _gates(plan) if OPERATIONS[op].kind in EITHER_FORM else ()
     yield Feature("bounded", False, ({**_raw(plan), "bound": None},))
-    for bound in BOUNDS:
-        axis, value = ("bounded", True) if bound == BOUNDS[0] else ("lower_bound", bound)
-        yield Feature(axis, value, ({**_raw(plan), "bound": bound},), ("bounded", "lower_bound"))
+    usual, other = ({**_raw(plan), "bound": bound} for bound in BOUNDS)
+    yield Feature("bounded", True, (usual,), ("lower_bound",))
+    yield Feature("lower_bound", BOUNDS[1], (other,), ("bounded",))
     yield _flag("no_beta", {"beta": "none"})
     yield _flag("softplus", {"softplus": SOFTPLUS}, {"softplus": (1.0, 1.0)})
     yield from _steps(plan)

@@ -94,8 +94,8 @@ def _lines(row: Row, declared: Promises) -> Iterator[Line]:
         promised = getattr(own, spec.name)
         doubts = [cell for cell in cells if cell.status in DOUBTFUL]
         takes = [cell.value for cell in cells if _is_in(cell, promised, kind)] + plain.get(spec.name, [])
-        loose = _value(spec.name, kind, takes + [cell.value for cell in doubts], cells, promised)
-        strict = _value(spec.name, kind, takes, cells, promised) if doubts else loose
+        loose: Any = _value(spec.name, kind, takes + [cell.value for cell in doubts], cells, promised)
+        strict: Any = _value(spec.name, kind, takes, cells, promised) if doubts else loose
         why = _why(cells)
         if loose == all_of:
             loose, why = None, ()
@@ -122,7 +122,7 @@ def _cells(row: Row, axis: str) -> list[Cell]:
 
 
 def _is_in(cell: Cell, promised: Any, kind: Any) -> bool:
-    """Tell whether a value is in the promises without a decision: it is right, or promised and not reached."""
+    """Tell whether a value is in the promises without a decision: right, or promised and not reached."""
     return cell.status == RIGHT or (cell.status == NOT_REACHED and bool(kind.takes(promised, cell.value)))
 
 
@@ -172,7 +172,12 @@ def _why(cells: list[Cell]) -> tuple[str, ...]:
 
 
 def _said(doubts: list[Cell]) -> tuple[str, ...]:
-    return tuple(f"{cell.name} {cell.status} ({cell.kind})" for cell in doubts)
+    """Say what is in doubt, those that fail alike together."""
+    found: dict[str, list[str]] = {}
+    for cell in doubts:
+        found.setdefault(f"{cell.status} ({cell.kind})", []).append(_word(cell.value))
+    axis = "K, V" if doubts and doubts[0].name.startswith("K=V") else doubts[0].axis if doubts else ""
+    return tuple(f"{axis} {', '.join(values)}: {how}" for how, values in found.items())
 
 
 def _word(value: Any) -> str:

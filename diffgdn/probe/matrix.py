@@ -1,4 +1,4 @@
-"""Makes the matrix of a target: plain cases first, then features beside them, then pairs, then smaller cases.
+"""Makes the matrix of a target: plain cases, features beside them, smaller cases of what is wrong, pairs.
 
 Cells are asked about side by side, each thread with a child process. A feature that needs another one (gates
 in fp16 need q in fp16) waits for it, and is not reached where the target does not have it.
@@ -122,8 +122,6 @@ class _Run:
                 done, _ = wait(self._jobs, return_when=FIRST_COMPLETED)
                 for job in done:
                     self._jobs.pop(job)(job.result())
-                if not self._jobs:
-                    self._shrink()
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -200,7 +198,8 @@ class _Run:
             feature = one.waiting.pop(0)
             self._ask(one, feature, list(cases(feature, one.plan)))
         elif one.left is None:
-            self._pair(one)
+            self._shrink(one)
+            self._pair_up(one)
 
     def _ask(self, one: _Operation, feature: Feature, some: list[Case]) -> None:
         def then(cell: Cell) -> None:
@@ -215,18 +214,22 @@ class _Run:
         about = Asked(one.op, feature.name, feature.axis, feature.value)
         self._submit(then, self._asker.cell, about, some, one.own)
 
-    def _pair(self, one: _Operation) -> None:
-        """Ask about pairs of features that are right, one after another, while there is time."""
+    def _pair_up(self, one: _Operation) -> None:
+        """Begin to ask about pairs of features that are right."""
         assert one.plan is not None
         assert one.known is not None
-        if one.left is None:
-            right = [
-                feature
-                for feature, cell in one.cells.items()
-                if cell.status == RIGHT and feature.value not in one.known.plain.get(feature.axis, ())
-            ]
-            every = pairs(one.plan, right) if self._config.with_pairs and self._config.pattern == "*" else ()
-            one.left = [pair for pair in every if one.known.state(pair.case, pair.axes)[0] == MET]
+        right = [
+            feature
+            for feature, cell in one.cells.items()
+            if cell.status == RIGHT and feature.value not in one.known.plain.get(feature.axis, ())
+        ]
+        every = pairs(one.plan, right) if self._config.with_pairs and self._config.pattern == "*" else ()
+        one.left = [pair for pair in every if one.known.state(pair.case, pair.axes)[0] == MET]
+        for _ in range(self._config.workers):
+            self._pair(one)
+
+    def _pair(self, one: _Operation) -> None:
+        """Ask about the next pair, if there is time."""
         if not one.left or time.monotonic() > self._until:
             return
         pair = one.left.pop(0)
@@ -241,15 +244,11 @@ class _Run:
         about = Asked(one.op, pair.name, pair.first.axis, pair.first.value)
         self._submit(then, self._asker.cell, about, [pair.case], one.own)
 
-    def _shrink(self) -> None:
-        """Look for smaller cases of what is wrong, once, when all else is done, while there is time."""
-        if time.monotonic() > self._until:
-            return
-        for one in self._table:
-            for feature, cell in one.cells.items():
-                if cell.status == WRONG and one.known is not None:
-                    self._shrink_cell(one, feature, cell)
-        self._until = 0.0
+    def _shrink(self, one: _Operation) -> None:
+        """Look for smaller cases of what is wrong, while there is time."""
+        for feature, cell in one.cells.items():
+            if cell.status == WRONG:
+                self._shrink_cell(one, feature, cell)
 
     def _shrink_cell(self, one: _Operation, feature: Feature, cell: Cell) -> None:
         assert one.known is not None
@@ -259,7 +258,7 @@ class _Run:
             one.cells[feature] = smaller
 
         allowed = one.known.promises(feature, cell.case)
-        self._submit(then, self._asker.smallest, cell, allowed, (feature.axis,))
+        self._submit(then, self._asker.smallest, cell, allowed, (feature.axis,), self._until)
 
 
 def _wanted(every: Collection[Feature], plan: Plan, pattern: str) -> list[Feature]:

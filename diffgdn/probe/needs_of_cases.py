@@ -7,7 +7,7 @@ from typing import Any
 
 from diffgdn.cases import company, promise_axes
 from diffgdn.cases.case import Case
-from diffgdn.cases.promise_axes import Floats, Words
+from diffgdn.cases.promise_axes import Flag, Floats, Words
 from diffgdn.cases.promises import AXES, Promises
 from diffgdn.cases.spans import Span
 from diffgdn.probe.cells import RIGHT
@@ -15,7 +15,8 @@ from diffgdn.probe.features import Feature
 from diffgdn.probe.plan import Plan
 
 KIND = {spec.name: spec.metadata["axis"] for spec in AXES}
-SHRINKS = ("H", "HV", "ratio", "length")  # axes on which smaller numbers are plainer
+PLAINER = ("H", "HV", "ratio", "length")  # axes on which smaller numbers are plainer
+ALWAYS: dict[str, set[Any]] = {"strides": {"compact"}, "alignment": {256}, "execution": {"eager"}}
 MET, OPEN, UNMET = "met", "open", "unmet"
 
 
@@ -54,14 +55,15 @@ class Known:
         return state, which
 
     def _is_number(self, axis: str) -> bool:
-        return not isinstance(KIND[axis], Words)
+        return not isinstance(KIND[axis], (Words, Flag))
 
     def _is_right(self, axis: str, value: Any) -> bool:
         """Tell whether a value is right, or a number that was not asked about on an axis where all are."""
-        if value in self.right.get(axis, ()) or value in (False, "eager"):
-            return value not in self._not.get(axis, ())
-        number = self._is_number(axis) and not isinstance(value, bool)
-        return number and not self._open.get(axis) and not self._not.get(axis)
+        if value in self.right.get(axis, ()):
+            return True
+        if isinstance(KIND[axis], Flag) and not value:
+            return True  # what may occur need not
+        return self._is_number(axis) and not self._open.get(axis) and not self._not.get(axis)
 
     def promises(self, feature: Feature, case: Case) -> Promises:
         """Return promises of what is right, and of what a case of a feature has."""
@@ -72,13 +74,12 @@ class Known:
         for axis, values in allowed.items():
             kind = KIND[axis]
             if isinstance(kind, Words):
-                always = {"strides": {"compact"}, "alignment": {256}, "execution": {"eager"}}.get(axis, set())
-                fields[axis] = tuple(values | always)
+                fields[axis] = tuple(values | ALWAYS.get(axis, set()))
             elif isinstance(kind, Floats):
                 fields[axis] = tuple(values)
-            elif values <= {True, False}:
+            elif isinstance(kind, Flag):
                 fields[axis] = True in values
-            elif axis in SHRINKS and not self._not.get(axis):
+            elif axis in PLAINER and not self._not.get(axis):
                 fields[axis] = Span(1, max(values))
             else:
                 fields[axis] = tuple(values)

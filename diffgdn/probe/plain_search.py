@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import product
+from itertools import islice, product
 
 from diffgdn.cases import spans
 from diffgdn.cases.case import Case
@@ -34,19 +34,18 @@ Ask = Callable[[tuple[Case, ...]], Cell]
 
 
 def find(op: str, promises: Promises, ask: Ask) -> tuple[Plan | None, Cell, tuple[str, ...]]:
-    """Return the plan of a plain case that is right, its cell, and the features it has in place of usual ones.
+    """Return the plan of a plain case that is right, its cell, and in what it differs from the usual one.
 
     ask: what comes of cases. promises: of the operation. None for the plan if none is right; the cell is then
     that of the first that was tried.
     """
     start = inside(plans_of.usual(op), promises)
-    first, tried, until = ask(_cases(start)), 0, time.monotonic() + SECONDS
+    first, until = ask(_cases(start)), time.monotonic() + SECONDS
     if first.status == RIGHT:
         return start, first, _differences(start)
-    for plan in _others(start):
-        if tried >= MOST_TRIES or time.monotonic() > until:
+    for plan in islice(_others(start), MOST_TRIES):
+        if time.monotonic() > until:
             break
-        tried += 1
         cell = ask(_cases(plan))
         if cell.status == RIGHT:
             return plan, cell, _differences(plan)

@@ -14,12 +14,15 @@ from diffgdn.report.probe_table import cell_of, command, names, summary, word
 
 FORMAT_VERSION = 1
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 80em; padding: 0 1em; color: #222 }
-table { border-collapse: collapse } th, td { padding: .1em .6em; border-bottom: 1px solid #ddd; text-align: left }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 80em; padding: 0 1em;
+  color: #222 }
+table { border-collapse: collapse }
+th, td { padding: .1em .6em; border-bottom: 1px solid #ddd; text-align: left }
 thead th { position: sticky; top: 0; background: #fff } pre, code { background: #f5f5f5; font-size: 13px }
 pre { padding: .8em; overflow-x: auto } td.right { background: #e3f5e3 } td.wrong { background: #f9d0d0 }
 td.raises { background: #fbeec5 } td.crashes, td.hangs { background: #ecd0f5 } td.refused { color: #777 }
-td.broken { font-weight: bold } summary { cursor: pointer }
+td.broken { font-weight: bold }
+summary { cursor: pointer }
 @media (prefers-color-scheme: dark) {
   body, thead th { background: #1c1c1c; color: #ddd } pre, code { background: #2a2a2a }
   th, td { border-color: #444 } td.right { background: #1f3a22 } td.wrong { background: #5a2020 }

@@ -15,6 +15,8 @@ from diffgdn.report import promises_text
 from diffgdn.report.table_style import empty_table
 
 STYLES = {RIGHT: "green", "wrong": "red", "raises": "yellow", "crashes": "magenta", "hangs": "magenta"}
+# Features that a short table lists below it, by what came of them in all operations.
+FOLDED = (("right wherever there is such a thing", RIGHT), ("not reached here", NOT_REACHED))
 COLUMNS = 6  # operations of a table
 MOST_MESSAGE = 160  # characters of what a kernel raised
 
@@ -24,10 +26,11 @@ def show(console: Console, matrix: Matrix, every: bool) -> None:
     for first in range(0, len(matrix.rows), COLUMNS):
         rows = matrix.rows[first : first + COLUMNS]
         console.print(_table(rows, every))
-        folded = [] if every else [name for name in names(rows) if _is_folded(rows, name)]
-        if folded:
-            console.print(f"right wherever there is such a thing: {', '.join(folded)}", markup=False)
         console.print()
+        for words, status in FOLDED if not every else ():
+            folded = [name for name in names(rows) if _has_only(rows, name, status)]
+            if folded:
+                console.print(f"{words}: {_grouped(folded)}\n", markup=False)
     for words in details(matrix):
         console.print(words, markup=False, soft_wrap=True)
     console.print(summary(matrix), markup=False, soft_wrap=True)
@@ -70,8 +73,18 @@ def word(cell: Cell | None) -> str:
     return said.upper() if cell.breaks_promise else said if cell.promised or said == "-" else f"({said})"
 
 
-def _is_folded(rows: Sequence[Row], name: str) -> bool:
-    return all(cell is None or cell.status == RIGHT for cell in (cell_of(row, name) for row in rows))
+def _has_only(rows: Sequence[Row], name: str, *statuses: str) -> bool:
+    """Tell whether all cells of a feature have one of these."""
+    return all(cell is None or cell.status in statuses for cell in (cell_of(row, name) for row in rows))
+
+
+def _grouped(found: list[str]) -> str:
+    """List features, the values of an axis together."""
+    axes: dict[str, list[str]] = {}
+    for name in found:
+        axis, _, value = name.rpartition("=")
+        axes.setdefault(axis, []).append(value)
+    return "; ".join(f"{axis}={', '.join(values)}" for axis, values in axes.items())
 
 
 def _table(rows: Sequence[Row], every: bool) -> Table:
@@ -81,7 +94,7 @@ def _table(rows: Sequence[Row], every: bool) -> Table:
         table.add_column(row.op.replace(".", "\n").replace("_", "_\n"), no_wrap=True)
     table.add_row("plain", *(_styled(row.plain) for row in rows))
     for name in names(rows):
-        if every or not _is_folded(rows, name):
+        if every or not any(_has_only(rows, name, status) for _, status in FOLDED):
             table.add_row(escape(name), *(_styled(cell_of(row, name)) for row in rows))
     return table
 
@@ -110,7 +123,7 @@ def _lines(cell: Cell, target: str) -> Iterator[str]:
     said = "known: " + cell.known if cell.known else "promised" if cell.promised else "not promised"
     yield f"{cell.op}  {cell.name}  {cell.status}{kind}, {said}"
     yield f"  {message if cell.status in DOUBTFUL else message[:MOST_MESSAGE]}"
-    if cell.case is not None:
+    if cell.case is not None and (cell.status in DOUBTFUL or cell.promised):
         yield f"  {cell.case!r}"
     yield f"  Reproduce with: {command(cell, target)}"
 
