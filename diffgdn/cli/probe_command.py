@@ -61,11 +61,11 @@ def probe(
     run_known_crashes: bool,
     backend: str | None,
 ) -> int:
-    """Find out what TARGET supports: for each feature and operation, right, wrong, raises, crashes or hangs.
+    """Find out what a target supports, feature by feature, and print the promises that fit.
 
-    A cell is decided by cases that differ from a plain one in that feature alone, whether the target promises
-    it or not. At the end stand the promises that fit what was seen, ready to paste. What is wrong is never
-    taken for a promise not made: that is yours to say.
+    For each feature and operation: right, wrong, raises, crashes, hangs, refused or not reached. It is decided
+    by cases that differ from a plain one in that feature alone, whether TARGET promises it or not. What is
+    wrong is never taken for a promise not made: that is yours to say.
 
     Exit status: 0 all that the target promises is right, 1 some of it is not, 2 usage or set-up problem, or
     no plain case of an operation can be run, 130 interrupted.

@@ -179,8 +179,8 @@ def _slots(plan: Plan) -> Iterator[Feature]:
     yield _flag("padding", {"padded": (0,)}, {"padded": (last,)})
     yield _flag("shared", {"shared": True, "inplace": False}, {"shared": True})
     yield _flag("slot_zero", {"first": 0})
-    yield _flag("unkept", {"unkept": True})
-    yield _flag("spare_steps", {"spare": 1}, {"spare": 3})
+    yield _flag("unkept", {**_kept(plan), "unkept": True})
+    yield _flag("spare_steps", *({**_kept(plan), "spare": steps} for steps in (1, 3)))
 
 
 def _options(op: str, plan: Plan) -> Iterator[Feature]:
@@ -228,8 +228,7 @@ def _raw(plan: Plan) -> dict[str, Any]:
 
 def _steps(plan: Plan) -> Iterator[Feature]:
     """Steps that are kept, and what is done with them."""
-    update = OPERATIONS[plan.op].kind == "update"
-    kept = {"steps": True} if update else {}
+    kept = _kept(plan)
     yield Feature("steps", False, ({"steps": False},))
     yield Feature("steps", True, ({"steps": True},))
     yield Feature("tree", True, ({**kept, "tree": True},))
@@ -239,3 +238,8 @@ def _steps(plan: Plan) -> Iterator[Feature]:
         spare = {"spare": 2} if word == "longest" else {}
         yield Feature("cache_steps", word, ({**kept, **spare, "cache_steps": word},))
     yield Feature("token_slots", True, ({"states": ("token_slots",)},), ("tree", "slot_zero"))
+
+
+def _kept(plan: Plan) -> dict[str, Any]:
+    """Return changes by which the state after each step is kept, where that is an option."""
+    return {"steps": True} if OPERATIONS[plan.op].kind == "update" else {}

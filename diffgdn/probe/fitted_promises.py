@@ -19,7 +19,7 @@ from diffgdn.cases.spans import Span
 from diffgdn.probe.cells import DOUBTFUL, NOT_REACHED, RIGHT, Cell, Matrix, Row
 
 ALWAYS = {"strides": ("compact",), "alignment": (256,), "execution": ("eager",)}  # are taken by all
-STEPS = (1, 2, 4, 8, 16, 32, 64)  # of spans that are tried
+STEPS = (64, 32, 16, 8, 4, 2, 1)  # of spans that are tried
 ALIASES = {"q", "gate"}  # dtypes of promises that stand for those of other operands
 
 
@@ -146,19 +146,17 @@ def _value(axis: str, kind: Any, takes: list[Any], cells: list[Cell], promised: 
 
 
 def numbers(takes: list[int], others: list[int], least: int, most: int) -> spans.Numbers:
-    """Return the plainest numbers that have all of `takes` and none of `others`.
-
-    They are a span of the smallest multiple that there is, its ends open where they can be; else a list.
+    """Return numbers that have all of `takes` and none of `others`: a span, its ends open where they can be,
+    of the largest multiple that all of them are; else a list.
     """
     low, high = min(takes), max(takes)
-    for multiple in STEPS:
-        for first, last in ((None, None), (None, high), (low, None), (low, high)):
-            span = Span(first, last, multiple)
-            whole = Span(least if first is None else first, most if last is None else last, multiple)
-            if whole.first > whole.last:
-                continue
-            if all(spans.holds(whole, n) for n in takes) and not any(spans.holds(whole, n) for n in others):
-                return span
+    for first, last in ((None, None), (None, high), (low, None), (low, high)):
+        for multiple in STEPS:
+            start, end = least if first is None else first, most if last is None else last
+            if all(n % multiple == 0 for n in takes) and not any(
+                start <= n <= end and n % multiple == 0 for n in others
+            ):
+                return Span(first, last, multiple)
     return tuple(sorted(set(takes)))
 
 

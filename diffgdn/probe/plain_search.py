@@ -102,7 +102,7 @@ def inside(plan: Plan, own: Promises) -> Plan:
             for feature in features(plan.op, plan)
             if feature.axis in left
             for other in _valid(feature, plan)
-            if len(_breaches(other, own)) < len(left)
+            if own.takes(feature.axis, feature.value, other.case()) and _breaches(other, own) < left
         ]
         if not better:
             break
@@ -110,8 +110,8 @@ def inside(plan: Plan, own: Promises) -> Plan:
     return plan
 
 
-def _breaches(plan: Plan, own: Promises) -> list[str]:
-    return [name for name, _, _ in own.breaches(plan.case())]
+def _breaches(plan: Plan, own: Promises) -> set[str]:
+    return {name for name, _, _ in own.breaches(plan.case())}
 
 
 def _sized(plan: Plan, own: Promises) -> Plan:

@@ -160,7 +160,7 @@ class Plan:
             slots = [self.first] * count
         indices = tuple(-1 if n in self.padded or not live else slot for n, slot in enumerate(slots))
         pool = Pool(max(1, *slots) + 2, indices, self.pitch, self.state_dtype)
-        if not (operation.keeps_steps or self.steps) or "token_slots" in self.states:
+        if not (operation.keeps_steps or self.steps):
             return pool
         rows = [-1 if index < 0 else count - n for n, index in enumerate(indices)]
         if self.unkept:
