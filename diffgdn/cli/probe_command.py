@@ -63,9 +63,9 @@ def probe(
 ) -> int:
     """Find out what a target supports, feature by feature, and print the promises that fit.
 
-    For each feature and operation: right, wrong, raises, crashes, hangs, refused or not reached. It is decided
-    by cases that differ from a plain one in that feature alone, whether TARGET promises it or not. What is
-    wrong is never taken for a promise not made: that is yours to say.
+    For each feature and operation: right, wrong, raises, crashes, hangs, refused or not reached. Cases that
+    differ from a plain one in that feature alone decide it, whether TARGET promises it or not. What is wrong
+    is never taken for a promise not made: that is yours to say.
 
     Exit status: 0 all that the target promises is right, 1 some of it is not, 2 usage or set-up problem, or
     no plain case of an operation can be run, 130 interrupted.

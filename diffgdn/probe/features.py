@@ -210,13 +210,14 @@ def _options(op: str, plan: Plan) -> Iterator[Feature]:
 
 def _gates(plan: Plan) -> Iterator[Feature]:
     """Gates and beta of extend and recurrent, each given or raw."""
+    given: dict[str, Any] = {"raw": False, "bound": None}
     is_raw = plan.case().raw_beta  # as beta is in the plain case, it stays beside other gates
-    yield Feature("raw_gates", False, ({"raw": False, "beta": "raw" if is_raw else "usual"},))
+    yield Feature("raw_gates", False, ({**given, "beta": "raw" if is_raw else "usual"},))
     yield Feature("raw_gates", True, ({"raw": True, "beta": "usual" if is_raw else "activated"},))
-    yield Feature("raw_beta", False, ({"beta": "usual", "raw": False}, {"beta": "activated", "raw": True}))
-    yield Feature("raw_beta", True, ({"beta": "raw", "raw": False}, {"beta": "usual", "raw": True}))
-    given, raw = {"beta": "raw", "raw": False}, {"beta": "usual", "raw": True}
-    yield _flag("neg_eigval", *({**way, "neg_eigval": True} for way in (given, raw)))
+    yield Feature("raw_beta", False, ({**given, "beta": "usual"}, {"raw": True, "beta": "activated"}))
+    yield Feature("raw_beta", True, ({**given, "beta": "raw"}, {"raw": True, "beta": "usual"}))
+    ways = {**given, "beta": "raw"}, {"raw": True, "beta": "usual"}
+    yield _flag("neg_eigval", *({**way, "neg_eigval": True} for way in ways))
 
 
 def _raw(plan: Plan) -> dict[str, Any]:

@@ -150,6 +150,8 @@ def numbers(takes: list[int], others: list[int], least: int, most: int) -> spans
     of the largest multiple that all of them are; else a list.
     """
     low, high = min(takes), max(takes)
+    if low == high:
+        return (low,)
     for first, last in ((None, None), (None, high), (low, None), (low, high)):
         for multiple in STEPS:
             start, end = least if first is None else first, most if last is None else last

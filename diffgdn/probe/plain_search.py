@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice, product
+from typing import Any
 
 from diffgdn.cases import spans
 from diffgdn.cases.case import Case
@@ -21,12 +22,15 @@ from diffgdn.probe.plan import VARIANTS, Plan
 
 # Axes of features that may take the place of what is usual, those that kernels differ in most often first.
 REPLACED = (
-    ("dtype", "K", "l2norm", "batch", "state_dtype", "gate_dtype", "H", "length", "raw_gates", "raw_beta")
-    + ("bounded", "initial_state", "steps", "token_slots", "step_update", "tree", "scale", "chunk_size")
-    + ("inplace", "final", "indices", "slot_zero", "cu_dtype", "index_dtype", "A_log", "dt_bias", "K", "V")
+    ("l2norm", "batch", "state_dtype", "gate_dtype", "H", "length", "raw_gates", "raw_beta", "bounded")
+    + ("initial_state", "steps", "token_slots", "step_update", "tree", "scale", "chunk_size", "inplace")
+    + ("final", "indices", "slot_zero", "cu_dtype", "index_dtype", "A_log", "dt_bias", "K", "V")
 )
-FIRST = ("dtype", "K", "raw_gates")  # tried with another one
-MOST_TRIES = 150
+# What kernels are made for, each with each.
+DTYPES = ("bfloat16", "float16", "float32")
+SIDES = (64, 128, 16)
+GATES: tuple[dict[str, Any], ...] = ({}, {"raw": True, "beta": "usual"}, {"raw": True, "bound": -5.0})
+MOST_TRIES = 400
 MOST_STEPS = 16
 SECONDS = 60.0
 
@@ -63,13 +67,19 @@ def _differences(plan: Plan) -> tuple[str, ...]:
 
 
 def _others(plan: Plan) -> Iterator[Plan]:
-    """Iterate over plans with one other feature, then with two."""
-    found = [one for axis in dict.fromkeys(REPLACED) for one in features(plan.op, plan) if one.axis == axis]
-    singles = list(dict.fromkeys(other for one in found for other in _valid(one, plan)))
-    yield from singles
-    leading = [other for one in found if one.axis in FIRST for other in _valid(one, plan)]
-    for one, feature in product(leading, found):
-        yield from (other for other in _valid(feature, one) if other not in singles)
+    """Iterate over plans for other kernels than the plan is for, then over those with one other feature."""
+    kernels = list(dict.fromkeys(filter(_valid_plan, _kernels(plan))))
+    yield from (one for one in kernels if one != plan)
+    for one in dict.fromkeys((plan, *kernels)):
+        for axis in REPLACED:
+            for feature in features(one.op, one):
+                yield from _valid(feature, one) if feature.axis == axis else ()
+
+
+def _kernels(plan: Plan) -> Iterator[Plan]:
+    for gates, side, dtype in product(GATES, SIDES, DTYPES):
+        gate_dtype = plan.gate_dtype if plan.gate_dtype == "float32" else dtype
+        yield replace(plan, dtype=dtype, gate_dtype=gate_dtype, K=side, V=side, **gates)
 
 
 def _valid(feature: Feature, plan: Plan) -> Iterator[Plan]:

@@ -62,6 +62,19 @@ class Narrow(Planted):
 narrow = Narrow("narrow", spoil, lambda case: False, operations=DECODE)
 
 
+class Server(Planted):
+    """Takes what one server asks: raw gates with a bound, raw beta, K = V = 128 in bf16, as many heads."""
+
+    def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
+        served = (case.dtype, case.K, case.V, case.gates.raw) == ("bfloat16", 128, 128, True)
+        if not served or case.gates.lower_bound is None or not case.raw_beta or case.H != case.HV:
+            raise TypeError("not what the server asks")
+        return super().run(case, arguments)
+
+
+server = Server("server", spoil, lambda case: False, operations=("kda.recurrent",))
+
+
 def off(case: Case, results: dict[str, Tensor]) -> None:
     results["o"].view(-1)[0] += 1
 

@@ -136,6 +136,18 @@ def test_a_kernel_for_one_dtype_and_one_size_has_a_plain_case_of_these() -> None
     assert fitted.view == ("contiguous", "packed")
 
 
+def test_a_kernel_that_takes_nothing_usual_still_has_a_plain_case() -> None:
+    matrix = probed("server", "[rb]*")  # raw gates, ratios, bounds
+    [row] = matrix.rows
+    assert {*row.instead} == {"K=128", "V=128", "raw=True", "bound=-5.0"}
+    found = statuses(matrix)
+    assert found["bounded=true"] == found["raw_gates=true"] == found["raw_beta=true"] == "right"
+    assert found["bounded=false"] == found["raw_gates=false"] == found["ratio=2"] == "raises"
+    fitted = fit(matrix).promises()
+    assert (fitted.raw_gates, fitted.raw_beta, fitted.bounded) == ((True,), (True,), (True,))
+    assert fitted.ratio == (1,)
+
+
 def test_where_no_plain_case_is_right_nothing_else_is_reached() -> None:
     matrix = probed("broken", "dtype=*")
     [row] = matrix.rows
@@ -170,9 +182,10 @@ def test_what_is_promised_and_what_is_not_are_told_apart() -> None:
 )
 def test_numbers_that_fit_are_the_plainest(takes: list[int], others: list[int], expected: Any) -> None:
     found = numbers(takes, others, 1, 256)
-    if len(takes) == 1:  # a span of one number says the same
-        found = tuple(n for n in range(1, 257) if spans.holds(Promises(K=found).K, n))
     assert found == expected
+    held = Promises(K=found).K
+    assert all(spans.holds(held, n) for n in takes)
+    assert not any(spans.holds(held, n) for n in others)
 
 
 def cell(name: str, axis: str, value: Any, status: str, promised: bool = True) -> Cell:
