@@ -12,8 +12,9 @@ from diffgdn.cases import promise_axes
 from diffgdn.cases.case import Case
 from diffgdn.cases.promises import Promises
 from diffgdn.findings.known import NOTHING, KnownFailures
-from diffgdn.probe.cells import FAILED, HANGS, REFUSED, RIGHT, Cell, status_of
+from diffgdn.probe.cells import FAILED, HANGS, NOT_REACHED, REFUSED, RIGHT, Cell, status_of
 from diffgdn.runner.harness import Harness
+from diffgdn.runner.messages import RunnerError, SetupError
 from diffgdn.search import by_field
 from diffgdn.verdict.failures import CheckFailure, Verdict
 from diffgdn.verdict.question import AskBeyondPromises
@@ -86,9 +87,15 @@ class Asker:
         own: what is promised of the operation.
         """
         cases = sorted(cases, key=lambda case: own.broken_by(case) is not None)
-        refused, ran = None, 0
+        refused, out_of_reach, ran = None, False, 0
         for case in cases:
-            verdict = self.ask(case)
+            try:
+                verdict = self.ask(case)
+            except SetupError:
+                raise
+            except RunnerError as error:  # such as a lack of memory, which is no fault of the kernel
+                refused, out_of_reach = str(error), True
+                continue
             status = status_of(verdict)
             if status == REFUSED:
                 refused = refused or verdict.refused
@@ -96,7 +103,8 @@ class Asker:
             ran += 1
             if status in FAILED:
                 return self._failed(about, case, status, verdict, ran, own)
-        status, promised, first = (RIGHT if ran else REFUSED), own.broken_by(cases[0]) is None, cases[0]
+        status = RIGHT if ran else NOT_REACHED if out_of_reach else REFUSED
+        promised, first = own.broken_by(cases[0]) is None, cases[0]
         said = None if ran else refused
         return Cell(about.op, about.name, about.axis, about.value, status, promised, first, ran, None, said)
 

@@ -25,7 +25,7 @@ from diffgdn.probe.asker import Asked, Asker
 from diffgdn.probe.cells import NOT_REACHED, PLAIN, RIGHT, WRONG, Cell, Matrix, Row
 from diffgdn.probe.features import Feature, cases, features
 from diffgdn.probe.needs_of_cases import MET, OPEN, Known
-from diffgdn.probe.pairs import Pair, pairs
+from diffgdn.probe.feature_pairs import Pair, pairs
 from diffgdn.probe.plan import Plan, usual
 
 Listener = Callable[[str, int, int], None]

@@ -23,12 +23,15 @@ from diffgdn.cases.spans import Span
 from diffgdn.cli import run
 from diffgdn.probe import fitted_promises, plain_search, plan
 from diffgdn.probe.argument_lays import in_form
+from diffgdn.probe.asker import Asked, Asker
 from diffgdn.probe.cells import Cell, Matrix, Row
 from diffgdn.probe.features import cases, features
 from diffgdn.probe.fitted_promises import fit, numbers
 from diffgdn.probe.matrix import Config, probe
 from diffgdn.probe.needs_of_cases import KIND
 from diffgdn.report import probe_files, promises_text
+from diffgdn.runner.messages import RunnerError
+from diffgdn.verdict.failures import Verdict
 
 PROBED = Path(__file__).with_name("probed.py")
 EAGER = "interpret"
@@ -352,3 +355,14 @@ def test_the_command_prints_the_table_and_how_to_see_a_cell_again(
 
 def test_promises_and_spans_are_what_the_printed_text_imports() -> None:
     assert (diffgdn.Promises, diffgdn.Span) == (Promises, Span)
+
+
+def test_a_lack_of_memory_is_no_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: Any) -> Verdict:
+        raise RunnerError("out of memory")
+
+    asker = Asker("eager", EAGER, tmp_path)
+    monkeypatch.setattr(asker, "ask", full)
+    about = Asked("gdn.decode", "pitch=1", "pitch", 1)
+    found = asker.cell(about, [plan.usual("gdn.decode").case()], EVERYTHING)
+    assert (found.status, found.message) == ("not reached", "out of memory")
