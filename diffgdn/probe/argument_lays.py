@@ -41,8 +41,9 @@ def _candidates(name: str, shape: tuple[int, ...], form: str) -> list[Lay]:
     last = len(shape) - (name not in STRIDED)
     out = []
     if form == "nested":
-        out = [Lay(name, (), (axis, *(n for n in range(len(shape)) if n != axis))) for axis in range(1, last)]
-        out = [one for one in out if shape[one.nesting[0]] > 1]
+        # In the opposite order, so that every stride is another one.
+        if sum(size > 1 for size in shape[:last]) > 1:
+            out = [Lay(name, (), (*reversed(range(last)), *range(last, len(shape))))]
     elif form == "far":
         for axis in range(last):
             if shape[axis] > 1:

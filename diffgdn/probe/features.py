@@ -25,6 +25,7 @@ from diffgdn.probe.plan import Plan
 Ways = tuple[dict[str, Any], ...]
 HEADS = ("H", "HV", "ratio")
 DIMS = ("K", "V", "square")
+ONCE = ("K", "V", "alignment")  # K and V each by itself
 SIDES = (1, 8, 16, 17, 32, 48, 64, 100, 128, 256)  # of K and V
 FAR_PITCH = 1 << 30  # elements between slots; the third lies past 2**31
 SOFTPLUS = (2.0, 10.0)
@@ -50,6 +51,11 @@ class Feature:
         return f"{axis}={shown(self.value)}"
 
     @property
+    def asked_once(self) -> bool:
+        """Tell whether one case will do: such values of an axis are many, and alike."""
+        return self.axis in ONCE and "V" not in self.ways[0].keys() - {self.axis}
+
+    @property
     def axes(self) -> tuple[str, ...]:
         """List the axes on which its cases differ from a plain one."""
         return (self.axis, *self.own)
@@ -62,14 +68,14 @@ def plans(feature: Feature, plan: Plan) -> Iterator[Plan]:
 
 
 def cases(feature: Feature, plan: Plan) -> tuple[Case, ...]:
-    """Return the cases that decide a feature: two of each way, or of many ways one each.
+    """Return the cases that decide a feature: two of its way, or of many ways one each.
 
     They are those of the plan, changed, that there are; none where the operation knows no such feature.
     """
-    single = len(feature.ways) == 1
+    variants = (0,) if feature.asked_once else (0, 1)
     found = []
     for number, changed in enumerate(plans(feature, plan)):
-        for variant in (0, 1) if single else (number % 2,):
+        for variant in variants if len(feature.ways) == 1 else (number % 2,):
             try:
                 found.append(changed.case(variant))
             except ValueError:
@@ -128,10 +134,11 @@ def _sizes(plan: Plan) -> Iterator[Feature]:
         for n in SIDES:
             if n != plan.K:
                 yield Feature(axis, n, ({axis: n},))
-    for n in (1, 3, 4, 16):
+    for n in (1, 3, 4, 8):
         yield Feature("H", n, ({"H": n, "HV": n},), HEADS)
-    for n in (2, 3, 4, 8):
-        yield Feature("ratio", n, ({"H": 2, "HV": 2 * n}, {"H": 1, "HV": n}), HEADS)
+    yield Feature("ratio", 2, ({"H": 2, "HV": 4}, {"H": 1, "HV": 2}), HEADS)
+    for n in (3, 4, 8):
+        yield Feature("ratio", n, ({"H": 1, "HV": n},), HEADS)
     for size in CHUNK_SIZES:
         yield Feature("chunk_size", size, ({"chunk_size": size},))
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from diffgdn.findings.known import NOTHING, KnownFailures
 from diffgdn.probe import plain_search
 from diffgdn.probe.asker import Asked, Asker
 from diffgdn.probe.cells import NOT_REACHED, PLAIN, RIGHT, WRONG, Cell, Matrix, Row
+from diffgdn.probe.feature_pairs import Pair, pairs
 from diffgdn.probe.features import Feature, cases, features
 from diffgdn.probe.needs_of_cases import MET, OPEN, Known
-from diffgdn.probe.feature_pairs import Pair, pairs
 from diffgdn.probe.plan import Plan, usual
 
 Listener = Callable[[str, int, int], None]
@@ -164,6 +164,15 @@ class _Run:
             else:
                 one.waiting.append(feature)
         self._go_on(one)
+
+    def _is_plain(self, one: _Operation, feature: Feature) -> None:
+        """Take what came of the plain case for a feature that it has."""
+        assert one.plain is not None
+        assert one.known is not None
+        one.cells[feature] = replace(
+            one.plain, name=feature.name, axis=feature.axis, value=feature.value, asked=0
+        )
+        one.known.learn(feature, one.plain.status)
 
     def _decide(self, one: _Operation, feature: Feature, status: str, words: str) -> None:
         own = [case for case in cases(feature, one.plan or usual(one.op)) if not one.own.broken_by(case)]

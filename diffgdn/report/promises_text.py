@@ -18,6 +18,8 @@ NOTHING_ELSE = "a fault, or not promised? No field says it without what is right
 
 def python(fitted: Fitted) -> str:
     """Write a Python expression, with `Promises` and `Span` imported from diffgdn."""
+    if not (fitted.common or fitted.own or fitted.pairs):
+        return "from diffgdn import Promises\n\nPROMISES = Promises()  # everything"
     lines = ["from diffgdn import Promises, Span", "", "PROMISES = Promises("]
     lines += _indented(fitted.common, lambda line, value: f"{line.axis}={_python(value)},", 4)
     if fitted.own:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import diffgdn
-from diffgdn.cases import promise_axes, spans
+from diffgdn.cases import lay, promise_axes, spans
 from diffgdn.cases.case import Case
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import EVERYTHING, Promises
@@ -88,6 +88,17 @@ def test_lays_of_a_form_have_no_other_form() -> None:
         assert {value for axis, value in promise_axes.asked(laid) if axis == "strides"} == {word}
     with pytest.raises(ValueError, match="wide tokens"):
         in_form(case, "wide tokens")
+
+
+def test_nested_arguments_have_no_stride_that_they_had() -> None:
+    case = plan.usual("gdn.verify").case()
+    compact = {name: lay.strides(shape, lay.Lay(name)) for name, shape in lay.shapes(case).items()}
+    for word in ("nested tokens", "nested states", "nested buffers"):
+        laid = Case(**{**vars(case), "lay": in_form(case, word)})
+        for one, shape, steps in lay.placed(laid):
+            moved = [axis for axis in range(len(shape) - 1) if shape[axis] > 1]
+            middle = [axis for axis in moved if steps[axis] == compact[one.tensor][axis]]
+            assert len(middle) < len(moved) - 1, (one, shape, steps)
 
 
 def test_exactly_the_features_with_a_fault_are_not_right() -> None:
