@@ -53,14 +53,14 @@ def draw_options(draw: st.DrawFn, case: Case, build: Build, free: bool, own: Pro
     if not case.has_buffer:
         return case
     words = tuple(pair for pair in WORDS if pair[0] in own.step_rows and pair[1] in own.cache_steps)
-    return _with_words(case, *draw(among(*(words or ((own.step_rows[0], own.cache_steps[0]),)))))
+    return with_words(case, *draw(among(*(words or ((own.step_rows[0], own.cache_steps[0]),)))))
 
 
 def plain_options(case: Case, build: Build, own: Promises) -> Case:
     """Return a case with the options that its build is compiled for, each at its simplest."""
     names = _forced(case, own) + tuple(build.states)
     case = applied(case, tuple(dict.fromkeys(names)), lambda low, high: low, own)
-    return _with_words(case, own.step_rows[0], own.cache_steps[0]) if case.has_buffer else case
+    return with_words(case, own.step_rows[0], own.cache_steps[0]) if case.has_buffer else case
 
 
 def applied(case: Case, names: tuple[str, ...], pick: Pick, own: Promises) -> Case:
@@ -96,7 +96,7 @@ def _fits(name: str, case: Case, names: tuple[str, ...], own: Promises) -> bool:
     return name == "track" or case.values.state != "none"
 
 
-def _with_words(case: Case, rows: str, steps: str) -> Case:
+def with_words(case: Case, rows: str, steps: str) -> Case:
     """Return a case with a buffer whose rows and steps are named in these ways."""
     options = replace(case.state_options, step_rows=rows, cache_steps=steps)
     if rows == "slots":

@@ -30,6 +30,10 @@ COMMANDS = {
         "serving_command:serving",
         "Serve requests over one pool of states, in random order, and check every request after every step.",
     ),
+    "probe": (
+        "probe_command:probe",
+        "Find out what a target supports, feature by feature, and print the promises that fit.",
+    ),
     "replay": (
         "replay_command:replay",
         "Run findings again: FIXED, FAILED, FLAKY n/m or ERROR for each.",

@@ -70,6 +70,18 @@ def refusal(target: Target, case: Case, backend: str) -> str | None:
     return next(filter(None, (target.refuses(one, backend) for one in calls)), None)
 
 
+class Unbound:
+    """A target of which everything is asked, whatever it promises; all else is that of the target."""
+
+    promises = EVERYTHING
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+
 def check_promises(target: Target) -> None:
     """Check that promises leave cases of each of a target's operations. Raises TargetError."""
     promises = promises_of(target)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
@@ -80,6 +80,16 @@ class CompareWithOracle(Question):
 
         assert isinstance(subject, Case)
         return execute.run(subject, target, backend, explain)
+
+
+@dataclass(frozen=True)
+class AskBeyondPromises(CompareWithOracle):
+    """Are the results right, on a case that the target need not promise? No mode of a campaign."""
+
+    def answer(self, subject: Subject, target: Target, backend: str, explain: bool = False) -> Verdict:
+        from diffgdn.targets.base import Unbound
+
+        return super().answer(subject, cast("Target", Unbound(target)), backend, explain)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,10 @@ WRONG = [
     ("bench --shape 3x3", "--shape: no shape '3x3'; known: 1x1, "),
     ("bench --json .", "--json .: it is a folder"),
     ("bench", "bench: timing kernels needs a GPU"),
+    ("probe", "Missing argument 'TARGET'."),
+    ("probe vk --op nope", "--op: no operation matches 'nope'; known: gdn.extend, "),
+    ("probe vk --html .", "--html .: it is a folder"),
+    ("probe nobody", "unknown target 'nobody'; built in: vk, "),
     ("selftest faults --max-cases 9", "Invalid value for '--max-cases': 9 is not in the range x>=100."),
     ("selftest faults --json .", "--json .: it is a folder"),
     ("selftest nope", "No such command 'nope'."),
@@ -323,14 +327,14 @@ def every_command(group: click.Group = cli, above: str = "") -> Iterator[tuple[s
 
 
 SHARED = {
-    "--op": {"fuzz", "calibrate", "resolution", "selftest resolution", "bench"},
-    "--max-time": {"fuzz", "calibrate", "serving", "mutants"}
+    "--op": {"fuzz", "calibrate", "resolution", "selftest resolution", "bench", "probe"},
+    "--max-time": {"fuzz", "calibrate", "serving", "mutants", "probe"}
     | {"resolution", "selftest resolution", "shrink"},
     "--max-cases": {"fuzz", "calibrate", "serving", "resolution", "selftest resolution", "selftest faults"},
     "--seed": {"fuzz", "calibrate", "serving", "mutants"}
     | {"resolution", "selftest resolution", "selftest faults"},
     "--workers": {"fuzz", "calibrate", "serving", "mutants", "resolution", "selftest resolution"}
-    | {"replay", "shrink", "corpus prune"},
+    | {"replay", "shrink", "corpus prune", "probe"},
     "--json": {
         "fuzz",
         "calibrate",
@@ -340,11 +344,13 @@ SHARED = {
         "selftest resolution",
         "selftest faults",
         "bench",
+        "probe",
     },
-    "--backend": {"fuzz", "calibrate", "serving", "mutants", "replay", "show", "shrink", "selftest faults"},
-    "--hang-after": {"fuzz", "calibrate", "serving", "replay", "shrink"},
+    "--backend": {"fuzz", "calibrate", "serving", "mutants", "replay", "show", "shrink", "selftest faults"}
+    | {"probe"},
+    "--hang-after": {"fuzz", "calibrate", "serving", "replay", "shrink", "probe"},
     "--isolation": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "corpus prune"},
-    "--run-known-crashes": {"fuzz", "calibrate", "serving", "replay"},
+    "--run-known-crashes": {"fuzz", "calibrate", "serving", "replay", "probe"},
 }
 KINDS = {  # what a value of it is, wherever it is taken
     "--max-time": "time",

@@ -1,0 +1,1 @@
+"""Asks of a target, feature by feature, what it supports."""
