@@ -29,8 +29,9 @@ from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import Promises
 from diffgdn.cases.spans import Span
 from diffgdn.reference.noise import Contract
-from diffgdn.targets import pinning
+from diffgdn.targets import launches, pinning
 from diffgdn.targets.base import TargetError
+from diffgdn.targets.released.package import Spec
 from diffgdn.tensors.arena import Arguments
 
 PACKAGE = "fla"
@@ -65,6 +66,21 @@ CHUNK = Contract(operand="input", chunked=True, tf32=True)
 # followed by `.to(tl.float32)`, sums are tl.sum and not tl.dot, the state stays in registers as fp32 and the
 # final state is allocated as fp32.
 RECURRENT = Contract()
+
+
+SPEC = Spec(
+    name="fla",
+    distribution="fla-core",
+    package=PACKAGE,
+    paths={op: (f"{module}:{name}",) for op, (module, name) in FUNCTIONS.items()},
+    backends=("gpu",),
+    wanted=("fla/",),
+)
+
+
+def make(place: str | None) -> Fla:
+    """Make the target of the installed package, or of a wheel or a folder. Raises TargetError."""
+    return Fla(place=place)
 
 
 def _import() -> dict[str, Callable[..., Any]]:
@@ -162,13 +178,21 @@ class Fla:
     layout = "vk"  # of the pool that it is given; the layout of what fla gets is chosen by `case.config`
 
     def __init__(
-        self, functions: Mapping[str, Callable[..., Any]] | None = None, package: str = PACKAGE
+        self,
+        functions: Mapping[str, Callable[..., Any]] | None = None,
+        package: str = PACKAGE,
+        place: str | None = None,
     ) -> None:
-        """Import fla. functions, by operation, and package, by name, stand in for it. Raises TargetError."""
+        """Import fla: what is installed, or what lies in a place, a wheel or a folder.
+
+        functions, by operation, and package, by name, stand in for it. Raises TargetError.
+        """
+        self.place = None if functions else SPEC.imported_from(place)
         self._callees = {
             op: _Callee(function, OPERATIONS[op].is_chunked)
             for op, function in (functions or _import()).items()
         }
+        self._launched: dict[str, dict[str, None]] = {}
         self._package = package
         # It reads cu_seqlens on the CPU, and says nothing of CUDA graphs.
         own = {op: one.promises for op, one in self._callees.items()}
@@ -206,7 +230,13 @@ class Fla:
         entry = 7 * case.config // 2
         # chunk_kda: "return_intermediate_states is only allowed in inference mode".
         mode = torch.inference_mode() if case.boundary else torch.no_grad()
-        with mode, pinning.pinned(self._all_tuners(), entry), warnings.catch_warnings():
+        names = self._launched[case.op] = {}
+        with (
+            mode,
+            launches.recorded(names),
+            pinning.pinned(self._all_tuners(), entry),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")  # notes on shapes and renamed options
             returned = callee.call(**given)
         # A copy made outside inference mode is an ordinary tensor again.
@@ -221,6 +251,16 @@ class Fla:
             _scatter(case, arguments, final)
         if case.boundary:
             out["boundary"] = parts[2] if v_first else parts[2].mT
+        return out
+
+    def provenance(self, op: str) -> dict[str, str]:
+        """Say what ran: the package and its version, where it is from, the function, and the kernels that the
+        latest call launched, by which backend of its dispatch ran can be told.
+        """
+        out = {} if self.place is None else self.place.said(SPEC.distribution)
+        out["function"] = ".".join(FUNCTIONS[op])
+        if self._launched.get(op):
+            out["kernels"] = ", ".join(self._launched[op])
         return out
 
     def _all_tuners(self) -> list[Any]:

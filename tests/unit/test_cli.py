@@ -79,7 +79,7 @@ WRONG = [
     ("fuzz --json nowhere/report.json", "--json nowhere/report.json: folder nowhere does not exist"),
     (
         "fuzz --workers 1 --target nonesuch",
-        "unknown target 'nonesuch'; built in: vk, kv, eager, fla; your own: ",
+        "unknown target 'nonesuch'; built in: vk, kv, eager, sglang, fla",
     ),
     (
         "fuzz --workers 1 --target no_such:kernel",
@@ -340,7 +340,9 @@ SHARED = {
         "selftest resolution",
         "selftest faults",
         "bench",
+        "targets",
     },
+    "--from": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "targets"},
     "--backend": {"fuzz", "calibrate", "serving", "mutants", "replay", "show", "shrink", "selftest faults"},
     "--hang-after": {"fuzz", "calibrate", "serving", "replay", "shrink"},
     "--isolation": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "corpus prune"},
@@ -352,6 +354,7 @@ KINDS = {  # what a value of it is, wherever it is taken
     "--seed": "integer range",
     "--workers": "workers",
     "--json": "path",
+    "--from": "path",
     "--backend": "choice",
     "--hang-after": "time",
     "--isolation": "choice",
