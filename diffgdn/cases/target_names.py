@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import PurePath
 
 OWN = ("vk", "kv", "eager")
-RELEASED = ("sglang", "fla")
+RELEASED = ("sglang", "fla", "fla-dispatch", "transformers")
 BUILT_IN = (*OWN, *RELEASED)
 AT = "@"
 
@@ -38,7 +38,12 @@ def at(target: str, place: str | None) -> str:
 def clash(target: str, others: Iterable[str]) -> bool:
     """Tell whether others are another version of a target's package, of which a process has one."""
     name, place = split(target)
-    return name in RELEASED and any(split(other)[0] == name and split(other)[1] != place for other in others)
+    if name not in RELEASED:
+        return False
+    return any(
+        (other, where) != (name, place) and other.split("-")[0] == name.split("-")[0]
+        for other, where in map(split, others)
+    )
 
 
 def label(target: str) -> str:

@@ -157,7 +157,7 @@ trust_option = click.option(
 from_option = click.option(
     "--from",
     "place",
-    type=click.Path(exists=True),
+    type=click.Path(),
     metavar="WHEEL_OR_FOLDER",
     help="Take the target's package from here, not what is installed (sglang, vllm, fla, ...).",
 )

@@ -53,13 +53,7 @@ def names() -> tuple[str, ...]:
 def missing(name: str, backend: str) -> str | None:
     """Say why a built-in target cannot run on this backend here, and what to do about it; None if it can."""
     bare, place = target_names.split(name)
-    if bare != "fla" or place is not None:
-        return roster.missing(bare, place, backend) if bare in RELEASED else None
-    if backend != "gpu":
-        return "fla runs on a GPU only"
-    if importlib.util.find_spec("fla") is None:
-        return "fla-core is not installed; pip install fla-core"
-    return None
+    return roster.missing(bare, place, backend) if bare in RELEASED else None
 
 
 def promises(name: str) -> Promises:

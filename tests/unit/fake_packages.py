@@ -101,6 +101,67 @@ def chunk_kda(
 """
 
 
+TRANSFORMERS = "transformers/models/qwen3_next/modeling_qwen3_next.py"
+PLAIN_TORCH = """
+import functools
+import torch
+import torch.nn.functional as F
+from transformers.hub import elsewhere
+
+def l2norm(x, dim=-1, eps=1e-6):
+    return x * torch.rsqrt((x * x).sum(dim=dim, keepdim=True) + eps)
+
+@elsewhere
+def torch_recurrent_gated_delta_rule(
+    query, key, value, g, beta, initial_state=None, output_final_state=False,
+    use_qk_l2norm_in_kernel=False, **kwargs,
+):
+    num_k_heads = key.shape[2]
+    group = value.shape[2] // num_k_heads
+    q, k, v, g, beta = (x.float() for x in (query, key, value, g, beta))
+    if use_qk_l2norm_in_kernel:
+        q, k = l2norm(q), l2norm(k)
+    q, k = (x.repeat_interleave(group, 2) for x in (q * q.shape[-1] ** -0.5, k))
+    S, o = initial_state.float(), torch.zeros_like(v)  # [B, HV, K, V]
+    for t in range(v.shape[1]):
+        S = S * g[:, t].exp()[..., None, None]
+        d = (v[:, t] - (S * k[:, t, :, :, None]).sum(-2)) * beta[:, t, :, None]
+        S = S + k[:, t, :, :, None] * d[:, :, None]
+        o[:, t] = (S * q[:, t, :, :, None]).sum(-2)
+    return o.to(query.dtype), S if output_final_state else None
+
+@elsewhere
+def torch_chunk_gated_delta_rule(
+    query, key, value, g, beta, chunk_size=64, initial_state=None, output_final_state=False,
+    use_qk_l2norm_in_kernel=False, **kwargs,
+):
+    num_k_heads = key.shape[2]
+    step = getattr(torch_recurrent_gated_delta_rule, "__wrapped__", torch_recurrent_gated_delta_rule)
+    return step(query, key, value, g, beta, initial_state, output_final_state, use_qk_l2norm_in_kernel)
+"""
+# A decorator that takes another implementation, as one that finds fla installed.
+HUB = """
+import functools
+
+def elsewhere(function):
+    @functools.wraps(function)
+    def wrong(*args, **given):
+        raise RuntimeError("not the function of plain torch")
+    return wrong
+"""
+
+
+def transformers(init: str = "") -> dict[str, str]:
+    """The files of a package as transformers 5."""
+    folders = ("transformers/models", "transformers/models/qwen3_next")
+    return {
+        "transformers/__init__.py": init,
+        "transformers/hub.py": HUB,
+        **{f"{folder}/__init__.py": "" for folder in folders},
+        TRANSFORMERS: PLAIN_TORCH,
+    }
+
+
 def sglang(fault: str = "", states: str = "V, K") -> dict[str, str]:
     """The files of a package as SGLang 0.5.23. fault: put behind the output of decode and verify."""
     return {

@@ -33,6 +33,7 @@ from diffgdn.tensors.arena import Arguments
 Function = Callable[..., Any]
 ANY = object()  # a keyword that may be dropped whatever it says
 CONFIGURATIONS = 8  # at most, of an operation: each compiles its kernels anew
+NO_FUNCTION = "this version has no function for it"
 NO_BLOCK_POINTERS = (
     "its kernels take tl.make_block_ptr, which Triton has no more since 3.9; Triton 3.6 to 3.8 have it"
 )
@@ -127,7 +128,7 @@ def _import(found: Found) -> None:
         # Packages warn about what they find on the machine, and pytest turns warnings into errors.
         warnings.simplefilter("ignore")
         for op, paths in found.spec.paths.items():
-            found.missing[op] = "this version has no function for it"
+            found.missing[op] = NO_FUNCTION
             for path in paths:
                 if _take(found, op, path):
                     break
@@ -148,7 +149,7 @@ def _take(found: Found, op: str, path: str) -> bool:
         return True
     if function is None:
         return False
-    if takes_block_pointers(function, found.spec.package) and not hasattr(TritonSemantic, "make_block_ptr"):
+    if lacks_block_pointers(function, found.spec.package):
         found.missing[op] = NO_BLOCK_POINTERS
         return True
     del found.missing[op]
@@ -160,8 +161,10 @@ def _line(error: Exception) -> str:
     return (str(error).strip() or "no message").splitlines()[0]
 
 
-def takes_block_pointers(function: Function, package: str) -> bool:
-    """Tell whether a kernel that a function's code leads to makes block pointers."""
+def lacks_block_pointers(function: Function, package: str) -> bool:
+    """Tell whether a kernel that a function's code leads to makes block pointers, and Triton has none."""
+    if hasattr(TritonSemantic, "make_block_ptr"):
+        return False
     for kernel in pinning.reachable_kernels(function, package):
         try:
             if "make_block_ptr" in inspect.getsource(kernel):
@@ -220,18 +223,20 @@ class ReleasedTarget(FunctionTarget):
         promised: Mapping[str, Mapping[str, Any]],
         contracts: Mapping[str, Contract],
         missing: Mapping[str, str] | None = None,
+        refuses: Callable[[Case], str | None] | None = None,
     ) -> None:
         """Make a target of adapters by operation.
 
         promised: fields of promises, by operation. contracts: of operations whose is not the default.
-        missing: why operations are not there, over what `found` says. Raises TargetError.
+        missing: why operations are not there, over what `found` says. refuses: as of FunctionTarget. Raises
+        TargetError.
         """
         self.found, self._contracts = found, dict(contracts)
         self._promised = {op: {**promised.get(op, {}), "batch_invariant": (False,)} for op in adapters}
         self.missing = {**found.missing, **(missing or {})}
         self._launched: dict[str, dict[str, None]] = {}
         self._found_tuners: dict[str, list[Any]] = {}
-        super().__init__(found.spec.name, adapters, layout)
+        super().__init__(found.spec.name, adapters, layout, refuses=refuses)
 
     def narrowed(self, promises: Promises) -> Promises:
         """Return promises, such as a file's, within what the package promises and the adapter translates."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # The module of each has SPEC, and make(place) for the target.
 MODULES = {
-    name: "diffgdn.targets.fla" if name == "fla" else f"diffgdn.targets.released.{name}_target"
+    name: "diffgdn.targets.fla" if name.startswith("fla") else f"diffgdn.targets.released.{name}_target"
     for name in target_names.RELEASED
 }
 
@@ -61,7 +61,7 @@ def missing(name: str, place: str | None, backend: str) -> str | None:
 
 def make(name: str, place: str | None) -> Target:
     """Import a released package and make its target. Raises TargetError."""
-    found: Target = _module(name).make(place)
+    found: Target = _module(name).make(name, place)
     return found
 
 

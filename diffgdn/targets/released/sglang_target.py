@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from diffgdn.cases.case import Case
 from diffgdn.cases.lay import STRIDES
 from diffgdn.cases.spans import Span
 from diffgdn.reference.noise import Contract
@@ -128,7 +129,7 @@ PACKED_STRIDES = tuple(
 PLAIN = ("eager", "stream", "device")  # all but graphs
 
 
-def make(place: str | None) -> ReleasedTarget:
+def make(name: str, place: str | None) -> ReleasedTarget:
     """Make the target of the installed package, or of a wheel or a folder. Raises TargetError."""
     found = load(SPEC, place)
     layout, missing = _layout(found), {}
@@ -139,7 +140,13 @@ def make(place: str | None) -> ReleasedTarget:
     adapters = {op: _adapted(op, function) for op, function in found.functions.items()}
     promised = {op: _promised(op, one) for op, one in found.functions.items()}
     contracts = dict.fromkeys(("gdn.extend", "kda.extend"), CHUNK)
-    return ReleasedTarget(found, adapters, layout, promised, contracts, missing)
+    return ReleasedTarget(found, adapters, layout, promised, contracts, missing, _refuses)
+
+
+def _refuses(case: Case) -> str | None:
+    """Say what promises cannot: `assert scale > 0, "scale must be positive"`, in the functions that step."""
+    steps = case.operation.kind in ("update", "decode", "verify") or case.op == "gdn.recurrent"
+    return "its scale must be positive" if steps and case.effective_scale <= 0 else None
 
 
 def _layout(found: Found) -> str:
