@@ -179,6 +179,18 @@ def older_sglang() -> dict[str, str]:
     return {"sglang/__init__.py": "", f"{BEFORE}/fused_sigmoid_gating_recurrent.py": gating}
 
 
+def oldest_sglang() -> dict[str, str]:
+    """The files of a package as SGLang 0.5.8: decode alone, which always writes the state; states [K, V]."""
+    start, end = GATING.index("    {bound}"), GATING.index("):")
+    gating = (GATING[:start] + GATING[end:]).format(fault="")
+    gating = gating.replace("given = dict(locals())", "given = dict(locals(), layout='kv')")
+    recurrent = 'def fused_recurrent_gated_delta_rule(q):\n    """initial_state: `[N, HV, K, V]`."""\n'
+    return {
+        f"{BEFORE}/fused_sigmoid_gating_recurrent.py": gating,
+        f"{BEFORE}/fused_recurrent.py": recurrent,
+    }
+
+
 def folder(root: Path, files: Mapping[str, str], version: str = "", name: str = "sglang") -> Path:
     """Lay files out in a folder."""
     for path, text in files.items():

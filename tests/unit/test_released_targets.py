@@ -184,6 +184,16 @@ def test_plain_torch_functions_are_called_a_sequence_at_a_time(tmp_path: Path, o
     assert target.provenance(op)["function"].startswith(path)
 
 
+@pytest.mark.parametrize("op", ["gdn.decode", "kda.decode"])
+def test_what_an_old_version_has_no_keyword_for_is_not_asked(tmp_path: Path, op: str) -> None:
+    target = get(fake.wheel(tmp_path, fake.oldest_sglang(), "0.5.8"))
+    assert target.operations == ("gdn.decode", "kda.decode")
+    assert "no intermediate_states_buffer" in target.missing["gdn.verify"]
+    assert target.layout == "kv"
+    assert target.promises.of(op).inplace == (True,)
+    all_pass(target, op)
+
+
 def all_pass(target: ReleasedTarget, op: str) -> None:
     """Judge a few cases of an operation, drawn inside a target's promises."""
     seen = []
@@ -192,7 +202,7 @@ def all_pass(target: ReleasedTarget, op: str) -> None:
         max_examples=12, database=None, deadline=None, derandomize=True, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(strategies.cases(op, promises=target.promises))
+    @given(strategies.cases(op, promises=target.promises, layout=target.layout))
     def each(case: Case) -> None:
         verdict = execute.run(case, target, "interpret")
         assert verdict.refused in (None, "its scale must be positive")

@@ -137,6 +137,10 @@ def make(name: str, place: str | None) -> ReleasedTarget:
         for op in ("gdn.recurrent", "kda.recurrent", "gdn.packed_decode", "kda.packed_decode"):
             if found.functions.pop(op, None) is not None:
                 missing[op] = "states are [K, V] in this version, which this operation has no form for"
+    for op in ("gdn.verify", "kda.verify"):
+        if op in found.functions and "intermediate_states_buffer" not in declared(found.functions[op]):
+            del found.functions[op]
+            missing[op] = "its function has no intermediate_states_buffer in this version"
     adapters = {op: _adapted(op, function) for op, function in found.functions.items()}
     promised = {op: _promised(op, one) for op, one in found.functions.items()}
     contracts = dict.fromkeys(("gdn.extend", "kda.extend"), CHUNK)
@@ -194,6 +198,12 @@ def _promised(op: str, function: Function) -> dict[str, Any]:
         )  # `dt_bias: torch.Tensor`, no default
     if kind == "extend":
         out |= _promised_extend(op, names)
+    if kind in ("update", "decode") and "disable_state_update" not in names:
+        out["inplace"] = (True,)
+    if kind == "update" and "intermediate_states_buffer" not in names:
+        out["steps"] = (False,)
+    if kind in ("update", "verify") and "retrieve_parent_token" not in names:
+        out["tree"] = (False,)
     if kind == "decode":
         # fused_sigmoid_gating_delta_rule_update: "decode: standard single-step update with state write-back".
         out["length"] = Span(1, 1)
