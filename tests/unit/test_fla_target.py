@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -308,8 +309,9 @@ def test_without_fla_the_target_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("no_fla")
+@pytest.mark.parametrize(("version", "has_them"), [("3.8.1", True), ("3.9.0", False), ("4.0.0+git1", False)])
 def test_kernels_with_block_pointers_are_left_out_where_triton_has_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, has_them: bool
 ) -> None:
     code = (
         "import triton\nimport triton.language as tl\n"
@@ -319,9 +321,12 @@ def test_kernels_with_block_pointers_are_left_out_where_triton_has_none(
     )
     _package(tmp_path, "", code)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(package, "TritonSemantic", object)
+    monkeypatch.setattr(triton, "__version__", version)
     target = targets.get("fla")
-    assert target.operations == ("gdn.recurrent",)
+    assert ("gdn.extend" in target.operations) == has_them
+    assert "gdn.recurrent" in target.operations
+    if has_them:
+        return
     assert isinstance(target, Fla)
     assert target.missing["gdn.extend"] == package.NO_BLOCK_POINTERS
     assert target.missing["kda.extend"] == package.NO_FUNCTION

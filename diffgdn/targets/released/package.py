@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import triton
+from packaging.version import Version
 from torch import Tensor
-from triton.language.semantic import TritonSemantic
 
 from diffgdn.cases.case import Case
 from diffgdn.cases.promises import EVERYTHING, Promises
@@ -161,9 +162,14 @@ def _line(error: Exception) -> str:
     return (str(error).strip() or "no message").splitlines()[0]
 
 
+def has_block_pointers() -> bool:
+    """Tell whether Triton is older than 3.9, which removed them."""
+    return Version(triton.__version__).release[:2] < (3, 9)
+
+
 def lacks_block_pointers(function: Function, package: str) -> bool:
     """Tell whether a kernel that a function's code leads to makes block pointers, and Triton has none."""
-    if hasattr(TritonSemantic, "make_block_ptr"):
+    if has_block_pointers():
         return False
     for kernel in pinning.reachable_kernels(function, package):
         try:
