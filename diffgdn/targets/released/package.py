@@ -242,6 +242,7 @@ class ReleasedTarget(FunctionTarget):
         self.missing = {**found.missing, **(missing or {})}
         self._launched: dict[str, dict[str, None]] = {}
         self._found_tuners: dict[str, list[Any]] = {}
+        self._loaded: tuple[int, list[Any]] = (-1, [])
         super().__init__(found.spec.name, adapters, layout, refuses=refuses)
 
     def narrowed(self, promises: Promises) -> Promises:
@@ -269,7 +270,7 @@ class ReleasedTarget(FunctionTarget):
         return super().refuses(case, backend)
 
     def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
-        with self._noted(case.op), pinning.pinned(self._tuners(case.op), case.config):
+        with self._noted(case.op), pinning.pinned(self._all_tuners(), case.config):
             return super().run(case, arguments)
 
     def _tuners(self, op: str) -> list[Any]:
@@ -277,6 +278,14 @@ class ReleasedTarget(FunctionTarget):
             function = self.found.functions[op]
             self._found_tuners[op] = pinning.reachable_autotuners(function, self.found.spec.package)
         return self._found_tuners[op]
+
+    def _all_tuners(self) -> list[Any]:
+        """Autotuners of every loaded module of the package, which loads some of them at a first call."""
+        package = self.found.spec.package
+        count = sum(1 for name in list(sys.modules) if name.split(".")[0] == package)
+        if self._loaded[0] != count:
+            self._loaded = (count, pinning.loaded_autotuners(package))
+        return self._loaded[1]
 
     @contextmanager
     def _noted(self, op: str) -> Iterator[None]:
