@@ -179,6 +179,50 @@ def older_sglang() -> dict[str, str]:
     return {"sglang/__init__.py": "", f"{BEFORE}/fused_sigmoid_gating_recurrent.py": gating}
 
 
+FLASH_KDA = """
+import torch
+from diffgdn import kernels
+
+def fwd(
+    q, k, v, g, beta, scale, out, A_log, dt_bias, lower_bound, initial_state=None, final_state=None,
+    cu_seqlens=None,
+):
+    assert all(one.is_contiguous() and one.dtype == torch.bfloat16 for one in (q, k, v, g, beta, out))
+    assert A_log.dtype == dt_bias.dtype == torch.float32 and A_log.is_contiguous() and dt_bias.is_contiguous()
+    assert q.shape == v.shape == g.shape and q.shape[-1] == 128 and -5.0 <= lower_bound <= 0.0
+    assert cu_seqlens is None or (cu_seqlens.dtype == torch.int64 and cu_seqlens[-1] == q.shape[1])
+    states = initial_state
+    if states is None:
+        N = q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+        states = torch.zeros(N, *v.shape[2:], 128)
+    final_state.copy_(states)
+    o = kernels.chunk_kda(
+        q, k, v, g, beta, scale, final_state, None, True, cu_seqlens, A_log=A_log, dt_bias=dt_bias,
+        lower_bound=lower_bound, beta_is_raw=True,
+    )
+    out.copy_(o[0] if isinstance(o, tuple) else o)
+"""
+FLASH_QLA = """
+import torch
+from diffgdn import kernels
+
+def chunk_gated_delta_rule(
+    q, k, v, g, beta, scale=None, initial_state=None, output_final_state=False, use_qk_l2norm_in_kernel=False,
+    cu_seqlens=None, head_first=False, state_v_first=False, auto_cp=True, enable_fwd_cp_cache=True,
+    cp_context=None, force_intra_cp=False,
+):
+    assert state_v_first and q.dtype == k.dtype == v.dtype != torch.float32
+    assert q.shape[-1] == v.shape[-1] == 128
+    assert cu_seqlens is None or (cu_seqlens.dtype == torch.int64 and cu_seqlens[-1] == q.shape[1])
+    o, final, _ = kernels.chunk_gated_delta_rule(
+        q, k, v, g, beta, scale, initial_state, None, cu_seqlens, False, use_qk_l2norm_in_kernel, False,
+        output_final_state=True, output_boundary_states=False,
+    )
+    return o, final if output_final_state else None
+"""
+FLASH = {"flash_kda": {"flash_kda/__init__.py": FLASH_KDA}, "flash_qla": {"flash_qla/__init__.py": FLASH_QLA}}
+
+
 def oldest_sglang() -> dict[str, str]:
     """The files of a package as SGLang 0.5.8: decode alone, which always writes the state; states [K, V]."""
     start, end = GATING.index("    {bound}"), GATING.index("):")

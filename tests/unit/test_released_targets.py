@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from diffgdn import strategies, targets
 from diffgdn.cases import target_names
-from diffgdn.cases.case import Case, Gates
+from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cli import run
 from diffgdn.findings import trust
@@ -47,7 +49,7 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No package of before, wheels unpacked in a folder of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    with fake.forgotten("sglang", "fla", "transformers"):
+    with fake.forgotten("sglang", "fla", "transformers", "flash_kda", "flash_qla"):
         yield
 
 
@@ -192,6 +194,39 @@ def test_what_an_old_version_has_no_keyword_for_is_not_asked(tmp_path: Path, op:
     assert target.layout == "kv"
     assert target.promises.of(op).inplace == (True,)
     all_pass(target, op)
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "op"),
+    [("flashkda", "flash_kda", "kda.extend"), ("flashqla", "flash_qla", "gdn.extend")],
+)
+def test_dense_states_are_gathered_and_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str, op: str
+) -> None:
+    """On packages that assert what those documents; they run on a GPU only, and these here on a CPU too."""
+    place = fake.folder(tmp_path / "there", fake.FLASH[package], "0.1", package)
+    assert targets.missing(f"{name}@{place}", "interpret") == f"{name} runs on a GPU only"
+    assert targets.missing(f"{name}@{place}", "gpu") is None
+    target = get(place, name)
+    assert targets.refusal(target, target_case(op), "interpret") == f"{name} runs on a GPU only"
+    monkeypatch.setattr(type(target), "refuses", lambda self, case, backend: None)
+    plain = replace(target_case(op), values=Values(law="normal"))
+    packed = replace(plain, lens=(2, 0, 3), tail=2, pool=Pool(slots=4, indices=(2, 0, -1), dtype="bfloat16"))
+    dense = replace(plain, lens=(2, 2), packed=False, pool=Pool(slots=3, indices=(2, 0)), inplace=False)
+    nothing = Values(law="normal", state="none")
+    fresh = replace(plain, lens=(3,), values=nothing, pool=Pool(indices=(-1,)))
+    for case in (packed, dense, fresh):
+        verdict = execute.run(case, target, "interpret")
+        assert verdict.refused is None
+        assert verdict.failure is None, (case, str(verdict.failure))
+
+
+def target_case(op: str) -> Case:
+    """The simplest case that both take."""
+    gates = Gates(raw=True, lower_bound=-1.0, dtype="bfloat16") if op == "kda.extend" else Gates()
+    bias = Operands(dt_bias="float32") if op == "kda.extend" else Operands()
+    sizes = {"K": 128, "V": 128, "dtype": "bfloat16", "cu_dtype": "int64", "l2norm": True}
+    return Case(op, gates=gates, operands=bias, **sizes)  # type: ignore[arg-type]
 
 
 def all_pass(target: ReleasedTarget, op: str) -> None:

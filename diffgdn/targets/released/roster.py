@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 # The module of each has SPEC, and make(place) for the target.
 MODULES = {
-    name: "diffgdn.targets.fla" if name.startswith("fla") else f"diffgdn.targets.released.{name}_target"
+    name: "diffgdn.targets.fla"
+    if name in ("fla", "fla-dispatch")
+    else f"diffgdn.targets.released.{name}_target"
     for name in target_names.RELEASED
 }
 
