@@ -201,6 +201,8 @@ def fwd(
         lower_bound=lower_bound, beta_is_raw=True,
     )
     out.copy_(o[0] if isinstance(o, tuple) else o)
+    if cu_seqlens is not None:
+        final_state[cu_seqlens.diff() == 0] = float("nan")  # nothing is said of sequences without tokens
 """
 FLASH_QLA = """
 import torch
@@ -218,6 +220,8 @@ def chunk_gated_delta_rule(
         q, k, v, g, beta, scale, initial_state, None, cu_seqlens, False, use_qk_l2norm_in_kernel, False,
         output_final_state=True, output_boundary_states=False,
     )
+    if cu_seqlens is not None:
+        final[cu_seqlens.diff() == 0] = float("nan")
     return o, final if output_final_state else None
 """
 FLASH = {"flash_kda": {"flash_kda/__init__.py": FLASH_KDA}, "flash_qla": {"flash_qla/__init__.py": FLASH_QLA}}

@@ -212,6 +212,7 @@ def test_dense_states_are_gathered_and_put_back(
     monkeypatch.setattr(type(target), "refuses", lambda self, case, backend: None)
     plain = replace(target_case(op), values=Values(law="normal"))
     packed = replace(plain, lens=(2, 0, 3), tail=2, pool=Pool(slots=4, indices=(2, 0, -1), dtype="bfloat16"))
+    packed = replace(packed, final=False)
     dense = replace(plain, lens=(2, 2), packed=False, pool=Pool(slots=3, indices=(2, 0)), inplace=False)
     nothing = Values(law="normal", state="none")
     fresh = replace(plain, lens=(3,), values=nothing, pool=Pool(indices=(-1,)))
