@@ -25,6 +25,7 @@ class _Resumed:
         self.finding, self._harness, self._pipe = finding, harness, pipe
         self._stopped = False
         self.last: Verdict | None = None  # of the case that was run last
+        self.ran = finding.provenance  # where it failed last
 
     def clock(self) -> float:
         """The time; past all limits once the worker has been told to stop."""
@@ -40,6 +41,7 @@ class _Resumed:
         question = question_of(Call(subject, finding.call.relation))
         verdict = self._harness.ask(subject, finding.target, question, finding.kind)
         self.last = verdict
+        self.ran = verdict.provenance or self.ran
         slides = verdict.known is not None and self._harness.known.of(finding) is None
         return verdict if verdict.confirmed and not slides else replace(verdict, failure=None)
 
@@ -78,7 +80,9 @@ def shrink_finding(task: tasks.Shrink, harness: Harness, pipe: Connection) -> ta
     trace = task.finding.trace
     smaller = resumed.of_case(task.seconds) if trace is None else resumed.of_trace(trace, task.seconds)
     if smaller is not None:
-        smaller = replace(smaller, backend=harness.backend, versions=versions(harness.device))
+        smaller = replace(
+            smaller, backend=harness.backend, versions=versions(harness.device), provenance=resumed.ran
+        )
         pipe.send(tasks.Shrunk(task.finding, smaller, time.monotonic() - began))
         return tasks.Done()
     assert resumed.last is not None

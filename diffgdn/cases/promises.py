@@ -207,7 +207,7 @@ class Promises(Record):
             for name, left in limits.items():
                 promised = getattr(own, name)
                 if isinstance(left, tuple):
-                    left = tuple(value for value in promised if value in left) or promised
+                    left = tuple(value for value in left if _AXIS[name].takes(promised, value)) or promised
                 table[name] = left
         return replace(self, operations=tables)
 

@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from diffgdn.cases import target_names
 from diffgdn.cases.json_record import require
 from diffgdn.cases.promises import Promises
 
@@ -44,7 +45,8 @@ def declared(target: str, folder: Path | None = None) -> Promises | None:
     """Return what a file promises for a target, or None.
 
     Args:
-        target: its name, as it is given to `--target`; a table may also be called what follows the colon.
+        target: its name, as it is given to `--target`; a table may also be called what follows the
+            colon, or without the place of a released package.
         folder: where it is looked for, and in the folders above; None for the current one. The nearest file
             that has a table for the target counts.
 
@@ -52,12 +54,11 @@ def declared(target: str, folder: Path | None = None) -> Promises | None:
 
     """
     start = (folder or Path.cwd()).resolve()
-    short = target.rpartition(":")[2]
     for place in (start, *start.parents):
         for path in (place / name for name in FILES):
             if path.is_file():
                 found = read(path)
-                for name in (target, short):
+                for name in target_names.spellings(target):
                     if name in found:
                         return found[name]
     return None

@@ -62,6 +62,10 @@ COMMANDS = {
         "resolution_command:resolution",
         "Measure how small an error in correct results is still found, by our verdict and by others.",
     ),
+    "targets": (
+        "targets_command:targets",
+        "List targets: found or what is missing, version, operations, and where they run.",
+    ),
     "bench": (
         "bench_command:bench",
         "Time kernels of targets side by side on the shapes that serving sees.",

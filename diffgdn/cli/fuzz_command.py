@@ -15,6 +15,7 @@ from diffgdn.cli.options import (
     backend_option,
     chosen_backend,
     crashes_option,
+    from_option,
     hang_option,
     isolation_option,
     json_option,
@@ -23,6 +24,7 @@ from diffgdn.cli.options import (
     max_time_option,
     op_option,
     operations_matching,
+    placed,
     seed_option,
     unreached_option,
     workers_option,
@@ -38,8 +40,12 @@ DEFAULT_SECONDS = 60.0
 
 CAMPAIGN_OPTIONS = (
     click.option(
-        "--target", default="vk", show_default=True, help="vk, kv, eager, fla, or your own: module:name."
+        "--target",
+        default="vk",
+        show_default=True,
+        help="vk, kv, eager, a released package (`diffgdn targets` lists them), or your own: module:name.",
     ),
+    from_option,
     max_time_option("How long to explore: 30s, 10m, 8h.  [default: 60s, or no limit with --max-cases]"),
     max_cases_option("How many cases to explore; those that the target refuses do not count."),
     workers_option("Processes; auto: one a core, at most 16 a GPU."),
@@ -108,6 +114,7 @@ def explore(
     mode: str,
     *,
     target: str,
+    place: str | None,
     max_time: float | None,
     max_cases: int | None,
     workers: int,
@@ -128,6 +135,7 @@ def explore(
     listens. Raises Problem.
     """
     backend, known = chosen_backend(backend), known_failures(run_known_crashes)
+    target = placed(target, place)
     writable_folder(corpus, "--corpus")
     if json_file is not None:
         writable_file(json_file, "--json")

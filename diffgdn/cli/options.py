@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffgdn.backend import selection as backends
-from diffgdn.cases import operations
+from diffgdn.cases import operations, target_names
 from diffgdn.runner import duration, ways
 
 if TYPE_CHECKING:
@@ -97,6 +97,14 @@ def known_failures(run_crashes: bool = False) -> KnownFailures:
         raise Problem(str(error)) from None
 
 
+def placed(target: str, place: str | None) -> str:
+    """The target whose package lies in a wheel or a folder. Raises Problem where a target has no package."""
+    try:
+        return target_names.at(target, place)
+    except ValueError as error:
+        raise Problem(f"--from {place}: {error}") from None
+
+
 def operations_matching(pattern: str) -> tuple[str, ...]:
     """The operations that a shell pattern names. Raises Problem if it names none."""
     try:
@@ -144,6 +152,14 @@ trust_option = click.option(
     "trusted",
     is_flag=True,
     help="Also run targets that findings name outside of this folder: their code runs on your machine.",
+)
+
+from_option = click.option(
+    "--from",
+    "place",
+    type=click.Path(),
+    metavar="WHEEL_OR_FOLDER",
+    help="Take the target's package from here, not what is installed (sglang, vllm, fla, ...).",
 )
 
 backend_option = click.option(

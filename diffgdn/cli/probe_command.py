@@ -14,11 +14,13 @@ from diffgdn.cli.options import (
     backend_option,
     chosen_backend,
     crashes_option,
+    from_option,
     hang_option,
     json_option,
     known_failures,
     op_option,
     operations_matching,
+    placed,
     workers_option,
     writable_file,
 )
@@ -28,6 +30,7 @@ SECONDS = 120.0
 
 @click.command(context_settings=CONTEXT)
 @click.argument("target")
+@from_option
 @op_option
 @click.option("--feature", default="*", show_default=True, help="Features, as a shell pattern: 'K=*'.")
 @click.option("--no-pairs", is_flag=True, help="Ask about each feature alone.")
@@ -49,6 +52,7 @@ SECONDS = 120.0
 @backend_option
 def probe(
     target: str,
+    place: str | None,
     pattern: str,
     feature: str,
     no_pairs: bool,
@@ -72,6 +76,7 @@ def probe(
     """
     selected = operations_matching(pattern)
     backend, known = chosen_backend(backend), known_failures(run_known_crashes)
+    target = placed(target, place)
     for path, option in ((json_file, "--json"), (html_file, "--html")):
         if path is not None:
             writable_file(path, option)

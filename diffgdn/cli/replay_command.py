@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,11 @@ from diffgdn.cli.options import (
     backend_option,
     chosen_backend,
     crashes_option,
+    from_option,
     hang_option,
     isolation_option,
     known_failures,
+    placed,
     trust_option,
     workers_option,
 )
@@ -48,8 +51,17 @@ corpus_option = click.option(
 replay_workers_option = workers_option(f"Processes; auto: one a core, at most {MOST_WORKERS}.")
 
 
-def located(name: str, corpus: Path) -> list[tuple[Finding, Path]]:
-    """The findings that an argument names: an id, a file, or a folder of findings. Raises Problem."""
+def located(name: str, corpus: Path, place: str | None = None) -> list[tuple[Finding, Path]]:
+    """The findings that an argument names: an id, a file, or a folder of findings. Raises Problem.
+
+    place: where the package of their target lies, in place of where it lay.
+    """
+    found = _located(name, corpus)
+    return [(replace(finding, target=placed(finding.target, place)), path) for finding, path in found]
+
+
+def _located(name: str, corpus: Path) -> list[tuple[Finding, Path]]:
+    """The findings that an argument names, as they were found. Raises Problem."""
     path = Path(name)
     try:
         if path.is_dir():
@@ -86,6 +98,7 @@ def asked_backend(backend: str | None) -> str | None:
     help="Run each finding once on a GPU under this tool of compute-sanitizer, and tell what it says.",
 )
 @replay_workers_option
+@from_option
 @trust_option
 @hang_option
 @crashes_option
@@ -97,6 +110,7 @@ def replay(
     repeat: int,
     sanitizer: str | None,
     workers: int,
+    place: str | None,
     trusted: bool,
     hang_seconds: float | None,
     run_known_crashes: bool,
@@ -121,13 +135,13 @@ def replay(
     given = names or (str(corpus),)
     if not names and not corpus.is_dir():
         raise Problem(f"--corpus {corpus}: no such folder")
-    entries = {finding.id: finding for name in given for finding, _ in located(name, corpus)}
+    entries = {finding.id: finding for name in given for finding, _ in located(name, corpus, place)}
     if not entries:
         click.echo("no findings to replay")
         return 0
     found = list(entries.values())
     if sanitizer is not None:
-        return _watched(found, sanitizer, trusted, backend)
+        return _watched(found, sanitizer, trusted or place is not None, backend)
     workers = workers or min(MOST_WORKERS, automatic_workers("interpret"))
     results = replays.run(
         found,
@@ -136,7 +150,7 @@ def replay(
         workers,
         done=lambda result: _say(result, known),
         isolation=isolation,
-        trusted=trusted,
+        trusted=trusted or place is not None,
         hang_seconds=hang_seconds,
         known=known,
     )
@@ -196,21 +210,26 @@ def _tell(status: str, finding: Finding, *details: str) -> None:
 @click.command(context_settings=CONTEXT)
 @click.argument("name", metavar="PATH or ID")
 @corpus_option
+@from_option
 @trust_option
 @isolation_option
 @backend_option
-def show(name: str, corpus: Path, trusted: bool, isolation: str | None, backend: str | None) -> int:
+def show(
+    name: str, corpus: Path, place: str | None, trusted: bool, isolation: str | None, backend: str | None
+) -> int:
     """Show a finding: the case, what was wrong, and, after running it once more, where."""
     from diffgdn.campaign import replay_findings as replays
 
     backend = asked_backend(backend)
-    entries = located(name, corpus)
+    entries = located(name, corpus, place)
     if len(entries) != 1:
         raise Problem(f"{name}: expected one finding, this names {len(entries)}")
     finding, path = entries[0]
     for line in findings.lines(finding, path):
         click.echo(line)
     click.echo(f"  {findings.origin(finding)}")
+    for line in findings.ran(finding):
+        click.echo(f"  {line}")
     entry = known_failures().of(finding, backend)
     if entry is not None:
         click.echo(f"  known ({entry.name}): {entry.reason}")

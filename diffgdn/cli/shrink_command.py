@@ -10,6 +10,7 @@ import click
 from diffgdn.cli.options import (
     CONTEXT,
     backend_option,
+    from_option,
     hang_option,
     isolation_option,
     known_failures,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 @corpus_option
 @max_time_option("How long to shrink each finding.  [default: 60s, 4m for one that crashes or hangs]")
 @replay_workers_option
+@from_option
 @trust_option
 @hang_option
 @isolation_option
@@ -43,6 +45,7 @@ def shrink(
     corpus: Path,
     max_time: float | None,
     workers: int,
+    place: str | None,
     trusted: bool,
     hang_seconds: float | None,
     isolation: str | None,
@@ -60,7 +63,7 @@ def shrink(
     from diffgdn.campaign.worker_pool import automatic_workers
 
     backend = asked_backend(backend)
-    entries = {path: finding for name in names for finding, path in located(name, corpus)}
+    entries = {path: finding for name in names for finding, path in located(name, corpus, place)}
     if not entries:
         click.echo("no findings to shrink")
         return 0
@@ -71,7 +74,7 @@ def shrink(
         workers or min(MOST_WORKERS, automatic_workers("interpret")),
         done=_say,
         isolation=isolation,
-        trusted=trusted,
+        trusted=trusted or place is not None,
         hang_seconds=hang_seconds,
         known=known_failures(run_crashes=True),
     )

@@ -15,6 +15,7 @@ from importlib import metadata
 from typing import Any
 
 from diffgdn.cases import prelude as preludes
+from diffgdn.cases import target_names
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
 from diffgdn.cases.trace import Trace
@@ -46,7 +47,8 @@ class Finding:
 
     Where it is from: `versions` of what ran it, by name; the `seed` of the campaign; `found`, the date in ISO
     form; `unshrunk`, the case on which the failure was first seen, if it was larger; `shrink`, one of
-    SHRINKS, or None in older files, where nobody knows.
+    SHRINKS, or None in older files, where nobody knows; `provenance`, what really ran of a released package,
+    in words: package, from, function, kernels, stand-ins.
     """
 
     case: Case
@@ -64,6 +66,7 @@ class Finding:
     shrink: str | None = None
     prelude: tuple[Call, ...] = ()
     reproduced: bool = True
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def format_version(self) -> int:
@@ -86,7 +89,12 @@ class Finding:
         name.
         """
         subject = self.trace or self.case
-        parts = [_safe(self.target)[-MOST_OF_TARGET:], subject.op, _safe(self.kind), subject.id]
+        parts = [
+            _safe(target_names.label(self.target))[-MOST_OF_TARGET:],
+            subject.op,
+            _safe(self.kind),
+            subject.id,
+        ]
         if self.format_version > 1:
             word = "after" if self.reproduced else "once"
             parts.insert(3, f"{word}_{preludes.digest(self.prelude)}")
@@ -111,6 +119,9 @@ class Finding:
             cases["prelude"] = [call.to_json() for call in self.prelude]
         if self.shrink is None:
             del plain["shrink"]  # older findings have no such field
+        plain["provenance"] = dict(self.provenance)
+        if not self.provenance:
+            del plain["provenance"]  # only findings of targets that say so have the field
         return {
             "format_version": self.format_version,
             "operation": self.operation,

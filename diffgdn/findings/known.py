@@ -16,7 +16,7 @@ from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from diffgdn.cases import conditions
+from diffgdn.cases import conditions, target_names
 from diffgdn.cases.case import Case
 from diffgdn.cases.conditions import Conditions
 from diffgdn.cases.json_record import require
@@ -87,7 +87,7 @@ class Known:
         installed.
         """
         return (
-            self.target in (target, target.rpartition(":")[2])
+            self.target in target_names.spellings(target)
             and self.backend in (None, backend)
             and self.takes_part(operation)
             and self.installed

@@ -44,8 +44,9 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "shrink": (str,),
     "prelude": (list,),
     "reproduced": (bool,),
+    "provenance": (dict,),
 }
-OPTIONAL = {"trace", "shrink"}
+OPTIONAL = {"trace", "shrink", "provenance"}
 LATER = {"prelude", "reproduced"}  # fields of version 2
 Subject = TypeVar("Subject", Case, Trace)
 KIND = re.compile(r"[a-z][a-z_]{0,39}(\.[a-z_]{1,40})?")
@@ -166,16 +167,18 @@ def _check_types(body: Mapping[str, Any]) -> None:
         if type(body[name]) not in kinds:
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
             raise CorpusError(f"{name}: expected {expected}, got {body[name]!r:.40}")
-    if not all(isinstance(value, str) for value in body["versions"].values()):
-        raise CorpusError(f"versions: expected strings, got {body['versions']!r:.40}")
+    for name in ("versions", "provenance"):
+        if not all(isinstance(value, str) for value in body.get(name, {}).values()):
+            raise CorpusError(f"{name}: expected strings, got {body[name]!r:.40}")
 
 
 def _check_words(body: Mapping[str, Any]) -> None:
     """Check what is printed or compared as a word: one printable line, or one of a few values."""
     for name in ("target", "tensor", "place"):
         _one_line(name, body[name] or "")
-    for pair in body["versions"].items():
-        _one_line("versions", " ".join(pair))
+    for name in ("versions", "provenance"):
+        for key, value in body.get(name, {}).items():
+            _one_line(name, f"{key} {value}")
     if not KIND.fullmatch(body["kind"]):
         raise CorpusError(f"kind: expected a word such as beyond_bound, got {body['kind']!r:.40}")
     if body["lane"] not in BACKENDS:

@@ -4,6 +4,9 @@ A finding names the target it failed on, and loading one that is not built in ru
 from a stranger, who may name any code on this machine. So a name in a file is enough only for code that lies
 in the folder where the command is run: that is what the user works on. For all other code the user must say
 so. Imports no target.
+
+Installed packages that were made to be tested here are run unasked: released ones by their names, and those
+that register an entry point of the group diffgdn.targets. A wheel or a folder of one is code as any other.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from diffgdn.cases import target_names
 from diffgdn.cases.target_names import BUILT_IN
 
 INSTALLED = {"site-packages", "dist-packages"}  # folders, also of an environment that lies in a project
@@ -24,13 +28,19 @@ def refusal(target: str, folder: Path | None = None) -> str | None:
 
     `folder` is the one whose code is trusted, None the current one. Nothing is imported.
     """
-    module = target.rpartition(":")[0]
+    folder, (name, place) = (folder or Path.cwd()).resolve(), target_names.split(target)
+    if place is not None:
+        return None if _inside(folder / place, folder) else _outside(target)
+    module = name.rpartition(":")[0]
     if target in BUILT_IN or not module:
         return None
-    folder = (folder or Path.cwd()).resolve()
     places = [module] if module.endswith(".py") else _places(module.partition(".")[0], folder)
     if places is not None and all(_inside(folder / place, folder) for place in places):
         return None
+    return _outside(target)
+
+
+def _outside(target: str) -> str:
     return f"target {target!r:.200} is code from outside of this folder; --trust-targets runs it"
 
 

@@ -86,6 +86,11 @@ def origin(finding: Finding) -> str:
     return f"found {finding.found or 'by hand'}{seed}{f'; {versions}' if versions else ''}"
 
 
+def ran(finding: Finding) -> list[str]:
+    """Write what really ran of a released package, as lines; none where nothing was noted."""
+    return [f"{name}: {printable(value)}" for name, value in finding.provenance.items()]
+
+
 def size(finding: Finding) -> str:
     """Write how large the case was on which the failure was first seen. The finding must have been shrunk."""
     assert finding.unshrunk is not None

@@ -7,7 +7,7 @@ imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +54,7 @@ class Harness:
         self._current = CurrentCase(note)
         self._runners: dict[str, Runner] = {}
         self._device: str | None = None
+        self._provenance: dict[str, Mapping[str, Mapping[str, str]]] = {}  # by target, operation
 
     def close(self) -> None:
         """End what was started."""
@@ -84,7 +85,10 @@ class Harness:
         """Describe the device, and a target if one is named. Raises SetupError."""
         if target is None and self._runners:
             return next(iter(self._runners.values())).about(None)
-        return self._by_way(ways.chosen(self.isolation, target or "", self.backend)).about(target)
+        about = self._by_way(ways.chosen(self.isolation, target or "", self.backend)).about(target)
+        if target is not None:
+            self._provenance[target] = about.provenance
+        return about
 
     @property
     def device(self) -> str:
@@ -209,6 +213,7 @@ class Harness:
             prelude=fitting(sure.prelude),
             reproduced=sure.reproduced,
             shrink=UNSHRUNK,
+            provenance=sure.verdict.provenance or self._provenance.get(target, {}).get(case.op, {}),
         )
 
     def document(self, finding: Finding, folder: Path) -> list[Path]:

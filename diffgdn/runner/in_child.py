@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffgdn.backend.selection import HANG_SECONDS
 from diffgdn.cases.prelude import Call
+from diffgdn.cases.target_names import clash
 from diffgdn.cases.trace import call_of
 from diffgdn.runner.child_process import START_SECONDS, host_memory
 from diffgdn.runner.kernel_child import Ended, KernelChild, TimedOut
@@ -205,6 +206,9 @@ class InChild:
         """A child that has imported the target. Raises SetupError where there is none to be had."""
         self._target = target
         for attempt in range(1, MOST_FAILED_STARTS + 1):
+            if self._child is not None and target is not None and clash(target, self._child.loaded):
+                self._child.end()
+                self._child = None
             if self._child is None or not self._child.alive:
                 self._child = KernelChild(self._backend, self._log)
             child = self._child

@@ -58,7 +58,8 @@ class InProcess:
         with _errors_in_one_line():
             configurations = {op: loaded.configurations(op) for op in loaded.operations}
         promises = targets.promises_of(loaded)
-        return About(device, tuple(loaded.operations), loaded.layout, configurations, promises)
+        ran = {op: targets.provenance_of(loaded, op) for op in loaded.operations}
+        return About(device, tuple(loaded.operations), loaded.layout, configurations, promises, ran)
 
     def load(self, target: str) -> None:
         """Import a target ahead of its first case."""
@@ -80,7 +81,10 @@ class InProcess:
             verdict = self._judged(subject, loaded, question, picture)
             if picture and verdict.comparison is not None:
                 verdict = replace(verdict, picture=localize.text(verdict.comparison))
-        return verdict if verdict.ok else replace(verdict, before=self._history.of(target)[:-1])
+        if verdict.ok:
+            return verdict
+        ran = targets.provenance_of(loaded, verdict.case.op)
+        return replace(verdict, before=self._history.of(target)[:-1], provenance=ran)
 
     def damage(self) -> str | None:
         """What is wrong with the heap of this process, or None."""

@@ -26,7 +26,7 @@ class SetupError(RunnerError):
 @dataclass(frozen=True)
 class About:
     """What a runner knows of itself and of a target. configurations: of a foreign kernel, per operation.
-    promises: what the target supports.
+    promises: what the target supports. provenance: what runs, per operation, where the target says so.
     """
 
     device: str
@@ -34,6 +34,7 @@ class About:
     layout: str = "vk"
     configurations: Mapping[str, int] = field(default_factory=dict)
     promises: Promises = EVERYTHING
+    provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 Familiar = Callable[[CheckFailure], bool]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from diffgdn.cases import promises_file
+from diffgdn.cases import promises_file, target_names
 from diffgdn.cases.promises import Promises
-from diffgdn.cases.target_names import BUILT_IN
+from diffgdn.cases.target_names import BUILT_IN, RELEASED
 from diffgdn.targets.base import (
     FunctionTarget,
     Target,
@@ -18,9 +19,11 @@ from diffgdn.targets.base import (
     check_promises,
     default_contract,
     promises_of,
+    provenance_of,
     refusal,
     target,
 )
+from diffgdn.targets.released import roster
 
 __all__ = [
     "FunctionTarget",
@@ -32,9 +35,14 @@ __all__ = [
     "names",
     "promises",
     "promises_of",
+    "provenance_of",
     "refusal",
+    "registered",
     "target",
 ]
+
+
+GROUP = "diffgdn.targets"  # of entry points, by which other packages register targets
 
 
 def names() -> tuple[str, ...]:
@@ -44,13 +52,8 @@ def names() -> tuple[str, ...]:
 
 def missing(name: str, backend: str) -> str | None:
     """Say why a built-in target cannot run on this backend here, and what to do about it; None if it can."""
-    if name != "fla":
-        return None
-    if backend != "gpu":
-        return "fla runs on a GPU only"
-    if importlib.util.find_spec("fla") is None:
-        return "fla-core is not installed; pip install fla-core"
-    return None
+    bare, place = target_names.split(name)
+    return roster.missing(bare, place, backend) if bare in RELEASED else None
 
 
 def promises(name: str) -> Promises:
@@ -91,24 +94,54 @@ def _get(name: str) -> Target:
         from diffgdn.targets.eager import Eager
 
         return Eager()
-    if name == "fla":
-        from diffgdn.targets.fla import Fla
-
-        return Fla()
+    bare, place = target_names.split(name)
+    if bare in RELEASED:
+        return roster.make(bare, place)
+    if name in (one.name for one in _entry_points()):
+        return _of_entry_point(name)
     module, separator, attribute = name.rpartition(":")
     if not separator or not module or not attribute:
-        raise TargetError(f"unknown target {name!r}; built in: {', '.join(BUILT_IN)}; your own: module:name")
+        known = ", ".join((*BUILT_IN, *(one.name for one in _entry_points())))
+        raise TargetError(f"unknown target {name!r}; built in: {known}; your own: module:name")
     found: Target | None = getattr(_load(module), attribute, None)
     if found is None:
         raise TargetError(f"target {name!r}: {module} has no attribute {attribute!r}")
+    return _checked(name, attribute, found)
+
+
+def _checked(name: str, what: str, found: Any) -> Target:
+    """Check that an object is a target. Raises TargetError."""
     if not all(
         hasattr(found, part) for part in ("name", "layout", "operations", "contract", "refuses", "run")
     ):
         raise TargetError(
-            f"target {name!r}: {attribute} is {type(found).__name__}, not a target; "
+            f"target {name!r}: {what} is {type(found).__name__}, not a target; "
             "decorate it with @diffgdn.target(...)"
         )
-    return found
+    checked: Target = found
+    return checked
+
+
+def registered() -> tuple[str, ...]:
+    """Name the targets that installed packages register as entry points of the group GROUP."""
+    return tuple(one.name for one in _entry_points())
+
+
+def _entry_points() -> tuple[EntryPoint, ...]:
+    """List the entry points of other packages; names of built-in targets are not theirs to take."""
+    return tuple(one for one in entry_points(group=GROUP) if one.name not in BUILT_IN)
+
+
+def _of_entry_point(name: str) -> Target:
+    """Load the target that an entry point names. Raises TargetError."""
+    point = next(one for one in _entry_points() if one.name == name)
+    try:
+        found = point.load()
+    except Exception as error:  # whatever its module raises while it is imported
+        raise TargetError(
+            f"target {name!r} ({point.value}) cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    return _checked(name, point.value, found)
 
 
 def _load(module: str) -> Any:

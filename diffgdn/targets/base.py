@@ -16,6 +16,8 @@ from diffgdn.reference.noise import CHUNKED, RECURRENT, Contract
 from diffgdn.targets import calls
 from diffgdn.tensors.arena import Arguments
 
+MOST_SAID = 240  # letters of one thing that a target says about what ran; findings hold a few more
+
 
 class TargetError(ValueError):
     """Raised for a target that does not exist, cannot be imported, or is not one."""
@@ -58,6 +60,13 @@ def promises_of(target: Target) -> Promises:
     """Return what a target promises: everything, if it does not say."""
     promises: Promises = getattr(target, "promises", EVERYTHING)
     return promises
+
+
+def provenance_of(target: Target, op: str) -> dict[str, str]:
+    """Return what ran for an operation, in short words: what a target says in its method `provenance`."""
+    says = getattr(target, "provenance", None)
+    found: dict[str, str] = {} if says is None else says(op)
+    return {name: value[:MOST_SAID] for name, value in found.items()}
 
 
 def refusal(target: Target, case: Case, backend: str) -> str | None:

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,11 +31,12 @@ from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import Promises
 from diffgdn.cases.spans import Span
 from diffgdn.reference.noise import Contract
-from diffgdn.targets import pinning
+from diffgdn.targets import launches, pinning
 from diffgdn.targets.base import TargetError
+from diffgdn.targets.released.package import NO_BLOCK_POINTERS, NO_FUNCTION, Spec, lacks_block_pointers
 from diffgdn.tensors.arena import Arguments
 
-PACKAGE = "fla"
+PACKAGE, DISPATCHED = "fla", "fla-dispatch"
 FUNCTIONS = {
     "gdn.extend": ("fla.ops.gated_delta_rule", "chunk_gated_delta_rule"),
     "gdn.recurrent": ("fla.ops.gated_delta_rule", "fused_recurrent_gated_delta_rule"),
@@ -60,17 +63,42 @@ CONFIGURATIONS = 8  # at most: each one compiles every kernel anew, and fla's lo
 #
 # tf32: products of fp32 operands take tl.dot's default, and the merge of A's inverse asks for it by name
 # (SOLVE_TRIL_DOT_PRECISION), whatever the input dtype.
-CHUNK = Contract(operand="input", chunked=True, tf32=True)
+#
+# Scaled: with a lower bound, kda/chunk_intra.py divides gates by the middle of the range that they can have
+# (GATE_SHIFT), so that factors of a product are powers of the bound even where all gates are 1.
+CHUNK = Contract(operand="input", chunked=True, tf32=True, scaled=True)
 # fused_recurrent_gated_delta_rule and fused_recurrent_kda (fused_recurrent.py of either): every load is
 # followed by `.to(tl.float32)`, sums are tl.sum and not tl.dot, the state stays in registers as fp32 and the
 # final state is allocated as fp32.
 RECURRENT = Contract()
 
 
-def _import() -> dict[str, Callable[..., Any]]:
-    """Import fla's functions by operation, without those that this version does not have. Raises
-    TargetError."""
+SPEC = Spec(
+    name="fla",
+    distribution="fla-core",
+    package=PACKAGE,
+    paths={op: (f"{module}:{name}",) for op, (module, name) in FUNCTIONS.items()},
+    backends=("interpret", "gpu"),
+    wanted=("fla/",),
+)
+# Read once, when fla is imported (fla/backends.py; before 0.6 fla/ops/backends): "1" bypasses its dispatch.
+BYPASS = "FLA_DISABLE_BACKEND_DISPATCH"
+DISPATCHERS = ("fla.backends", "fla.ops.backends")
+
+
+def make(name: str, place: str | None) -> Fla:
+    """Make the target of the installed package, or of a wheel or a folder. Raises TargetError.
+
+    name: "fla" has fla's own Triton kernels alone, "fla-dispatch" what its dispatch takes.
+    """
+    os.environ[BYPASS] = "0" if name == DISPATCHED else "1"
+    return Fla(place=place, name=name)
+
+
+def _import() -> tuple[dict[str, Callable[..., Any]], dict[str, str]]:
+    """Import fla's functions by operation, and say why others are missing. Raises TargetError."""
     found: dict[str, Callable[..., Any]] = {}
+    missing: dict[str, str] = {}
     with warnings.catch_warnings():
         # fla warns about what it finds on the machine, and pytest turns warnings into errors.
         warnings.simplefilter("ignore")
@@ -79,15 +107,22 @@ def _import() -> dict[str, Callable[..., Any]]:
                 function = getattr(importlib.import_module(module), name, None)
             except ModuleNotFoundError as error:
                 if error.name is not None and error.name.startswith(module):
+                    missing[op] = NO_FUNCTION
                     continue
                 raise TargetError(_one_line(error)) from error
             except Exception as error:  # whatever fla raises while it looks at devices and builds its kernels
                 raise TargetError(_one_line(error)) from error
-            if function is not None:
+            if function is None:
+                missing[op] = NO_FUNCTION
+            elif lacks_block_pointers(function, PACKAGE):
+                missing[op] = NO_BLOCK_POINTERS
+            else:
                 found[op] = function
+    if not found and NO_BLOCK_POINTERS in missing.values():
+        raise TargetError(f"fla-core: {NO_BLOCK_POINTERS}")
     if not found:
         raise TargetError(f"fla has none of {', '.join(name for _, name in FUNCTIONS.values())}")
-    return found
+    return found, missing
 
 
 def _one_line(error: Exception) -> str:
@@ -155,20 +190,31 @@ class _Callee:
 
 
 class Fla:
-    """A target over the chunked and the recurrent operations, on a GPU."""
+    """A target over the chunked and the recurrent operations."""
 
-    name = "fla"
     batch_invariant = False  # its functions know no such keyword
     layout = "vk"  # of the pool that it is given; the layout of what fla gets is chosen by `case.config`
 
     def __init__(
-        self, functions: Mapping[str, Callable[..., Any]] | None = None, package: str = PACKAGE
+        self,
+        functions: Mapping[str, Callable[..., Any]] | None = None,
+        package: str = PACKAGE,
+        place: str | None = None,
+        name: str = PACKAGE,
     ) -> None:
-        """Import fla. functions, by operation, and package, by name, stand in for it. Raises TargetError."""
+        """Import fla: what is installed, or what lies in a place, a wheel or a folder.
+
+        functions, by operation, and package, by name, stand in for it. Raises TargetError.
+        """
+        self.name, self.missing = name, dict[str, str]()
+        self.place = None if functions else SPEC.imported_from(place)
+        if not functions:
+            functions, self.missing = _import()
         self._callees = {
-            op: _Callee(function, OPERATIONS[op].is_chunked)
-            for op, function in (functions or _import()).items()
+            op: _Callee(function, OPERATIONS[op].is_chunked) for op, function in functions.items()
         }
+        self._chosen: dict[str, dict[str, None]] = {}
+        self._launched: dict[str, dict[str, None]] = {}
         self._package = package
         # It reads cu_seqlens on the CPU, and says nothing of CUDA graphs.
         own = {op: one.promises for op, one in self._callees.items()}
@@ -196,7 +242,7 @@ class Fla:
     def refuses(self, case: Case, backend: str) -> str | None:
         if case.op not in self._callees:
             return f"fla has no function for {case.op}"
-        return None if backend == "gpu" else "fla runs on a GPU only"
+        return None
 
     def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
         callee = self._callees[case.op]
@@ -206,7 +252,15 @@ class Fla:
         entry = 7 * case.config // 2
         # chunk_kda: "return_intermediate_states is only allowed in inference mode".
         mode = torch.inference_mode() if case.boundary else torch.no_grad()
-        with mode, pinning.pinned(self._all_tuners(), entry), warnings.catch_warnings():
+        names, chosen = dict[str, None](), dict[str, None]()
+        self._launched[case.op], self._chosen[case.op] = names, chosen
+        with (
+            mode,
+            launches.recorded(names),
+            _choices(chosen),
+            pinning.pinned(self._all_tuners(), entry),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")  # notes on shapes and renamed options
             returned = callee.call(**given)
         # A copy made outside inference mode is an ordinary tensor again.
@@ -223,12 +277,48 @@ class Fla:
             out["boundary"] = parts[2] if v_first else parts[2].mT
         return out
 
+    def provenance(self, op: str) -> dict[str, str]:
+        """Say what ran: the package and its version, where it is from, the function, what fla's dispatch
+        chose in the latest call, and which Triton kernels that launched.
+        """
+        out = {} if self.place is None else self.place.said(SPEC.distribution)
+        out["function"] = ".".join(FUNCTIONS[op])
+        out["dispatch"] = "to none of its backends" if self.name == DISPATCHED else "bypassed"
+        if self._chosen.get(op):
+            out["dispatch"] = ", ".join(self._chosen[op])
+        if self._launched.get(op):
+            out["kernels"] = ", ".join(self._launched[op])
+        return out
+
     def _all_tuners(self) -> list[Any]:
         """Autotuners of every loaded module of fla; it loads some of them at a first call."""
         count = sum(1 for name in list(sys.modules) if name.split(".")[0] == self._package)
         if self._tuners[0] != count:
             self._tuners = (count, pinning.loaded_autotuners(self._package))
         return self._tuners[1]
+
+
+@contextmanager
+def _choices(names: dict[str, None]) -> Iterator[None]:
+    """While active, note what fla's dispatch chooses, as function -> backend: it asks the one that it takes
+    for its implementation.
+    """
+    module = next((sys.modules[name] for name in DISPATCHERS if name in sys.modules), None)
+    base: Any = getattr(module, "BaseBackend", None)
+    ask = getattr(base, "get_implementation", None)
+    if ask is None:
+        yield
+        return
+
+    def noting(backend: Any, function_name: str) -> Any:
+        names[f"{function_name} -> {backend.backend_type}"] = None
+        return ask(backend, function_name)
+
+    base.get_implementation = noting
+    try:
+        yield
+    finally:
+        base.get_implementation = ask
 
 
 def _keywords(case: Case, arguments: Arguments, callee: _Callee, v_first: bool) -> dict[str, Any]:

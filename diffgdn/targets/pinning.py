@@ -11,7 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 # What triton.runtime.autotuner.Autotuner itself (its `_bench`) takes as "this configuration does not fit this
@@ -55,7 +55,25 @@ def reachable_autotuners(function: Callable[..., Any], package: str) -> list[Any
     They are read from the names in compiled code, without a call: what a call launches is among them. Methods
     named `backward` are left out.
     """
-    found: dict[int, Any] = {}
+    found = {id(tuner): tuner for item in _reachable(function, package) if (tuner := find_autotuner(item))}
+    return list(found.values())
+
+
+def reachable_kernels(function: Callable[..., Any], package: str) -> list[Any]:
+    """List the Python functions of the Triton kernels that a function's code leads to in its package."""
+    found = {}
+    for item in _reachable(function, package):
+        for _ in range(WRAPPERS):
+            if not (callable(getattr(item, "run", None)) and hasattr(item, "fn")):
+                break
+            item = item.fn
+            if isinstance(item, FunctionType):
+                found[id(item)] = item
+    return list(found.values())
+
+
+def _reachable(function: Callable[..., Any], package: str) -> Iterator[Any]:
+    """List what a function's code leads to through functions and classes of its package; not past kernels."""
     seen: set[int] = set()
     queue: list[Any] = [function]
     while queue:
@@ -63,10 +81,10 @@ def reachable_autotuners(function: Callable[..., Any], package: str) -> list[Any
         if id(item) in seen:
             continue
         seen.add(id(item))
-        tuner = find_autotuner(item)
-        if tuner is not None:
-            found[id(tuner)] = tuner
-        elif isinstance(item, type):
+        yield item
+        if find_autotuner(item) is not None:
+            continue
+        if isinstance(item, type):
             queue += [
                 part for name, part in vars(item).items() if name != "backward" and _is_of(part, package)
             ]
@@ -75,7 +93,6 @@ def reachable_autotuners(function: Callable[..., Any], package: str) -> list[Any
             code = getattr(inner, "__code__", None)
             names = _names(code) if isinstance(code, CodeType) else ()
             queue += [inner.__globals__[name] for name in names if name in inner.__globals__]
-    return list(found.values())
 
 
 def _is_of(value: Any, package: str) -> bool:

@@ -219,7 +219,8 @@ class Verdict:
     asked for (`verdict.vacuity`). errors: of each result that has a bound, if asked for
     (`verdict.error_counts`). before: of a failure, the target's calls that its process had run before, as far
     as it remembers. known: the entry of known failures (`findings.known`) that the failure is known by, or
-    for which nothing was run.
+    for which nothing was run. provenance: of a failure, what ran, where the target says so
+    (`targets.provenance_of`).
     """
 
     case: Case
@@ -238,6 +239,7 @@ class Verdict:
     errors: tuple[Errors, ...] = ()
     before: tuple[Call, ...] = ()
     known: str | None = None
+    provenance: dict[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

@@ -83,7 +83,7 @@ WRONG = [
     ("fuzz --json nowhere/report.json", "--json nowhere/report.json: folder nowhere does not exist"),
     (
         "fuzz --workers 1 --target nonesuch",
-        "unknown target 'nonesuch'; built in: vk, kv, eager, fla; your own: ",
+        "unknown target 'nonesuch'; built in: vk, kv, eager, sglang, fla",
     ),
     (
         "fuzz --workers 1 --target no_such:kernel",
@@ -345,7 +345,9 @@ SHARED = {
         "selftest faults",
         "bench",
         "probe",
+        "targets",
     },
+    "--from": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "targets"} | {"probe"},
     "--backend": {"fuzz", "calibrate", "serving", "mutants", "replay", "show", "shrink", "selftest faults"}
     | {"probe"},
     "--hang-after": {"fuzz", "calibrate", "serving", "replay", "shrink", "probe"},
@@ -358,6 +360,7 @@ KINDS = {  # what a value of it is, wherever it is taken
     "--seed": "integer range",
     "--workers": "workers",
     "--json": "path",
+    "--from": "path",
     "--backend": "choice",
     "--hang-after": "time",
     "--isolation": "choice",

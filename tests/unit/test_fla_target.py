@@ -12,15 +12,18 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 from torch import Tensor
 from torch.nn import functional as F
 
 from diffgdn import targets
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.promises import OUTSIDE
-from diffgdn.reference import noise
+from diffgdn.reference import noise, oracle
 from diffgdn.targets import TargetError, refusal
 from diffgdn.targets.fla import Fla
+from diffgdn.targets.released import package
+from diffgdn.tensors import inputs
 from diffgdn.verdict import execute
 
 CALLS: list[dict[str, Any]] = []
@@ -232,7 +235,6 @@ def test_cu_seqlens_is_not_a_view_of_the_arena_that_fla_would_keep_alive() -> No
 
 
 REFUSED = [
-    (NEW, make("gdn.extend"), "interpret", "fla runs on a GPU only"),
     (OLD, make("gdn.recurrent"), "gpu", "fla has no function for gdn.recurrent"),
     (NEW, make("gdn.extend", boundary=True), "gpu",
      "boundary: false promised, true asked"),
@@ -306,8 +308,81 @@ def test_without_fla_the_target_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
         targets.get("fla")
 
 
-def test_fla_is_missing_from_the_interpreter_backend() -> None:
-    assert targets.missing("fla", "interpret") == "fla runs on a GPU only"
+@pytest.mark.usefixtures("no_fla")
+@pytest.mark.parametrize(("version", "has_them"), [("3.8.1", True), ("3.9.0", False), ("4.0.0+git1", False)])
+def test_kernels_with_block_pointers_are_left_out_where_triton_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, has_them: bool
+) -> None:
+    code = (
+        "import triton\nimport triton.language as tl\n"
+        "@triton.jit\ndef kernel(x):\n    tl.make_block_ptr(x, (1,), (1,), (0,), (1,), (0,))\n"
+        "def chunk_gated_delta_rule(q, **kwargs):\n    kernel[(1,)](q)\n"
+        "def fused_recurrent_gated_delta_rule(q, **kwargs): ...\n"
+    )
+    _package(tmp_path, "", code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(triton, "__version__", version)
+    target = targets.get("fla")
+    assert ("gdn.extend" in target.operations) == has_them
+    assert "gdn.recurrent" in target.operations
+    if has_them:
+        return
+    assert isinstance(target, Fla)
+    assert target.missing["gdn.extend"] == package.NO_BLOCK_POINTERS
+    assert target.missing["kda.extend"] == package.NO_FUNCTION
+
+
+DISPATCHER = """
+import os
+
+class BaseBackend:
+    backend_type = "flash"
+
+    def get_implementation(self, name):
+        return globals()[name]
+
+def chunk_gated_delta_rule(q, v, **given):
+    return v, None
+
+def dispatch(function):
+    if os.environ.get("FLA_DISABLE_BACKEND_DISPATCH") == "1":
+        return function
+    return lambda **given: BaseBackend().get_implementation(function.__name__)(**given)
+"""
+
+
+@pytest.mark.usefixtures("no_fla")
+@pytest.mark.parametrize(
+    ("name", "said"), [("fla", "bypassed"), ("fla-dispatch", "chunk_gated_delta_rule -> flash")]
+)
+def test_what_its_dispatch_chooses_is_pinned_or_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    code = (
+        "from fla.backends import dispatch\n"
+        "@dispatch\ndef chunk_gated_delta_rule(q, v, **given):\n    return v + 1, None\n"
+    )
+    _package(tmp_path, "", code)
+    (tmp_path / "fla" / "backends.py").write_text(DISPATCHER)
+    monkeypatch.setenv("FLA_DISABLE_BACKEND_DISPATCH", "")
+    monkeypatch.syspath_prepend(tmp_path)
+    target = targets.get(name)
+    found = execute.run(make("gdn.extend", HV=1, final=False, inplace=False), target, "interpret")
+    assert found.refused is None
+    assert found.failure is not None
+    assert targets.provenance_of(target, "gdn.extend")["dispatch"] == said
+
+
+def test_exactness_is_not_asked_of_gates_that_are_scaled_by_a_bound() -> None:
+    case = make("kda.extend", gates=Gates(raw=True, lower_bound=-1.0), values=Values(law="exact"), scale=1.0)
+    plain = replace(Fla(NEW).contract("kda.extend"), scaled=False)
+    data = inputs.draw(case)
+    truth = oracle.expected(case, data)
+    assert noise.unrounded(case, data, truth, plain)
+    assert not noise.unrounded(case, data, truth, Fla(NEW).contract("kda.extend"))
+    free = replace(case, gates=Gates())
+    data = inputs.draw(free)
+    assert noise.unrounded(free, data, oracle.expected(free, data), Fla(NEW).contract("kda.extend"))
 
 
 @pytest.mark.usefixtures("no_fla")

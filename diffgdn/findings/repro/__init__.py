@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from diffgdn import targets
-from diffgdn.cases import size_limits
+from diffgdn.cases import size_limits, target_names
 from diffgdn.cases.case import Case
 from diffgdn.cases.operand_options import NONE, passes_beta
 from diffgdn.cases.prelude import Call
@@ -151,7 +151,7 @@ def _kernel(finding: Finding) -> str:
     """Write the imports of the function under test as `kernel`."""
     if finding.target in OUR_KERNELS:
         return f"from diffgdn.kernels import {calls.FUNCTIONS[finding.operation]} as kernel"
-    if finding.target in targets.names():
+    if target_names.split(finding.target)[0] in (*targets.names(), *targets.registered()):
         pick = f"targets.get({finding.target!r}).functions[{finding.operation!r}]"
         return f"from diffgdn import targets\n\nkernel = {pick}"
     module, _, name = finding.target.rpartition(":")

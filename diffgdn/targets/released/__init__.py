@@ -1,0 +1,1 @@
+"""Released packages by name: what each needs, takes and promises, and where it was found."""
