@@ -40,8 +40,6 @@ EVERY_TIME = {
         "each step is stored to the first slot",
         "no number of steps is one step",
         "without slots every sequence is in the first",
-        "a fresh request reads what its slot holds",
-        "the chunk after the tracked one is copied out",
     ),
     "test_a_campaign_finds_it_and_shrinks_it_to_the_smallest": ("scratch",),
     "test_a_slip_is_found_and_shrinks_to_the_strides_that_show_it": (

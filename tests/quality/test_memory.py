@@ -4,6 +4,7 @@ them and nothing else.
 
 from __future__ import annotations
 
+import faulthandler
 import importlib.util
 import os
 import pickle
@@ -92,6 +93,7 @@ def forked(case: Case, target: Any, backend: str) -> Verdict:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
+        faulthandler.disable()  # its death is an answer
         verdict = execute.run(case, target, backend)
         os.write(writer, pickle.dumps(verdict.failure))
         os._exit(0)

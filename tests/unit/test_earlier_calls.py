@@ -254,7 +254,7 @@ def sample(op: str, count: int = 600, number: int = 1, **options: Any) -> list[C
 
 @pytest.mark.parametrize("op", ["gdn.extend", "kda.decode"])
 def test_one_case_in_twelve_or_so_has_some_and_each_word_comes(op: str) -> None:
-    drawn = [case for number in (1, 2) for case in sample(op, 1500, number)]
+    drawn = [case for number in range(1, 6) for case in sample(op, 1000, number)]
     counts = Counter(len(case.before) for case in drawn)
     assert 0.04 < 1 - counts[0] / len(drawn) < 0.14
     assert counts[1] > 2 * counts[2] > 0
