@@ -59,7 +59,7 @@ def mutants(
     Each is a change of a few lines of the project's own kernels, made one at a time. The campaign is that of
     `diffgdn fuzz` over all operations.
 
-    Exit status: 0 all found, 1 some were not, 2 usage or set-up problem.
+    Exit status: 0 all found, 1 some were not, 2 usage or set-up problem, 130 interrupted.
     """
     from diffgdn.mutants.catalogue import MUTANTS
 

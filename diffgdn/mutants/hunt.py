@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from diffgdn import campaign
 from diffgdn.campaign import events
@@ -52,6 +53,11 @@ class _Watch:
         self.first: events.FindingFound | None = None
         self.seconds = 0.0
         self.smaller: events.FindingShrunk | None = None
+        self.ended = False
+
+    def _end(self) -> NoReturn:
+        self.ended = True
+        raise _Enough
 
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.PhaseStarted) and event.phase in events.COUNTED and not self.begin:
@@ -63,12 +69,12 @@ class _Watch:
             self.begin = self.begin or now  # found while kernels were compiled, before any case that counts
             self.first, self.seconds = event, now - self.begin
             if not self.shrink:
-                raise _Enough
+                self._end()
         if isinstance(event, events.FindingShrunk) and self._is_of_the_first(event):
             self.smaller = event
-            raise _Enough
+            self._end()
         if self.first is not None and time.monotonic() - self.begin > self.seconds + SHRINK_WAIT:
-            raise _Enough
+            self._end()
 
     def _is_of_the_first(self, event: events.FindingShrunk) -> bool:
         """Whether what became smaller is the first finding, not one that another operation had meanwhile."""
@@ -81,7 +87,7 @@ def hunt(
     """Fuzz a mutant over all operations until it is found and a finding is shrunk, or the time is up.
 
     max_time: seconds of exploration. folder: where its findings go. shrink: False to end at the first
-    finding. Raises RuntimeError if the campaign could not run.
+    finding. Raises RuntimeError if the campaign could not run, KeyboardInterrupt if the user ended it.
     """
     config = campaign.Config(
         target=name_of(mutant.id),
@@ -95,6 +101,8 @@ def hunt(
     )
     watch = _Watch(shrink)
     outcome = campaign.run(config, watch)
+    if outcome.interrupted and not watch.ended:
+        raise KeyboardInterrupt
     if watch.first is None:
         if outcome.problem is not None:
             raise RuntimeError(f"{mutant.id}: {outcome.problem}")

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from diffgdn import kernels, targets
 from diffgdn.campaign import events
+from diffgdn.campaign.config import Outcome
 from diffgdn.cases.case import Case, Gates
 from diffgdn.cases.operations import OPERATIONS, matching
 from diffgdn.cli.mutants_command import mutants
@@ -88,6 +89,13 @@ def test_a_mutant_that_survives_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert "harmless" in result.output
     assert "SURVIVED  3000 cases in 60 s" in result.output
     assert "0 of 1 mutants found" in result.output
+
+
+def test_ctrl_c_is_no_survival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the command, not the hunt for one mutant."""
+    monkeypatch.setattr("diffgdn.campaign.run", lambda *_: Outcome(interrupted=True))
+    with pytest.raises(KeyboardInterrupt):
+        hunting.hunt(MUTANTS["pool-copied"], "interpret", 1, 60.0, 2, tmp_path)
 
 
 def test_the_list_names_each_with_its_source() -> None:
