@@ -18,11 +18,12 @@ from torch import Tensor
 
 from diffgdn.cases.case import Case
 from diffgdn.cases.case_checks import LATER_GATE_LAWS
-from diffgdn.cases.operand_options import NONE, dtype_of
+from diffgdn.cases.operand_options import COARSENESS, NONE, dtype_of
 from diffgdn.cases.sparsity import AXES, places
 
 DTYPE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LN2 = 0.6931471805599453
+FINE = 3.0 * 2.0**-13  # of a dt_bias in a finer dtype than a: neither bf16 nor fp16 holds it beside a half
 # A raw gate at which softplus and sigmoid are exactly linear, 0 or 1; exact in fp16 and bf16.
 SATURATED = 16384.0
 FORGET = -16384.0  # a log decay whose exponential underflows in every format; exact in fp16 and bf16
@@ -292,6 +293,8 @@ def _gate_data(case: Case) -> Data:
     if not exact:
         steps = (_hashes(case, "A_log", (case.HV,)) % np.uint64(3)).astype(np.float64)
         bias = _choose(_hashes(case, "dt_bias", heads), [0.0, 0.25, -0.5, 0.125])
+        if COARSENESS.index(dtype_of(case, "dt_bias")) < COARSENESS.index(case.gates.dtype):
+            bias = np.where(bias == 0.0, 0.0, bias + FINE)
     if operands.dt_bias == NONE:
         bias = np.zeros(heads)
     per_head = steps.reshape(1, case.HV, *([1] * (len(heads) - 1)))

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
+from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.state_options import StateOptions
 from diffgdn.reference import oracle
@@ -345,3 +346,15 @@ def test_raw_gates_come_close_to_the_gates_that_are_wanted() -> None:
     beta = torch.sigmoid(raw["b"].double())
     assert float((beta - direct["beta"].double()).abs().max()) < 0.1
     assert math.isclose(float(beta.mean()), float(direct["beta"].mean()), abs_tol=0.05)
+
+
+@pytest.mark.parametrize("coarse", ["bfloat16", "float16"])
+def test_a_bias_in_a_finer_dtype_than_a_is_not_one_of_its_numbers(coarse: str) -> None:
+    """A kernel that brings it to the dtype of a shows. Elsewhere it is as ever."""
+    gates = Gates(law="uniform", beta="uniform", dtype=coarse)
+    case = Case("kda.decode", HV=4, dtype=coarse, gates=gates, operands=Operands(dt_bias="float32"))
+    bias = inputs.draw(case)["dt_bias"]
+    rounded = bias.to(inputs.DTYPE[coarse]).float()
+    assert (bias != rounded).float().mean() > 0.3
+    usual = inputs.draw(replace(case, operands=Operands()))["dt_bias"].float()
+    assert float((bias - usual).abs().max()) == inputs.FINE
