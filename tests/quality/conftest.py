@@ -42,6 +42,7 @@ EVERY_TIME = {
         "without slots every sequence is in the first",
     ),
     "test_a_campaign_finds_it_and_shrinks_it_to_the_smallest": ("scratch",),
+    "test_only_company_shows_it": ("first_dtype", "scratch"),
     "test_a_slip_is_found_and_shrinks_to_the_strides_that_show_it": (
         "slot indices lie side by side",
         "heads of the pool are compact",
