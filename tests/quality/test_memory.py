@@ -74,8 +74,8 @@ def test_a_slip_is_found_and_shrinks_to_the_strides_that_show_it(name: str) -> N
 def test_without_strides_of_its_own_a_case_does_not_show_it(name: str) -> None:
     """Of the same draws those without."""
     planted, target = SMALLEST[name], load().target_with(name)
-    for case in plain_cases(planted.op):
-        verdict = execute.run(case, target, "interpret")
+    for case in drawn(planted.op, FEW):
+        verdict = execute.run(replace(case, lay=()), target, "interpret")
         assert verdict.ok, verdict.failure
 
 
@@ -105,27 +105,33 @@ def forked(case: Case, target: Any, backend: str) -> Verdict:
     return Verdict(case, "slipped", backend, pickle.loads(told) if status == 0 else crash)
 
 
-def first_failing(op: str, run: Callable[[Case], Verdict]) -> tuple[Case, Verdict]:
-    """The first case of a campaign's draws that fails and ends no process, of CASES at most, and how."""
-    found: list[tuple[Case, Verdict]] = []
+def drawn(op: str, count: int) -> list[Case]:
+    """So many of a campaign's draws."""
+    met: list[Case] = []
 
     @seed(SEED)
     @settings(
-        max_examples=CASES,
+        max_examples=count,
         database=None,
         deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
     @given(cases(op))
-    def ask(case: Case) -> None:
-        verdict = None if found else run(case)
-        if verdict is not None and not verdict.ok and not isinstance(verdict.failure, KernelCrashed):
-            found.append((case, verdict))
+    def collect(case: Case) -> None:
+        met.append(case)
 
-    ask()
-    assert found, f"no case of {CASES} fails"
-    return found[0]
+    collect()
+    return met
+
+
+def first_failing(op: str, run: Callable[[Case], Verdict]) -> tuple[Case, Verdict]:
+    """The first case of a campaign's draws that fails and ends no process, of CASES at most, and how."""
+    for case in drawn(op, CASES):
+        verdict = run(case)
+        if not verdict.ok and not isinstance(verdict.failure, KernelCrashed):
+            return case, verdict
+    pytest.fail(f"no case of {CASES} fails")
 
 
 def smallest(op: str, run: Callable[[Case], Verdict]) -> Case:
@@ -134,23 +140,3 @@ def smallest(op: str, run: Callable[[Case], Verdict]) -> Case:
     kind = type(verdict.failure)
     alike = STRAYED if kind in STRAYED else (kind,)
     return by_field.simplest(case, lambda other: type(run(other).failure) in alike)
-
-
-def plain_cases(op: str) -> list[Case]:
-    """A few cases without strides of their own."""
-    met: list[Case] = []
-
-    @seed(SEED)
-    @settings(
-        max_examples=FEW,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(cases(op))
-    def collect(case: Case) -> None:
-        met.append(replace(case, lay=()))
-
-    collect()
-    return met

@@ -1,17 +1,54 @@
-"""What tests of processes share: strikes that a fault counts on disk, and waiting for another process."""
+"""What tests share: cases as the strategies draw them; of processes, strikes that a fault counts on disk, and
+waiting for another process.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from diffgdn.cases.case import Case
 
 PATIENCE_SECONDS = 120.0  # on a busy machine: only a test that fails waits so long
 POLL_SECONDS = 0.02
 
 Until = Callable[[Callable[[], bool]], None]
+Drawn = Callable[..., list[Case]]
+
+
+@pytest.fixture
+def drawn() -> Drawn:
+    """The first cases of an operation's strategy: drawn(op, count, number of the stream, its options).
+
+    Every example comes out as a case, or the draw was thrown away.
+    """
+    from hypothesis import HealthCheck, Phase, given, seed, settings
+
+    from diffgdn.strategies import cases
+
+    def draw(op: str, count: int, number: int = 1, **options: Any) -> list[Case]:
+        found: list[Case] = []
+
+        @seed(number)
+        @settings(
+            max_examples=count,
+            database=None,
+            deadline=None,
+            phases=(Phase.generate,),
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=cases(op, **options))
+        def collect(case: Case) -> None:
+            found.append(case)
+
+        collect()
+        return found
+
+    return draw
 
 
 @pytest.fixture

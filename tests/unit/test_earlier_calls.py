@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from diffgdn.backend import selection
 from diffgdn.cases import company
@@ -22,7 +22,7 @@ from diffgdn.cases.state_options import StateOptions
 from diffgdn.findings import bucket
 from diffgdn.findings.finding import Finding, shows_in_company
 from diffgdn.report import finding_lines
-from diffgdn.strategies import Menu, cases
+from diffgdn.strategies import Menu
 from diffgdn.targets import get, refusal
 from diffgdn.targets.eager import Eager
 from diffgdn.tensors.arena import Arguments
@@ -30,6 +30,7 @@ from diffgdn.verdict import execute, relations
 
 selection.enter("interpret")
 
+Drawn = Callable[..., list[Case]]
 TWO = Pool(slots=2, indices=(0, 1))
 PAIR = Case("gdn.extend", lens=(1, 2), pool=TWO, chunk_size=16, values=Values(law="normal"))
 
@@ -233,61 +234,42 @@ def test_a_relation_is_asked_without_them() -> None:
 # --- when they are drawn ---
 
 
-def sample(op: str, count: int = 600, number: int = 1, **options: Any) -> list[Case]:
-    found: list[Case] = []
-
-    @seed(number)
-    @settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        phases=(Phase.generate,),
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(case=cases(op, **options))
-    def test(case: Case) -> None:
-        found.append(case)
-
-    test()
-    return found
-
-
 @pytest.mark.parametrize("op", ["gdn.extend", "kda.decode"])
-def test_one_case_in_twelve_or_so_has_some_and_each_word_comes(op: str) -> None:
-    drawn = [case for number in range(1, 6) for case in sample(op, 1000, number)]
-    counts = Counter(len(case.before) for case in drawn)
-    assert 0.04 < 1 - counts[0] / len(drawn) < 0.14
+def test_one_case_in_twelve_or_so_has_some_and_each_word_comes(op: str, drawn: Drawn) -> None:
+    found = [case for number in range(1, 6) for case in drawn(op, 1000, number)]
+    counts = Counter(len(case.before) for case in found)
+    assert 0.04 < 1 - counts[0] / len(found) < 0.14
     assert counts[1] > 2 * counts[2] > 0
-    words = {word for case in drawn for word in case.before}
+    words = {word for case in found for word in case.before}
     missing = {"gdn.extend": {"other_gate"}, "kda.decode": {"other_chunk_size"}}[op]
     assert words == set(company.EARLIER) - missing
 
 
-def test_earlier_calls_lie_inside_the_promises() -> None:
+def test_earlier_calls_lie_inside_the_promises(drawn: Drawn) -> None:
     promises = Promises(dtype=("bfloat16",), view=("packed",), l2norm=(True,), K=(64,), length=Span(1, 4))
-    drawn = [case for case in sample("gdn.decode", 1000, promises=promises) if case.before]
-    assert drawn
-    for case in drawn:
+    found = [case for case in drawn("gdn.decode", 1000, promises=promises) if case.before]
+    assert found
+    for case in found:
         assert promises.broken_by(case) is None
         assert all(promises.broken_by(made) is None for _, made in company.calls(case))
-    words = {word for case in drawn for word in case.before}
+    words = {word for case in found for word in case.before}
     assert not words & {"other_dtype", "other_strides", "other_l2norm"}
-    outside = after(replace(drawn[0], before=()), "other_dtype")
+    outside = after(replace(found[0], before=()), "other_dtype")
     assert promises.broken_by(outside) == "dtype: bfloat16 promised, float16 asked"
 
 
-def test_a_target_may_promise_to_be_called_alone() -> None:
+def test_a_target_may_promise_to_be_called_alone(drawn: Drawn) -> None:
     promises = Promises(company=False)
-    assert not any(case.before for case in sample("gdn.decode", 400, promises=promises))
+    assert not any(case.before for case in drawn("gdn.decode", 400, promises=promises))
     assert promises.broken_by(after(PAIR, "same")) == "company: false promised, true asked"
 
 
-def test_on_a_gpu_nothing_new_is_compiled_for_them() -> None:
+def test_on_a_gpu_nothing_new_is_compiled_for_them(drawn: Drawn) -> None:
     menu = Menu.draw(1, ["gdn.decode"])
-    drawn = sample("gdn.decode", 1500, backend="gpu", menu=menu)
-    words = {word for case in drawn for word in case.before}
+    found = drawn("gdn.decode", 1500, backend="gpu", menu=menu)
+    words = {word for case in found for word in case.before}
     assert {"new_values"} <= words <= set(company.SAME_KERNELS)
-    for case in drawn:
+    for case in found:
         for word, made in company.calls(case):
             assert word in ("same", "new_values") or max(len(case.lens), len(made.lens)) * case.HV <= 64
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, find, given, reject, seed, settings
+from hypothesis import HealthCheck, find, given, reject, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 from hypothesis.statistics import collector
@@ -21,6 +22,7 @@ from diffgdn.cases.spans import Span
 from diffgdn.strategies import Menu, cases, representatives
 
 BF16 = Promises(dtype=("bfloat16",))
+Drawn = Callable[..., list[Case]]
 NARROW = Promises(  # of one decode kernel
     dtype=("bfloat16",),
     state_dtype=("float32",),
@@ -72,29 +74,9 @@ def narrow(draw: st.DrawFn, op: str) -> Promises:
     reject()
 
 
-def sample(op: str, promises: Promises, count: int = 300, number: int = 1, **options: Any) -> list[Case]:
-    """Cases of a stream; every example must come out as one, or the draw was thrown away."""
-    found: list[Case] = []
-
-    @seed(number)
-    @settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        phases=(Phase.generate,),
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(case=cases(op, promises=promises, **options))
-    def test(case: Case) -> None:
-        found.append(case)
-
-    test()
-    return found
-
-
 @pytest.mark.parametrize("op", OPERATIONS)
 @pytest.mark.parametrize("backend", ["interpret", "gpu"])
-def test_every_case_lies_inside_random_promises(op: str, backend: str) -> None:
+def test_every_case_lies_inside_random_promises(op: str, backend: str, drawn: Drawn) -> None:
     """Whatever is promised: without a menu, on one, and what is compiled ahead of time."""
 
     @seed(1)
@@ -105,33 +87,33 @@ def test_every_case_lies_inside_random_promises(op: str, backend: str) -> None:
         for build in menu.entries(op) if menu else ():
             for case in representatives(op, build, promises):
                 assert promises.broken_by(case) is None
-        for case in sample(op, promises, 12, number, backend=backend, menu=menu):
+        for case in drawn(op, 12, number, backend=backend, menu=menu, promises=promises):
             assert promises.broken_by(case) is None
 
     test()
 
 
 @pytest.mark.parametrize("pitch", [1, 64])
-def test_a_pitch_of_one_kind_is_no_matter_where_no_state_is_given(pitch: int) -> None:
+def test_a_pitch_of_one_kind_is_no_matter_where_no_state_is_given(pitch: int, drawn: Drawn) -> None:
     promises = Promises(pitch=(pitch,))
-    drawn = sample("kda.extend", promises, 200)
-    assert {case.pool.pitch for case in drawn if max(case.pool.indices) >= 0} == {pitch}
-    assert any(max(case.pool.indices) < 0 for case in drawn)
+    found = drawn("kda.extend", 200, promises=promises)
+    assert {case.pool.pitch for case in found if max(case.pool.indices) >= 0} == {pitch}
+    assert any(max(case.pool.indices) < 0 for case in found)
 
 
-def test_no_draw_is_thrown_away() -> None:
+def test_no_draw_is_thrown_away(drawn: Drawn) -> None:
     """By Hypothesis' own statistics, over 2,000 draws of a narrow target."""
     seen: dict[str, Any] = {}
     with collector.with_value(seen.update):  # type: ignore[arg-type]
-        found = sample("gdn.decode", NARROW, 2000)
+        found = drawn("gdn.decode", 2000, promises=NARROW)
     ended = Counter(one["status"] for one in seen["generate-phase"]["test-cases"])
     assert ended["valid"] == len(found) == 2000
     assert ended["invalid"] == 0
     assert all(NARROW.broken_by(case) is None for case in found)
 
 
-def test_narrow_promises_reach_all_that_they_allow() -> None:
-    found = sample("gdn.decode", NARROW, 1000)
+def test_narrow_promises_reach_all_that_they_allow(drawn: Drawn) -> None:
+    found = drawn("gdn.decode", 1000, promises=NARROW)
     assert {(case.K, case.V) for case in found} == {(K, V) for K in (64, 128) for V in (64, 128)}
     assert {(case.H, case.HV) for case in found} == {(2, 4), (2, 8), (4, 8), (4, 16)}
     assert {case.gates.dtype for case in found} == {"float32", "bfloat16"}
@@ -140,11 +122,12 @@ def test_narrow_promises_reach_all_that_they_allow() -> None:
     assert {index for case in found for index in case.pool.indices} >= {1, 2, 3}
 
 
-def test_numbers_that_are_never_drawn_otherwise_are_drawn_where_they_are_promised() -> None:
+def test_numbers_that_are_never_drawn_otherwise_are_drawn_where_they_are_promised(drawn: Drawn) -> None:
     promises = Promises(
         K=(72, 200), V=Span(40, 80, 8), tail=(7,), length=(5, 9), lower_bound=(-3.5,), pitch=(24,)
     )
-    found = sample("kda.verify", replace(promises, bounded=(True,), batch=("packed",)), 800)
+    promises = replace(promises, bounded=(True,), batch=("packed",))
+    found = drawn("kda.verify", 800, promises=promises)
     assert {case.K for case in found} == {72, 200}
     assert {case.V for case in found} == {40, 48, 56, 64, 72, 80}
     assert {case.tail for case in found} == {7}
@@ -164,8 +147,8 @@ def test_numbers_that_are_never_drawn_otherwise_are_drawn_where_they_are_promise
         Promises(scale=("default",), l2norm=(False,)),
     ],
 )
-def test_values_that_depend_on_each_other_are_drawn_inside(promises: Promises) -> None:
-    found = sample("gdn.recurrent", promises, 150)
+def test_values_that_depend_on_each_other_are_drawn_inside(promises: Promises, drawn: Drawn) -> None:
+    found = drawn("gdn.recurrent", 150, promises=promises)
     assert [promises.broken_by(case) for case in found if promises.broken_by(case)] == []
 
 
@@ -176,7 +159,7 @@ def test_a_shrink_ends_at_the_simplest_that_is_promised() -> None:
     assert (smallest.dtype, smallest.gates.dtype, smallest.view) == ("bfloat16", "float32", "packed")
 
 
-def test_a_menu_inside_little_has_few_builds() -> None:
+def test_a_menu_inside_little_has_few_builds(drawn: Drawn) -> None:
     one = replace(
         NARROW, K=(64,), V=(64,), gate_dtype=("q",), pitch=(0,), index_dtype=("int64",), inplace=(True,)
     )
@@ -188,9 +171,8 @@ def test_a_menu_inside_little_has_few_builds() -> None:
     assert len(entries) == 2  # crowded, and not
     everything = Menu.draw(3, ["gdn.decode"])
     assert Menu.draw(3, ["gdn.decode"], promises=EVERYTHING) == everything
-    for case in sample(
-        "gdn.decode", BF16, 30, backend="gpu", menu=everything
-    ):  # entries outside are left out
+    # Entries outside are left out.
+    for case in drawn("gdn.decode", 30, backend="gpu", menu=everything, promises=BF16):
         assert BF16.broken_by(case) is None
     with pytest.raises(InvalidArgument, match=r"no entry for .gdn\.decode. lies inside the promises"):
         cases("gdn.decode", backend="gpu", menu=everything, promises=Promises(K=(77,)))

@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from diffgdn import kernels, targets
 from diffgdn.backend import selection
@@ -24,13 +24,14 @@ from diffgdn.findings import repro
 from diffgdn.findings.finding import Finding
 from diffgdn.reference import oracle
 from diffgdn.search import by_field
-from diffgdn.strategies import Menu, cases, representatives
+from diffgdn.strategies import Menu, representatives
 from diffgdn.targets import FunctionTarget, refusal
 from diffgdn.tensors import inputs
 from diffgdn.tensors.layout import arrange
 from diffgdn.tensors.results import result_of, results_of
 from diffgdn.verdict import execute, relations
 
+Drawn = Callable[..., list[Case]]
 BACKEND = selection.detect()
 TARGET = str(Path(__file__).with_name("state_option_functions.py")) + ":spoiled"
 TWO: dict[str, Any] = {
@@ -253,30 +254,9 @@ def test_a_script_says_what_a_replay_says(name: str, tmp_path: Path) -> None:
 # --- promises, draws and shrinks ---
 
 
-def drawn(op: str, count: int, promises: Promises | None = None, **options: Any) -> list[Case]:
-    found: list[Case] = []
-    if promises is not None:
-        options["promises"] = promises
-
-    @seed(11)
-    @settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        phases=(Phase.generate,),
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(case=cases(op, **options))
-    def collect(case: Case) -> None:
-        found.append(case)
-
-    collect()
-    return found
-
-
 @pytest.mark.parametrize("op", ["gdn.extend", "kda.extend", "gdn.update", "kda.verify"])
-def test_each_option_is_reached_and_most_cases_have_none(op: str) -> None:
-    found = drawn(op, 800)
+def test_each_option_is_reached_and_most_cases_have_none(op: str, drawn: Drawn) -> None:
+    found = drawn(op, 800, 11)
     seen = Counter(name for case in found for name in case.state_options.compiled)
     assert set(seen) == set(options_of(op))
     assert min(seen.values()) >= 5
@@ -288,10 +268,10 @@ def test_each_option_is_reached_and_most_cases_have_none(op: str) -> None:
         assert max(max(one.accepted) for one in slots) > 1
 
 
-def test_operations_without_options_have_none() -> None:
+def test_operations_without_options_have_none(drawn: Drawn) -> None:
     for op in ("gdn.recurrent", "gdn.decode", "kda.packed_decode"):
         assert options_of(op) == ()
-        assert {case.state_options for case in drawn(op, 30)} == {StateOptions()}
+        assert {case.state_options for case in drawn(op, 30, 11)} == {StateOptions()}
 
 
 ALWAYS = [
@@ -305,9 +285,11 @@ ALWAYS = [
 
 
 @pytest.mark.parametrize(("op", "fields", "option"), ALWAYS)
-def test_what_is_promised_always_is_drawn_always(op: str, fields: dict[str, Any], option: str) -> None:
+def test_what_is_promised_always_is_drawn_always(
+    op: str, fields: dict[str, Any], option: str, drawn: Drawn
+) -> None:
     promises = Promises(**fields)
-    for case in drawn(op, 40, promises):
+    for case in drawn(op, 40, 11, promises=promises):
         assert option in case.state_options.compiled
         assert promises.broken_by(case) is None
 
