@@ -194,17 +194,16 @@ def test_behind_the_live_rows_tables_held_the_slots_of_live_ones() -> None:
 
 def test_a_target_gets_no_more_padding_than_it_promises() -> None:
     case = replace(UPDATE, execution="graph")
+    functions = {"gdn.update": fused_recurrent_gated_delta_rule_update}
     for promised, sequences, tail in (
         (Promises(), 4, 1),
         (Promises(tail=(0,)), 4, 0),
         (Promises(padding=False), 3, 0),
         (Promises(empty=False), 3, 0),
     ):
-        monkey = FunctionTarget(
-            "toy", {"gdn.update": fused_recurrent_gated_delta_rule_update}, promises=promised
-        )
+        toy = FunctionTarget("toy", functions, promises=promised)
         ran = next(
-            one for one in padding.for_graph(case) if one == case or not targets.refusal(monkey, one, "gpu")
+            one for one in padding.for_graph(case) if one == case or not targets.refusal(toy, one, "gpu")
         )
         assert (len(ran.lens), ran.tail) == (sequences, tail)
 

@@ -347,6 +347,17 @@ def test_moves_leave_out_lays_and_make_gaps_and_offsets_plainer() -> None:
         assert wanted in found
 
 
+def test_a_lone_gap_moves_further_out_and_never_in() -> None:
+    """So a failure that any of them shows ends at the same one, wherever its shrink began."""
+    outer, inner = (laid(DECODE, q={"gaps": gaps}) for gaps in ((0, 5, 0, 0), (0, 0, 5, 0)))
+    assert outer in lay_moves.plainer(inner)
+    assert inner not in lay_moves.plainer(outer)
+    two = laid(DECODE, q={"gaps": (0, 5, 5, 0)})
+    assert {one.lay[0].gaps for one in lay_moves.plainer(two) if one and one.lay} <= {
+        (), (0, 5, 0, 0), (0, 0, 5, 0), *((0, 5, n, 0) for n in range(5)), *((0, n, 5, 0) for n in range(5))
+    }  # fmt: skip
+
+
 def test_a_large_gap_may_grow_so_that_fewer_indices_are_needed() -> None:
     case = laid(DECODE, q={"gaps": (0, 0, FAR // 2, 0)})
     assert laid(DECODE, q={"gaps": (0, 0, 2 * FAR, 0)}) not in lay_moves.fewer(case)  # past what is allowed
