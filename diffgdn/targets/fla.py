@@ -66,7 +66,7 @@ CONFIGURATIONS = 8  # at most: each one compiles every kernel anew, and fla's lo
 #
 # Scaled: with a lower bound, kda/chunk_intra.py divides gates by the middle of the range that they can have
 # (GATE_SHIFT), so that factors of a product are powers of the bound even where all gates are 1.
-CHUNK = Contract(operand="input", chunked=True, tf32=True, scaled=True)
+CHUNK = Contract(operand="input", chunked=True, tf32=True, scaled_gates=True)
 # fused_recurrent_gated_delta_rule and fused_recurrent_kda (fused_recurrent.py of either): every load is
 # followed by `.to(tl.float32)`, sums are tl.sum and not tl.dot, the state stays in registers as fp32 and the
 # final state is allocated as fp32.

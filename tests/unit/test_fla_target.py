@@ -375,7 +375,7 @@ def test_what_its_dispatch_chooses_is_pinned_or_told(
 
 def test_exactness_is_not_asked_of_gates_that_are_scaled_by_a_bound() -> None:
     case = make("kda.extend", gates=Gates(raw=True, lower_bound=-1.0), values=Values(law="exact"), scale=1.0)
-    plain = replace(Fla(NEW).contract("kda.extend"), scaled=False)
+    plain = replace(Fla(NEW).contract("kda.extend"), scaled_gates=False)
     data = inputs.draw(case)
     truth = oracle.expected(case, data)
     assert noise.unrounded(case, data, truth, plain)

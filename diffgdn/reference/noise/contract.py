@@ -109,8 +109,8 @@ class Contract:
         tf32: matrix products of fp32 operands may run in tf32.
         functions: units of the accumulator that an elementary function may be off by.
         points: another format for single points of `POINTS`, None for no rounding there.
-        scaled: operands of bounded gates are scaled by powers of the bound, which round where nothing else
-            does: results are held to the bound on noise, never to the last bit.
+        scaled_gates: operands of bounded gates are scaled by powers of the bound, which round where nothing
+            else does: results are held to the bound on noise, never to the last bit.
 
     Raises:
         ValueError: an unknown point or format, or `functions` not above 0.
@@ -123,7 +123,7 @@ class Contract:
     tf32: bool = False
     functions: float = FUNCTION_UNITS
     points: Mapping[str, str | None] = field(default_factory=dict)
-    scaled: bool = False
+    scaled_gates: bool = False
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.points) - set(POINTS))

@@ -64,7 +64,7 @@ def unrounded(case: Case, data: Data, expected: Expected, contract: Contract) ->
     Returns:
         fields of `oracle.Expected`; none unless the values follow the law "exact".
     """
-    if case.values.law != "exact" or (contract.scaled and case.gates.lower_bound is not None):
+    if case.values.law != "exact" or (contract.scaled_gates and case.gates.lower_bound is not None):
         return frozenset()
     form = oracle.chunked_form if contract.chunked else oracle.expected
     rounded = form(case, data, Rounded(case, contract), expected.o.device).items()
