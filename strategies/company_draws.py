@@ -9,23 +9,28 @@ from hypothesis import strategies as st
 from diffgdn.cases import company
 from diffgdn.cases.case import Case
 from diffgdn.cases.promises import Promises
+from diffgdn.strategies import lays
 from diffgdn.strategies.batch_layout import among, rarely
 from diffgdn.strategies.menu import STATES
 
-ONE_IN = 12  # cases has earlier calls: each takes as long as a call of its own
+# One in so many cases has earlier calls, each of which takes as long as a call of its own: of plain ones, and
+# of those that differ from the usual call elsewhere.
+ONE_IN, ONE_IN_UNUSUAL = 18, 6
 TWO_IN = 5  # of these has two
-OFTEN = 3  # new values in the same memory, for each other word: it meets the most kinds of stale things
+# How often a word is drawn for each other one: new values in the same memory meet the most kinds of stale
+# things, the others say something about few operations.
+OFTEN = {company.IN_PLACE: 3, "other_chunk_size": 3, "other_gate": 3, "other_outputs": 2, "smaller_batch": 2}
 
 
 def draw_before(draw: st.DrawFn, case: Case, backend: str, own: Promises) -> Case:
     """Give a case earlier calls, now and then. Each lies inside the promises, and on a GPU runs kernels that
     the case itself has compiled."""
-    if not draw(rarely(ONE_IN)):
+    if not draw(rarely(ONE_IN if lays.is_usual(case) else ONE_IN_UNUSUAL)):
         return case
     words = tuple(word for word in company.EARLIER if _fits(word, case, backend, own))
     if not words or not own.company:
         return case
-    often = (company.IN_PLACE,) * (OFTEN - 1) * (company.IN_PLACE in words)
+    often = tuple(word for word in words for _ in range(OFTEN.get(word, 1) - 1))
     first, second = draw(among(*words, *often)), draw(among(*words))
     both = draw(rarely(TWO_IN)) and first != second
     return replace(case, before=(first, second) if both else (first,))

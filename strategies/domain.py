@@ -14,13 +14,11 @@ from itertools import product
 from typing import Any
 
 from diffgdn.cases import axis_values as axes
-from diffgdn.cases import company
 from diffgdn.cases.axis_values import NONE, usual
 from diffgdn.cases.operations import OPERATIONS
-from diffgdn.cases.promise_axes import Flag, Words
-from diffgdn.cases.promises import AXES, EVERYTHING, Promises
+from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.cases.trace_steps import ACTS, CALLS
-from diffgdn.strategies import apart, generate, inside, laws, sizes
+from diffgdn.strategies import apart, domain_options, generate, inside, laws, sizes
 from diffgdn.strategies.batch_layout import MANY
 from diffgdn.strategies.menu import Build, Menu, options, promised
 
@@ -41,7 +39,6 @@ FLAGS = {
     "steps": "steps",
     "cu_dtype": "cu_dtype",
 }
-AS_OTHERS = {"q", "gate"}  # dtypes in promises that stand for those of other operands
 Pairs = dict[str, frozenset[str]]
 
 
@@ -110,9 +107,9 @@ def domain(
     for op in operations:
         own = promised(promises, op)
         for picks in _picks(op, backend, menu, own):
-            parts.append(_part(op, backend, picks, own, (configs or {}).get(op, 1)))
+            parts.append(_part(op, backend, picks, own, (configs or {}).get(op, 1), menu is None))
     every = sorted({f"{axis}={word}" for part in parts for axis, some in part.words.items() for word in some})
-    never, plain = apart.table(apart.APART, every), apart.table(apart.PLAIN, every)
+    never, plain = apart.table(apart.APART, every), apart.table((*apart.PLAIN, *apart.SELDOM), every)
     for part in parts:
         _add(found, part, never)
     order = {axis: n for n, axis in enumerate(_axis_order(parts))}
@@ -121,7 +118,7 @@ def domain(
         values,
         {value: frozenset(found[value] - plain[value]) for value in values},
         {value: frozenset(found[value] & plain[value]) for value in values},
-        tuple(_declared({*order, *axes.OWN_WORDS}, backend, [promised(promises, op) for op in operations])),
+        tuple(_declared({*order}, backend, {op: promised(promises, op) for op in operations})),
     )
 
 
@@ -137,22 +134,17 @@ def of_traces(operations: Iterable[str]) -> Domain:
     return Domain(values, dict.fromkeys(values, frozenset()), dict.fromkeys(values, frozenset()))
 
 
-def _declared(known: set[str], backend: str, promises: Iterable[Promises]) -> Iterator[str]:
-    """List what is promised, of any operation, on axes of which no more is known."""
-    elsewhere = {"execution"} if backend == "interpret" else set()
-    same_kernels = getattr(company, "SAME_KERNELS", company.EARLIER)
-    yield from (f"before={one}" for one in (same_kernels if backend == "gpu" else company.EARLIER))
-    for spec in AXES:
-        if spec.name in known | elsewhere:
-            continue
-        promised_of = [getattr(own, spec.name) for own in promises]
-        some: set[Any] = set()
-        match spec.metadata["axis"]:
-            case Words():
-                some = {one for words in promised_of for one in words} - AS_OTHERS
-            case Flag():
-                some = {False, *promised_of}
-        yield from sorted(f"{spec.name}={axes.WORDS.get(spec.name, usual)(one)}" for one in some)
+def _declared(known: set[str], backend: str, promises: Mapping[str, Promises]) -> Iterator[str]:
+    """List what cases of any operation can have on axes of which no more is known. promises: of each."""
+    found: dict[str, set[str]] = {}
+    for op, own in promises.items():
+        for axis, some in domain_options.words(op, backend, own).items():
+            found.setdefault(axis, set()).update(some)
+        if backend == "gpu":
+            found.setdefault("execution", set()).update(own.execution)
+    for axis, some in found.items():
+        if axis not in known:
+            yield from sorted(f"{axis}={word}" for word in some)
 
 
 def _axis_order(parts: list[Part]) -> list[str]:
@@ -241,8 +233,8 @@ def _dtypes(table: Mapping[str, Any], own: Promises) -> Iterator[tuple[str, str,
         yield dtype, dtype if picks["own_gates"] else "float32", picks["state_dtype"]
 
 
-def _part(op: str, backend: str, picks: Mapping[str, Any], own: Promises, configs: int) -> Part:
-    """Return what cases of these builds can have."""
+def _part(op: str, backend: str, picks: Mapping[str, Any], own: Promises, configs: int, listed: bool) -> Part:
+    """Return what cases of these builds can have. listed: also on the axes of `domain_options`."""
     operation = OPERATIONS[op]
     dims = {(f"K={axes.dim(K)}", f"V={axes.dim(V)}", f"square={usual(K == V)}") for K, V in picks["dims"]}
     dtypes = {(f"dtype={q}", f"gate_dtype={g}", f"state_dtype={s}") for q, g, s in picks["dtypes"]}
@@ -259,6 +251,8 @@ def _part(op: str, backend: str, picks: Mapping[str, Any], own: Promises, config
     words["config"] = {str(n) for n in range(configs)}
     if operation.is_chunked:
         words["chunk_size"] = words.get("chunk_size", {"64"})
+    if backend == "interpret" and listed:
+        words |= domain_options.words(op, backend, own)
     return Part({axis: some for axis, some in words.items() if some}, together)
 
 

@@ -17,16 +17,20 @@ from hypothesis import strategies as st
 from diffgdn.cases import lay as rules
 from diffgdn.cases.case import Case
 from diffgdn.cases.lay import KIND_OF, STRIDED, Lay, forms, shapes
+from diffgdn.cases.operand_options import USUAL
 from diffgdn.cases.promises import Promises
+from diffgdn.cases.state_options import StateOptions
 from diffgdn.strategies.batch_layout import among
 from diffgdn.strategies.inside import EVEN, FAR_OFFSET
 from diffgdn.strategies.menu import Build
 
-# Of cases. On a GPU far arguments take real memory, some 4 GiB each.
+# Of cases; of those that differ from the usual call elsewhere, more, so that two rare things meet. On a GPU
+# far arguments take real memory, some 4 GiB each.
 HOW = {
-    "interpret": ("plain",) * 17 + ("near",) * 2 + ("far",),
+    "interpret": ("plain",) * 34 + ("near",) * 4 + ("far",) * 2,
     "gpu": ("plain",) * 170 + ("near",) * 28 + ("far",) * 2,
 }
+HOW_UNUSUAL = {"interpret": ("plain",) * 12 + ("near",) * 5 + ("far",) * 3, "gpu": HOW["gpu"]}
 ODD = 5
 MOST_FAR = 1 << 33  # elements from the first to the last of an argument
 WORD_BYTES = 2  # on a GPU only arguments of 16 bits lie far
@@ -37,7 +41,7 @@ UNALIGNED = ("q", "k", "v", "g", "beta", "a", "b", "mixed_qkv", "out", "state", 
 def with_lays(draw: st.DrawFn, case: Case, build: Build, backend: str, own: Promises) -> Case:
     """Draw how the arguments of a case lie. own: what is promised of its operation."""
     fixed = of_build(case, build)
-    how = draw(among(*HOW[backend]))
+    how = draw(among(*(HOW if is_usual(case) else HOW_UNUSUAL)[backend]))
     if how == "far" and backend == "gpu":
         chosen = draw(st.sampled_from((None, *_sixteen_bits(case))))
         found = [_draw_far(draw, case, chosen, own, True)] if chosen else []
@@ -52,6 +56,11 @@ def with_lays(draw: st.DrawFn, case: Case, build: Build, backend: str, own: Prom
     named = {one.tensor for one in fixed}
     free = tuple(one for one in found if one is not None and one != Lay(one.tensor) and _fits(case, one))
     return replace(case, lay=(*fixed, *(one for one in free if one.tensor not in named)))
+
+
+def is_usual(case: Case) -> bool:
+    """Tell whether a case has no operands and no options of states but the usual ones, and no lay."""
+    return (case.operands, case.state_options, case.lay) == (USUAL, StateOptions(), ())
 
 
 def _fits(case: Case, lay: Lay) -> bool:
@@ -101,7 +110,7 @@ def _draw_far(draw: st.DrawFn, case: Case, name: str, own: Promises, even: bool)
     nesting = (axis, *(n for n in range(len(shape)) if n != axis))
     if nesting == tuple(range(len(shape))):
         nesting = ()
-    lay = Lay(name, gaps, nesting)
+    lay = Lay(name, gaps, nesting, 0 if even else _draw_offset(draw, own, False))
     return lay if _fits(case, lay) and _promised(lay, shape, own) else None
 
 
@@ -112,10 +121,14 @@ def _draw_near(draw: st.DrawFn, case: Case, name: str, own: Promises, even: bool
         return None  # by itself it would be aligned as it is not in the view
     gaps = draw(st.sampled_from(_gaps(name, shape, own, even)))
     nesting = draw(st.sampled_from(_nestings(name, shape, own, even)))
+    return Lay(name, gaps, nesting, _draw_offset(draw, own, even))
+
+
+def _draw_offset(draw: st.DrawFn, own: Promises, even: bool) -> int:
+    """Draw bytes from a 256-byte boundary, none half the time. even: a multiple of 16."""
     aligned = tuple(n for n in reversed(rules.ALIGNMENTS) if n in own.alignment and not (even and n % 16))
     less = tuple(n for n in aligned if n < 16)
-    offset = draw(among(0, *aligned, *less, *less)) if draw(among(False, True)) else 0
-    return Lay(name, gaps, nesting, offset)
+    return draw(among(0, *aligned, *less, *less)) if draw(among(False, True)) else 0
 
 
 def _gaps(name: str, shape: tuple[int, ...], own: Promises, even: bool) -> list[tuple[int, ...]]:

@@ -81,6 +81,8 @@ def _raw(form: Form, n: int) -> Form:
 def _beta(form: Form, n: int) -> Form:
     """Pass a beta of the other form than the gates, or none."""
     if form.operation.kind == "update" or (form.operation.kind == "recurrent" and n % 2):
+        if n % 4 == 3 and form.either:
+            form = replace(form, raw=True, bounded=form.operation.is_kda and n > 3)
         return form.having(beta=NONE)
     if n % 4 < 2:
         return form.having(beta="activated" if form.raw_gates else "raw")
@@ -129,8 +131,8 @@ def ways(op: str) -> tuple[Way, ...]:
     if kind == "update":
         return (_v, _k, _beta, _beta_dtype)
     if kind in ("decode", "verify"):
-        return (_v, _k, _dt_bias, _beta_dtype, _A_log, _softplus, _softplus)
-    return (_v, _k, _raw, _beta, _neg_eigval, _dt_bias, _beta_dtype, _A_log)
+        return (_v, _k, _dt_bias, _dt_bias, _beta_dtype, _A_log, _softplus, _softplus)
+    return (_v, _k, _raw, _beta, _neg_eigval, _dt_bias, _dt_bias, _beta_dtype, _A_log)
 
 
 def fitted(form: Form, own: Promises) -> Form:

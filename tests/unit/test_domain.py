@@ -52,6 +52,31 @@ NARROW = Promises(
 # Every value that cases must keep reaching in the interpreter: one that a strategy loses is missed here even
 # if the domain, which is made of the strategies' tables, loses it too.
 WORDS = {
+    "A_log": "bfloat16, float16, float32",
+    "alignment": "128, 16, 2, 256, 32, 4, 64, 8",
+    "before": "bigger_batch, new_values, none, other_chunk_size, other_dtype, other_gate, other_gate_dtype, "
+    "other_l2norm, other_outputs, other_scale, other_state_dtype, other_strides, same, smaller_batch",
+    "cache_steps": "buffer, longest, none",
+    "dt_bias": "bfloat16, float16, float32, none",
+    "indices": "no, yes",
+    "initial_flags": "no, yes",
+    "mixed_beta": "no, yes",
+    "mixed_qkv": "no, yes",
+    "neg_eigval": "no, yes",
+    "no_beta": "no, yes",
+    "output": "no, yes",
+    "raw_beta": "no, yes",
+    "softplus": "no, yes",
+    "step_rows": "given, slots",
+    "step_update": "no, yes",
+    "strides": "compact, far bounds, far buffers, far indices, far outputs, far states, far tokens, "
+    "far trees, far weights, gapped bounds, gapped buffers, gapped indices, gapped outputs, gapped states, "
+    "gapped tokens, "
+    "gapped trees, gapped weights, lying buffers, lying indices, lying outputs, lying states, lying tokens, "
+    "lying trees, lying weights, nested buffers, nested outputs, nested states, nested tokens, nested trees, "
+    "nested weights, wide tokens",
+    "token_slots": "no, yes",
+    "track": "no, yes",
     "H": "1, 2, 3",
     "HV": "1, 2, 3, 4, 5 to 8, 9 to 16",
     "K": "1, 128, 129 to 255, 16, 17 to 31, 2 to 15, 256, 32, 33 to 63, 64, 65 to 127",
@@ -254,6 +279,31 @@ class TestDomain:
         assert {("beta_law=one", "value_law=ones")} <= set(_pairs(values(case)))
         assert make_informative(case) != case
 
+    def test_of_one_operation_it_has_what_that_takes(self) -> None:
+        """On the axes of operands, options, lays and earlier calls too, in the interpreter and on a GPU."""
+        interpreted, gpu = domain(("gdn.packed_decode",)), domain(("gdn.packed_decode",), backend="gpu")
+        for found in ({*interpreted.values}, {*gpu.values, *gpu.declared}):
+            assert {"strides=gapped outputs", "strides=lying weights", "dt_bias=none"} <= found
+            axes = {axis_values.axis(value) for value in found}
+            assert axes.isdisjoint({"track", "mixed_qkv", "softplus", "token_slots", "raw_beta"})
+            assert found.isdisjoint({"strides=wide tokens", "strides=nested weights", "strides=gapped trees"})
+            assert found.isdisjoint({"before=other_chunk_size", "before=other_outputs"})
+        other = {"before=other_scale", "before=other_state_dtype"}  # which are compiled for
+        assert other <= {*interpreted.values}
+        assert other.isdisjoint(gpu.declared)
+
+    def test_earlier_calls_are_promised_too(self) -> None:
+        promises = Promises(dtype=("bfloat16",), gate_dtype=("q",), chunk_size=(64,), l2norm=(True,))
+        found = {*domain(("kda.extend",), promises=promises).values}
+        apart = {"before=other_dtype", "before=other_gate_dtype", "before=other_chunk_size"}
+        assert found.isdisjoint({*apart, "before=other_l2norm", "mixed_qkv=yes"})
+        assert {"before=other_state_dtype", "before=other_gate", "before=other_scale"} <= found
+        assert {"before=none"} == {
+            value
+            for value in domain(("kda.extend",), promises=Promises(company=False)).values
+            if value.startswith("before=")
+        }
+
     def test_every_pair_has_its_mirror(self) -> None:
         known = domain(EVERY)
         assert all(one in known.partners[other] for one in known.values for other in known.partners[one])
@@ -263,7 +313,7 @@ class TestDomain:
         """A word that was misspelt would keep nothing apart."""
         gpu = domain(EVERY, backend="gpu")
         known = {*domain(EVERY).values, *gpu.values, *gpu.declared}
-        for rule in (*apart.APART, *apart.PLAIN):
+        for rule in (*apart.APART, *apart.PLAIN, *apart.SELDOM):
             assert any(apart.table([rule], known).values()), rule
 
 
