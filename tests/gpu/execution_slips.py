@@ -44,7 +44,11 @@ def copy_slots(p_from, p_to, p_indices, size, stride_from, stride_to, GATHER: tl
             tl.store(p_to + other * stride_to + o, held, mask=o < size)
 
 
-@diffgdn.target(OP, promises=replace(PACKED, execution=("eager", "graph", "graph_stale")))  # poison crashes
+# Slots are copied as a whole, and rows of a buffer cannot be slots' numbers; a poisoned index crashes.
+COPIED = replace(PACKED, strides=("compact",), step_rows=("given",), token_slots=(False,))
+
+
+@diffgdn.target(OP, promises=replace(COPIED, execution=("eager", "graph", "graph_stale")))
 def reads_tails(**given: Given) -> Tensor:
     """States are gathered, updated and scattered, those of sequences without tokens too."""
     pool, indices = given["initial_state_source"], given["initial_state_indices"]

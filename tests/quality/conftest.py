@@ -45,7 +45,7 @@ EVERY_TIME = {
     "test_only_company_shows_it": ("first_dtype", "scratch"),
     "test_a_slip_is_found_and_shrinks_to_the_strides_that_show_it": (
         "slot indices lie side by side",
-        "heads of the pool are compact",
+        "rows of the pool are compact",
     ),
     "test_a_slip_is_found_and_made_small": (
         "a snapshot in a free slot",

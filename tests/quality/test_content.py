@@ -78,7 +78,7 @@ def shrunk(
     (found,) = hypothesis_search.find(
         cases(op),
         lambda case: execute.run(case, target, "interpret"),
-        max_examples=60,
+        max_examples=120,
         seed=1,
         max_shrink_seconds=60.0,
         by_field=by_field,
@@ -144,7 +144,7 @@ def test_content_stays_out_of_failures_that_are_not_about_numbers() -> None:
     (found,) = hypothesis_search.find(
         cases("gdn.recurrent"),
         lambda case: execute.run(case, target, "interpret"),
-        max_examples=60,
+        max_examples=120,
         seed=1,
         by_field=True,
     )

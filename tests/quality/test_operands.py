@@ -29,7 +29,7 @@ if selection.detect() != "interpret":
 
 Tensors = dict[str, Tensor]
 Plant = Callable[[Case, Tensors], Case]
-MOST_CASES = 2000
+MOST_DRAWS = 4000  # of which about half repeat earlier ones
 # Small, so that many cases are drawn in a short time.
 SMALL = Promises(K=(16,), V=(16,), HV=(1, 2), length=Span(1, 20), chunk_size=(16,))
 
@@ -182,7 +182,7 @@ def found(slip: Slip) -> tuple[Case, int]:
     (first, *_) = hypothesis_search.find(
         cases(slip.op, promises=SMALL),
         run,
-        max_examples=MOST_CASES,
+        max_examples=MOST_DRAWS,
         seed=7,
         deadline=1.0,
         clock=lambda: 2.0 * bool(seen),  # no other case is drawn after the first failure

@@ -116,7 +116,7 @@ def test_only_what_is_promised_is_drawn_and_in_the_interpreter_nothing(
 ) -> None:
     seen = set()
 
-    @settings(DRAWN, max_examples=300)
+    @settings(DRAWN, max_examples=600)
     @given(cases("gdn.update", backend=backend, promises=Promises(execution=promised)))
     def draw(case: Case) -> None:
         seen.add(case.execution)

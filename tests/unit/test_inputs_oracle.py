@@ -62,7 +62,9 @@ def shrunk(case: Case) -> Case:
     K, V = min(case.K, 4), min(case.V, 3)
     lens = tuple(min(length, 5) for length in case.lens)
     parents = tuple(tree[:5] for tree in case.parents)
-    return replace(case, K=K, V=V, lens=lens, parents=parents, edits=(), before=(), lay=())
+    options = replace(case.state_options, track=())  # of chunks that are gone
+    plain = replace(case, edits=(), before=(), lay=(), state_options=options)
+    return replace(plain, K=K, V=V, lens=lens, parents=parents)
 
 
 def fifty_digits(case: Case, data: dict[str, torch.Tensor]) -> tuple[dict[Any, Any], dict[Any, Any]]:
@@ -101,7 +103,7 @@ def fifty_digits(case: Case, data: dict[str, torch.Tensor]) -> tuple[dict[Any, A
     for n, length in enumerate(case.lens):
         for hv in range(case.HV):
             start = [[mp.mpf(0)] * case.K for _ in range(case.V)]
-            if "state" in data:
+            if "state" in data and (not case.state_options.initial or case.state_options.initial[n]):
                 start = [row("state", n, hv, i) for i in range(case.V)]
             states = {-1: start}
             for step in range(length):
