@@ -1,4 +1,4 @@
-"""Lists what cases of an operation can have on the axes of operands, options of states, lays, earlier calls."""
+"""Lists what cases of an operation can have on the axes of operands, options of states, lays, and company."""
 
 from __future__ import annotations
 

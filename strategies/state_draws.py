@@ -27,8 +27,10 @@ ONE_IN_BUFFERED = 4  # of updates that keep steps
 WEIGHTS = {"token_slots": 2, "step_update": 2, "track": 2}
 # How rows are named and what is said of the buffer's steps.
 FEWER = ("given", "longest")
-WORDS = (("given", "buffer"),) * 14 + (("slots", "buffer"), FEWER, FEWER, ("given", "none"))
-WORDS += (("slots", "longest"), ("slots", "none"))
+WORDS = (
+    *(("given", "buffer"),) * 14,
+    *(("slots", "buffer"), FEWER, FEWER, ("given", "none"), ("slots", "longest"), ("slots", "none")),
+)
 MOST_ROWS = 8  # of a buffer whose rows are slots, unless there are more sequences
 MORE_STEPS = 3  # slots of a sequence than tokens of the longest
 BITS = 10  # sequences after which flags repeat
