@@ -69,7 +69,7 @@ def test_first_order_agrees_with_runs_under_perturbation(name: str) -> None:
 
 
 def test_states_of_trees_may_have_the_buffers_dtype_where_a_contract_says_so() -> None:
-    """Neither those of chains, nor with another contract, nor an fp32 buffer; and that is the noise it adds."""
+    """Not those of chains, with another contract, or an fp32 buffer; and that is the noise it adds."""
     reread = noise.Contract(reread_trees=True)
     tree = replace(CASES["gdn.verify of trees"], pool=replace(DRAFT, dtype="bfloat16"))
     chain = replace(CASES["kda.verify of chains"], pool=replace(DRAFT, dtype="bfloat16"))

@@ -160,7 +160,7 @@ class Contract:
 
     @functools.cached_property
     def _sizes(self) -> dict[tuple[str, torch.dtype], dict[str, Size]]:
-        """Keep the sizes by what of a case they depend on: the coarsest dtype of its inputs, and the state's."""
+        """Keep the sizes by what of a case they depend on: its coarsest input, and the state."""
         return {}
 
     def _size(self, case: Case, name: str) -> Size:
