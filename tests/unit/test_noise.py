@@ -68,6 +68,28 @@ def test_first_order_agrees_with_runs_under_perturbation(name: str) -> None:
         assert float(ratio.min()) > 0.45, result
 
 
+def test_states_of_trees_may_have_the_buffers_dtype_where_a_contract_says_so() -> None:
+    """Not those of chains, with another contract, or an fp32 buffer; and that is the noise it adds."""
+    reread = noise.Contract(reread_trees=True)
+    tree = replace(CASES["gdn.verify of trees"], pool=replace(DRAFT, dtype="bfloat16"))
+    chain = replace(CASES["kda.verify of chains"], pool=replace(DRAFT, dtype="bfloat16"))
+    assert reread.dtype(tree, "state") is torch.bfloat16
+    others = (
+        reread.dtype(chain, "state"),
+        reread.dtype(CASES["gdn.verify of trees"], "state"),
+        default_contract(tree.op).dtype(tree, "state"),
+        reread.dtype(tree, "accumulator"),
+    )
+    assert {*others} == {torch.float32}
+    assert reread.sizes(chain)["state"].unit < 2.0**-20 < 2.0**-10 < reread.sizes(tree)["state"].unit
+    data = inputs.draw(tree)
+    rounded = reference_kernel.computed(tree, data, reread)["o"].double()
+    error = (rounded - oracle.expected(tree, data).o).abs()
+    wide, narrow = (noise.measure(tree, data, one)["o"] for one in (reread, default_contract(tree.op)))
+    assert bool((error <= noise.MAX_SIGMAS * wide).all())
+    assert float((error > noise.MAX_SIGMAS * narrow).double().mean()) > 0.5
+
+
 @pytest.mark.parametrize("op", ["gdn.extend", "kda.extend", "gdn.update", "kda.update"])
 def test_what_little_is_left_of_a_state_keeps_its_noise(op: str) -> None:
     """A gate of -64 in fp32 rounds by 64 half units of 1 at least, which is an error of that size relative to

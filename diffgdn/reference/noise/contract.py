@@ -111,6 +111,7 @@ class Contract:
         points: another format for single points of `POINTS`, None for no rounding there.
         scaled_gates: operands of bounded gates are scaled by powers of the bound, which round where nothing
             else does: results are held to the bound on noise, never to the last bit.
+        reread_trees: in trees every state is read back from the buffer of steps, and so has its dtype.
 
     Raises:
         ValueError: an unknown point or format, or `functions` not above 0.
@@ -124,6 +125,7 @@ class Contract:
     functions: float = FUNCTION_UNITS
     points: Mapping[str, str | None] = field(default_factory=dict)
     scaled_gates: bool = False
+    reread_trees: bool = False
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.points) - set(POINTS))
@@ -139,6 +141,8 @@ class Contract:
     def dtype(self, case: Case, kind: str) -> torch.dtype:
         """Return the format of a kind of value ("operand", "accumulator", "state") in this case."""
         chosen = getattr(self, kind)
+        if kind == "state" and self.reread_trees and case.parents and case.has_buffer:
+            chosen = case.pool.dtype
         return DTYPE[coarsest(case) if chosen == "input" else chosen]
 
     def unit(self, case: Case, kind: str) -> float:
@@ -149,14 +153,14 @@ class Contract:
 
     def sizes(self, case: Case) -> dict[str, Size]:
         """Map every point of `POINTS` to the root mean square size of a rounding there, for this case."""
-        dtype = coarsest(case)
-        if dtype not in self._sizes:
-            self._sizes[dtype] = {name: self._size(case, name) for name in POINTS}
-        return self._sizes[dtype]
+        key = coarsest(case), self.dtype(case, "state")
+        if key not in self._sizes:
+            self._sizes[key] = {name: self._size(case, name) for name in POINTS}
+        return self._sizes[key]
 
     @functools.cached_property
-    def _sizes(self) -> dict[str, dict[str, Size]]:
-        """Keep the sizes by the coarsest dtype of a case's inputs, on which alone they depend."""
+    def _sizes(self) -> dict[tuple[str, torch.dtype], dict[str, Size]]:
+        """Keep the sizes by what of a case they depend on: its coarsest input, and the state."""
         return {}
 
     def _size(self, case: Case, name: str) -> Size:

@@ -121,11 +121,19 @@ NEUTRAL: Mapping[str, Any] = {
 # (_MERGE_DOT_PRECISION, SOLVE_TRIL_DOT_PRECISION), and products of fp32 operands take tl.dot's default. What
 # is stored between stages (A, w, u, h, v_new) has the dtype of k, gates and states are fp32.
 CHUNK = Contract(operand="input", chunked=True, tf32=True)
+# In trees each token's state is loaded from its parent's row of intermediate_states_buffer (`cache_ptr`).
+STEPS = Contract(reread_trees=True)
+# Comments on stride_h0_source and stride_init_state (fla/fused_recurrent.py, fla/chunk_delta_h.py, sigmoid):
+# slots of a pool may lie apart, and what is inside a slot may not. Where cache_idx is loaded they call the
+# buffer of steps contiguous.
+APART = tuple(f"{form} {kind}" for form in ("gapped", "nested", "far") for kind in ("states", "buffers"))
+SLOT_STRIDES = tuple(word for word in STRIDES if word not in (*APART, "lying buffers"))
 # packed decode raises ValueError where these are not contiguous: `out`, `A_log` and `dt_bias`, the last axis
 # of mixed_qkv, a and b (fla/fused_recurrent.py).
 PACKED_STRIDES = tuple(
-    word for word in STRIDES if not word.endswith((" weights", " outputs")) and word != "lying tokens"
+    word for word in SLOT_STRIDES if not word.endswith((" weights", " outputs")) and word != "lying tokens"
 )
+NO_ROW = "its trees need a row of the buffer of steps"
 PLAIN = ("eager", "stream", "device")  # all but graphs
 
 
@@ -144,13 +152,21 @@ def make(name: str, place: str | None) -> ReleasedTarget:
     adapters = {op: _adapted(op, function) for op, function in found.functions.items()}
     promised = {op: _promised(op, one) for op, one in found.functions.items()}
     contracts = dict.fromkeys(("gdn.extend", "kda.extend"), CHUNK)
+    contracts |= dict.fromkeys(("gdn.update", "gdn.verify", "kda.verify"), STEPS)
     return ReleasedTarget(found, adapters, layout, promised, contracts, missing, _refuses)
 
 
 def _refuses(case: Case) -> str | None:
-    """Say what promises cannot: `assert scale > 0, "scale must be positive"`, in the functions that step."""
+    """Say what promises cannot: `assert scale > 0, "scale must be positive"`, in the functions that step; and
+    that branches of a tree need a row: its callers give each sequence one, padding a row that nobody reads
+    (build_verify_intermediate_state_indices in layers/attention/linear/utils.py).
+    """
     steps = case.operation.kind in ("update", "decode", "verify") or case.op == "gdn.recurrent"
-    return "its scale must be positive" if steps and case.effective_scale <= 0 else None
+    if steps and case.effective_scale <= 0:
+        return "its scale must be positive"
+    pairs = zip(case.parents, case.pool.rows, strict=False)
+    branches = any(row < 0 and parents != tuple(range(-1, len(parents) - 1)) for parents, row in pairs)
+    return NO_ROW if branches else None
 
 
 def _layout(found: Found) -> str:
@@ -210,8 +226,8 @@ def _promised(op: str, function: Function) -> dict[str, Any]:
     if kind in ("update", "verify"):
         # Its kernel reads a row of intermediate_state_indices for each sequence, whatever slots are given.
         out["step_rows"] = ("given",)
-    if kind == "packed_decode":
-        out["strides"] = ("compact", *PACKED_STRIDES)
+    if kind != "recurrent":
+        out["strides"] = ("compact", *(PACKED_STRIDES if kind == "packed_decode" else SLOT_STRIDES))
     return out
 
 
@@ -229,6 +245,9 @@ def _promised_extend(op: str, names: frozenset[str]) -> dict[str, Any]:
     if op == "gdn.extend":
         # fla/chunk.py: `assert q.dtype == k.dtype == v.dtype`, `assert q.dtype != torch.float32`.
         out |= {"dtype": ("float16", "bfloat16"), "mixed_qkv": False}
-    elif "output_intermediate_states" not in names:
+        return out
+    # fla/chunk_intra.py: products of A, which has the dtype of k, with v and k; tl.dot refuses two dtypes.
+    out["mixed_qkv"] = False
+    if "output_intermediate_states" not in names:
         out["boundary"] = (False,)
     return out
