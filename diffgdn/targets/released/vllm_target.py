@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diffgdn.cases.case import Case
 from diffgdn.cases.lay import STRIDES
+from diffgdn.cases.operand_options import dtype_of
 from diffgdn.reference.noise import Contract
 from diffgdn.targets import pinning
 from diffgdn.targets.released import stand_ins, vllm_calls
@@ -202,10 +203,15 @@ def make(name: str, place: str | None) -> Vllm:
 
 
 def _refuses(case: Case) -> str | None:
-    """Say what promises cannot: `assert scale > 0, "scale must be positive"`, in the functions of GDN that
-    step."""
-    steps = case.op in ("gdn.update", "gdn.decode", "gdn.verify")
-    return "its scale must be positive" if steps and case.effective_scale <= 0 else None
+    """Say what promises cannot, of the functions that step: asserts on the scale of GDN, on strides of KDA."""
+    if case.op in ("gdn.update", "gdn.decode", "gdn.verify") and case.effective_scale <= 0:
+        return "its scale must be positive"  # `assert scale > 0, "scale must be positive"`
+    alone = [name for name in "qkv" if dtype_of(case, name) != case.dtype]
+    alone += [one.tensor for one in case.lay if one.tensor in "qkv"]
+    if case.op in ("kda.update", "kda.decode", "kda.verify") and case.view == "packed" and alone:
+        # `assert q.stride(1) == k.stride(1) == v.stride(1)`; those lie apart from the projection.
+        return "q, k and v must have one stride"
+    return None
 
 
 def _promised(op: str, function: Function) -> dict[str, Any]:
