@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from diffgdn import strategies, targets
 from diffgdn.cases.case import Case, Pool, Values
 from diffgdn.cases.state_options import StateOptions
+from diffgdn.targets.released.case_target import CaseTarget
 from diffgdn.targets.released.null_slot import Moved, moved_indices
-from diffgdn.targets.released.vllm_target import Vllm
 from diffgdn.verdict import execute
 
 OPS = tuple(
@@ -47,20 +47,20 @@ def apart() -> Iterator[None]:
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> Vllm:
+def target(tmp_path: Path) -> CaseTarget:
     found = targets.get(f"vllm@{packages.folder(tmp_path, fake.vllm(), '0.33.0', 'vllm')}")
-    assert isinstance(found, Vllm)
+    assert isinstance(found, CaseTarget)
     return found
 
 
-def failure(target: Vllm, case: Case) -> str:
+def failure(target: CaseTarget, case: Case) -> str:
     verdict = execute.run(case, target, "interpret")
     assert verdict.refused is None, case
     return str(verdict.failure or "")
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_every_promised_case_of_a_right_package_passes(target: Vllm, op: str) -> None:
+def test_every_promised_case_of_a_right_package_passes(target: CaseTarget, op: str) -> None:
     """The oracle agrees, over whatever is drawn inside the promises."""
     seen = []
 
@@ -81,7 +81,7 @@ def test_every_promised_case_of_a_right_package_passes(target: Vllm, op: str) ->
 
 @pytest.mark.parametrize("op", ["gdn.decode", "kda.decode", "gdn.update", "kda.update"])
 @pytest.mark.parametrize("lens", [(1, 1, 1), (3, 0, 2)])
-def test_padding_and_slot_zero_are_translated(target: Vllm, op: str, lens: tuple[int, ...]) -> None:
+def test_padding_and_slot_zero_are_translated(target: CaseTarget, op: str, lens: tuple[int, ...]) -> None:
     """Slot 0 is a slot, padding has the output of a zero state; whole tokens or a few, packed or not."""
     pool = Pool(slots=3, indices=(0, -1, 2), pitch=8)
     case = Case(op, lens=lens, tail=1, l2norm=True, values=Values(law="normal"), pool=pool)
@@ -91,7 +91,7 @@ def test_padding_and_slot_zero_are_translated(target: Vllm, op: str, lens: tuple
 
 
 @pytest.mark.parametrize("op", ["gdn.verify", "kda.verify", "gdn.update"])
-def test_states_after_tokens_go_to_slots_of_their_own(target: Vllm, op: str) -> None:
+def test_states_after_tokens_go_to_slots_of_their_own(target: CaseTarget, op: str) -> None:
     slots = ((0, 3), (-1, -1), (4, 2))
     options = StateOptions(slots=slots, accepted=(1, 1, 2))
     pool, values = Pool(slots=6, indices=(0, -1, 2)), Values(law="normal")
@@ -99,7 +99,7 @@ def test_states_after_tokens_go_to_slots_of_their_own(target: Vllm, op: str) -> 
     assert failure(target, case) == ""
 
 
-def test_a_stray_write_between_slots_is_seen(target: Vllm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stray_write_between_slots_is_seen(target: CaseTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is copied back has the gaps, so that nothing is hidden by the copy."""
     case = Case("gdn.decode", pool=Pool(slots=3, indices=(1,), pitch=8))
 
@@ -117,7 +117,7 @@ def test_a_stray_write_between_slots_is_seen(target: Vllm, monkeypatch: pytest.M
     assert "state" in failure(target, case)
 
 
-def test_what_is_promised_has_its_source(target: Vllm) -> None:
+def test_what_is_promised_has_its_source(target: CaseTarget) -> None:
     promises = target.promises
     assert promises.of("gdn.verify").token_slots == (True,)
     assert promises.of("kda.decode").square == (True,)

@@ -38,10 +38,10 @@ class Moved:
         strides, size = with_one_more(own), own.element_size()
         reach = 1 + sum((n - 1) * stride for n, stride in zip(own.shape, strides, strict=True))
         align = ALIGN_BYTES // size
-        first = (own.data_ptr() // size - strides[0]) % align  # of slot 0, so that slot 1 lies as theirs
+        first = int(own.data_ptr() // size - strides[0]) % align  # of slot 0, so that slot 1 lies as theirs
         memory = _memory(align + first + strides[0] + reach, own)
         # On from the first multiple of 256 bytes; `as_strided` counts from the start of the storage.
-        first += memory.storage_offset() - (memory.data_ptr() // size) % -align
+        first += int(memory.storage_offset()) - (memory.data_ptr() // size) % -align
         pool = memory.as_strided((own.shape[0] + 1, *own.shape[1:]), strides, first)
         span = None
         if strides == own.stride() and reach * size <= FAR_BYTES:

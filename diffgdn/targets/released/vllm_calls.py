@@ -20,13 +20,13 @@ from torch import Tensor
 
 from diffgdn.cases.case import Case
 from diffgdn.targets import calls
+from diffgdn.targets.released.case_target import Call
 from diffgdn.targets.released.dense_states import Batch
 from diffgdn.targets.released.null_slot import Moved, moved_indices
 from diffgdn.targets.released.package import Function, declared
 from diffgdn.tensors.arena import Arguments
 
 Given = dict[str, Any]
-Call = Callable[[Case, Arguments], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)

@@ -21,22 +21,10 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.lay import STRIDES
 from diffgdn.cases.operand_options import dtype_of
 from diffgdn.reference.noise import Contract
-from diffgdn.targets import pinning
 from diffgdn.targets.released import stand_ins, vllm_calls
-from diffgdn.targets.released.package import (
-    Found,
-    Function,
-    ReleasedTarget,
-    Spec,
-    adapter,
-    declared,
-    layout_of,
-    load,
-    optional,
-)
-from diffgdn.targets.released.stand_ins import Surroundings, no, not_there
-from diffgdn.targets.released.vllm_calls import Call
-from diffgdn.tensors.arena import Arguments
+from diffgdn.targets.released.case_target import Call, CaseTarget
+from diffgdn.targets.released.package import Function, Spec, declared, layout_of, load, optional
+from diffgdn.targets.released.stand_ins import Surroundings, not_there
 
 FLA, KIMI = "vllm.third_party.flash_linear_attention", "vllm.models.kimi_k3.nvidia.ops.third_party.kda"
 BEFORE = "vllm.model_executor.layers.fla"
@@ -161,27 +149,7 @@ CHUNK = Contract(operand="input", chunked=True, tf32=True)
 PLAIN = ("eager", "stream", "device")  # all but graphs
 
 
-class Vllm(ReleasedTarget):
-    """A target whose calls are made for a case, as the slots of vLLM need to be known."""
-
-    def __init__(self, found: Found, made: Mapping[str, Call], **given: Any) -> None:
-        self._calls = dict(made)
-        adapters = {op: adapter(_not_called(op), ASKED.get(op, frozenset())) for op in made}
-        super().__init__(found, adapters, **given)
-
-    def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
-        with self._noted(case.op), pinning.pinned(self._all_tuners(), case.config):
-            return self._calls[case.op](case, arguments)
-
-
-def _not_called(op: str) -> Function:
-    def call(**given: Any) -> Any:
-        raise NotImplementedError(f"{op} is called for a case")
-
-    return call
-
-
-def make(name: str, place: str | None) -> Vllm:
+def make(name: str, place: str | None) -> CaseTarget:
     """Make the target of the installed package, or of a wheel or a folder. Raises TargetError."""
     found = load(SPEC, place)
     missing = dict.fromkeys(("gdn.recurrent", "kda.recurrent"), NO_RECURRENT)
@@ -191,9 +159,10 @@ def make(name: str, place: str | None) -> Vllm:
     if layout == "kv" and found.functions.pop("gdn.packed_decode", None) is not None:
         missing["gdn.packed_decode"] = "states are [K, V] in this version, which it has no form for"
     made = {op: CALLS[op](function) for op, function in found.functions.items()}
-    return Vllm(
+    return CaseTarget(
         found,
         made,
+        ASKED,
         layout=layout,
         promised={op: _promised(op, one) for op, one in found.functions.items()},
         contracts=dict.fromkeys(("gdn.extend", "kda.extend"), CHUNK),
@@ -203,7 +172,7 @@ def make(name: str, place: str | None) -> Vllm:
 
 
 def _refuses(case: Case) -> str | None:
-    """Say what promises cannot, of the functions that step: asserts on the scale of GDN, on strides of KDA."""
+    """Say what promises cannot: asserts on the scale of GDN and on strides of KDA, of what steps."""
     if case.op in ("gdn.update", "gdn.decode", "gdn.verify") and case.effective_scale <= 0:
         return "its scale must be positive"  # `assert scale > 0, "scale must be positive"`
     alone = [name for name in "qkv" if dtype_of(case, name) != case.dtype]
