@@ -16,7 +16,7 @@ from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.promises import Promises
 from diffgdn.cases.state_options import StateOptions
-from diffgdn.targets.released import flashinfer_target
+from diffgdn.targets.released import stand_ins
 from diffgdn.targets.released.case_target import CaseTarget
 from diffgdn.verdict import execute
 
@@ -51,7 +51,7 @@ def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CaseTarget:
     found = targets.get(f"flashinfer@{place}")
     assert isinstance(found, CaseTarget)
     monkeypatch.setattr(found.found, "spec", replace(found.found.spec, backends=("interpret", "gpu")))
-    monkeypatch.setattr(flashinfer_target.stand_ins, "compute_capability", lambda: 100)
+    monkeypatch.setattr(stand_ins, "compute_capability", lambda: 100)
     return found
 
 
@@ -129,7 +129,7 @@ def test_it_runs_on_a_gpu_only_and_kda_on_one_of_them(
 ) -> None:
     assert targets.missing(f"flashinfer@{tmp_path}", "interpret") == "flashinfer runs on a GPU only"
     assert targets.refusal(target, simple("kda.decode"), "gpu") is None
-    monkeypatch.setattr(flashinfer_target.stand_ins, "compute_capability", lambda: 90)
+    monkeypatch.setattr(stand_ins, "compute_capability", lambda: 90)
     assert targets.refusal(target, simple("kda.decode"), "gpu") == "it requires SM100"
     assert targets.refusal(target, simple("gdn.decode"), "gpu") is None
     small = simple("gdn.decode", K=160, V=128)

@@ -105,7 +105,7 @@ def test_a_stray_write_between_slots_is_seen(target: CaseTarget, monkeypatch: py
 
     def strays(move: Any) -> Any:
         def of(own: torch.Tensor) -> Moved:
-            moved = move(own)
+            moved: Moved = move(own)
             assert moved.span is not None
             moved.span[1][own[0].numel() + 3] = 7.0  # in the gap behind slot 0
             return moved
