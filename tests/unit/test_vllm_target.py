@@ -19,6 +19,8 @@ from diffgdn.cases.promises import Promises
 from diffgdn.cases.state_options import StateOptions
 from diffgdn.targets.released.case_target import CaseTarget
 from diffgdn.targets.released.null_slot import Moved, moved_indices
+from diffgdn.tensors import far_memory
+from diffgdn.tensors.poison import PoisonedEmpty
 from diffgdn.verdict import execute
 
 OPS = tuple(
@@ -189,3 +191,17 @@ def test_indices_keep_their_strides() -> None:
     assert moved.tolist() == [[2, 0], [6, 3]]
     assert moved.dtype == torch.int32
     assert moved.stride() == (3, 1)
+
+
+def test_far_slots_take_no_memory_between_them() -> None:
+    """A run fills what torch.empty allocates, so that a far pool or far indices would take all of it."""
+    far = far_memory.lazily(1 << 30, "cpu")
+    indices = far.view(torch.int32).as_strided((3,), (1 << 27,)).zero_()
+    pool = far.view(torch.float32).as_strided((2, 4), (1 << 28, 1), 8).zero_()
+    with PoisonedEmpty() as fresh:
+        assert moved_indices(indices).tolist() == [1, 1, 1]
+        moved = Moved.of(pool)
+        moved.pool[2] = 3.0
+        moved.put_back()
+    assert [one.tensor.numel() for one in fresh.allocated if one.tensor.numel() > 100] == []
+    assert pool.tolist() == [[0.0] * 4, [3.0] * 4]

@@ -7,6 +7,7 @@ is copied back, gaps included, so that a stray write is seen where it happened.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +37,7 @@ class Moved:
     def of(cls, own: Tensor) -> Moved:
         """Copy a pool, [slots, ...], floating point with strides above 0."""
         strides, size = with_one_more(own), own.element_size()
-        reach = 1 + sum((n - 1) * stride for n, stride in zip(own.shape, strides, strict=True))
+        reach = _reach(own.shape, strides)
         align = ALIGN_BYTES // size
         first = int(own.data_ptr() // size - strides[0]) % align  # of slot 0, so that slot 1 lies as theirs
         memory = _memory(align + first + strides[0] + reach, own)
@@ -77,15 +78,30 @@ def with_one_more(pool: Tensor) -> tuple[int, ...]:
 
 
 def _memory(elements: int, like: Tensor) -> Tensor:
-    """Allocate so many elements of a tensor's dtype on its device; on a CPU large ones take memory where
-    they are touched."""
-    if like.device.type == "cpu" and elements * like.element_size() > FAR_BYTES:
-        words = -(-elements * like.element_size() // 8) * 4
-        return far_memory.lazily(words, like.device).view(like.dtype)
-    return torch.empty(elements, dtype=like.dtype, device=like.device)
+    """Allocate so many elements of a tensor's dtype on its device.
+
+    Of many, on a CPU those that are not touched take none. torch.empty is what a run fills and guards, which
+    is too much for them.
+    """
+    size = elements * like.element_size()
+    if size <= FAR_BYTES:
+        return torch.empty(elements, dtype=like.dtype, device=like.device)
+    if not like.is_cuda:
+        return far_memory.lazily(-(-size // 8) * 4, like.device).view(like.dtype)
+    if not torch.cuda.is_current_stream_capturing():
+        far_memory.wait_for_memory(like.device, size)
+    return torch.zeros(elements, dtype=like.dtype, device=like.device)
+
+
+def _reach(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Count the elements from the first to the last of a strided tensor that has any."""
+    return 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
 
 
 def moved_indices(indices: Tensor) -> Tensor:
     """Return slot indices one higher, so that -1 is 0, with the strides of those given."""
-    out = torch.empty_strided(indices.shape, indices.stride(), dtype=indices.dtype, device=indices.device)
-    return out.copy_(indices + 1)
+    if not indices.numel():
+        return indices.clone()
+    shape, strides = indices.shape, indices.stride()
+    memory = _memory(_reach(shape, strides), indices)
+    return memory.as_strided(shape, strides, memory.storage_offset()).copy_(indices + 1)
