@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import PurePath
 
 OWN = ("vk", "kv", "eager")
-RELEASED = ("sglang", "fla", "fla-dispatch", "transformers", "flashkda", "flashqla")
+RELEASED = ("sglang", "vllm", "fla", "fla-dispatch", "transformers", "flashkda", "flashqla", "flashinfer")
 BUILT_IN = (*OWN, *RELEASED)
 AT = "@"
 

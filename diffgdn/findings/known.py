@@ -15,6 +15,7 @@ from importlib import metadata
 from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion
 
 from diffgdn.cases import conditions, target_names
 from diffgdn.cases.case import Case
@@ -46,7 +47,7 @@ class Known:
     name, or a shell pattern. kind: of failure; wrong numbers are one kind, whether held to a bound or to the
     last bit. result: the tensor that is wrong; None for any. says: words that the message holds, as for
     exceptions the name of their class; None for any. where: what the case has. backend: where it fails; None
-    for everywhere. versions: (package, comparisons) for which it holds, as installed. flaky: it need not
+    for everywhere. versions: (package, comparisons) for which it holds (`is_of`). flaky: it need not
     fail, so that it is never said to be mended. cases: so many that ran under its conditions, none of which
     failed, tell that it is.
     """
@@ -84,13 +85,13 @@ class Known:
 
     def is_of(self, target: str, backend: str, operation: str) -> bool:
         """Tell whether it can be met where an operation of a target runs on a backend, with what is
-        installed.
+        installed, or lies where the target takes its package from.
         """
         return (
             self.target in target_names.spellings(target)
             and self.backend in (None, backend)
             and self.takes_part(operation)
-            and self.installed
+            and all(_fits(package, wanted, target) for package, wanted in self.versions)
         )
 
     @property
@@ -222,10 +223,22 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _fits(package: str, wanted: str) -> bool:
-    """Tell whether a package is installed in a version that is wanted."""
-    version = _installed(package)
-    return version is not None and _comparisons(wanted).contains(version, prereleases=True)
+def _fits(package: str, wanted: str, target: str = "") -> bool:
+    """Tell whether a package has a version that is wanted: as it is installed, or, if it is the package of a
+    target that lies in a wheel or a folder, as it is there.
+    """
+    version = None
+    if target_names.split(target)[1] is not None:
+        from diffgdn.targets.released import roster  # imports what such a target imports
+
+        version = roster.version_at(target, package)
+    version = version or _installed(package)
+    if version is None:
+        return False
+    try:
+        return _comparisons(wanted).contains(version, prereleases=True)
+    except InvalidVersion:
+        return False  # nothing says which it is
 
 
 def _comparisons(wanted: str) -> SpecifierSet:

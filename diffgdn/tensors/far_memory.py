@@ -139,7 +139,7 @@ def lazily(words: int, device: torch.device | str) -> Tensor:
     """Allocate 16-bit words, int16 [words]; on a CPU a page takes no memory until it is touched."""
     device = torch.device(device)
     if device.type == "cuda":
-        _wait_for_memory(device, 2 * words)
+        wait_for_memory(device, 2 * words)
     elif sys.platform == "linux":
         # Without a reservation: the kernel refuses one that is larger than the machine's memory.
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
@@ -150,7 +150,7 @@ def lazily(words: int, device: torch.device | str) -> Tensor:
     return torch.empty(words, dtype=torch.int16, device=device)
 
 
-def _wait_for_memory(device: torch.device, needed: int) -> None:
+def wait_for_memory(device: torch.device, needed: int) -> None:
     """Wait until other workers have given back enough GPU memory; after a minute go on without."""
     for _ in range(TRIES):
         torch.cuda.empty_cache()

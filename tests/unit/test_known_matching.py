@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,6 +101,23 @@ def test_versions_are_those_that_are_installed(
 ) -> None:
     monkeypatch.setattr(known, "_installed", {"theirs": "0.5.1+cu12"}.get)
     assert entry(versions={"theirs": wanted}).installed is fits
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted", "fits"),
+    [("0.5.10", "<0.5.11", True), ("0.5.10", ">=0.5.11", False), ("", ">=0", False)],
+)
+def test_a_package_in_a_place_has_the_version_that_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, wanted: str, fits: bool
+) -> None:
+    monkeypatch.setattr(known, "_installed", {"sglang": "0.5.23", "torch": "2.0"}.get)
+    (tmp_path / "sglang").mkdir()
+    if version:
+        (tmp_path / f"sglang-{version}.dist-info").mkdir()
+    there = f"sglang@{tmp_path}"
+    about = entry(target="sglang", versions={"sglang": wanted, "torch": "2.*"})
+    assert about.is_of(there, "interpret", "gdn.decode") is fits
+    assert about.is_of("sglang", "interpret", "gdn.decode") is (wanted != "<0.5.11")
 
 
 def test_a_case_that_is_known_to_crash_is_not_run_but_on_request() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from packaging.utils import canonicalize_name
+
 from diffgdn.cases import target_names
 from diffgdn.targets.base import Target, TargetError
+from diffgdn.targets.released import places
 
 if TYPE_CHECKING:
     from diffgdn.targets.released.package import Spec
@@ -59,6 +63,23 @@ def missing(name: str, place: str | None, backend: str) -> str | None:
     except TargetError as error:
         return str(error)
     return None
+
+
+@functools.cache
+def version_at(target: str, distribution: str) -> str | None:
+    """Return the version of a distribution that a target takes from a wheel or a folder, places.UNKNOWN if
+    nothing says it; None if the target takes it from no such place. The package is not imported.
+    """
+    name, place = target_names.split(target)
+    if place is None:
+        return None
+    about = spec(name)
+    if canonicalize_name(about.distribution) != canonicalize_name(distribution):
+        return None
+    try:
+        return about.place(place).version
+    except TargetError:
+        return places.UNKNOWN
 
 
 def make(name: str, place: str | None) -> Target:

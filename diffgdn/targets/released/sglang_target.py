@@ -15,7 +15,6 @@ from typing import Any
 
 from diffgdn.cases.case import Case
 from diffgdn.cases.lay import STRIDES
-from diffgdn.cases.spans import Span
 from diffgdn.reference.noise import Contract
 from diffgdn.targets.released import stand_ins
 from diffgdn.targets.released.package import (
@@ -220,9 +219,6 @@ def _promised(op: str, function: Function) -> dict[str, Any]:
         out["steps"] = (False,)
     if kind in ("update", "verify") and "retrieve_parent_token" not in names:
         out["tree"] = (False,)
-    if kind == "decode":
-        # fused_sigmoid_gating_delta_rule_update: "decode: standard single-step update with state write-back".
-        out["length"] = Span(1, 1)
     if kind in ("update", "verify"):
         # Its kernel reads a row of intermediate_state_indices for each sequence, whatever slots are given.
         out["step_rows"] = ("given",)
