@@ -91,6 +91,13 @@ class Config:
         return MODES[self.mode]
 
     @property
+    def shrinks_apart(self) -> bool:
+        """Whether shrinks are tasks of their own, in two stages. Not of a loop's traces; nor on a GPU, where a
+        batch shrinks by Hypothesis, on the menu of what is compiled.
+        """
+        return self.question.draws_cases and self.backend == "interpret"
+
+    @property
     def pool(self) -> Workers:
         """How its workers run."""
         return Workers(

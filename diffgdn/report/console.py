@@ -272,6 +272,8 @@ def _shrunk(event: events.FindingShrunk) -> str:
     """Say how a shrink ended."""
     if event.finding.shrink != OUT_OF_TIME:
         return f"shrunk in {_duration(event.seconds)}"
+    if not event.last:
+        return f"shrunk for {_duration(event.seconds)}, to go on later"
     if event.finding.id == event.before:
         return "not shrunk, the time was up"
     return f"shrunk for {_duration(event.seconds)}, then out of time"
