@@ -1,7 +1,7 @@
 """Which finding is made smaller next: breadth first.
 
-A campaign is to find every operation that fails, and in which ways, before it makes one failure as small as it
-gets. So a large case is shrunk for a moment, as soon as all operations have begun; the rest of each shrink
+A campaign is to find every operation that fails, and in which ways, before it makes one failure as small as
+it gets. So a large case is shrunk for a moment, as soon as all operations have begun; the rest of each shrink
 waits until nothing new has come up for a while, or the time that is left is needed for it.
 """
 
@@ -42,7 +42,7 @@ class Shrinks:
         self._max_time, self._clock = max_time, clock
 
     def next(self, rotation: Rotation) -> Shrink | None:
-        """Return the task of an idle worker; None if it had better explore, or all shrinks must have ended."""
+        """Return the task of an idle worker; None if it had better explore, or if it is too late."""
         until, waiting = rotation.give_up, self._ledger.waiting
         left = math.inf if until is None else until - self._clock()
         if left <= 0 or not waiting:

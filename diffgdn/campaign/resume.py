@@ -47,12 +47,12 @@ class _Resumed:
         verdict = self._harness.ask(subject, finding.target, question, finding.kind)
         self._pipe.send(case_run(verdict, "explore", subject, question, shrinking=True))
         self.last = verdict
-        self.ran = verdict.provenance or self.ran
         slides = verdict.known is not None and self._harness.known.of(finding) is None
         if not verdict.confirmed or slides:
             return replace(verdict, failure=None)
         if verdict.failure is not None and bucket.fault(verdict.failure.kind) == bucket.fault(finding.kind):
             self._failed.append(verdict)
+            self.ran = {**self.ran, **verdict.provenance}
         return verdict
 
     def of_case(self, seconds: float) -> Finding | None:

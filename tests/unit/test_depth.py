@@ -37,9 +37,7 @@ class Campaign:
 
     def __init__(self, folder: Path, max_time: float | None = 60.0, max_cases: int | None = None) -> None:
         self.clock, self.ledger = Clock(), Ledger(Corpus(folder), apart=True)
-        self.rotation = Rotation(
-            ("a", "b"), "interpret", 1, max_cases, 10.0, clock=self.clock, shrinks=False
-        )
+        self.rotation = Rotation(("a", "b"), "interpret", 1, max_cases, 10.0, clock=self.clock, shrinks=False)
         self.rotation.start(max_time, 10.0)
         self.shrinks = Shrinks(self.ledger, 10.0, 2, max_time, self.clock)
 
