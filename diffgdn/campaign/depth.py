@@ -47,8 +47,10 @@ class Shrinks:
         left = math.inf if until is None else until - self._clock()
         if left <= 0 or not waiting:
             return None
+        if not (rotation.has_begun or rotation.ended):
+            return None
         large = [record for record in waiting if not record.small and _tokens(record) > FEW_TOKENS]
-        if large and (rotation.has_begun or rotation.ended):
+        if large:
             return self._task(large[0], min(QUICK_SECONDS, self._seconds), left, last=False)
         if not (rotation.ended or rotation.is_calm or self._is_time(rotation, waiting)):
             return None

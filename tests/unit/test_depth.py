@@ -63,6 +63,9 @@ def test_a_large_case_is_shrunk_for_a_moment_once_all_operations_have_begun(tmp_
     large = one.found(FEW_TOKENS + 1)
     one.explore(1, failed=True)
     assert one.next() is None
+    one.clock.now = 59.0  # however little time is left
+    assert one.next() is None
+    one.clock.now = 0.0
     one.explore(1, failed=True)
     assert one.next() == tasks.Shrink(large, QUICK_SECONDS, last=False)
     one.ledger.take(large, 0)
