@@ -278,7 +278,7 @@ RAISED = KernelRaised("gdn.decode", None, None, "ValueError: no")
 class Fake:
     """Stands for the child: gives the next answers, in the order in which it is asked."""
 
-    def __init__(self, *answers: CheckFailure | str | Exception | None) -> None:
+    def __init__(self, *answers: CheckFailure | str | SetupError | None) -> None:
         self.answers, self.asked = list(answers), list[str]()
 
     def __call__(self, *place: Any, environment: Any) -> Fake:
