@@ -92,8 +92,10 @@ class BaseRunner:
                 self._runner = InChild(*self._place, environment=environment)
             verdict = self._runner.run(subject, self.base.target, question_of(call))
             kind = subject.op, bucket.fault(failure.kind)
-            if _alike(subject, verdict, failure) and kind not in self._sure:
-                # The first of its kind: what other calls have left must not pass for the base's failure.
+            doubtful = _alike(subject, verdict, failure) and kind not in self._sure
+            if doubtful or not verdict.confirmed:
+                # The first of its kind: what other calls have left must not pass for the base's failure. Or a
+                # process that ended, and not again.
                 _, verdict = self._runner.afresh((call,), self.base.target)
                 if _alike(subject, verdict, failure):
                     self._sure.add(kind)

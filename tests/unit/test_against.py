@@ -25,7 +25,7 @@ from diffgdn.runner import baseline
 from diffgdn.runner.baseline import Base, BaseRunner
 from diffgdn.runner.in_child import InChild
 from diffgdn.runner.messages import SetupError
-from diffgdn.verdict.failures import BeyondBound, CheckFailure, KernelRaised, Verdict
+from diffgdn.verdict.failures import BeyondBound, CheckFailure, KernelCrashed, KernelRaised, Verdict
 
 KERNELS = Path(revision.__file__).parents[2] / "kernels"
 HELPER = """def spoil(case, results):
@@ -291,7 +291,7 @@ class Fake:
             raise answer
         if isinstance(answer, str):
             return Verdict(CASE, "x", "interpret", refused=answer)
-        return Verdict(CASE, "x", "interpret", answer)
+        return Verdict(CASE, "x", "interpret", answer, confirmed=not isinstance(answer, KernelCrashed))
 
     def run(self, *_: Any) -> Verdict:
         return self._next("run")
@@ -328,6 +328,17 @@ def test_the_first_failure_of_its_kind_must_come_in_a_fresh_process(
     asking = BaseRunner(Base("x", "x"), "interpret", tmp_path / "log")
     assert [asking.says(case, WRONG).alike for case in (*cases[:3], cases[2])] == [False, True, True, True]
     assert child.asked == ["run", "afresh", "run", "afresh", "run"]  # none is asked twice
+
+
+def test_a_base_whose_process_was_killed_once_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = KernelCrashed("gdn.decode", None, None, "killed by SIGKILL; not again in a fresh process")
+    child = Fake(killed, None)
+    monkeypatch.setattr(baseline, "InChild", child)
+    asking = BaseRunner(Base("x", "x"), "interpret", tmp_path / "log")
+    assert asking.says(CASE, WRONG).words == "passes"
+    assert child.asked == ["run", "afresh"]
 
 
 def test_exceptions_are_alike_by_their_class() -> None:
