@@ -45,8 +45,8 @@ class Shrinks:
         """Return the task of an idle worker; None if it had better explore, or if it is too late."""
         until, waiting = rotation.give_up, self._ledger.waiting
         left = math.inf if until is None else until - self._clock()
-        if left <= 0 or not waiting:
-            return None
+        if rotation.out_of_time or not waiting:
+            return None  # what is under way may go on for a while; nothing else begins
         if not (rotation.has_begun or rotation.ended):
             return None
         large = [record for record in waiting if not record.small and _tokens(record) > FEW_TOKENS]

@@ -104,12 +104,12 @@ def test_shrinks_begin_in_time_though_new_failures_go_on_coming_up(tmp_path: Pat
     assert one.next() is None
     one.clock.now = 40.0  # six take thirty, on two workers; no more than a third is kept for them
     assert one.next() is not None
-    one.clock.now = 64.0
+    one.clock.now = 58.0
     task = one.next()
     assert task is not None
-    assert task.seconds == QUICK_SECONDS  # six seconds are left for six, on two workers
-    one.clock.now = 70.0
-    assert one.next() is None
+    assert task.seconds == 4.0  # twelve seconds are left for six, on two workers
+    one.clock.now = 60.0
+    assert one.next() is None  # none begins when the time is up
 
 
 def test_a_crash_has_more_time_as_each_step_costs_a_process(tmp_path: Path) -> None:
