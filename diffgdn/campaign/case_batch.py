@@ -13,6 +13,7 @@ from typing import Any
 from hypothesis.strategies import SearchStrategy
 
 from diffgdn.campaign import tasks
+from diffgdn.campaign.astray import smallest_alone
 from diffgdn.campaign.events import CaseRun
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
@@ -228,27 +229,10 @@ class CaseBatch:
         return worker.harness.finding(told, worker.target, unshrunk)
 
     def _smallest_alone(self, found: hypothesis_search.Found) -> Confirmed:
-        """The smallest case of a shrink that fails alone. The first one does; where the last does not, it was
-        led astray by what other cases had left in the process, which is a failure of its own.
-        """
+        """The smallest case of a shrink that fails alone. The first one does."""
         steps = list(self._failed.values())
         first = Confirmed(self._call(steps[0].case), steps[0])
-        if found.case == steps[0].case:
-            return first
-        last = next((n for n, step in enumerate(steps) if step.case == found.case), len(steps) - 1)
-        sure = self._confirm(found.case, steps[last])
-        if sure.alone and sure.verdict.known is None:
-            return sure
-        self._tell(sure)
-        least, best = 0, first
-        while last - least > 1:
-            middle = (least + last) // 2
-            sure = self._confirm(steps[middle].case, steps[middle])
-            if sure.alone and sure.verdict.known is None:
-                least, best = middle, sure
-            else:
-                last = middle
-        return best
+        return smallest_alone(steps, found.case, first, self._confirm, self._tell)
 
     def _clock(self) -> float:
         """Ends the search, by being late, when the cases are used up; a shrink, when all shrinks must end."""

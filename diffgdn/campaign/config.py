@@ -9,6 +9,7 @@ from pathlib import Path
 from diffgdn.findings.finding import Finding
 from diffgdn.findings.known import NOTHING, Known, KnownFailures
 from diffgdn.findings.known_seen import Seen
+from diffgdn.runner.baseline import Base
 from diffgdn.verdict.question import MODES, Question
 
 SHRINK_SHARE = 6  # a shrink takes at most this part of the campaign's time, ...
@@ -30,7 +31,7 @@ class Workers:
     noted in findings. hang_seconds: after which a case counts as hung; memory_bytes: of host memory, that a
     child may occupy; None for the usual. isolation: one of ways.WAYS; None for what suits the target and the
     backend. coverage: they count which values and pairs of values of the domain their cases reach. known:
-    failures that are no news.
+    failures that are no news. base: what fails there too is none either.
     """
 
     backend: str
@@ -42,6 +43,7 @@ class Workers:
     isolation: str | None = None
     coverage: bool = False
     known: KnownFailures = NOTHING
+    base: Base | None = None
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class Config:
     mode: how each case is asked about, one of question.MODES. max_time: seconds of exploration, for which
     start-up, replay and compilation do not count; max_cases: cases explored, without those of shrinks and
     those that the target refuses. None: no such limit. corpus: the folder of findings; it need not exist.
-    hang_seconds, memory_bytes, isolation, coverage, known: as of `Workers`. allow_unreached: operations that
-    no case reached, or that were given up, are no problem.
+    hang_seconds, memory_bytes, isolation, coverage, known, base: as of `Workers`. allow_unreached: operations
+    that no case reached, or that were given up, are no problem.
     """
 
     target: str
@@ -70,6 +72,7 @@ class Config:
     allow_unreached: bool = False
     coverage: bool = False
     known: KnownFailures = NOTHING
+    base: Base | None = None
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -91,6 +94,13 @@ class Config:
         return MODES[self.mode]
 
     @property
+    def shrinks_apart(self) -> bool:
+        """Whether shrinks are tasks of their own, in two stages. Not of a loop's traces; nor on a GPU, where
+        a batch shrinks by Hypothesis, on the menu of what is compiled.
+        """
+        return self.question.draws_cases and self.backend == "interpret"
+
+    @property
     def pool(self) -> Workers:
         """How its workers run."""
         return Workers(
@@ -103,6 +113,7 @@ class Config:
             self.isolation,
             self.coverage,
             self.known,
+            self.base,
         )
 
     @property

@@ -12,6 +12,7 @@ from pathlib import Path
 from diffgdn import strategies
 from diffgdn.campaign import events, tasks
 from diffgdn.campaign.config import GRACE_SECONDS, Config, Outcome, shrink_seconds
+from diffgdn.campaign.depth import Shrinks
 from diffgdn.campaign.events import Listener
 from diffgdn.campaign.inbox import Inbox, Unable
 from diffgdn.campaign.overtime import LEEWAY_SECONDS
@@ -48,6 +49,8 @@ class _Campaign:
     def __init__(self, config: Config, listener: Listener, corpus: Corpus, pool: Pool) -> None:
         self.config, self.emit, self.pool = config, listener, pool
         self.inbox = Inbox(config, listener, corpus, pool)
+        seconds = shrink_seconds(config.max_time)
+        self.shrinks = Shrinks(self.inbox.ledger, seconds, config.workers, config.max_time)
         self.asked: tuple[str, ...] = ()  # operations, of those that the target has
 
     def run(self, old: list[Finding]) -> Outcome:
@@ -102,6 +105,7 @@ class _Campaign:
             shrink_seconds(config.max_time),
             menu,
             questions={op: question.asked_of(op, config.target, has) for op in operations},
+            shrinks=not config.shrinks_apart,
         )
         for operation in self.inbox.reach.left_out:
             rotation.drop(operation)
@@ -200,7 +204,7 @@ class _Campaign:
         """Give tasks to idle workers until there are none left and all are done."""
         while True:
             for index in self.pool.idle():
-                task = self._confirm(index) or self.inbox.scripts.next() or source()
+                task = self._confirm(index) or self.inbox.scripts.next() or self._shrink(index) or source()
                 if task is None:
                     break
                 self.pool.give(index, task)
@@ -223,6 +227,16 @@ class _Campaign:
         finding = self.inbox.unconfirmed.pop(0)
         self.inbox.ledger.take(finding, worker)
         return tasks.Confirm(finding, until if give_up is None else min(until, give_up))
+
+    def _shrink(self, worker: int) -> tasks.Shrink | None:
+        """A finding that is to be made smaller now, where batches leave that to the campaign."""
+        rotation = self.inbox.rotation
+        if rotation is None or not self.config.shrinks_apart:
+            return None
+        task = self.shrinks.next(rotation)
+        if task is not None:
+            self.inbox.ledger.take(task.finding, worker)
+        return task
 
     def _given_up(self) -> bool:
         """Whether the time is up for all that still runs: for shrinks after a while."""

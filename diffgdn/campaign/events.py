@@ -129,12 +129,16 @@ class FindingFound(Event):
 
 @dataclass(frozen=True)
 class FindingShrunk(Event):
-    """A finding became smaller. The new file takes the place of the one named by `before`, an id."""
+    """A finding became smaller. The new file takes the place of the one named by `before`, an id.
+
+    seconds: what this shrink took. last: whether this campaign leaves it so.
+    """
 
     finding: Finding
     path: str
     before: str
     seconds: float
+    last: bool = True
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Inbox:
     def __init__(self, config: Config, emit: Listener, corpus: Corpus, pool: Pool) -> None:
         self.config, self.emit, self.corpus, self.pool = config, emit, corpus, pool
         self.awaited = Awaited(pool, emit)
-        self.ledger = Ledger(corpus)
+        self.ledger = Ledger(corpus, config.shrinks_apart)
         self.scripts = Scripts(self.ledger, str(corpus.path))
         self.reach = Reach("case" if config.question.draws_cases else "trace")
         self.ready: tasks.Ready | None = None
@@ -116,7 +116,7 @@ class Inbox:
             self.unconfirmed += [record.finding] if message.again else []
             if once:
                 self.scripts.want(record.finding)
-            if message.again or once:
+            if message.again or once or self.config.shrinks_apart:
                 for index in self.pool.busy():
                     self.pool.tell(index, tasks.Known(tasks.key(message.finding)))
         if message.shrinks:
@@ -129,10 +129,16 @@ class Inbox:
 
     def _shrunk(self, worker: int, message: tasks.Shrunk) -> None:
         self.awaited.shrinks(worker, False)
-        for record, before in self.ledger.shrunk(message.first, message.finding, worker):
-            if record.finding == message.finding:
+        task = self.pool.task(worker)
+        last = not isinstance(task, tasks.Shrink) or task.last
+        for record, before in self.ledger.shrunk(message.first, message.finding, worker, last):
+            if record.finding == message.finding and record.final:
                 self.scripts.want(record.finding)
-            self.emit(events.FindingShrunk(record.finding, str(record.path), before.id, message.seconds))
+            self.emit(
+                events.FindingShrunk(
+                    record.finding, str(record.path), before.id, message.seconds, record.final
+                )
+            )
 
     def _done(self, worker: int, done: tasks.Done) -> None:
         task = self.pool.finished(worker)
@@ -154,7 +160,9 @@ class Inbox:
                 self.emit(events.CompileProgress(task.operation, done.seconds))
             elif task.finding is not None:
                 self.replayed(task.finding, done)
-        elif isinstance(task, tasks.Confirm):
+        elif isinstance(task, tasks.Confirm | tasks.Shrink):
+            if isinstance(task, tasks.Shrink):
+                self.ledger.tried(task.finding, worker, task.last)
             self.ledger.release(worker)
             if done.error is not None:
                 self._error(task.finding.operation, done.error)
@@ -191,6 +199,8 @@ class Inbox:
             self.ledger.release(worker)
             assert self.rotation is not None
             self.rotation.done(task, task.cases)
+        if isinstance(task, tasks.Shrink):
+            self.ledger.tried(task.finding, worker, last=True)
         self.emit(events.WorkerDied(worker, died.reason, operation, None if case is None else case.id))
         if operation is None:
             self._failed_starts += 1
@@ -224,7 +234,7 @@ class Inbox:
         if isinstance(task, tasks.RunCase) and task.finding is not None:
             self.replayed(task.finding, tasks.Done(failure={"message": died.reason}))
             return
-        if isinstance(task, tasks.Document | tasks.Confirm):
+        if isinstance(task, tasks.Document | tasks.Confirm | tasks.Shrink):
             return  # it is about a finding already
         trace = died.calls[-1].subject if died.calls else None
         finding = Finding(

@@ -12,29 +12,34 @@ from pathlib import Path
 
 from diffgdn.campaign.tasks import Key, key
 from diffgdn.findings.corpus import Corpus
-from diffgdn.findings.finding import SHRINKS, UNSHRUNK, Finding
+from diffgdn.findings.finding import COMPLETE, SHRINKS, UNSHRUNK, Finding
 from diffgdn.findings.parse import CorpusError
 
 
 @dataclass
 class Record:
-    """A finding as it stands. owner: the worker that is shrinking it. final: nothing is left to shrink."""
+    """A finding as it stands.
+
+    owner: the worker that is shrinking it. small: it has been shrunk once. final: nothing is left to shrink.
+    """
 
     finding: Finding
     path: Path
     owner: int | None = None
+    small: bool = False
     final: bool = False
 
 
 class Ledger:
     """The findings of a campaign.
 
-    A second failure of the same bucket is no second finding. problem: why a finding could not be saved, in
-    one line, or None.
+    A second failure of the same bucket is no second finding. apart: shrinks are tasks of their own, so that
+    every finding has its turn without being met again. problem: why a finding could not be saved, in one
+    line, or None.
     """
 
-    def __init__(self, corpus: Corpus) -> None:
-        self._corpus = corpus
+    def __init__(self, corpus: Corpus, apart: bool = False) -> None:
+        self._corpus, self._apart = corpus, apart
         self._records: dict[Key, Record] = {}
         self._alike: list[Finding] = []  # of the corpus, in a bucket with another
         self._saved: set[str] = set()  # ids of what was not there before
@@ -48,10 +53,18 @@ class Ledger:
 
     @property
     def known(self) -> frozenset[Key]:
-        """Failures that need no further attention: shrunk, or being shrunk."""
+        """Failures that a batch need not attend to: shrunk, being shrunk, or with a turn to come."""
         return frozenset(
-            key for key, record in self._records.items() if record.final or record.owner is not None
+            key
+            for key, record in self._records.items()
+            if self._apart or record.final or record.owner is not None
         )
+
+    @property
+    def waiting(self) -> list[Record]:
+        """What is to be shrunk (further) and is in nobody's hands, each once, in the order it was found."""
+        every = {id(record): record for record in self._records.values()}
+        return [record for record in every.values() if not record.final and record.owner is None]
 
     @property
     def bare(self) -> list[Finding]:
@@ -88,25 +101,34 @@ class Ledger:
         record = self._records.get(key(finding))
         return None if record is None else record.owner
 
-    def shrunk(self, first: Finding, smaller: Finding, owner: int) -> list[tuple[Record, Finding]]:
+    def tried(self, finding: Finding, owner: int, last: bool) -> None:
+        """A worker's shrink has ended without a smaller finding. last: the finding gets no other."""
+        record = self._records.get(key(finding))
+        if record is not None and record.owner == owner:
+            record.owner, record.small, record.final = None, True, record.final or last
+
+    def shrunk(
+        self, first: Finding, smaller: Finding, owner: int, last: bool = True
+    ) -> list[tuple[Record, Finding]]:
         """Replace a finding by a smaller one, which may turn out to be in the bucket of another.
 
-        The record that now stands for each finding that is gone; none where another worker has it in hand.
+        last: it gets no other shrink. The record that now stands for each finding that is gone; none where
+        another worker has it in hand.
         """
         record = self._records.get(key(first))
         if record is None or record.owner != owner:
             return []
         before, other = record.finding, self._records.get(key(smaller), record)
-        record.owner, record.final = None, True
+        record.owner, record.small, record.final = None, True, last or smaller.shrink == COMPLETE
         if other is not record:
             # Two places, one bug: one finding stands for both.
             for bucket in [bucket for bucket, one in self._records.items() if one is record]:
                 self._records[bucket] = other
         self._records[key(smaller)] = other
         gone = [] if other is record else [(other, before)]
-        if other is record or not other.final:
+        if other is record or not (other.final or other.small):
             gone.append((other, other.finding))
-            other.final = other.owner is None
+            other.small, other.final = record.small, record.final and other.owner is None
             other.path, other.finding = self._save(smaller), smaller
         for _, finding in gone:
             if finding.id in self._saved or key(finding) == key(smaller):

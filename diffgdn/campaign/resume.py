@@ -8,10 +8,14 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 
 from diffgdn.campaign import tasks
+from diffgdn.campaign.astray import smallest_alone
+from diffgdn.campaign.case_batch import case_run
+from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
 from diffgdn.cases.trace import Trace
 from diffgdn.findings import bucket
 from diffgdn.findings.finding import COMPLETE, OUT_OF_TIME, Finding, versions
+from diffgdn.runner.confirm import Confirmed
 from diffgdn.runner.harness import Harness
 from diffgdn.search import hypothesis_search
 from diffgdn.verdict.failures import CheckFailure, Verdict
@@ -24,6 +28,7 @@ class _Resumed:
     def __init__(self, finding: Finding, harness: Harness, pipe: Connection) -> None:
         self.finding, self._harness, self._pipe = finding, harness, pipe
         self._stopped = False
+        self._failed: list[Verdict] = []
         self.last: Verdict | None = None  # of the case that was run last
         self.ran = finding.provenance  # where it failed last
 
@@ -40,10 +45,15 @@ class _Resumed:
         finding = self.finding
         question = question_of(Call(subject, finding.call.relation))
         verdict = self._harness.ask(subject, finding.target, question, finding.kind)
+        self._pipe.send(case_run(verdict, "explore", subject, question, shrinking=True))
         self.last = verdict
-        self.ran = verdict.provenance or self.ran
         slides = verdict.known is not None and self._harness.known.of(finding) is None
-        return verdict if verdict.confirmed and not slides else replace(verdict, failure=None)
+        if not verdict.confirmed or slides:
+            return replace(verdict, failure=None)
+        if verdict.failure is not None and bucket.fault(verdict.failure.kind) == bucket.fault(finding.kind):
+            self._failed.append(verdict)
+            self.ran = {**self.ran, **verdict.provenance}
+        return verdict
 
     def of_case(self, seconds: float) -> Finding | None:
         finding = self.finding
@@ -51,11 +61,27 @@ class _Resumed:
         found = hypothesis_search.again(finding.case, finding.kind, self.run, seconds, self.clock, promises)
         if found is None:
             return None
-        call = Call(found.case, finding.call.relation)
-        failure = self._harness.explained(found.failure, call, finding.target)
-        before = finding.unshrunk or (None if found.case == finding.case else finding.case)
-        changed = replace(finding, case=found.case, unshrunk=before)
-        return _described(changed, failure, found.complete)
+        first = Confirmed(self._call(finding.case), self._failed[0])
+        sure = smallest_alone(self._failed, found.case, first, self._confirm, self._tell)
+        case, complete = sure.verdict.case, found.complete and sure.verdict.case == found.case
+        failure = self._harness.explained(sure.failure, sure.call, finding.target)
+        before = finding.unshrunk or (None if case == finding.case else finding.case)
+        return _described(replace(finding, case=case, unshrunk=before), failure, complete)
+
+    def _call(self, case: Case) -> Call:
+        return Call(case, self.finding.call.relation)
+
+    def _confirm(self, case: Case, verdict: Verdict) -> Confirmed:
+        sure = self._harness.confirm(self._call(case), verdict, self.finding.target)
+        if self._harness.known.of(self.finding) is None:
+            return sure
+        return replace(sure, verdict=replace(sure.verdict, known=None))  # what is known itself may stay so
+
+    def _tell(self, sure: Confirmed) -> None:
+        """Of what does not fail alone."""
+        if sure.verdict.known is None:
+            astray = self._harness.finding(sure, self.finding.target)
+            self._pipe.send(tasks.Failed(astray, shrinks=False, again=sure.reproduced))
 
     def of_trace(self, trace: Trace, seconds: float) -> Finding | None:
         from diffgdn.search.traces.find import shrunk

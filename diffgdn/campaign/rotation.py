@@ -18,6 +18,7 @@ from diffgdn.verdict.question import ORACLE, Question
 FIRST_CASES = {"interpret": 3, "gpu": 8}
 MOST_CASES = {"interpret": 12, "gpu": 16}
 BARREN_BATCHES = 4  # batches without one new case after which an operation has no more of them
+CALM_ROUNDS = 1  # of all operations, in which nothing fails in a new way, before shrinks go deep
 
 
 class Rotation:
@@ -38,18 +39,22 @@ class Rotation:
         menu: Any = None,
         clock: Callable[[], float] = time.monotonic,
         questions: Mapping[str, Sequence[Question]] | None = None,
+        shrinks: bool = True,
     ) -> None:
-        """questions: of each operation, to be asked in turn, one a batch; None to compare with the oracle."""
+        """questions: of each operation, to be asked in turn, one a batch; None to compare with the oracle.
+        shrinks: whether batches shrink what fails themselves; else each failure is told of and let pass.
+        """
         self._queue = list(operations)
         self._backend, self._seed, self._left = backend, seed, max_cases
         self._shrink_seconds, self._menu, self._clock = shrink_seconds, menu, clock
-        self._questions = questions or {}
+        self._questions, self._shrinks = questions or {}, shrinks
         self._asked: Counter[tuple[str, Question]] = Counter()  # batches; "" for all operations
         self._deadline: float | None = None
         self._shrink_until: float | None = None
         self._batches = dict.fromkeys(self._queue, 0)
         self._again: list[Explore] = []
         self._barren = dict.fromkeys(self._queue, 0)
+        self._quiet = 0  # batches since one failed in a new way
 
     def start(self, max_time: float | None, grace: float) -> None:
         """The time begins to count. grace: seconds that a shrink may take beyond the end."""
@@ -66,6 +71,26 @@ class Rotation:
         return self._deadline is not None and self._clock() >= self._deadline
 
     @property
+    def seconds_left(self) -> float | None:
+        """For exploration; None without a limit of time."""
+        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
+
+    @property
+    def ended(self) -> bool:
+        """Whether no batch is left to hand out."""
+        return self.out_of_time or self._left == 0 or not self._queue
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether every operation has had a batch."""
+        return all(self._batches[operation] for operation in self._queue)
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing has failed in a new way for as long as all operations take."""
+        return self.has_begun and self._quiet >= CALM_ROUNDS * len(self._queue)
+
+    @property
     def give_up(self) -> float | None:
         """When even shrinks must have ended."""
         return self._shrink_until
@@ -78,7 +103,7 @@ class Rotation:
         """
         if self.out_of_time:
             return None
-        if self._again and (self._left == 0 or all(self._batches[operation] for operation in self._queue)):
+        if self._again and (self._left == 0 or self.has_begun):
             return replace(self._again.pop(0), known=known)
         if not self._queue or self._left == 0:
             return None
@@ -86,6 +111,7 @@ class Rotation:
         self._queue.append(operation)
         number = self._batches[operation]
         self._batches[operation] += 1
+        self._quiet += 1
         question = self._next_question(operation)
         most = question.most_cases or MOST_CASES[self._backend]
         cases = min(FIRST_CASES[self._backend] << min(number, 16), most)
@@ -101,7 +127,7 @@ class Rotation:
             shrink_until=self._shrink_until,
             known=known,
             menu=self._menu,
-            shrink=number > 0,
+            shrink=number > 0 and self._shrinks,
             question=question,
         )
 
@@ -120,7 +146,8 @@ class Rotation:
         """
         if task.again:
             return None
-        if failed and not task.shrink:
+        self._quiet = 0 if failed else self._quiet
+        if failed and not task.shrink and self._shrinks:
             self._again.append(replace(task, shrink=True, again=True))
         if self._left is not None:
             self._left += max(0, task.cases - cases)

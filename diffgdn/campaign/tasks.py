@@ -90,10 +90,14 @@ class Confirm(Task):
 
 @dataclass(frozen=True)
 class Shrink(Task):
-    """Take up the shrink of a finding: answer with Shrunk, unless it does not fail any more, and Done."""
+    """Take up the shrink of a finding: answer with Shrunk, unless it does not fail any more, and Done.
+
+    last: whether this campaign will make it no smaller after that.
+    """
 
     finding: Finding
     seconds: float
+    last: bool = True
 
 
 @dataclass(frozen=True)

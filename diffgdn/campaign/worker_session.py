@@ -52,6 +52,7 @@ class Session:
             workers.seed,
             on_broken=_end,
             known=workers.known,
+            base=workers.base,
         )
         self._strategies: dict[str, SearchStrategy[Case]] = {}
         self._passed = Passed()

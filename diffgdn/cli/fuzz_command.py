@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from diffgdn.cli.base_option import against_option, base_of
 from diffgdn.cli.options import (
     CONTEXT,
     Problem,
@@ -93,11 +95,15 @@ def campaign_options(command: Command) -> Command:
     help="Run no kernel: ask which wrong results the checks would let pass on each case.",
 )
 @coverage_option
-def fuzz(pattern: str, relations: bool, vacuity: bool, **asked: Any) -> int:
+@against_option
+def fuzz(pattern: str, relations: bool, vacuity: bool, against: str | None, **asked: Any) -> int:
     """Generate cases, run them on a target, check them against the oracle, shrink and save what fails.
 
     Start-up, replay and compilation do not count toward the limits. Ctrl-C ends early and keeps what was
     found. A case that runs when the time is up is waited for, until it answers or counts as hung.
+
+    With --against every case that fails is run on the base too, in a process of its own. What fails there in
+    the same way is counted apart, and no finding.
 
     Exit status: 0 all that was asked for was run and nothing new found, 1 findings, or a known failure that
     fails no more, 2 usage or set-up problem, or operations of the target that were asked for and not reached,
@@ -105,8 +111,12 @@ def fuzz(pattern: str, relations: bool, vacuity: bool, **asked: Any) -> int:
     """
     if relations and vacuity:
         raise Problem("--vacuity: it asks no relation; leave out --relations")
+    if vacuity and against is not None:
+        raise Problem(
+            "--vacuity: it runs no kernel, so that there is nothing to compare; leave out --against"
+        )
     mode = "relations" if relations else "vacuity" if vacuity else "oracle"
-    return explore(operations_matching(pattern), mode, **asked)
+    return explore(operations_matching(pattern), mode, against=against, **asked)
 
 
 def explore(
@@ -127,12 +137,13 @@ def explore(
     isolation: str | None,
     backend: str | None,
     coverage: bool = False,
+    against: str | None = None,
     also: tuple[Listener, ...] = (),
 ) -> int:
     """Run a campaign over the selected operations with these options; its exit status.
 
-    mode: one of question.MODES. coverage: whether to count what of the domain is reached. also: who else
-    listens. Raises Problem.
+    mode: one of question.MODES. coverage: whether to count what of the domain is reached. against: what else
+    each failure is asked of. also: who else listens. Raises Problem.
     """
     backend, known = chosen_backend(backend), known_failures(run_known_crashes)
     target = placed(target, place)
@@ -166,7 +177,8 @@ def explore(
         coverage=coverage,
         known=known,
     )
-    with ConsoleReport(Console(highlight=False)) as console:
+    with base_of(target, against) as base, ConsoleReport(Console(highlight=False)) as console:
+        config = replace(config, base=base)
         listeners: list[Listener] = [console, *also]
         report = None if json_file is None else JsonFile(json_file)
         if report is not None:

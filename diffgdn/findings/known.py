@@ -35,6 +35,7 @@ KINDS = (
 LOOPS = tuple(f"{family}.serving" for family in FAMILIES)
 # Of a failure that comes in 1 case of 100, so many cases without one are met once in twenty times.
 ENOUGH = 300
+BASE = "the base"  # in place of an entry's name: what a campaign compares with fails in the same way
 NEEDED = ("target", "operation", "kind", "reason")
 TEXTS = (*NEEDED, "result", "says", "link", "backend")
 

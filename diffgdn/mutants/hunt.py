@@ -53,6 +53,7 @@ class _Watch:
         self.first: events.FindingFound | None = None
         self.seconds = 0.0
         self.smaller: events.FindingShrunk | None = None
+        self.shrink_seconds = 0.0
         self.ended = False
 
     def _end(self) -> NoReturn:
@@ -60,6 +61,8 @@ class _Watch:
         raise _Enough
 
     def __call__(self, event: events.Event) -> None:
+        if self.ended:
+            return  # what a campaign still says while it ends
         if isinstance(event, events.PhaseStarted) and event.phase in events.COUNTED and not self.begin:
             self.begin = time.monotonic()
         if isinstance(event, events.CaseRun) and event.phase in events.COUNTED and self.first is None:
@@ -72,13 +75,16 @@ class _Watch:
                 self._end()
         if isinstance(event, events.FindingShrunk) and self._is_of_the_first(event):
             self.smaller = event
-            self._end()
+            self.shrink_seconds += event.seconds
+            if event.last:
+                self._end()
         if self.first is not None and time.monotonic() - self.begin > self.seconds + SHRINK_WAIT:
             self._end()
 
     def _is_of_the_first(self, event: events.FindingShrunk) -> bool:
         """Whether what became smaller is the first finding, not one that another operation had meanwhile."""
-        return self.first is not None and event.before == self.first.finding.id
+        latest = self.smaller or self.first
+        return latest is not None and event.before == latest.finding.id
 
 
 def hunt(
@@ -117,5 +123,5 @@ def hunt(
         first.kind,
         first.tensor,
         None if smaller is None else smaller.finding.case,
-        None if smaller is None else smaller.seconds,
+        None if smaller is None else watch.shrink_seconds,
     )

@@ -16,6 +16,7 @@ from rich.text import Text
 from diffgdn.campaign import events
 from diffgdn.campaign.events import Event
 from diffgdn.findings.finding import OUT_OF_TIME
+from diffgdn.findings.known import BASE
 from diffgdn.findings.parse import printable
 from diffgdn.report import coverage_table
 from diffgdn.report import finding_lines as findings
@@ -109,6 +110,7 @@ class ConsoleReport:
         self._print(
             f"{mode.command} {config.target} on backend {config.backend}: "
             f"{' or '.join(limits) or 'no limit'}, {workers}, seed {config.seed}"
+            f"{'' if config.base is None else f', against {config.base.words}'}"
         )
         if self._console.is_terminal:
             self._live = Live(
@@ -134,6 +136,7 @@ class ConsoleReport:
         """Print the status of a finding that was replayed."""
         style = {"FAILED": "red", "FIXED": "green"}.get(event.status, "yellow")
         reason = f": {event.reason}" if event.reason and event.status != "FAILED" else ""
+        reason = ": the base fails in the same way" if event.reason == BASE else reason
         self._print(f"replayed {event.finding.id}: {event.status}{reason}", style=style)
 
     def _line(self) -> None:
@@ -178,6 +181,7 @@ class ConsoleReport:
             for line in rest:
                 self._print(line)
         self._known(event)
+        self._base()
         self._console.print()
         for line in _unreached(event):
             self._print(line, style="yellow")
@@ -198,6 +202,15 @@ class ConsoleReport:
         for one in event.known:
             if one.mended:
                 self._print(findings.mended(one), style="bold red")
+
+    def _base(self) -> None:
+        """Print what fails in the base too."""
+        base = self._tally.config.base
+        if base is not None and self._tally.base:
+            self._console.print()
+            self._print(f"fails in {base.words} too, and so is no finding:")
+            for (operation, kind), cases in sorted(self._tally.base.items()):
+                self._print(f"  {operation}  {kind}: {_count(cases, 'case')}", style="yellow")
 
     def _print(self, text: str, style: str = "") -> None:
         """Print text as it is: no markup, no colours by content, no line breaks in a command to be copied."""
@@ -272,6 +285,8 @@ def _shrunk(event: events.FindingShrunk) -> str:
     """Say how a shrink ended."""
     if event.finding.shrink != OUT_OF_TIME:
         return f"shrunk in {_duration(event.seconds)}"
+    if not event.last:
+        return f"shrunk for {_duration(event.seconds)}, to go on later"
     if event.finding.id == event.before:
         return "not shrunk, the time was up"
     return f"shrunk for {_duration(event.seconds)}, then out of time"
@@ -311,7 +326,10 @@ def _of_known(tally: Tally, event: events.CampaignEnded) -> str:
     """Say how many known failures were met, in how many cases, and how many fail no more."""
     alive, mended = sum(one.alive for one in event.known), sum(one.mended for one in event.known)
     skipped = sum(one.skipped for one in event.known)
-    said = [f"; {_count(alive, 'known failure')} in {_count(tally.known_cases, 'case')}"] if alive else []
+    base = tally.base.total()
+    known = tally.known_cases - base
+    said = [f"; {_count(alive, 'known failure')} in {_count(known, 'case')}"] if alive else []
+    said += [f"; {_count(base, 'case')} failing in the base too"] if base else []
     said += [f"; {_count(skipped, 'case')} known to crash or hang not run"] if skipped else []
     said += [f"; {_count(mended, 'known failure')} no longer failing"] if mended else []
     return "".join(said)

@@ -12,6 +12,7 @@ from diffgdn.findings import trust
 from diffgdn.findings.finding import UNFINISHED, Finding
 from diffgdn.findings.known_seen import Seen
 from diffgdn.findings.parse import printable
+from diffgdn.runner.baseline import PROVENANCE as BASE_SAID
 
 DEFAULT_CORPUS = "findings"
 MOST_SHOWN = 5  # calls of a prelude
@@ -41,6 +42,8 @@ def lines(finding: Finding, path: str | os.PathLike[str]) -> list[str]:
     out.append(f"  {(finding.trace or finding.case)!r}")
     if finding.unshrunk is not None:
         out.append(f"  shrunk from {size(finding)}")
+    if BASE_SAID in finding.provenance:
+        out.append(f"  base: {printable(finding.provenance[BASE_SAID])}")
     out.append("  Reproduce with:")
     out += [f"    {command}" for command in commands(finding, Path(path))]
     if finding.shrink in UNFINISHED:
@@ -88,7 +91,8 @@ def origin(finding: Finding) -> str:
 
 def ran(finding: Finding) -> list[str]:
     """Write what really ran of a released package, as lines; none where nothing was noted."""
-    return [f"{name}: {printable(value)}" for name, value in finding.provenance.items()]
+    told = {name: value for name, value in finding.provenance.items() if name != BASE_SAID}
+    return [f"{name}: {printable(value)}" for name, value in told.items()]
 
 
 def size(finding: Finding) -> str:

@@ -101,6 +101,7 @@ def summary(tally: Tally) -> dict[str, Any]:
             {"id": name, "path": path, **finding.to_json()}
             for name, (finding, path) in tally.findings.items()
         ],
+        "against": _against(tally),
         "known": [
             {
                 "entry": one.entry.name,
@@ -119,5 +120,21 @@ def summary(tally: Tally) -> dict[str, Any]:
         ],
         "replayed": [
             {"id": one.finding.id, "status": one.status, "reason": one.reason} for one in tally.replayed
+        ],
+    }
+
+
+def _against(tally: Tally) -> dict[str, Any] | None:
+    """Return what the campaign compared with, and what failed there too; None if it did not compare."""
+    base = tally.config.base
+    if base is None:
+        return None
+    return {
+        "ref": base.name,
+        "target": base.target if base.revision is None else tally.config.target,
+        "commit": base.commit,
+        "fails_there_too": [
+            {"operation": operation, "kind": kind, "cases": cases}
+            for (operation, kind), cases in sorted(tally.base.items())
         ],
     }

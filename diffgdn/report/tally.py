@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from diffgdn.campaign.config import Config
 from diffgdn.campaign.coverage import Coverage
 from diffgdn.campaign.events import Event
 from diffgdn.findings.finding import Finding
+from diffgdn.findings.known import BASE
 from diffgdn.report.calibration_table import CalibrationTally
 from diffgdn.report.vacuity_table import VacuityTally
 from diffgdn.verdict.failures import relation_of
@@ -75,6 +77,7 @@ class Tally:
         seconds: of the phases that have ended, by name.
         coverage: what of the domain cases have reached, where that is counted.
         findings: by id, with the path of their file.
+        base: cases that fail in the base too, by operation and kind of failure.
     """
 
     clock: Callable[[], float] = time.monotonic
@@ -94,6 +97,7 @@ class Tally:
     deaths: list[events.WorkerDied] = field(default_factory=list)
     device: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    base: Counter[tuple[str, str]] = field(default_factory=Counter)
     compiled: int = 0
     explored: int = 0
     _begin: float = 0.0
@@ -159,6 +163,8 @@ class Tally:
         tally.exact += event.exact
         tally.failed += event.failure is not None and event.known is None
         tally.known += event.known is not None
+        if event.known == BASE and event.failure is not None:
+            self.base[event.operation, event.failure] += 1
         tally.repeated += event.repeated
         tally.seconds += event.seconds
         for part, seconds in event.parts.items():

@@ -15,6 +15,7 @@ import sys
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
+from diffgdn.backend import revision
 from diffgdn.backend import selection as backends
 from diffgdn.runner.child_process import end_with, keep_memory
 from diffgdn.runner.messages import Answer, RunnerError
@@ -29,6 +30,7 @@ def main(backend: str, descriptor: int, parent: int) -> None:
     pipe = Connection(descriptor)
     try:
         sys.path += [entry for entry in pipe.recv() if entry not in sys.path]
+        revision.enter()
         backends.enter(backend)
         from diffgdn.runner.in_process import InProcess
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,16 @@ class ChildProcess:
 
     `python -m MODULE ARGUMENTS... DESCRIPTOR PARENT`, in a process group of its own: DESCRIPTOR is its end of
     the connection, whose first message is the parent's sys.path; PARENT is the process to end with. What it
-    prints goes to a log.
+    prints goes to a log. environment: what it has beside this process's own.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str], log: Path) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._log = log
         ours, theirs = Pipe()
         with open(log, "ab") as output, undisturbed():
@@ -43,6 +49,7 @@ class ChildProcess:
                 stdout=output,
                 stderr=output,
                 pass_fds=[theirs.fileno()],
+                env=None if not environment else {**os.environ, **environment},
                 process_group=0,  # Ctrl-C in a terminal goes to the whole group of the parent
             )
         theirs.close()

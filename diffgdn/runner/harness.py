@@ -15,8 +15,9 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call, fitting
 from diffgdn.cases.trace import Trace, call_of
 from diffgdn.findings.finding import UNSHRUNK, Finding, today, versions
-from diffgdn.findings.known import NOTHING, Known, KnownFailures
+from diffgdn.findings.known import BASE, NOTHING, Known, KnownFailures
 from diffgdn.runner import confirm, ways
+from diffgdn.runner.baseline import PROVENANCE, Base, BaseRunner
 from diffgdn.runner.confirm import Confirm, Confirmed
 from diffgdn.runner.in_child import InChild
 from diffgdn.runner.messages import About, Familiar, Runner, RunnerError, unfamiliar
@@ -33,7 +34,8 @@ class Harness:
     counts as hung, memory_bytes: that a child may occupy; None for the usual. seed: noted in findings.
     on_broken: told the reason when a kernel has broken this process's GPU context, while the case is still
     noted; asking anything after that raises RunnerError. known: failures that are no news: verdicts that have
-    one say so, and what is known to end its process is refused.
+    one say so, and what is known to end its process is refused. base: what else is asked about each
+    failure; what it fails at in the same way is no news either.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Harness:
         seed: int | None = None,
         on_broken: Callable[[str], None] = lambda reason: None,
         known: KnownFailures = NOTHING,
+        base: Base | None = None,
     ) -> None:
         self.backend, self.isolation, self.seed = backend, isolation, seed
         self._log, self._hang_seconds, self._memory_bytes = log, hang_seconds, memory_bytes
@@ -55,11 +58,17 @@ class Harness:
         self._runners: dict[str, Runner] = {}
         self._device: str | None = None
         self._provenance: dict[str, Mapping[str, Mapping[str, str]]] = {}  # by target, operation
+        limits = hang_seconds, memory_bytes
+        self._base = (
+            None if base is None else BaseRunner(base, backend, log.with_suffix(".base.log"), *limits)
+        )
 
     def close(self) -> None:
         """End what was started."""
         for runner in self._runners.values():
             runner.close()
+        if self._base is not None:
+            self._base.close()
 
     def runner(self, target: str, kind: str | None = None) -> Runner:
         """Choose what runs a target's cases. kind: of the finding that is asked about, if one is; what has
@@ -177,13 +186,20 @@ class Harness:
         return Verdict(call_of(subject), target, self.backend, refused=entry.words, known=entry.name)
 
     def _labelled(self, verdict: Verdict, subject: Subject, target: str) -> Verdict:
-        """A verdict that says by which entry its failure is known, if it is: of a trace, that of its step."""
+        """A verdict that says by which entry its failure is known, if it is: of a trace, that of its step. It
+        also says what the base does, if there is one.
+        """
         if verdict.failure is None:
             return verdict
         if isinstance(subject, Trace) and verdict.step is not None:
             subject = replace(subject, steps=subject.steps[: verdict.step + 1])
         entry = self._known(target, subject, verdict.failure)
-        return replace(verdict, known=None if entry is None else entry.name)
+        if entry is not None or self._base is None:
+            return replace(verdict, known=None if entry is None else entry.name)
+        said = self._base.says(subject, verdict.failure)
+        told = f"{self._base.base.words} {said.words}"
+        known = BASE if said.alike else None
+        return replace(verdict, known=known, provenance={**verdict.provenance, PROVENANCE: told})
 
     def explained(self, failure: CheckFailure, call: Call, target: str) -> CheckFailure:
         """Trace a leak to the memory that it comes from, which takes another run; other failures say
@@ -213,7 +229,7 @@ class Harness:
             prelude=fitting(sure.prelude),
             reproduced=sure.reproduced,
             shrink=UNSHRUNK,
-            provenance=sure.verdict.provenance or self._provenance.get(target, {}).get(case.op, {}),
+            provenance={**self._provenance.get(target, {}).get(case.op, {}), **sure.verdict.provenance},
         )
 
     def document(self, finding: Finding, folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,12 +48,18 @@ class InChild:
     """
 
     def __init__(
-        self, backend: str, log: Path, hang_seconds: float | None = None, memory_bytes: int | None = None
+        self,
+        backend: str,
+        log: Path,
+        hang_seconds: float | None = None,
+        memory_bytes: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._backend, self._log = backend, log
+        """environment: what a child has beside this process's own."""
+        self._backend, self._log, self._environment = backend, log, environment
         self._hang_seconds = HANG_SECONDS[backend] if hang_seconds is None else hang_seconds
         self._memory = int(MEMORY_SHARE * host_memory()) if memory_bytes is None else memory_bytes
-        self._child: KernelChild | None = KernelChild(backend, log)
+        self._child: KernelChild | None = self._new()
         self._spares: list[KernelChild] = []
         self._target: str | None = None
         self._hung: set[str] = set()  # operations
@@ -202,6 +208,9 @@ class InChild:
             self._replace()
         return _value(answer)
 
+    def _new(self) -> KernelChild:
+        return KernelChild(self._backend, self._log, self._environment)
+
     def _ready(self, target: str | None) -> KernelChild:
         """A child that has imported the target. Raises SetupError where there is none to be had."""
         self._target = target
@@ -210,7 +219,7 @@ class InChild:
                 self._child.end()
                 self._child = None
             if self._child is None or not self._child.alive:
-                self._child = KernelChild(self._backend, self._log)
+                self._child = self._new()
             child = self._child
             try:
                 child.settle(START_SECONDS, self._memory)
@@ -230,10 +239,10 @@ class InChild:
         if self._child is not None:
             self._child.end()
         ready = [spare for spare in self._spares if spare.alive]
-        self._child = ready.pop(0) if ready else KernelChild(self._backend, self._log)
+        self._child = ready.pop(0) if ready else self._new()
         self._spares = ready
         while len(self._spares) < SPARES:
-            spare = KernelChild(self._backend, self._log)
+            spare = self._new()
             if self._target is not None:
                 spare.loaded.add(self._target)
                 spare.prepare(Request("load", (self._target,)))

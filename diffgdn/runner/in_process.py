@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from diffgdn import targets
+from diffgdn.backend import revision
 from diffgdn.cases.prelude import Call, History
 from diffgdn.cases.trace import call_of
 from diffgdn.findings import repro
@@ -111,6 +112,9 @@ class InProcess:
                 self._targets[name] = targets.get(name)
             except targets.TargetError as error:
                 raise SetupError(str(error)) from None
+            stray = revision.stray()
+            if stray is not None:
+                raise SetupError(stray)
         return self._targets[name]
 
     def _judged(self, subject: Subject, target: Target, question: Question, explain: bool = False) -> Verdict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from diffgdn.cases.prelude import History
@@ -35,12 +36,12 @@ class KernelChild(ChildProcess):
     them; loaded: targets.
     """
 
-    def __init__(self, backend: str, log: Path) -> None:
+    def __init__(self, backend: str, log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.cases = 0
         self.history = History()
         self.loaded: set[str] = set()
         self._pending = 0
-        super().__init__("diffgdn.runner.child", [backend], log)
+        super().__init__("diffgdn.runner.child", [backend], log, environment)
 
     def prepare(self, request: Request) -> None:
         """Ask for something whose answer nobody waits for."""

@@ -52,7 +52,7 @@ def shorter(
     if named is not None:
         prelude, call = (), named
     prelude = with_less(prelude, lambda less: fails(less, call), call, expired)
-    prelude, call = simpler(prelude, call, fails, expired)
+    prelude, call = simpler(prelude, call, fails, expired, promises)
     if not prelude:
         return Confirmed(call, verdicts[prelude, call], heap=found.heap)
     alone = confirm.fails((), call, found)
@@ -131,9 +131,10 @@ def simpler(
     call: Call,
     fails: Callable[[tuple[Call, ...], Call], bool],
     expired: Expired,
+    promises: Promises = EVERYTHING,
 ) -> tuple[tuple[Call, ...], Call]:
-    """Make a prelude and a call simpler that fail together, and return both. Traces in a prelude stay as they
-    are.
+    """Make a prelude and a call simpler that fail together, inside the promises of the target, and return
+    both. Traces in a prelude stay as they are.
     """
     for first, second, barest in _bare(prelude[0], call) if len(prelude) == 1 else ():
         if not expired() and fails((first,), second):
@@ -143,7 +144,7 @@ def simpler(
             break
     if isinstance(call.subject, Case):
         smallest = by_field.simplest(
-            call.subject, lambda case: fails(prelude, replace(call, subject=case)), expired
+            call.subject, lambda case: fails(prelude, replace(call, subject=case)), expired, promises
         )
         call = replace(call, subject=smallest)
     else:
@@ -154,6 +155,7 @@ def simpler(
                 one.subject,
                 lambda case: fails(_put(prelude, number, case), call),  # noqa: B023 (called at once)
                 expired,
+                promises,
             )
             prelude = _put(prelude, number, smallest)
     return prelude, call

@@ -20,6 +20,8 @@ def off(case: Case, results: dict[str, torch.Tensor]) -> None:
     be wrong with more value heads than query heads too."""
     if case.view == "gapped":
         raise RuntimeError("no gaps today")
+    if "o" not in results:
+        return
     wrong = case.l2norm and os.environ.get(MENDED) != case.op
     if wrong or (os.environ.get(PLANTED) == case.op and case.HV > case.H):
         results["o"].view(-1)[0] += 1
