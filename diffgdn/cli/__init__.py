@@ -42,6 +42,10 @@ COMMANDS = {
         "replay_command:show",
         "Show a finding: the case, what was wrong, and, after running it once more, where.",
     ),
+    "report": (
+        "report_command:report",
+        "Write a finding as an issue in Markdown, with a script that needs torch and their package alone.",
+    ),
     "shrink": (
         "shrink_command:shrink",
         "Take up the shrink of findings, also of those that were saved unshrunk.",
