@@ -46,6 +46,10 @@ COMMANDS = {
         "report_command:report",
         "Write a finding as an issue in Markdown, with a script that needs torch and their package alone.",
     ),
+    "bisect": (
+        "bisect_command:bisect",
+        "Find the first version with which a finding fails: released wheels, or commits in git.",
+    ),
     "shrink": (
         "shrink_command:shrink",
         "Take up the shrink of findings, also of those that were saved unshrunk.",
