@@ -114,7 +114,8 @@ def search(versions: Sequence[Version], ask: Callable[[Version], Step], every: b
         between = [n for n in range(low + 1, high) if n not in steps or steps[n].status != UNTOLD]
         if not between:
             return Change(at(low), at(high), tuple(steps[n] for n in range(low + 1, high)))
-        middle = min(between, key=lambda n: abs(2 * n - low - high))
+        ends = low + high
+        middle = min(between, key=lambda n: abs(2 * n - ends))
         status = at(middle).status
         if status == at(low).status:
             low = middle

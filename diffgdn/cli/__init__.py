@@ -70,6 +70,10 @@ COMMANDS = {
         "resolution_command:resolution",
         "Measure how small an error in correct results is still found, by our verdict and by others.",
     ),
+    "scoreboard": (
+        "scoreboard_command:scoreboard",
+        "Write a page of released kernels, feature by feature, and of the defects found in them.",
+    ),
     "targets": (
         "targets_command:targets",
         "List targets: found or what is missing, version, operations, and where they run.",

@@ -66,8 +66,9 @@ def causes(
         return 0
     from diffgdn.campaign import causes as grouping
 
+    errors: dict[str, str] = {}
     if no_run:
-        told, errors = grouping.grouped([grouping.by_case(finding) for finding in found], None), {}
+        told = grouping.grouped([grouping.by_case(finding) for finding in found], None)
     else:
         _check(found, trusted or place is not None)
         told, errors = _run(found, workers, isolation, hang_seconds)

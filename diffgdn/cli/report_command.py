@@ -123,17 +123,20 @@ def _issue(finding: Finding, harness: Harness, hang_seconds: float | None) -> Is
     )
     script, ran = _tried(now, harness, hang_seconds)
     told = dict(verdict.provenance or script.provenance)
-    shared = {
-        "function": script.function or told.get("function", ""),
-        "message": now.message,
-        "picture": verdict.picture or script.picture,
-        "ran": told,
-        "versions": versions(harness.device),
-        "since": finding_lines.since(finding),
-    }
-    if ran is None:
-        return Issue(**shared, package="", script=repro.through(now), alone=False, why_not=script.why_not)
-    return Issue(**shared, package=script.package, script=script.text, output=ran.said)
+    issue = Issue(
+        function=script.function or told.get("function", ""),
+        package=script.package,
+        message=now.message,
+        script=script.text,
+        output=() if ran is None else ran.said,
+        picture=verdict.picture or script.picture,
+        ran=told,
+        versions=versions(harness.device),
+        since=finding_lines.since(finding),
+    )
+    if ran is not None:
+        return issue
+    return replace(issue, script=repro.through(now), alone=False, why_not=script.why_not)
 
 
 def _tried(finding: Finding, harness: Harness, hang_seconds: float | None) -> tuple[CallScript, Ran | None]:

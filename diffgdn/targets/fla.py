@@ -207,6 +207,7 @@ class Fla:
         functions, by operation, and package, by name, stand in for it. Raises TargetError.
         """
         self.name, self.missing = name, dict[str, str]()
+        self.environment = {} if name == DISPATCHED else {BYPASS: "1"}  # before fla is imported
         self.place = None if functions else SPEC.imported_from(place)
         if not functions:
             functions, self.missing = _import()
@@ -225,16 +226,9 @@ class Fla:
     def operations(self) -> tuple[str, ...]:
         return tuple(op for op in OPERATIONS if op in self._callees)
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """Variables that must be set before fla is imported, for it to run what is tested here."""
-        return {} if self.name == DISPATCHED else {BYPASS: "1"}
-
     def entry(self, case: Case) -> int:
-        """Say which entry of their lists autotuned kernels launch for a case.
-
-        Steps of 3.5 spread few configurations over long lists, and give either layout odd and even entries.
-        """
+        """Say which entry of their lists autotuned kernels launch for a case."""
+        # Steps of 3.5 spread few configurations over long lists, and give either layout odd and even ones.
         return 7 * case.config // 2
 
     def contract(self, op: str) -> Contract:
