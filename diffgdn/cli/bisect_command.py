@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 @click.option("--to", "last", metavar="B", help="The newest.  [default: the newest of --wheels; HEAD]")
 @click.option(
     "--wheels",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path),
     help="A folder with the wheels of a released package, or folders of them, one for each version.",
 )
 @click.option(
     "--git",
     "repository",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path),
     help="The repository whose commits A and B are.  [default: the one that the current folder lies in]",
 )
 @click.option("--every", is_flag=True, help="Ask every version, not only as many as it takes.")
@@ -76,6 +76,9 @@ def bisect(
     if len(entries) != 1:
         raise Problem(f"{name}: expected one finding, this names {len(entries)}")
     finding, path = entries[0]
+    for folder, option in ((wheels, "--wheels"), (repository, "--git")):
+        if folder is not None and not folder.is_dir():
+            raise Problem(f"{option} {folder}: no such folder")
     backend = asked_backend(backend) or finding.backend
     bare, _ = target_names.split(finding.target)
     released = bare in target_names.RELEASED and repository is None
