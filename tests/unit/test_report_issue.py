@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from string import Template
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -262,6 +262,21 @@ def test_a_call_is_written_without_its_defaults() -> None:
     assert call_source.call(made, "f", "") == 'f(\n    x0,\n    scale=0.5,\n    g=float("inf"),\n)'
     with pytest.raises(NotWritten, match="hook is function"):
         call_source.call(Recorded({"hook": evaluated}), "f", "")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_state_that_an_adapter_copied_is_found_in_what_came_back(turned: bool) -> None:
+    """As of fla, whose final states the adapter puts into the pool."""
+    states = torch.arange(2.0 * 2 * 3 * 4).view(2, 2, 3, 4)
+    returned = (torch.zeros(2, 2, 3), states.mT.contiguous() if turned else states)
+    told = SimpleNamespace(got=states[1:].double(), origins=[1], dtype=torch.float32, case=CASE)
+    number = 1 * 12 + 2 * 4 + 3  # head 1, V 2, K 3
+    place = call_script._in_final(Recorded({}, returned=returned), told, number)  # type: ignore[arg-type]
+    assert place == f"returned[1][1, 1, {'3, 2' if turned else '2, 3'}]"
+    alike = SimpleNamespace(got=torch.ones(1, 2, 3, 3), origins=[1], dtype=torch.float32, case=CASE)
+    even = Recorded({}, returned=(torch.ones(2, 2, 3, 3),))
+    assert call_script._in_final(even, alike, 1) == ""  # type: ignore[arg-type]
+    assert call_script._in_final(even, alike, 4) == "returned[0][1, 0, 1, 1]"  # type: ignore[arg-type]
 
 
 def test_a_watched_function_is_recorded_as_it_was_called() -> None:

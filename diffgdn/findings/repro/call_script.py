@@ -239,14 +239,31 @@ def _elements(
     lies = collect(results_of(run.case), held, back, run.arguments.layout)[comparison.name]
     at = {n: int(lies.reshape(-1)[n]) for n in worst}
     places = call_source.places(made.call, dict.fromkeys(at.values()))
-    for n in worst:
-        if at[n] not in places:
-            continue
-        expected = float(comparison.expected.flatten()[n])
-        bound = 0.0 if run.exact else float(comparison.bound.flatten()[n])
-        yield places[at[n]], expected, bound
-    if worst and not places:
+    final = comparison.name == "state"
+    found = [(n, places.get(at[n]) or (_in_final(made.call, comparison, n) if final else "")) for n in worst]
+    if worst and not any(place for _, place in found):
         raise NotWritten("the wrong result is a copy that the target makes of what the function returns")
+    for n, place in found:
+        bound = 0.0 if run.exact else float(comparison.bound.flatten()[n])
+        if place:
+            yield place, float(comparison.expected.flatten()[n]), bound
+
+
+def _in_final(made: Recorded, comparison: Comparison, number: int) -> str:
+    """Find an element of a state that the target copied into the pool among returned final states, or not.
+
+    They may be [V, K] or [K, V]; where both would do, an element off the diagonal is not told.
+    """
+    got = comparison.got
+    row, head, v, k = (int(one) for one in torch.unravel_index(torch.tensor(number), got.shape))
+    sequence, block, found = comparison.origins[row], got[row, head], set[str]()
+    for name, tensor in call_source.named(made):
+        if name.startswith("returned") and tensor.dim() == 4 and len(tensor) == len(comparison.case.lens):
+            held = tensor[sequence, head].to(comparison.dtype).double().cpu()
+            for own, index in ((block, (v, k)), (block.mT, (k, v))):
+                if own.shape == held.shape and torch.equal(own.nan_to_num(), held.nan_to_num()):
+                    found.add(f"{name}[{sequence}, {head}, {index[0]}, {index[1]}]")
+    return found.pop() if len(found) == 1 else ""
 
 
 def _script(finding: Finding, target: Target, made: _Made, guarded: bool, package: str, function: str) -> str:

@@ -90,7 +90,7 @@ def _values(values: Tensor) -> tuple[Any, ...]:
         return (source, *listed)
     if values.numel() > MOST_LISTED:
         raise NotWritten(f"a tensor has {values.numel()} elements; `diffgdn shrink` may find a smaller case")
-    return (literals.source(values, MOST_LISTED),)
+    return (literals.source(values, MOST_LISTED).replace(", dtype=torch.float32)", ")"),)
 
 
 def _usual(values: Tensor) -> tuple[Tensor, list[list[int]]]:
