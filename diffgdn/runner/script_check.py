@@ -68,10 +68,10 @@ def check(script: str, finding: Finding, hang_seconds: float | None = None) -> R
             )
         except subprocess.TimeoutExpired:
             return Ran(None, (HUNG,))
-    return Ran(done.returncode, tuple([*done.stdout.splitlines(), *_said(done.stderr)][-MOST_LINES:]))
+    return Ran(done.returncode, tuple([*done.stdout.splitlines(), *last_words(done.stderr)][-MOST_LINES:]))
 
 
-def _said(errors: str) -> list[str]:
+def last_words(errors: str) -> list[str]:
     """Take what an exception says, without the lines of its traceback, which name places on this machine."""
     lines = [line for line in errors.splitlines() if line.strip()]
     return [line for line in lines if not line.startswith((" ", "Traceback "))]

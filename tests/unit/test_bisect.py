@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -14,6 +17,7 @@ from diffgdn.campaign.bisect import (
     RIGHT,
     UNTOLD,
     WRONG,
+    Asker,
     BisectError,
     Change,
     NoChange,
@@ -23,11 +27,13 @@ from diffgdn.campaign.bisect import (
     search,
     tree,
 )
+from diffgdn.campaign.replay_findings import Result
 from diffgdn.cases.case import Case, Values
 from diffgdn.cli import run
 from diffgdn.findings import parse
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
+from diffgdn.findings.parse import CorpusError
 from diffgdn.report import finding_lines
 
 LETTERS = {"r": RIGHT, "w": WRONG, "-": UNTOLD}
@@ -79,6 +85,45 @@ def test_no_change_says_what_all_do() -> None:
     assert same.value.words == {"wrong in": "1 and 2", "not told of": "0"}
     with pytest.raises(BisectError, match="none of these versions tells anything"):
         searched("--")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        (None, RIGHT),
+        ("beyond_bound", WRONG),
+        ("not_exact", WRONG),
+        ("raised", UNTOLD),
+        ("not_finite", UNTOLD),
+    ],
+)
+def test_what_fails_in_another_way_tells_nothing(
+    monkeypatch: pytest.MonkeyPatch, kind: str | None, status: str
+) -> None:
+    told = Finding(CASE, "sglang", "interpret", "beyond_bound", "it is wrong", "o")
+    failure = None if kind is None else {"kind": kind, "message": "so"}
+
+    def replayed(found: list[Finding], *_: Any, **given: Any) -> list[Result]:
+        assert found[0].target == "sglang@1.whl"
+        assert given["trusted"]
+        return [Result(found[0], "interpret", [failure], news=True)]
+
+    monkeypatch.setattr("diffgdn.campaign.replay_findings.run", replayed)
+    step = Asker(told, None, {}).step(Version("1", ""), "sglang@1.whl")
+    assert step.status == status
+    leaked = Asker(replace(told, kind="poison_leaked"), None, {}).step(Version("1", ""), "sglang@1.whl")
+    assert (leaked.status == WRONG) is (kind == "not_finite")  # of one stray read
+
+
+@pytest.mark.parametrize("bisected", [["1.0"], {"first wrong": 1}, {"first wrong": "a\nb"}, {"a": "b" * 400}])
+def test_what_a_finding_says_of_versions_is_checked(here: Path, bisected: Any) -> None:
+    path = saved(here, "sglang")
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps({**data, "bisected": {"first wrong": "1.0"}}))
+    assert parse.read(path).bisected == {"first wrong": "1.0"}
+    path.write_text(json.dumps({**data, "bisected": bisected}))
+    with pytest.raises(CorpusError, match="bisected"):
+        parse.read(path)
 
 
 @pytest.fixture

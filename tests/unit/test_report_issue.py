@@ -20,13 +20,16 @@ import torch
 from diffgdn import targets
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.lay import Lay
-from diffgdn.cli import run
+from diffgdn.cli import report_command, run
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
 from diffgdn.findings.repro import call_script, call_source
+from diffgdn.findings.repro.call_script import CallScript
 from diffgdn.findings.repro.call_source import NotWritten
 from diffgdn.report import issue_text
 from diffgdn.report.issue_text import Issue
+from diffgdn.runner import script_check
+from diffgdn.runner.script_check import Ran
 from diffgdn.targets import recording
 from diffgdn.targets.recording import Recorded
 
@@ -303,6 +306,52 @@ def test_an_issue_without_such_a_script_says_why() -> None:
     text = issue_text.text(finding("vk"), issue)
     assert "through diffgdn (`pip install diffgdn`): it takes a serving loop." in text
     assert "```python\nask(...)\n```" in text
+
+
+def test_an_issue_names_no_place_on_this_machine() -> None:
+    issue = Issue("a.f", "a", "wrong", "f()", ran={"package": "a 1.0", "from": "folder /home/someone/fork"})
+    text = issue_text.text(finding("vk"), issue)
+    assert "/home" not in text
+    assert "- from: fork\n" in text
+    told = 'Traceback (most recent call last):\n  File "/home/x.py", line 1\n    f()\nValueError: no\n'
+    assert script_check.last_words(told) == ["ValueError: no"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "ran", "shows"),
+    [
+        ("beyond_bound", Ran(1, ("AssertionError: got 1",)), True),
+        ("beyond_bound", Ran(1, ("ImportError: no",)), False),
+        ("beyond_bound", Ran(0, ("right",)), False),
+        ("raised", Ran(1, ("ValueError: no",)), True),
+        ("raised", Ran(1, ("KeyError: no",)), False),
+        ("crashed", Ran(-11), True),
+        ("crashed", Ran(1), False),
+        ("hung", Ran(None), True),
+        ("hung", Ran(0), False),
+    ],
+)
+def test_a_script_shows_what_fails_as_the_finding_does(kind: str, ran: Ran, shows: bool) -> None:
+    assert ran.shows(finding("vk", kind=kind, message="ValueError: no")) is shows
+
+
+def test_nan_is_put_beside_tensors_where_the_failure_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {False: CallScript("plain"), True: CallScript("guarded")}
+    fresh = SimpleNamespace(call_script=lambda told, guarded: made[guarded])
+    harness = SimpleNamespace(fresh=fresh)
+
+    def tried(needed: str) -> tuple[CallScript, Ran | None]:
+        def check(script: str, told: Finding, seconds: float | None) -> Ran:
+            return Ran(1, ("AssertionError",)) if script == needed else Ran(0)
+
+        monkeypatch.setattr(script_check, "check", check)
+        return report_command._tried(finding("vk"), harness, None)  # type: ignore[arg-type]
+
+    assert tried("plain")[0].text == "plain"
+    assert tried("guarded")[0].text == "guarded"
+    script, ran = tried("neither")
+    assert ran is None
+    assert script.why_not == "a script of its one call does not show it"
 
 
 def test_features_are_said_in_words() -> None:
