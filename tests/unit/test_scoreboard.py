@@ -244,7 +244,7 @@ def test_a_case_is_read_as_it_is_printed(subject: Case | Trace) -> None:
         "Pool()",
         "Case('gdn.decode', K=8 * 2)",
         "Case(**{})",
-        "Case(op=op)",
+        "Case('gdn.decode', dtype=float32)",
         "Case('x', odd=1)",
     ],
 )
