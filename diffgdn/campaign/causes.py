@@ -114,7 +114,7 @@ def grouped(members: Sequence[Member], ask: Ask | None, promises: Promises = EVE
 def _differences(head: Member, other: Member, ask: Ask | None, promises: Promises) -> list[str] | None:
     """Say what keeps two findings from being of one cause though they likely are; None if they are of two."""
     one, two = head.finding, other.finding
-    if one.target != two.target or one.backend != two.backend or family(one) != family(two):
+    if one.target != two.target or one.backend != two.backend:
         return None
     ours, theirs = _concepts(head.core), _concepts(other.core)
     if set(ours) - set(theirs) or (not ours and (theirs or one.operation != two.operation)):
@@ -123,6 +123,10 @@ def _differences(head: Member, other: Member, ask: Ask | None, promises: Promise
     if shared is False:
         return None
     between = []
+    if family(one) != family(two):
+        if set(theirs) != set(ours) or any(theirs[concept] != own for concept, own in ours.items()):
+            return None
+        between.append(f"one is {one.kind}, the other {two.kind}")
     if shared is None and one.operation != two.operation:
         between.append("nobody noted whether one function serves both operations")
     if set(theirs) != set(ours):

@@ -80,7 +80,7 @@ def text(finding: Finding, issue: Issue, promises: Promises = EVERYTHING) -> str
         "## Reproduce\n\n" + "\n\n".join(_script(issue, finding.backend == "interpret")),
         "## Expected and got\n\n" + "\n".join(_wrong(finding, issue)),
         "## Where it is wrong\n\n```text\n" + issue.picture + "\n```" if issue.picture else "",
-        f"## Since\n\n{issue.since}" if issue.since else "",
+        f"## Since\n\n{issue.since[:1].upper()}{issue.since[1:]}" if issue.since else "",
         "## Versions\n\n" + "\n".join(_versions(finding, issue)),
         "## How it was found\n\n" + _found(finding),
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,8 @@ class Ran:
         if finding.kind == "hung":
             return self.status is None
         if finding.kind == "crashed":
-            return self.status is not None and self.status not in (0, 1)
+            killed = -signal.SIGKILL  # as a machine does that is out of memory
+            return self.status is not None and self.status not in (0, 1, killed)
         last = self.said[-1] if self.said else ""
         if finding.kind == "raised":
             return self.status == 1 and last.startswith(finding.message.partition(":")[0])

@@ -149,7 +149,18 @@ def test_another_function_target_or_exception_is_another_cause() -> None:
     assert len(found(one, finding(BUSY, target="yours.py:k"), fails=lambda case: True)) == 2
     raised = finding(BUSY, kind="raised", message="ValueError: no", tensor=None)
     other_raised = finding(kind="raised", message="KeyError: no", tensor=None)
-    assert len(found(one, raised, other_raised, fails=lambda case: True)) == 3
+    some = found(one, raised, other_raised, fails=lambda case: True)
+    assert [len(cause.members) for cause in some] == [1, 1, 1]
+
+
+def test_an_exception_and_a_wrong_number_that_hang_on_the_same_are_likely_of_one_cause() -> None:
+    raised = finding(BUSY, kind="raised", message="ValueError: no", tensor=None)
+    first, second = found(finding(), raised, fails=lambda case: case.pool.pitch == 64 or case == PITCHED)
+    assert (first.likely, second.likely) == ({}, {})  # not the same number
+    same = replace(raised, case=replace(PITCHED, l2norm=True))
+    first, second = found(finding(), same, fails=lambda case: case.pool.pitch > 0)
+    (said,) = [*first.likely.values(), *second.likely.values()]
+    assert said[0] in ("one is beyond_bound, the other raised", "one is raised, the other beyond_bound")
 
 
 def test_what_passes_now_is_of_no_cause_and_without_replays_all_is_likely() -> None:

@@ -108,7 +108,7 @@ def test_an_issue_is_complete_and_its_script_fails_alone_until_the_package_is_me
     assert "- package: sglang 1.2.3" in issue
     assert "- kernels: " in issue
     assert "of o are wrong\n" in issue  # the picture
-    assert "## Since\n\nfirst wrong 1.2.3; last right 1.2.2\n" in issue
+    assert "## Since\n\nFirst wrong 1.2.3; last right 1.2.2\n" in issue
     assert repr(CASE) in issue
     assert str(here) not in issue  # places on this machine are nobody's business
     script = source_of(issue)
@@ -253,6 +253,17 @@ def test_a_tensor_that_is_one_value_but_for_a_few_is_set_in_a_few_places() -> No
     ]
 
 
+def test_slots_of_a_pool_are_written_by_themselves() -> None:
+    pool = torch.full((5, 2, 8, 8), float("nan"))
+    pool[1], pool[4] = 0.0, torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(2))
+    pool[1, 0, 3, 3] = 0.5
+    made = Recorded({"x": pool}, before={"x": pool.clone()})
+    lines = list(call_source.arguments(made, False, "DEVICE"))
+    starts = [line[:12] for line in "\n".join(lines).splitlines() if line.startswith("x")]
+    assert starts == ["x = torch.fu", "x[1] = 0.0", "x[1, 0, 3, 3", "x[4] = torch", "x = x.to(DEV"]
+    assert torch.equal(evaluated(lines)["x"].nan_to_num(nan=7.0), pool.nan_to_num(nan=7.0))
+
+
 def test_a_large_tensor_of_all_kinds_of_values_is_not_written() -> None:
     values = torch.arange(5000.0)
     made = Recorded({"x": values}, before={"x": values})
@@ -327,6 +338,7 @@ def test_an_issue_names_no_place_on_this_machine() -> None:
         ("raised", Ran(1, ("KeyError: no",)), False),
         ("crashed", Ran(-11), True),
         ("crashed", Ran(1), False),
+        ("crashed", Ran(-9), False),
         ("hung", Ran(None), True),
         ("hung", Ran(0), False),
     ],

@@ -13,7 +13,8 @@ from diffgdn.findings.repro import literals
 from diffgdn.targets.recording import Recorded
 
 MOST_LISTED = 4096  # elements of a tensor that are written out: a shrunk case has a few hundred
-MOST_SET = 12  # elements of a tensor that are set one by one, all others being equal
+SET_ALONE = 12  # elements that are set one by one, all others of their tensor or part being equal
+MOST_SET, MOST_LETTERS = 40, 4000  # parts of a tensor that are set by themselves, and what they may take
 FEW = 8  # elements of a tensor that is listed in any case, unless all are equal
 BESIDE = 64  # elements of NaN on either side of a guarded tensor; a multiple of any alignment
 ALIGNED = 16  # bytes: what kernels are compiled for
@@ -25,7 +26,9 @@ def laid(values, strides, first=0, last=0):
     """The values with these strides, in memory that is $gap (of integers the largest) everywhere else."""
     size = max(0, 1 + sum((n - 1) * stride for n, stride in zip(values.shape, strides)))
     gap = $gap if values.is_floating_point() else values.dtype == torch.bool or torch.iinfo(values.dtype).max
-    memory = torch.full((first + size + last,), gap, dtype=values.dtype, device=values.device)
+    memory = torch.empty(first + size + last, dtype=values.dtype, device=values.device)
+    if memory.numel() < 1 << 26:  # of larger ones only what is used takes memory on a CPU
+        memory.fill_(gap)
     return memory.as_strided(values.shape, strides, first).copy_(values)
 '''
 
@@ -48,7 +51,7 @@ def arguments(made: Recorded, guarded: bool, device: str) -> Iterator[str]:
             yield f"{variable(name)} = {seen[id(value)]}"
             continue
         seen[id(value)] = variable(name)
-        yield from _tensor(variable(name), value, made.before[name], guarded, device)
+        yield from _tensor(variable(name), value, made.before[name].cpu(), guarded, device)
 
 
 def variable(name: str) -> str:
@@ -75,38 +78,70 @@ def _tensor(name: str, given: Tensor, values: Tensor, guarded: bool, device: str
 
 
 def _values(values: Tensor) -> tuple[Any, ...]:
-    """Write contiguous values: an expression, then an index and a value for each element that is otherwise.
+    """Write contiguous values: an expression, then an index and a value for each part that is otherwise.
 
     Raises NotWritten where they are too many.
     """
-    usual, others = _usual(values)
-    if len(others) <= (MOST_SET if values.numel() > FEW else 0):
+    usual = _usual(values)
+    parts = (
+        list(_otherwise(values, usual, ())) if values.numel() > FEW or _same(values, usual).all() else None
+    )
+    if (
+        parts is not None
+        and len(parts) <= MOST_SET
+        and sum(len(source) for _, source in parts) <= MOST_LETTERS
+    ):
         dtype = "" if values.dtype == torch.float32 else f", dtype={values.dtype}"
-        shape = ", ".join(map(str, values.shape))
-        number = literals.number(usual)
+        number, shape = literals.number(usual), ", ".join(map(str, values.shape))
         made = {"0.0": f"torch.zeros({shape}{dtype})", "1.0": f"torch.ones({shape}{dtype})"}
         source = made.get(number, f"torch.full({tuple(values.shape)}, {number}, dtype={values.dtype})")
-        listed = [(", ".join(map(str, at)), literals.number(values[tuple(at)])) for at in others]
-        return (source, *listed)
+        return (source, *parts)
     if values.numel() > MOST_LISTED:
         raise NotWritten(f"a tensor has {values.numel()} elements; `diffgdn shrink` may find a smaller case")
-    return (literals.source(values, MOST_LISTED).replace(", dtype=torch.float32)", ")"),)
+    return (_listed(values),)
 
 
-def _usual(values: Tensor) -> tuple[Tensor, list[list[int]]]:
-    """Find the value that most elements have, zeros of either sign and NaNs being one, and where others are.
+def _listed(values: Tensor) -> str:
+    return literals.source(values, MOST_LISTED).replace(", dtype=torch.float32)", ")")
 
-    More than MOST_SET others are not all listed.
-    """
+
+def _usual(values: Tensor) -> Tensor:
+    """Find a value in the middle, of NaNs one: that which most elements have, if there is one."""
     flat = values.reshape(-1)
     if not flat.numel():
-        return values.new_zeros(()), []
+        return values.new_zeros(())
     if values.dtype == torch.bool:
         flat = flat.to(torch.uint8)
-    usual = flat.nanmedian() if flat.is_floating_point() else flat.median()
-    same = (flat == usual) | ((flat != flat) & (usual != usual))
-    others = (~same).reshape(values.shape).nonzero()[: MOST_SET + 1].tolist()
-    return usual.to(values.dtype) + 0, others
+    holes = int(flat.isnan().sum()) if flat.is_floating_point() else 0
+    if 2 * holes > flat.numel():
+        return flat[flat.isnan()][0]
+    usual = flat.nanmedian() if holes else flat.median()
+    return usual.to(values.dtype) + 0 if values.dtype != torch.bool else usual.bool()
+
+
+def _same(values: Tensor, usual: Tensor) -> Tensor:
+    """Mark the elements that have a value, zeros of either sign and NaNs being one each."""
+    return (values == usual) | ((values != values) & (usual != usual))
+
+
+def _otherwise(values: Tensor, usual: Tensor, at: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+    """List what is not the usual value: an index and a source, of elements, or of parts of the first axis."""
+    others = (~_same(values, usual)).nonzero().tolist()
+    if len(others) <= SET_ALONE:
+        for index in others:
+            yield ", ".join(map(str, (*at, *index))), literals.number(values[tuple(index)])
+        return
+    for n, part in enumerate(values):
+        own = _usual(part)
+        if _same(part, usual).all():
+            continue
+        index = ", ".join(map(str, (*at, n)))
+        if part.dim() and 2 * int(_same(part, own).sum()) > part.numel():
+            if not _same(own, usual):
+                yield index, literals.number(own)
+            yield from _otherwise(part, own, (*at, n))
+        else:
+            yield index, _listed(part)
 
 
 def call(made: Recorded, function: str, indent: str) -> str:
