@@ -1,8 +1,12 @@
-"""Reads the text of a case, as its repr has it: names of records and plain values, and no other code."""
+"""Reads the text of a case, as its repr has it: names of records and plain values, and no other code.
+
+Of numbers sums, products and shifts are read too, as a person writes them: `pitch=(1 << 30) + 5`.
+"""
 
 from __future__ import annotations
 
 import ast
+import operator
 from typing import Any
 
 from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
@@ -18,6 +22,14 @@ RECORDS: dict[str, Any] = {
     one.__name__: one
     for one in (Case, Edit, Form, Gates, Lay, Only, Operands, Pool, StateOptions, Step, Trace, Values)
 }
+SIGNS: dict[type, Any] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.LShift: operator.lshift,
+}
+PLAIN = (ast.Add, ast.Sub, ast.Mult)
+MOST = 1 << 62  # of a number
 
 
 def read(text: str) -> Case | Trace:
@@ -43,6 +55,12 @@ def _value(node: ast.expr) -> Any:
         number = _value(node.operand)
         if type(number) in (int, float):
             return -number
+    if isinstance(node, ast.BinOp) and type(node.op) in SIGNS:
+        left, right = _value(node.left), _value(node.right)
+        if type(left) is type(right) is int and 0 <= right <= MOST and (right < 63 or type(node.op) in PLAIN):
+            number = SIGNS[type(node.op)](left, right)
+            if abs(number) <= MOST:
+                return number
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in RECORDS:
         named = {one.arg: _value(one.value) for one in node.keywords if one.arg is not None}
         if len(named) == len(node.keywords):

@@ -9,6 +9,7 @@ from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promise_axes import shown
 from diffgdn.findings.defects import OPEN, THEIRS, Defect
 from diffgdn.probe.cells import CRASHES, HANGS, NOT_REACHED, RAISES, REFUSED, RIGHT, WRONG
+from diffgdn.report import scoreboard_runs
 from diffgdn.report.scoreboard_runs import ProbeRun, Score
 from diffgdn.search import needs
 
@@ -44,7 +45,7 @@ def page(runs: Sequence[ProbeRun], defects: Sequence[Defect]) -> str:
         parts += _of_run(run, defects)
     parts += ["## Defects\n", *(_overview(defects) if defects else [NO_DEFECTS]), ""]
     for defect in defects:
-        parts += [*_defect(defect), ""]
+        parts += [*_defect(defect, _versions(defects, defect.target)), ""]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -133,32 +134,52 @@ def _overview(defects: Sequence[Defect]) -> Iterator[str]:
     count = {word: sum(one.whose == word for one in defects) for word in WHOSE}
     said = ", ".join(f"{number} {word}" for word, number in count.items() if number)
     patched = sum(one.mended_by_patch for one in defects)
-    yield f"{len(defects)} in all: {said}. Of {patched} a patched copy passed.\n"
+    yield f"{len(defects)} in all: {said}. Of {patched} a patched copy passed. Versions that were run:\n"
+    for target in dict.fromkeys(one.target for one in defects):
+        yield f"- {target}: {', '.join(_versions(defects, target))}"
+    yield ""
     yield "| defect | target | operations | wrong in | right in | whose |"
     yield "|---|---|---|---|---|---|"
     order = {word: n for n, word in enumerate((THEIRS, OPEN))}
     for one in sorted(defects, key=lambda one: (order.get(one.whose, len(order)), one.target)):
         about = f"[{_cell(one.title)}](#{_anchor(one.id)})"
-        right = ", ".join(one.right_in) or "-"
-        yield (
-            f"| {about} | {one.target} | {', '.join(one.operations)} | {', '.join(one.wrong_in)} | {right} "
-            f"| {one.whose} |"
-        )
+        known = _versions(defects, one.target)
+        wrong, right = spans(one.wrong_in, known), spans(one.right_in, known) or "-"
+        yield f"| {about} | {one.target} | {', '.join(one.operations)} | {wrong} | {right} | {one.whose} |"
 
 
-def _defect(one: Defect) -> Iterator[str]:
-    """Write a defect as a section."""
+def _versions(defects: Sequence[Defect], target: str) -> list[str]:
+    """List the versions of a target that were run on any defect, the oldest first."""
+    named = {version for one in defects if one.target == target for version in (*one.wrong_in, *one.right_in)}
+    return sorted(named, key=scoreboard_runs.number)
+
+
+def spans(versions: Sequence[str], known: Sequence[str]) -> str:
+    """Write versions as ranges of those that were run: "0.5.8, 0.5.10 to 0.5.23"."""
+    found: list[list[str]] = []
+    for before, version in zip(("", *known), known, strict=False):
+        if version in versions:
+            if found and found[-1][-1] == before:
+                found[-1].append(version)
+            else:
+                found.append([version])
+    return ", ".join(one[0] if len(one) == 1 else f"{one[0]} to {one[-1]}" for one in found)
+
+
+def _defect(one: Defect, known: Sequence[str]) -> Iterator[str]:
+    """Write a defect as a section. known: the versions of its target that were run."""
     yield f"### {one.id}\n"
     yield f"{one.title}\n"
     where = f" in {one.result}" if one.result else ""
     yield f"- {one.target}, {', '.join(one.operations)}: `{one.kind}`{where}"
     yield f"- case: `{one.case!r}`"
-    right = f"; right in {', '.join(one.right_in)}" if one.right_in else ""
+    right = f"; right in {spans(one.right_in, known)}" if one.right_in else ""
     backend = f", on backend {one.backend}" if one.backend else ""
-    yield f"- wrong in {', '.join(one.wrong_in)}{right}{backend}"
+    yield f"- wrong in {spans(one.wrong_in, known)}{right}{backend}"
     yield f"- whose: {WHOSE[one.whose]}"
     yield f"- cause: {_line(one.cause)}"
-    patched = " (a patched copy passed)" if one.mended_by_patch else ""
+    told = "patched copy" in one.mend
+    patched = " (a patched copy passed)" if one.mended_by_patch and not told else ""
     said = {"mend": f"{one.mend}{patched}", "promised": one.promised, "their tolerances": one.tolerance}
     said = {name: text for name, text in said.items() if getattr(one, FIELD.get(name, name))}
     said |= {"link": f"<{one.link}>"} if one.link else {}

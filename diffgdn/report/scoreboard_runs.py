@@ -134,11 +134,11 @@ def read(folder: Path) -> list[ProbeRun]:
             found.append(from_json(path.read_text()))
         except (OSError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
-    newest = sorted(found, key=lambda run: (_number(run.version), run.backend), reverse=True)
+    newest = sorted(found, key=lambda run: (number(run.version), run.backend), reverse=True)
     return sorted(newest, key=lambda run: run.target)
 
 
-def _number(version: str) -> list[int]:
+def number(version: str) -> list[int]:
     """Numbers of a version, to sort by."""
     return [int(part) for part in re.findall(r"\d+", version)][:6]
 

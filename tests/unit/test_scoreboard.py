@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from diffgdn.cases import case_text
-from diffgdn.cases.case import Case, Values
+from diffgdn.cases.case import Case, Pool, Values
 from diffgdn.cases.lay import Lay
 from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.trace import Trace
@@ -152,11 +152,25 @@ def test_a_page_links_what_is_not_right_to_its_defect() -> None:
         "strides (gapped tokens) wrong; dt_bias none raises; of pairs ratio=2 and batch=dense"
     )
     assert "1 in all: 1 theirs. Of 1 a patched copy passed." in page
+    assert "- sglang: 1.9, 1.10\n" in page
     assert "[Rows of states are taken to lie \\| together](#theirs-gapped-states)" in page
     assert f"- case: `{CASE!r}`" in page
     assert "- cause: one.py, launch: the stride of a row is not passed\n" in page
     assert "- mend: pass it (a patched copy passed)\n" in page
     assert "- wrong in 1.10; right in 1.9\n" in page
+
+
+@pytest.mark.parametrize(
+    ("versions", "said"),
+    [
+        ([], ""),
+        (["1.9"], "1.9"),
+        (["1.10", "1.9", "1.11"], "1.9 to 1.11"),
+        (["1.2", "1.10", "1.11", "2.0"], "1.2, 1.10 to 2.0"),
+    ],
+)
+def test_versions_are_written_as_ranges_of_those_that_were_run(versions: list[str], said: str) -> None:
+    assert scoreboard_page.spans(versions, ["1.2", "1.9", "1.10", "1.11", "2.0"]) == said
 
 
 def test_a_page_of_nothing_says_so() -> None:
@@ -242,7 +256,7 @@ def test_a_case_is_read_as_it_is_printed(subject: Case | Trace) -> None:
         "Case(",
         "3",
         "Pool()",
-        "Case('gdn.decode', K=8 * 2)",
+        "Case('gdn.decode', K=8 ** 2)",
         "Case(**{})",
         "Case('gdn.decode', dtype=float32)",
         "Case('x', odd=1)",
@@ -251,6 +265,14 @@ def test_a_case_is_read_as_it_is_printed(subject: Case | Trace) -> None:
 def test_what_is_no_case_is_not_evaluated(text: str) -> None:
     with pytest.raises(ValueError):
         case_text.read(text)
+
+
+def test_numbers_may_be_written_as_people_do() -> None:
+    written = case_text.read("Case('gdn.decode', K=4 * 8, pool=Pool(pitch=(1 << 30) + 5))")
+    assert written == Case("gdn.decode", K=32, pool=Pool(pitch=2**30 + 5))
+    for far in ("1 << 99", "1 << 62 << 62", "9 ** 9", "'a' * 9"):
+        with pytest.raises(ValueError, match="no part of a case"):
+            case_text.read(f"Case('gdn.decode', K={far})")
 
 
 @pytest.mark.skipif(not DEFECTS.exists(), reason="no defect is written down yet")
