@@ -44,11 +44,11 @@ COMMANDS = {
     ),
     "report": (
         "report_command:report",
-        "Write a finding as an issue in Markdown, with a script that needs torch and their package alone.",
+        "Write a finding as an issue in Markdown, ready to be pasted into a maintainer's tracker.",
     ),
     "bisect": (
         "bisect_command:bisect",
-        "Find the first version with which a finding fails: released wheels, or commits in git.",
+        "Find the first version with which a finding fails, or the first with which it fails no more.",
     ),
     "shrink": (
         "shrink_command:shrink",
