@@ -20,13 +20,14 @@ endif
 
 BOOTSTRAP = $(PYTHON) tools/bootstrap.py --torch "$(TORCH)" $(if $(LOCKED),--locked)
 
-.PHONY: help setup fuzz test lint docs coverage lock clean
+.PHONY: help setup fuzz test lint docs scoreboard coverage lock clean
 
 help:
 	@echo "make fuzz   check kernels against the oracle for TIME=$(TIME)  [BACKEND=interpret|gpu] [EXTRAS=test,fla] [ARGS=...]"
 	@echo "make test   replay the corpus, then all tests                [BACKEND=interpret|gpu] [ARGS=...]"
 	@echo "make lint   ruff, mypy and who imports whom"
 	@echo "make docs   the pages as a site, in docs/_build/html"
+	@echo "make scoreboard  docs/scoreboard.md from docs/scoreboard/ and docs/defects.toml  [ARGS=probe.json]"
 	@echo "make coverage  all tests, and what they reached      [ARGS=...]"
 	@echo "make setup  .venv alone; every target above does this first  [LOCKED=1]"
 	@echo "make lock   the newest versions into requirements.lock"
@@ -56,6 +57,9 @@ docs:
 	@$(BOOTSTRAP) docs
 	@$(BIN)/python -m sphinx -q -n -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+scoreboard: setup
+	@$(BIN)/diffgdn scoreboard $(ARGS)
 
 coverage:
 	@$(BOOTSTRAP) test,coverage

@@ -42,6 +42,14 @@ COMMANDS = {
         "replay_command:show",
         "Show a finding: the case, what was wrong, and, after running it once more, where.",
     ),
+    "report": (
+        "report_command:report",
+        "Write a finding as an issue in Markdown, ready to be pasted into a maintainer's tracker.",
+    ),
+    "bisect": (
+        "bisect_command:bisect",
+        "Find the first version with which a finding fails, or the first with which it fails no more.",
+    ),
     "shrink": (
         "shrink_command:shrink",
         "Take up the shrink of findings, also of those that were saved unshrunk.",
@@ -61,6 +69,10 @@ COMMANDS = {
     "resolution": (
         "resolution_command:resolution",
         "Measure how small an error in correct results is still found, by our verdict and by others.",
+    ),
+    "scoreboard": (
+        "scoreboard_command:scoreboard",
+        "Write a page of released kernels, feature by feature, and of the defects found in them.",
     ),
     "targets": (
         "targets_command:targets",

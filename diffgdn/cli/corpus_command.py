@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from diffgdn.cli.causes_command import causes
 from diffgdn.cli.options import CONTEXT, Problem, isolation_option, known_failures, trust_option
 from diffgdn.cli.replay_command import MOST_WORKERS, corpus_option, located, replay_workers_option
 from diffgdn.findings import bucket, corpus, prune_export
@@ -213,6 +214,9 @@ def known(folder: Path) -> int:
             click.echo("    not for what is installed: " + ", ".join(" ".join(pair) for pair in one.versions))
     click.echo(f"{len(every.entries)} known failure{'' if len(every.entries) == 1 else 's'}")
     return 0
+
+
+commands.add_command(causes)
 
 
 def _read(folder: Path) -> tuple[list[Entry], list[str]]:

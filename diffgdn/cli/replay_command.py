@@ -230,6 +230,8 @@ def show(
     click.echo(f"  {findings.origin(finding)}")
     for line in findings.ran(finding):
         click.echo(f"  {line}")
+    if finding.bisected:
+        click.echo(f"  {findings.since(finding)}")
     entry = known_failures().of(finding, backend)
     if entry is not None:
         click.echo(f"  known ({entry.name}): {entry.reason}")

@@ -48,7 +48,8 @@ class Finding:
     Where it is from: `versions` of what ran it, by name; the `seed` of the campaign; `found`, the date in ISO
     form; `unshrunk`, the case on which the failure was first seen, if it was larger; `shrink`, one of
     SHRINKS, or None in older files, where nobody knows; `provenance`, what really ran of a released package,
-    in words: package, from, function, kernels, stand-ins.
+    in words: package, from, function, kernels, stand-ins; `bisected`, since which version it fails, in words
+    (`campaign.bisect`): first wrong, last right, or the other way round, among, not told.
     """
 
     case: Case
@@ -67,6 +68,7 @@ class Finding:
     prelude: tuple[Call, ...] = ()
     reproduced: bool = True
     provenance: Mapping[str, str] = field(default_factory=dict)
+    bisected: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def format_version(self) -> int:
@@ -119,9 +121,10 @@ class Finding:
             cases["prelude"] = [call.to_json() for call in self.prelude]
         if self.shrink is None:
             del plain["shrink"]  # older findings have no such field
-        plain["provenance"] = dict(self.provenance)
-        if not self.provenance:
-            del plain["provenance"]  # only findings of targets that say so have the field
+        for name in ("provenance", "bisected"):  # only findings of which there is something to say have them
+            plain[name] = dict(plain[name])
+            if not plain[name]:
+                del plain[name]
         return {
             "format_version": self.format_version,
             "operation": self.operation,

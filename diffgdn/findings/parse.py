@@ -45,8 +45,10 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "prelude": (list,),
     "reproduced": (bool,),
     "provenance": (dict,),
+    "bisected": (dict,),
 }
-OPTIONAL = {"trace", "shrink", "provenance"}
+WORDS = ("versions", "provenance", "bisected")  # fields that hold text by name
+OPTIONAL = {"trace", "shrink", "provenance", "bisected"}
 LATER = {"prelude", "reproduced"}  # fields of version 2
 Subject = TypeVar("Subject", Case, Trace)
 KIND = re.compile(r"[a-z][a-z_]{0,39}(\.[a-z_]{1,40})?")
@@ -167,7 +169,7 @@ def _check_types(body: Mapping[str, Any]) -> None:
         if type(body[name]) not in kinds:
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
             raise CorpusError(f"{name}: expected {expected}, got {body[name]!r:.40}")
-    for name in ("versions", "provenance"):
+    for name in WORDS:
         if not all(isinstance(value, str) for value in body.get(name, {}).values()):
             raise CorpusError(f"{name}: expected strings, got {body[name]!r:.40}")
 
@@ -176,7 +178,7 @@ def _check_words(body: Mapping[str, Any]) -> None:
     """Check what is printed or compared as a word: one printable line, or one of a few values."""
     for name in ("target", "tensor", "place"):
         _one_line(name, body[name] or "")
-    for name in ("versions", "provenance"):
+    for name in WORDS:
         for key, value in body.get(name, {}).items():
             _one_line(name, f"{key} {value}")
     if not KIND.fullmatch(body["kind"]):

@@ -83,7 +83,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What a probe found. seconds: that it took; declared: what the target promises by itself."""
+    """What a probe found.
+
+    seconds: that it took. declared: what the target promises by itself. package: a released one and its
+    version, "" of others.
+    """
 
     target: str
     backend: str
@@ -91,6 +95,7 @@ class Matrix:
     rows: tuple[Row, ...]
     seconds: float
     declared: Promises = field(default=EVERYTHING)
+    package: str = ""
 
     @property
     def every(self) -> Iterator[Cell]:

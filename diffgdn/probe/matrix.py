@@ -89,7 +89,8 @@ def probe(config: Config, listen: Listener = lambda words, done, known: None) ->
             asker.close()
     rows = tuple(_row(one) for one in table)
     seconds = time.monotonic() - began
-    return Matrix(config.target, config.backend, about.device, rows, seconds, about.promises)
+    package = next((said["package"] for said in about.provenance.values() if "package" in said), "")
+    return Matrix(config.target, config.backend, about.device, rows, seconds, about.promises, package)
 
 
 def _row(one: _Operation) -> Row:

@@ -95,6 +95,12 @@ def ran(finding: Finding) -> list[str]:
     return [f"{name}: {printable(value)}" for name, value in told.items()]
 
 
+def since(finding: Finding) -> str:
+    """Write since which version a finding fails, in one line; nothing where nobody has looked."""
+    said = [f"{name} {printable(value)}" for name, value in finding.bisected.items()]
+    return "; ".join(said)
+
+
 def size(finding: Finding) -> str:
     """Write how large the case was on which the failure was first seen. The finding must have been shrunk."""
     assert finding.unshrunk is not None

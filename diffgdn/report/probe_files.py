@@ -6,7 +6,7 @@ import json
 from html import escape
 from typing import Any
 
-from diffgdn.findings.finding import versions
+from diffgdn.findings.finding import today, versions
 from diffgdn.probe.cells import FAILED, Cell, Matrix, Row
 from diffgdn.probe.fitted_promises import fit
 from diffgdn.report import promises_text
@@ -37,6 +37,8 @@ def to_json(matrix: Matrix) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "target": matrix.target,
+        "package": matrix.package,
+        "date": today(),
         "backend": matrix.backend,
         "versions": versions(matrix.device),
         "seconds": round(matrix.seconds, 1),

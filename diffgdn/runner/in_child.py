@@ -29,6 +29,7 @@ from diffgdn.verdict.question import Question, Subject, question_of
 
 if TYPE_CHECKING:
     from diffgdn.findings.finding import Finding
+    from diffgdn.findings.repro.call_script import CallScript
 
 # Once an operation has hung: for a case of it, so many times the slowest that has passed, but at least this,
 # by backend. On a GPU a variant may have to be compiled.
@@ -94,6 +95,12 @@ class InChild:
         request = Request("document", (finding, folder, picture))
         files: list[Path] = self._served(request, finding.target)
         return files
+
+    def call_script(self, finding: Finding, guarded: bool) -> CallScript:
+        """Make a finding's script of one call, in a child that has run nothing else."""
+        self._unused(finding.target)
+        script: CallScript = self._served(Request("call_script", (finding, guarded)), finding.target)
+        return script
 
     def run(
         self,

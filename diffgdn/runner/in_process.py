@@ -19,6 +19,8 @@ from diffgdn.cases.prelude import Call, History
 from diffgdn.cases.trace import call_of
 from diffgdn.findings import repro
 from diffgdn.findings.finding import Finding
+from diffgdn.findings.repro import call_script
+from diffgdn.findings.repro.call_script import CallScript
 from diffgdn.runner import heap
 from diffgdn.runner.messages import About, Familiar, RunnerError, SetupError, unfamiliar
 from diffgdn.targets import Target
@@ -102,6 +104,11 @@ class InProcess:
                 if comparison is not None:
                     files.append(localize.write_picture(comparison, folder / f"{finding.id}.png"))
         return files
+
+    def call_script(self, finding: Finding, guarded: bool) -> CallScript:
+        loaded = self._target(finding.target)
+        with _errors_in_one_line():
+            return call_script.make(finding, loaded, guarded)
 
     def _target(self, name: str) -> Target:
         if name not in self._targets:

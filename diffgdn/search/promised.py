@@ -46,14 +46,14 @@ def inside(candidate: Case, best: Case, promises: Promises) -> Case | None:
         axis = next((name for name, _, _ in promises.breaches(candidate)), None)
         if axis is None:
             return candidate
-        restored = changed(candidate, **_restored(axis, candidate, best))
-        if restored is None or restored == candidate:
+        back = changed(candidate, **restored(axis, candidate, best))
+        if back is None or back == candidate:
             return None
-        candidate = restored
+        candidate = back
     return None
 
 
-def _restored(axis: str, candidate: Case, best: Case) -> dict[str, Any]:
+def restored(axis: str, candidate: Case, best: Case) -> dict[str, Any]:
     """Return changes that give a candidate what `best` has on an axis; none if the axis is about more."""
     if axis in OPERANDS:
         form: dict[str, Any] = {

@@ -31,7 +31,7 @@ from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import Promises
 from diffgdn.cases.spans import Span
 from diffgdn.reference.noise import Contract
-from diffgdn.targets import launches, pinning
+from diffgdn.targets import launches, pinning, recording
 from diffgdn.targets.base import TargetError
 from diffgdn.targets.released.package import NO_BLOCK_POINTERS, NO_FUNCTION, Spec, lacks_block_pointers
 from diffgdn.tensors.arena import Arguments
@@ -117,7 +117,7 @@ def _import() -> tuple[dict[str, Callable[..., Any]], dict[str, str]]:
             elif lacks_block_pointers(function, PACKAGE):
                 missing[op] = NO_BLOCK_POINTERS
             else:
-                found[op] = function
+                found[op] = recording.watched(function)
     if not found and NO_BLOCK_POINTERS in missing.values():
         raise TargetError(f"fla-core: {NO_BLOCK_POINTERS}")
     if not found:
@@ -207,6 +207,7 @@ class Fla:
         functions, by operation, and package, by name, stand in for it. Raises TargetError.
         """
         self.name, self.missing = name, dict[str, str]()
+        self.environment = {} if name == DISPATCHED else {BYPASS: "1"}  # before fla is imported
         self.place = None if functions else SPEC.imported_from(place)
         if not functions:
             functions, self.missing = _import()
@@ -224,6 +225,11 @@ class Fla:
     @property
     def operations(self) -> tuple[str, ...]:
         return tuple(op for op in OPERATIONS if op in self._callees)
+
+    def entry(self, case: Case) -> int:
+        """Say which entry of their lists autotuned kernels launch for a case."""
+        # Steps of 3.5 spread few configurations over long lists, and give either layout odd and even ones.
+        return 7 * case.config // 2
 
     def contract(self, op: str) -> Contract:
         return CHUNK if OPERATIONS[op].is_chunked else RECURRENT
@@ -248,8 +254,7 @@ class Fla:
         callee = self._callees[case.op]
         v_first = callee.v_first is not None and case.config % 2 == 1
         given = _keywords(case, arguments, callee, v_first)
-        # Steps of 3.5 spread few configurations over long lists, and give either layout odd and even entries.
-        entry = 7 * case.config // 2
+        entry = self.entry(case)
         # chunk_kda: "return_intermediate_states is only allowed in inference mode".
         mode = torch.inference_mode() if case.boundary else torch.no_grad()
         names, chosen = dict[str, None](), dict[str, None]()

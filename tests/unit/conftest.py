@@ -4,9 +4,11 @@ waiting for another process.
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,6 +20,18 @@ POLL_SECONDS = 0.02
 
 Until = Callable[[Callable[[], bool]], None]
 Drawn = Callable[..., list[Case]]
+
+
+@pytest.fixture(scope="session")
+def fake_packages() -> ModuleType:
+    """The module of that name beside this file."""
+    path = Path(__file__).with_name("fake_packages.py")
+    spec = importlib.util.spec_from_file_location("fake_packages", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

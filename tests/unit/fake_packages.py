@@ -245,7 +245,7 @@ def folder(root: Path, files: Mapping[str, str], version: str = "", name: str = 
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
     if version:
-        (root / f"{name}-{version}.dist-info").mkdir()
+        (root / f"{name}-{version}.dist-info").mkdir(exist_ok=True)
     return root
 
 

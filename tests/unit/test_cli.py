@@ -335,7 +335,7 @@ SHARED = {
     "--seed": {"fuzz", "calibrate", "serving", "mutants"}
     | {"resolution", "selftest resolution", "selftest faults"},
     "--workers": {"fuzz", "calibrate", "serving", "mutants", "resolution", "selftest resolution"}
-    | {"replay", "shrink", "corpus prune", "probe"},
+    | {"replay", "shrink", "corpus prune", "corpus causes", "probe"},
     "--json": {
         "fuzz",
         "calibrate",
@@ -348,13 +348,17 @@ SHARED = {
         "probe",
         "targets",
     },
-    "--from": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "targets"} | {"probe"},
+    "--from": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "targets"}
+    | {"probe", "report", "corpus causes"},
     "--backend": {"fuzz", "calibrate", "serving", "mutants", "replay", "show", "shrink", "selftest faults"}
-    | {"probe"},
-    "--hang-after": {"fuzz", "calibrate", "serving", "replay", "shrink", "probe"},
-    "--isolation": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "corpus prune"},
+    | {"probe", "report", "bisect", "corpus causes"},
+    "--hang-after": {"fuzz", "calibrate", "serving", "replay", "shrink", "probe"}
+    | {"report", "bisect", "corpus causes"},
+    "--isolation": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "corpus prune"}
+    | {"bisect", "corpus causes"},
     "--run-known-crashes": {"fuzz", "calibrate", "serving", "replay", "probe"},
 }
+OTHERWISE = {("bisect", "--from")}  # beside --to: the oldest version, a commit as well
 KINDS = {  # what a value of it is, wherever it is taken
     "--max-time": "time",
     "--max-cases": "integer range",
@@ -376,7 +380,7 @@ def test_an_option_is_spelled_alike_on_every_command(option: str) -> None:
         name: parameter
         for name, command in every_command()
         for parameter in command.params
-        if option in parameter.opts
+        if option in parameter.opts and (name, option) not in OTHERWISE
     }
     assert set(having) == SHARED[option]
     assert {parameter.type.name for parameter in having.values()} == {KINDS[option]}

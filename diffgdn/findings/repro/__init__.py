@@ -40,7 +40,7 @@ from diffgdn.tensors.layout import arrange, has_zero_gaps
 from diffgdn.tensors.results import results_of, returned_names
 from diffgdn.verdict import execute
 
-__all__ = ["script", "write"]
+__all__ = ["script", "through", "write"]
 
 # What a script uses of `standalone`; the rest comes along.
 SHARED = (
@@ -72,7 +72,7 @@ def script(finding: Finding) -> str:
     alone = finding.call == Call(case) and not shows_in_company(finding)
     alone = alone and (case.execution == Case.execution or finding.backend == "interpret")
     if not alone or not isinstance(target, FunctionTarget) or size_limits.elements(case) > LARGEST:
-        return _through_diffgdn(finding)
+        return through(finding)
     data = inputs.draw(case)
     arguments = arrange(case, data, "cpu", target.layout)
     twice, ordered = execute.is_repeated(case, finding.backend), execute.is_turned(case, finding.backend)
@@ -105,7 +105,7 @@ def _calls(case: Case, keywords: str, ordered: bool) -> str:
     return Template(template).substitute(told, order=repr(case.order), seed=case.values.seed)
 
 
-def _through_diffgdn(finding: Finding) -> str:
+def through(finding: Finding) -> str:
     """Write a script that has diffgdn make the calls."""
     steps = [] if finding.trace is None else finding.trace.words()
     before = "".join(f"\n{call!r}," for call in finding.prelude)

@@ -33,7 +33,7 @@ def source(tensor: Tensor, listed: int = LISTED) -> str:
         return f"torch.zeros({shape}, dtype={dtype})"
     flat = tensor.reshape(-1)
     if tensor.numel() > 1 and _constant(flat):
-        return f"torch.full({shape}, {_number(flat[0])}, dtype={dtype})"
+        return f"torch.full({shape}, {number(flat[0])}, dtype={dtype})"
     if tensor.numel() <= listed:
         return f"torch.tensor({_listed(tensor)}, dtype={dtype})"
     return _packed(flat, shape)
@@ -47,7 +47,7 @@ def _constant(flat: Tensor) -> bool:
     return bool((flat == flat[0]).all())
 
 
-def _number(value: Tensor) -> str:
+def number(value: Tensor) -> str:
     """Write the shortest decimal that reads back as the value, in float32 for bf16 and fp16."""
     if value.dtype == torch.float64:
         return repr(value.item())
@@ -57,9 +57,9 @@ def _number(value: Tensor) -> str:
 def _listed(tensor: Tensor) -> str:
     """Write nested lists, wrapped."""
     if tensor.dim() == 0:
-        return _number(tensor)
+        return number(tensor)
     if tensor.dim() == 1:
-        return _wrapped("[" + ", ".join(_number(value) for value in tensor) + "]")
+        return _wrapped("[" + ", ".join(number(value) for value in tensor) + "]")
     rows = ",\n".join(_listed(row) for row in tensor)
     if "\n" not in rows:
         return f"[{rows}]"

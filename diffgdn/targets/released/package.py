@@ -24,7 +24,7 @@ from torch import Tensor
 from diffgdn.cases.case import Case
 from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.reference.noise import Contract
-from diffgdn.targets import launches, pinning
+from diffgdn.targets import launches, pinning, recording
 from diffgdn.targets.base import FunctionTarget, TargetError
 from diffgdn.targets.released import places, stand_ins
 from diffgdn.targets.released.places import Place
@@ -154,7 +154,7 @@ def _take(found: Found, op: str, path: str) -> bool:
         found.missing[op] = NO_BLOCK_POINTERS
         return True
     del found.missing[op]
-    found.functions[op], found.paths[op] = function, path
+    found.functions[op], found.paths[op] = recording.watched(function), path
     return True
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffgdn.reference.noise import Contract
+from diffgdn.targets import recording
 from diffgdn.targets.base import TargetError
 from diffgdn.targets.released import package
 from diffgdn.targets.released.package import Found, Function, ReleasedTarget, Spec, declared, optional
@@ -57,7 +58,8 @@ def make(name: str, place: str | None) -> ReleasedTarget:
         found = package.load(SPEC, place)
     except TargetError:
         found = _compiled(Found(SPEC, SPEC.place(place)))
-    found.functions = {op: inspect.unwrap(function) for op, function in found.functions.items()}
+    plain = {op: inspect.unwrap(function) for op, function in found.functions.items()}
+    found.functions = {op: recording.watched(function) for op, function in plain.items()}
     adapters = {op: _adapted(op, function) for op, function in found.functions.items()}
     promised = {op: _promised(op, function) for op, function in found.functions.items()}
     return ReleasedTarget(found, adapters, "vk", promised, CONTRACTS)
