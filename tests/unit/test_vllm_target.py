@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
 from diffgdn import strategies, targets
-from diffgdn.cases.case import Case, Pool, Values
+from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.promises import Promises
 from diffgdn.cases.state_options import StateOptions
@@ -152,6 +152,11 @@ def test_before_0_3x_it_lay_elsewhere(tmp_path: Path) -> None:
     function = found.provenance("gdn.decode")["function"]  # type: ignore[attr-defined]
     assert function.startswith("vllm.model_executor.layers.fla.ops.fused_sigmoid_gating.")
     assert failure(found, Case("gdn.decode")) == ""  # type: ignore[arg-type]
+    raw = Case("kda.extend", lens=(3,), gates=Gates(raw=True), values=Values(law="normal"))
+    raw = replace(raw, operands=Operands(beta="activated"))
+    assert failure(found, raw) == ""  # type: ignore[arg-type]
+    bounded = replace(raw, gates=Gates(raw=True, lower_bound=-1.0))
+    assert "bounded" in str(targets.refusal(found, bounded, "interpret"))
 
 
 # --- a pool one slot further ---

@@ -260,7 +260,9 @@ def extend(function: Function) -> Call:
         writes = case.writes_state
         real = {name: batch.real(given[name]) for name in ("q", "k", "v", "g", "beta")}
         if "raw_g" in names:
-            real |= {"raw_g": real.pop("g"), "raw_beta": real.pop("beta"), **_raw(given, "g_bias")}
+            real |= {"raw_g": real.pop("g"), **_raw(given, "g_bias")}
+        if "raw_beta" in names:  # before 0.3x it took the sigmoid
+            real["raw_beta"] = real.pop("beta")
         if "out" in names:  # without one they write their output into v
             real["out"] = torch.empty_like(real["v"])
         o, final = function(
