@@ -17,6 +17,7 @@ from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.promises import Promises
 from diffgdn.cases.state_options import StateOptions
+from diffgdn.targets.base import Unbound
 from diffgdn.targets.released.case_target import CaseTarget
 from diffgdn.targets.released.null_slot import Moved, moved_indices
 from diffgdn.tensors import far_memory
@@ -134,6 +135,14 @@ def test_what_is_promised_has_its_source(target: CaseTarget) -> None:
     assert "none" not in promises.of("gdn.decode").dt_bias
     assert "none" in promises.of("kda.decode").dt_bias
     assert target.missing["gdn.recurrent"].startswith("its functions know dense states of one token")
+
+
+def test_what_it_cannot_be_asked_for_raises(target: CaseTarget) -> None:
+    """A probe asks beyond the promises, and is not to be told of a wrong result."""
+    case = Case("gdn.decode", inplace=False)
+    assert "outside the promises: inplace" in str(targets.refusal(target, case, "interpret"))
+    verdict = execute.run(case, Unbound(target), "interpret")
+    assert "adapter: states go to slots of the pool alone" in str(verdict.failure)
 
 
 def test_q_k_and_v_of_several_strides_are_not_asked_about(target: CaseTarget) -> None:

@@ -104,6 +104,8 @@ def steps(launch: Callable[[Case, Given, Rows, Slots, Tensor], Tensor], packs: b
     """
 
     def call(case: Case, arguments: Arguments) -> dict[str, Tensor]:
+        if case.has_buffer or not (case.inplace or case.keeps_steps):
+            raise TypeError("adapter: states go to slots of the pool alone")
         given = calls.keywords(case, arguments)
         rows = Rows.of(case, arguments, packs)
         alone = max(case.lens) <= 1 and (not packs or rows.tokens["q"].shape[1] == len(case.lens))
