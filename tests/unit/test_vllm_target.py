@@ -143,6 +143,9 @@ def test_what_it_cannot_be_asked_for_raises(target: CaseTarget) -> None:
     assert "outside the promises: inplace" in str(targets.refusal(target, case, "interpret"))
     verdict = execute.run(case, Unbound(target), "interpret")
     assert "adapter: states go to slots of the pool alone" in str(verdict.failure)
+    for op in ("kda.decode", "kda.packed_decode"):
+        verdict = execute.run(Case(op, l2norm=False), Unbound(target), "interpret")
+        assert "adapter: it normalises" in str(verdict.failure)
 
 
 def test_q_k_and_v_of_several_strides_are_not_asked_about(target: CaseTarget) -> None:
