@@ -200,6 +200,18 @@ def vllm() -> dict[str, str]:
 
 
 def older_vllm() -> dict[str, str]:
-    """The files of a package as vLLM before 0.3x: another place, no KDA but that of prefill."""
+    """The files of a package as vLLM 0.24: another place, no KDA but that of prefill, which is given beta."""
     files = {path.replace(OPS, BEFORE): text for path, text in vllm().items() if path.startswith(OPS)}
-    return {**files, f"{BEFORE}/kda.py": KDA_CHUNK}
+    kda = KDA_CHUNK
+    for new, old in (
+        ("raw_g, raw_beta, A_log", "raw_g, beta, A_log"),
+        ("    lower_bound=None, use", "    use"),
+        ("cu_seqlens=None, out=None, **", "cu_seqlens=None, **"),
+        ("q, k, v, raw_g, raw_beta, scale", "q, k, v, raw_g, beta, scale"),
+        ("lower_bound=lower_bound, beta_is_raw=True, ", ""),
+        ("(v if out is None else out).copy_(o)", "o"),
+        ("assert not kwargs", "assert kwargs == {'lower_bound': None}"),
+    ):
+        assert new in kda
+        kda = kda.replace(new, old)
+    return {**files, f"{BEFORE}/kda.py": kda}

@@ -132,5 +132,6 @@ def test_it_runs_on_a_gpu_only_and_kda_on_one_of_them(
     monkeypatch.setattr(stand_ins, "compute_capability", lambda: 90)
     assert targets.refusal(target, simple("kda.decode"), "gpu") == "it requires SM100"
     assert targets.refusal(target, simple("gdn.decode"), "gpu") is None
+    assert target.provenance("gdn.decode")["stand-ins"] == "flashinfer/__init__.py"
     small = simple("gdn.decode", K=160, V=128)
     assert targets.refusal(target, small, "gpu") == "bf16 states need K = V = 128"

@@ -13,10 +13,11 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
 from diffgdn import strategies, targets
-from diffgdn.cases.case import Case, Pool, Values
+from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.promises import Promises
 from diffgdn.cases.state_options import StateOptions
+from diffgdn.targets.base import Unbound
 from diffgdn.targets.released.case_target import CaseTarget
 from diffgdn.targets.released.null_slot import Moved, moved_indices
 from diffgdn.tensors import far_memory
@@ -136,6 +137,17 @@ def test_what_is_promised_has_its_source(target: CaseTarget) -> None:
     assert target.missing["gdn.recurrent"].startswith("its functions know dense states of one token")
 
 
+def test_what_it_cannot_be_asked_for_raises(target: CaseTarget) -> None:
+    """A probe asks beyond the promises, and is not to be told of a wrong result."""
+    case = Case("gdn.decode", inplace=False)
+    assert "outside the promises: inplace" in str(targets.refusal(target, case, "interpret"))
+    verdict = execute.run(case, Unbound(target), "interpret")
+    assert "adapter: states go to slots of the pool alone" in str(verdict.failure)
+    for op in ("kda.decode", "kda.packed_decode"):
+        verdict = execute.run(Case(op, l2norm=False), Unbound(target), "interpret")
+        assert "adapter: it normalises" in str(verdict.failure)
+
+
 def test_q_k_and_v_of_several_strides_are_not_asked_about(target: CaseTarget) -> None:
     """Of one projection they have one; a dtype of its own takes a tensor out of it."""
     case = Case("kda.decode", l2norm=True, view="packed")
@@ -152,6 +164,11 @@ def test_before_0_3x_it_lay_elsewhere(tmp_path: Path) -> None:
     function = found.provenance("gdn.decode")["function"]  # type: ignore[attr-defined]
     assert function.startswith("vllm.model_executor.layers.fla.ops.fused_sigmoid_gating.")
     assert failure(found, Case("gdn.decode")) == ""  # type: ignore[arg-type]
+    raw = Case("kda.extend", lens=(3,), gates=Gates(raw=True), values=Values(law="normal"))
+    raw = replace(raw, operands=Operands(beta="activated"))
+    assert failure(found, raw) == ""  # type: ignore[arg-type]
+    bounded = replace(raw, gates=Gates(raw=True, lower_bound=-1.0))
+    assert "bounded" in str(targets.refusal(found, bounded, "interpret"))
 
 
 # --- a pool one slot further ---

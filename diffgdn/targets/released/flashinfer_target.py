@@ -167,6 +167,8 @@ def steps(function: Function) -> Call:
         return output
 
     def call(case: Case, arguments: Arguments) -> dict[str, Tensor]:
+        if case.parents or case.state_options.slots or not (case.inplace or case.keeps_steps):
+            raise TypeError("adapter: chains alone, a buffer of steps, states in place")
         given, state = calls.keywords(case, arguments), arguments["state"]
         pool, slots, moved = state, arguments["indices"], None
         if state.dtype == torch.bfloat16:

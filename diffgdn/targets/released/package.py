@@ -109,7 +109,8 @@ def load(spec: Spec, given: str | None) -> Found:
         _import(found)
     if not found.functions and spec.around.packages:
         stand_ins.forget(spec.package)
-        found = Found(spec, place, stood_in=stand_ins.install(place.root, spec.around))
+        instead = stand_ins.install(place.root, spec.around) or (f"{spec.package}/__init__.py",)
+        found = Found(spec, place, stood_in=instead)
         _import(found)
     if not found.functions:
         raise TargetError(f"{spec.distribution} {place.version}: {next(iter(found.missing.values()))}")

@@ -104,6 +104,8 @@ def steps(launch: Callable[[Case, Given, Rows, Slots, Tensor], Tensor], packs: b
     """
 
     def call(case: Case, arguments: Arguments) -> dict[str, Tensor]:
+        if case.has_buffer or not (case.inplace or case.keeps_steps):
+            raise TypeError("adapter: states go to slots of the pool alone")
         given = calls.keywords(case, arguments)
         rows = Rows.of(case, arguments, packs)
         alone = max(case.lens) <= 1 and (not packs or rows.tokens["q"].shape[1] == len(case.lens))
@@ -183,6 +185,7 @@ def kda_steps(function: Function) -> Call:
     """Make the call of Kimi's `fused_recurrent_kda`, which decodes and verifies from raw gates and beta."""
 
     def launch(case: Case, given: Given, rows: Rows, slots: Slots, pool: Tensor) -> Tensor:
+        _check_fixed(case)
         out: Tensor = function(
             **{name: rows.tokens[name] for name in "qkv"},
             raw_g=rows.tokens["a"],
@@ -196,6 +199,14 @@ def kda_steps(function: Function) -> Call:
         return out
 
     return steps(launch, packs=True)
+
+
+def _check_fixed(case: Case) -> None:
+    """Raise TypeError for what Kimi's functions on raw gates have no keyword for."""
+    softplus = (case.operands.softplus_beta, case.operands.softplus_threshold)
+    scaled = case.scale is not None and not case.operation.single_token
+    if not case.l2norm or scaled or softplus != (1.0, 20.0):
+        raise TypeError("adapter: it normalises, scales by K^-0.5 and knows one softplus")
 
 
 def _raw(given: Given, bias: str = "dt_bias") -> Given:
@@ -223,6 +234,7 @@ def kda_packed_decode(function: Function) -> Call:
     """Make the call of Kimi's `fused_recurrent_kda_packed_decode`; it writes zeros for padding."""
 
     def call(case: Case, arguments: Arguments) -> dict[str, Tensor]:
+        _check_fixed(case)
         given = calls.keywords(case, arguments)
         moved = Moved.of(given["initial_state"])
         function(
@@ -260,7 +272,9 @@ def extend(function: Function) -> Call:
         writes = case.writes_state
         real = {name: batch.real(given[name]) for name in ("q", "k", "v", "g", "beta")}
         if "raw_g" in names:
-            real |= {"raw_g": real.pop("g"), "raw_beta": real.pop("beta"), **_raw(given, "g_bias")}
+            real |= {"raw_g": real.pop("g"), **_raw(given, "g_bias")}
+        if "raw_beta" in names:  # before 0.3x it took the sigmoid
+            real["raw_beta"] = real.pop("beta")
         if "out" in names:  # without one they write their output into v
             real["out"] = torch.empty_like(real["v"])
         o, final = function(

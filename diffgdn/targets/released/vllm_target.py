@@ -246,7 +246,10 @@ def _promised_extend(op: str, function: Function) -> dict[str, Any]:
         return out | {"dtype": ("float16", "bfloat16"), "raw_gates": (False,), "raw_beta": (False,)}
     out["ratio"] = (1,)  # `B, T, H, K, V = *q.shape, v.shape[-1]`, one H for all
     if "raw_g" in declared(function):
-        out |= {"raw_gates": (True,), "raw_beta": (True,), "neg_eigval": False}
+        raw = "raw_beta" in declared(function)
+        out |= {"raw_gates": (True,), "raw_beta": (raw,), "neg_eigval": False}
+        if "lower_bound" not in declared(function):
+            out["bounded"] = (False,)
     return out
 
 
