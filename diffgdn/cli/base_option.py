@@ -112,9 +112,7 @@ def _root(place: Path, ref: str) -> Path:
 
 def _commit(root: Path, ref: str) -> str:
     """Return the commit that a REF stands for in a repository. Raises Problem."""
-    told = None
-    if not ref.startswith("-"):
-        told = _git(root, ref, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+    told = _git(root, ref, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
     if told is None:
         hint = ""
         if _git(root, ref, "rev-parse", "--is-shallow-repository") == "true":

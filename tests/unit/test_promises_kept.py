@@ -110,7 +110,7 @@ def test_a_prelude_is_made_simpler_inside() -> None:
     shorter = preludes.shorter(Confirm(), found, promises=_narrow())  # type: ignore[arg-type]
     assert [one for one in asked if _narrow().broken_by(one.subject)] == []  # type: ignore[arg-type]
     assert shorter.call.subject.lens == (1,)  # type: ignore[union-attr]
-    assert len(asked) < 30  # a candidate keeps what is not promised, and is not tried for nothing
+    assert len(asked) < 26  # a candidate keeps what is not promised, and is not tried for nothing
 
 
 def test_a_crash_under_pytest_shrinks_inside() -> None:
