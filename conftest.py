@@ -2,6 +2,7 @@
 on here.
 """
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,19 @@ from diffgdn import pytest_plugin
 from diffgdn.backend import interpreter, selection
 
 pytest_plugin.activate(corpus=Path(__file__).parent / "tests" / "corpus")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marker of what takes long and guards what other tests run into as well."""
+    config.addinivalue_line("markers", "nightly: takes long; skipped unless DIFFGDN_NIGHTLY is set")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the nightly ones to the night."""
+    if not os.environ.get("DIFFGDN_NIGHTLY"):
+        for item in items:
+            if item.get_closest_marker("nightly"):
+                item.add_marker(pytest.mark.skip(reason="runs at night: DIFFGDN_NIGHTLY=1"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -84,6 +84,7 @@ def test_a_wrong_number_that_takes_another_call_before_it_names_that_one(
     assert (sure.reproduced, sure.alone, sure.failure.kind) == (True, False, "beyond_bound")
 
 
+@pytest.mark.nightly
 def test_a_call_that_no_word_names_becomes_the_prelude(runner: InChild) -> None:
     others = [Case("gdn.decode", K=4, lens=(length,)) for length in (1, 2)]
     sure = asked_again(runner, "first_size", *others, Case("gdn.decode", K=8))

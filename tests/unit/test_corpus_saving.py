@@ -179,6 +179,7 @@ def test_a_corpus_that_cannot_be_written_is_told_before_anything_runs(
     assert capsys.readouterr().err == f"diffgdn: --corpus {tmp_path}: {tmp_path} is not writable\n"
 
 
+@pytest.mark.nightly
 def test_serving_tells_what_it_cannot_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

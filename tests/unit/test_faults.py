@@ -149,6 +149,7 @@ def test_a_crash_is_confirmed_once_a_batch(tmp_path: Path) -> None:
     assert asked == [False, True, True, True]
 
 
+@pytest.mark.nightly
 def test_a_crash_from_41_tokens_on_in_slot_minus_one_shrinks_to_exactly_that(tmp_path: Path) -> None:
     ran = run("sticky_crash", ("gdn.extend",), tmp_path, later=4, max_cases=64)
     (found,) = ran.outcome.findings

@@ -55,6 +55,7 @@ def fuzz(*options: str) -> tuple[int, dict[str, Any]]:
     return status, json.loads(Path("r.json").read_text())
 
 
+@pytest.mark.nightly
 def test_ten_known_failures_one_mended_one_new(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,7 @@ def test_a_known_failure_fails_nothing_and_is_counted(project: Project) -> None:
     assert not (project.path / "findings").exists()
 
 
+@pytest.mark.nightly
 def test_what_is_not_known_still_fails_and_is_not_shrunk_into_what_is(project: Project) -> None:
     project.lay("wrong", more="where = { length = { least = 2 } }\n")
     result = project.run("--diffgdn-isolation=none")

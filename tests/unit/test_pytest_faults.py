@@ -249,6 +249,7 @@ def test_ctrl_c_during_a_shrink_leaves_the_finding_whole(project: pytest.Pyteste
     assert told in result.stdout.str()
 
 
+@pytest.mark.nightly
 def test_a_shrink_that_runs_out_of_time_says_so(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,6 +205,7 @@ def test_a_failing_property_names_the_finding_it_saved(project: pytest.Pytester)
     assert "Falsifying" not in shown
 
 
+@pytest.mark.nightly
 def test_a_finding_that_cannot_be_saved_is_shown(project: pytest.Pytester) -> None:
     project.makeconftest(
         "import os\n"

@@ -274,6 +274,7 @@ def test_a_short_campaign_asks_every_relation() -> None:
     assert {task.question.relation for task in tasks if task is not None} == set(RELATIONS)
 
 
+@pytest.mark.nightly
 def test_a_campaign_finds_shrinks_saves_and_replays(tmp_path: Path) -> None:
     target = f"{TOYS}:wrong"
     config = campaign.Config(

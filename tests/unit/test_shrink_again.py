@@ -109,6 +109,7 @@ def test_a_shrink_that_runs_out_of_time_says_so_and_can_be_taken_up(
     assert (fields(only().case), only().shrink) == (SMALL, "complete")
 
 
+@pytest.mark.nightly
 def test_a_campaign_whose_shrink_runs_out_of_time_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
