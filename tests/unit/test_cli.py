@@ -83,7 +83,7 @@ WRONG = [
     ("fuzz --json nowhere/report.json", "--json nowhere/report.json: folder nowhere does not exist"),
     (
         "fuzz --workers 1 --target nonesuch",
-        "unknown target 'nonesuch'; built in: vk, kv, eager, sglang, fla",
+        "unknown target 'nonesuch'; built in: vk, kv, eager, sglang, vllm, fla",
     ),
     (
         "fuzz --workers 1 --target no_such:kernel",
