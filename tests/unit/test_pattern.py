@@ -97,6 +97,12 @@ def test_heads(heads: list[int], said: str | None) -> None:
     assert line("pattern", comparison(OUTPUT, (slice(None), heads))) == said
 
 
+def test_heads_at_equal_steps_are_a_pattern_only_all_through() -> None:
+    case = Case(op="gdn.extend", lens=(1,), HV=8, V=2)
+    assert line("pattern", comparison((1, 8, 2), (0, [3, 5, 7]), case)) is None
+    assert line("pattern", comparison((1, 8, 2), (0, [1, 3, 5, 7]), case)) == "every second head"
+
+
 @pytest.mark.parametrize(
     ("rows", "tile", "said"),
     [
@@ -109,6 +115,7 @@ def test_heads(heads: list[int], said: str | None) -> None:
         ([0], Tile(), None),
         ([0, 1], Tile(), None),
         (range(32, 40), Tile(V=64), None),
+        (range(40), Tile(V=64), None),
         ([7, 14], Tile(V=8), None),
     ],
 )

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from diffgdn import targets
 from diffgdn.backend import selection
 from diffgdn.cases.case import Case, Pool
 from diffgdn.findings.finding import Finding
+from diffgdn.findings.repro import call_script
 from diffgdn.reference import noise
 from diffgdn.runner.in_process import InProcess
 from diffgdn.targets import launches
@@ -108,8 +110,14 @@ def test_lines_end_sequences_and_chunks_and_tiles_where_they_are_known() -> None
 
 
 def test_an_operation_without_chunks_has_no_lines_of_them() -> None:
-    case = Case(op="gdn.update", lens=(40, 24), V=8, pool=Pool(slots=2, indices=(0, 1)))
-    assert lines(drawn(comparison((3, 0, 7), case)).axes[0]) == {"-x": [39.5]}
+    case = Case(op="gdn.update", lens=(100, 24), V=8, pool=Pool(slots=2, indices=(0, 1)))
+    assert lines(drawn(comparison((3, 0, 7), case)).axes[0]) == {"-x": [99.5]}
+
+
+def test_signs_on_most_cells_are_left_out_of_the_text() -> None:
+    slots = tuple(range(9))
+    case = Case(op="gdn.decode", lens=(1,) * 9, V=8, pool=Pool(slots=9, indices=slots))
+    assert "heads down, tokens across\n" in localize.text(comparison((3, 0, 7), case))
 
 
 def test_the_title_says_what_and_is_narrow_enough() -> None:
@@ -160,7 +168,8 @@ def test_the_smallest_tile_of_the_kernels_launched_is_noted(kernel: Kernel) -> N
         kernel.run(1, BV=128, BK=256, V=8)
     kernel.run(1, BV=2)
     assert found == {"V": 32, "K": 128}
-    with launches.tiles(other := {}):
+    other: dict[str, int] = {}
+    with launches.tiles(other):
         kernel.run((1, 2), V=8)
     assert other == {}
 
@@ -174,6 +183,24 @@ def test_our_own_kernels_say_their_tile(op: str) -> None:
     assert verdict.ok
     assert found.keys() == {"V", "K"}
     assert found["K"] >= 16
+
+
+def test_the_picture_of_an_issue_is_told_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[Tile]()
+
+    def note(made: Comparison, tile: Tile) -> str:
+        told.append(tile)
+        return ""
+
+    monkeypatch.setattr(localize, "text", note)
+    monkeypatch.setattr(call_script, "_script", lambda *given: "")  # it would say that the kernel is right
+    finding = Finding(
+        Case(op="gdn.extend", lens=(2,)), "vk", selection.detect(), "beyond_bound", "", tensor="o"
+    )
+    assert call_script.make(finding, targets.get("vk"), guarded=False).why_not == ""
+    assert len(told) == 1
+    assert told[0].V is not None
+    assert told[0].K is not None
 
 
 @pytest.fixture
@@ -191,6 +218,7 @@ def runner(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> InProcess:
 
 def test_the_text_picture_is_told_the_tile(runner: InProcess) -> None:
     shown = runner.run(CASE, "eager", picture=True).picture
+    assert shown is not None
     assert "first: sequence 0, chunk 0, token 3, head 1, V 32 to 39\n" in shown
     ruler = " " * 7 + "        |" + "       |" * 3
     assert f"tokens down, V across (2 tokens a cell); begins: - a chunk, | a tile\n{ruler}\n" in shown
@@ -200,8 +228,13 @@ def test_the_image_is_told_the_target_and_the_tile(
     runner: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = list[tuple[object, ...]]()
-    monkeypatch.setattr(localize, "write_picture", lambda *given: told.append(given) or given[1])
+
+    def note(made: Comparison, path: Path, *given: object) -> Path:
+        told.append((path, *given))
+        return path
+
+    monkeypatch.setattr(localize, "write_picture", note)
     finding = Finding(CASE, "eager", "interpret", "beyond_bound", "wrong")
     _, path = runner.document(finding, tmp_path, picture=True)
     assert path == tmp_path / f"{finding.id}.png"
-    assert told[0][1:] == (path, "eager", Tile(V=8, K=16))
+    assert told[0] == (path, "eager", Tile(V=8, K=16))
