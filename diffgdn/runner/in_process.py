@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from diffgdn.runner.messages import About, Familiar, RunnerError, SetupError, un
 from diffgdn.targets import Target
 from diffgdn.verdict import localize
 from diffgdn.verdict.failures import KernelCrashed, Verdict
+from diffgdn.verdict.pattern import Tile
 from diffgdn.verdict.question import Question, Subject, question_of
 
 MEMORY_TRIES = 4
@@ -81,9 +82,10 @@ class InProcess:
         if question.calls_kernel:
             self._history.add(target, Call(subject, question.relation))
         with _errors_in_one_line():
-            verdict = self._judged(subject, loaded, question, picture)
+            with _tiles(sizes := dict[str, int]()) if picture else nullcontext():
+                verdict = self._judged(subject, loaded, question, picture)
             if picture and verdict.comparison is not None:
-                verdict = replace(verdict, picture=localize.text(verdict.comparison))
+                verdict = replace(verdict, picture=localize.text(verdict.comparison, Tile(**sizes)))
         if verdict.ok:
             return verdict
         ran = targets.provenance_of(loaded, verdict.case.op)
@@ -100,9 +102,11 @@ class InProcess:
             if picture:
                 for call in (*finding.prelude, finding.call):
                     self._history.add(finding.target, call)
-                    comparison = self._judged(call.subject, loaded, question_of(call)).comparison
+                    with _tiles(sizes := dict[str, int]()):
+                        comparison = self._judged(call.subject, loaded, question_of(call)).comparison
                 if comparison is not None:
-                    files.append(localize.write_picture(comparison, folder / f"{finding.id}.png"))
+                    path = folder / f"{finding.id}.png"
+                    files.append(localize.write_picture(comparison, path, finding.target, Tile(**sizes)))
         return files
 
     def call_script(self, finding: Finding, guarded: bool) -> CallScript:
@@ -180,6 +184,13 @@ def _others_hold_memory() -> bool:
     """Whether most of the GPU's memory is taken, this process's own cache being empty."""
     free, total = torch.cuda.mem_get_info()
     return free < total / 2
+
+
+def _tiles(sizes: dict[str, int]) -> AbstractContextManager[None]:
+    """Note the tile of the kernels that are launched. Triton is imported once a target is, not before."""
+    from diffgdn.targets import launches
+
+    return launches.tiles(sizes)
 
 
 @contextmanager

@@ -14,10 +14,15 @@ import torch
 from torch import Tensor
 
 from diffgdn.cases.case import Case
+from diffgdn.verdict import pattern, picture
 from diffgdn.verdict.comparison import Comparison
+from diffgdn.verdict.pattern import Tile
+from diffgdn.verdict.picture import Panel
 
 WIDTH = 64  # characters of a picture: rows and columns beyond are merged, the worst one showing
 HEIGHT = 24
+IMAGE_WIDTH, IMAGE_HEIGHT = 480, 120  # cells of an image
+UNKNOWN = Tile()
 SHADES = ((1.0, "·"), (2.0, "░"), (8.0, "▒"), (64.0, "▓"), (math.inf, "█"))
 LEGEND = "error / bound: · passes   ░ > 1   ▒ > 2   ▓ > 8   █ > 64 or not finite"
 
@@ -36,14 +41,21 @@ def wrong(comparison: Comparison) -> Tensor:
     return beyond if beyond.any() else comparison.got != comparison.expected
 
 
-def summary(comparison: Comparison) -> list[str]:
-    """Write one line each about the sequences, tokens, heads, rows and columns that are affected."""
+def summary(comparison: Comparison, tile: Tile = UNKNOWN) -> list[str]:
+    """Write one line each about the first place and the pattern of what is wrong, and about the sequences,
+    tokens, heads, rows and columns that are affected.
+
+    tile: of the kernel, where it is known.
+    """
     mask, case = wrong(comparison), comparison.case
     if not mask.any():
         return ["no element is wrong"]
     lines = [f"{int(mask.sum())} of {mask.numel()} elements of {comparison.name} are wrong"]
     named = comparison.origins
     hit = [named[i] for i in mask.flatten(1).any(1).nonzero().flatten().tolist()]
+    lines.append(pattern.first(comparison, mask, tile))
+    found = pattern.patterns(comparison, mask, _by_sequence(comparison, hit), tile)
+    lines += [f"pattern: {'; '.join(found)}"] if found else []
     if comparison.name in ("o", "steps"):
         lines += _tokens(case, hit)
     elif comparison.name in ("boundary", "tracked"):
@@ -54,6 +66,16 @@ def summary(comparison: Comparison) -> list[str]:
         others = [other for other in range(mask.dim()) if other != axis]
         lines.append(f"{word}: {_which(mask.any(others).nonzero().flatten().tolist(), mask.shape[axis])}")
     return lines
+
+
+def _by_sequence(comparison: Comparison, hit: list[int]) -> dict[int, list[int]]:
+    """Sort affected rows of the output into sequences, each as its own tokens; nothing of other results."""
+    tokens: dict[int, list[int]] = {}
+    owner = [(n, t) for n, length in enumerate(comparison.case.lens) for t in range(length)]
+    for row in hit if comparison.name in ("o", "steps") else ():
+        n, token = owner[row]
+        tokens.setdefault(n, []).append(token)
+    return tokens
 
 
 def _tokens(case: Case, hit: list[int]) -> list[str]:
@@ -128,40 +150,91 @@ def _shade(value: float, wrong: bool) -> str:
     return next(sign for limit, sign in SHADES[1:] if value <= limit)
 
 
-def _draw(values: Tensor, mask: Tensor, rows: str, columns: str) -> list[str]:
-    """Draw error / bound [rows, columns] in characters; mask: the wrong elements."""
-    shown, down, across = _squeeze(values, HEIGHT, WIDTH)
-    marks, _, _ = _squeeze(mask.double(), HEIGHT, WIDTH)
+def _draw(panel: Panel) -> list[str]:
+    """Draw error / bound in characters, and mark the cells in which a sequence, a chunk or a tile begins."""
+    rows, columns = panel.rows, panel.columns
+    shown, down, across = _squeeze(panel.values, HEIGHT, WIDTH)
+    marks, _, _ = _squeeze(panel.mask.double(), HEIGHT, WIDTH)
     merged = [f"{size} {word} a cell" for size, word in ((down, rows), (across, columns)) if size > 1]
+    left, below = _signs(panel.starts_down, down, len(shown), {"sequence": "=", "chunk": "-", "tile": "-"})
+    over, beside = _signs(
+        panel.starts_across, across, shown.shape[1], {"sequence": "║", "chunk": "|", "tile": "|"}
+    )
     lines = [f"{rows} down, {columns} across" + (f" ({', '.join(merged)})" if merged else "")]
+    if below + beside:
+        lines[0] += f"; begins: {', '.join(below + beside)}"
+    if beside:
+        lines.append(f"       {over}".rstrip())
     for i, (row, marked) in enumerate(zip(shown.tolist(), marks.tolist(), strict=True)):
         cells = "".join(_shade(value, bool(mark)) for value, mark in zip(row, marked, strict=True))
-        lines.append(f"{i * down:>6} {cells}")
+        lines.append(f"{i * down:>6}{left[i]}{cells}")
     return lines
 
 
-def _overview(comparison: Comparison) -> tuple[Tensor, Tensor, str]:
-    """Reduce a result to [HV, rows]: the largest ratio, whether any element is wrong, and the word for
-    rows."""
+def _signs(
+    starts: dict[str, list[int]], size: int, cells: int, signs: dict[str, str]
+) -> tuple[str, list[str]]:
+    """Mark the cells of one axis, of `size` each, in which something begins: sequences over chunks.
+
+    Returns a character a cell, and words for each sign in use. Signs on most cells would say nothing: none.
+    """
+    marks, words = [" "] * cells, list[str]()
+    for kind in ("chunk", "tile", "sequence"):
+        hit = {start // size for start in starts.get(kind, ())}
+        if hit and 2 * len(hit) <= cells:
+            words.append(f"{signs[kind]} a {kind}")
+            for cell in hit:
+                marks[cell] = signs[kind]
+    return "".join(marks), words
+
+
+def _panels(comparison: Comparison, tile: Tile) -> tuple[Panel, Panel]:
+    """Cut two panels out of a result that is not empty.
+
+    [HV, rows] of all of it; then the head with the worst element: [tokens, V] of its sequence's outputs, or
+    [V, K] of one state.
+    """
+    values, mask, worst, case = ratio(comparison), wrong(comparison), comparison.worst(), comparison.case
     word = {"o": "tokens", "steps": "tokens", "boundary": "chunks", "tracked": "chunks"}.get(
         comparison.name, "sequences"
     )
-    return ratio(comparison).flatten(2).amax(2).T, wrong(comparison).flatten(2).any(2).T, word
-
-
-def _detail(comparison: Comparison) -> tuple[Tensor, Tensor, str, str, str]:
-    """Pick the head with the worst element: [tokens, V] of its sequence's outputs, or [V, K] of one state.
-
-    Returns ratio, mask, title and the words for both axes.
-    """
-    values, mask, worst = ratio(comparison), wrong(comparison), comparison.worst()
-    head = worst[1]
+    overview = Panel(
+        values.flatten(2).amax(2).T, mask.flatten(2).any(2).T,
+        f"all heads and {word}, the worst element of each", "heads", word, {}, _starts(comparison),
+    )  # fmt: skip
+    row, head = worst[:2]
+    tiles = [
+        {"tile": list(range(size, extent, size)) if size else []}
+        for extent, size in zip(values.shape[2:], (tile.V, tile.K), strict=False)
+    ]
     if values.dim() == 3:
-        n, _ = _owner(comparison.case, worst[0])
-        start, stop = comparison.case.starts[n], comparison.case.starts[n + 1]
-        title = f"sequence {n}, head {head}:"
-        return values[start:stop, head], mask[start:stop, head], title, "tokens", "V"
-    return values[worst[0], head], mask[worst[0], head], f"{comparison.place(worst[:2])}:", "V", "K"
+        n, _ = _owner(case, row)
+        start, stop = case.starts[n], case.starts[n + 1]
+        chunks = range(case.chunk_size, stop - start, case.chunk_size) if case.operation.is_chunked else ()
+        title, down = f"sequence {n}, head {head}", {"chunk": list(chunks)}
+        detail = Panel(values[start:stop, head], mask[start:stop, head], title, "tokens", "V", down, tiles[0])
+    else:
+        title = comparison.place(worst[:2])
+        detail = Panel(values[row, head], mask[row, head], title, "V", "K", *tiles)
+    return overview, detail
+
+
+def _starts(comparison: Comparison) -> dict[str, list[int]]:
+    """List the rows of a result, but the first, with which a sequence begins, and those of chunks in it."""
+    case, size = comparison.case, comparison.case.chunk_size
+    if comparison.name in ("o", "steps"):
+        chunk = size if case.operation.is_chunked else max(case.total, 1)
+        owners = [(n, t // chunk) for n, length in enumerate(case.lens) for t in range(length)]
+    elif comparison.name in ("boundary", "tracked"):
+        owners = [(n, 0) for n, length in enumerate(case.lens) for _ in range(-(-length // size))]
+    else:
+        return {}
+    rows = [owners[row] for row in comparison.origins]
+    found: dict[str, list[int]] = {"sequence": [], "chunk": []}
+    for i, (before, here) in enumerate(pairwise(rows), start=1):
+        if before != here:
+            found["chunk" if before[0] == here[0] else "sequence"].append(i)
+    return found
 
 
 def _owner(case: Case, token: int) -> tuple[int, int]:
@@ -170,15 +243,17 @@ def _owner(case: Case, token: int) -> tuple[int, int]:
     return n, token - case.starts[n]
 
 
-def text(comparison: Comparison) -> str:
-    """Write what is wrong, and draw two small pictures: heads x tokens of everything, then the worst head."""
-    lines = summary(comparison)
+def text(comparison: Comparison, tile: Tile = UNKNOWN) -> str:
+    """Write what is wrong, and draw two small pictures: heads x tokens of everything, then the worst head.
+
+    tile: of the kernel, where it is known.
+    """
+    lines = summary(comparison, tile)
     if not comparison.got.numel():
         return "\n".join(lines)
-    values, mask, word = _overview(comparison)
-    lines += ["", LEGEND, "", *_draw(values, mask, "heads", word)]
-    values, mask, title, rows, columns = _detail(comparison)
-    lines += ["", title, *_draw(values, mask, rows, columns)]
+    overview, detail = _panels(comparison, tile)
+    lines += ["", LEGEND, "", *_draw(overview)]
+    lines += ["", f"{detail.title}:", *_draw(detail)]
     index = comparison.worst()
     got, expected = float(comparison.got[index]), float(comparison.expected[index])
     bound = float(comparison.bound[index])
@@ -189,33 +264,34 @@ def text(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def write_picture(comparison: Comparison, path: Path) -> Path:
+def write_picture(comparison: Comparison, path: Path, target: str = "", tile: Tile = UNKNOWN) -> Path:
     """Write an image of both pictures to `path` (.png); without matplotlib the text beside it as .txt.
 
-    Returns the path written.
+    target: its name, for the title. tile: of the kernel, where it is known. Returns the path written.
     """
     if find_spec("matplotlib") is None or not comparison.got.numel():
         path = path.with_suffix(".txt")
-        path.write_text(text(comparison) + "\n", encoding="utf-8")
+        path.write_text(text(comparison, tile) + "\n", encoding="utf-8")
         return path
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # Without pyplot: no global state, no window, and no warning about a display.
-    figure = Figure(figsize=(10, 8), layout="constrained")
-    FigureCanvasAgg(figure)
-    overview, _, word = _overview(comparison)
-    detail, _, title, rows, columns = _detail(comparison)
-    panels = ((overview, "everything", "heads", word), (detail, title.rstrip(":"), rows, columns))
-    for axes, (values, name, down, across) in zip(figure.subplots(2, 1), panels, strict=True):
-        scaled = torch.log2(values.clamp(2.0**-8, 2.0**8)).numpy()
-        image = axes.imshow(
-            scaled, cmap="RdBu_r", vmin=-8, vmax=8, aspect="auto", interpolation="nearest", origin="upper"
-        )
-        axes.set(title=name, xlabel=across, ylabel=down)
-        figure.colorbar(image, ax=axes, label="log2(error / bound)")
-    figure.suptitle(
-        f"{comparison.case.op} {comparison.name}: " + "; ".join(summary(comparison)), wrap=True, fontsize=9
-    )
-    figure.savefig(path, dpi=100)
+    panels = [(panel, *levels(panel)) for panel in _panels(comparison, tile)]
+    picture.figure(panels, title(comparison, target, tile)).savefig(path)
     return path
+
+
+def title(comparison: Comparison, target: str, tile: Tile = UNKNOWN) -> list[str]:
+    """Write the lines over an image: the operation and target, the case, and how much is wrong where."""
+    case = comparison.case
+    lines = [case.op + (f", target {target}" if target else "") + f": {comparison.name} is wrong", repr(case)]
+    told = summary(comparison, tile)
+    return lines + told[:1] + [line for line in told if line.startswith(("first: ", "pattern: "))]
+
+
+def levels(panel: Panel) -> tuple[Tensor, int, int]:
+    """Shrink a panel to the cells of an image: 0 where all passes, else the shade (see LEGEND), 1 to 4.
+
+    Returns them, int64 [down, across], and how many rows and columns a cell stands for.
+    """
+    limits = torch.tensor([limit for limit, _ in SHADES[1:-1]], dtype=panel.values.dtype)
+    shades = torch.where(panel.mask, 1 + torch.bucketize(panel.values.contiguous(), limits), 0)
+    cells, down, across = _squeeze(shades.double(), IMAGE_HEIGHT, IMAGE_WIDTH)
+    return cells.long(), down, across

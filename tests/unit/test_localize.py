@@ -38,6 +38,7 @@ def test_one_element() -> None:
     error[40 + 7, 2, 5] = 3.0
     assert localize.summary(comparison("o", error)) == [
         "1 of 3360 elements of o are wrong",
+        "first: sequence 2, chunk 0, token 7, head 2, V 0 to 5",
         "sequences: only 2 of 3",
         "tokens: only 7 of 100",
         "heads: only 2 of 4",
@@ -98,6 +99,7 @@ def test_a_state_has_sequences_rows_and_columns() -> None:
     error[1, :, 2:5, ::2] = 3.0
     assert localize.summary(comparison("state", error)) == [
         "48 of 384 elements of state are wrong",
+        "first: sequence 2, head 0, V 0 to 5, K 0 to 7",
         "sequences: only 2 of 3",
         "heads: every one",
         "V: only 2 to 4 of 6",
@@ -127,13 +129,17 @@ def test_the_text_picture_marks_heads_by_tokens_and_the_worst_head() -> None:
     error[40 + 64 :, 1] = 3.0
     error[40 + 70, 1, 4] = torch.nan
     lines = localize.text(comparison("o", error)).splitlines()
-    assert "heads down, tokens across (3 tokens a cell)" in lines
+    assert "heads down, tokens across (3 tokens a cell); begins: | a chunk, ║ a sequence" in lines
+    ruler = lines[lines.index(next(line for line in lines if line.startswith("heads down"))) + 1]
+    assert ruler == " " * 7 + " " * (40 // 3) + "║" + " " * ((40 + 64) // 3 - 40 // 3 - 1) + "|"
     rows = [line.split() for line in lines if line.strip()[:1].isdigit() and len(line.split()) == 2]
     heads = rows[:4]
     assert [set(marks) for _, marks in heads[:1] + heads[2:]] == [{"·"}] * 3
     assert heads[1][1].count("█") == 1
     assert heads[1][1].index("▒") == (40 + 64) // 3
-    assert "sequence 2, head 1:" in lines
+    begin = lines.index("sequence 2, head 1:")
+    assert lines[begin + 1] == "tokens down, V across (5 tokens a cell); begins: - a chunk"
+    assert [line[:6].strip() for line in lines[begin + 2 :] if line[6:7] == "-"] == ["60"]
     assert lines[-1].startswith("worst at (sequence 2, token 70, head 1, V 4): got nan, expected 0, bound")
 
 

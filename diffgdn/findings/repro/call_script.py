@@ -37,6 +37,7 @@ from diffgdn.tensors.results import collect, results_of
 from diffgdn.verdict import execute, localize
 from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
 from diffgdn.verdict.failures import FAULT_KINDS, CheckFailure
+from diffgdn.verdict.pattern import Tile
 
 MOST_ELEMENTS = 4  # of a wrong result that are asserted, the worst ones
 VALUES = ("beyond_bound", "not_exact", "not_finite", "poison_leaked", "never_written")
@@ -101,6 +102,7 @@ class _Made:
     comparison: Comparison | None = None
     elements: list[tuple[str, float, float]] = field(default_factory=list)  # expression, expected, bound
     fails: bool | None = None
+    tile: dict[str, int] = field(default_factory=dict)  # of the kernels launched, see `launches.tiles`
 
 
 def make(finding: Finding, target: Target, guarded: bool) -> CallScript:
@@ -121,7 +123,7 @@ def make(finding: Finding, target: Target, guarded: bool) -> CallScript:
 
 
 def _told(finding: Finding, target: Target, made: _Made, path: str, package: str, text: str) -> CallScript:
-    picture = "" if made.comparison is None else localize.text(made.comparison)
+    picture = "" if made.comparison is None else localize.text(made.comparison, Tile(**made.tile))
     ran = provenance_of(target, finding.operation)
     return CallScript(text, "", picture, path, package, ran, made.fails)
 
@@ -169,14 +171,20 @@ def _run(finding: Finding, target: Target) -> _Made:
     run.arguments = arrange(case, data, run.device, target.layout)
     raised: CheckFailure | None = None
     returned: dict[str, Tensor] = {}
-    with _watching(target, case.op), recording.recorded(only=finding.kind in FAULT_KINDS) as made:
+    from diffgdn.targets import launches  # imports Triton, which is not done before a target is loaded
+
+    sizes: dict[str, int] = {}
+    with (
+        _watching(target, case.op), launches.tiles(sizes),
+        recording.recorded(only=finding.kind in FAULT_KINDS) as made,
+    ):  # fmt: skip
         try:
             returned = run.call(run.arguments)
         except CheckFailure as error:
             raised = error
     if len(made) != 1:
         raise NotWritten(f"the target makes {len(made)} calls for this case")
-    found = _Made(made[0])
+    found = _Made(made[0], tile=sizes)
     if finding.kind == "raised":
         found.fails = raised is not None
     elif finding.kind in VALUES and raised is None:
