@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from diffgdn.mutants import chunk_bugs, recurrent_bugs
+from diffgdn.mutants import chunk_bugs, launch_bugs, memory_bugs, numeric_bugs, recurrent_bugs
 from diffgdn.mutants.mutant import Mutant
 
-MUTANTS: dict[str, Mutant] = {mutant.id: mutant for mutant in (*chunk_bugs.BUGS, *recurrent_bugs.BUGS)}
+_FILES = (chunk_bugs, numeric_bugs, memory_bugs, recurrent_bugs, launch_bugs)
+
+MUTANTS: dict[str, Mutant] = {mutant.id: mutant for file in _FILES for mutant in file.BUGS}
