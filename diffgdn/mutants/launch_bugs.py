@@ -73,7 +73,11 @@ BUGS = (
         "stale-slot-state",
         "tpu-inference #2431",
         "a slot's old state is taken for a new sequence's: the flag against it is not looked at",
-        (Edit("chunk/state.py", "HAS_FLAGS=has_initial is not None and pool is not None", "HAS_FLAGS=False"),),
+        (
+            Edit(
+                "chunk/state.py", "HAS_FLAGS=has_initial is not None and pool is not None", "HAS_FLAGS=False"
+            ),
+        ),
         "*.extend",
     ),
     Mutant(
@@ -116,7 +120,8 @@ BUGS = (
             Edit(
                 "recurrent_launch.py",
                 "*strides(cache, (0, 1, 2, 3)),",
-                "*((0,) * 4 if cache is None else (cache_steps * cache.stride(1), *strides(cache, (1, 2, 3)))),",
+                "*((0,) * 4 if cache is None"
+                " else (cache_steps * cache.stride(1), *strides(cache, (1, 2, 3)))),",
             ),
         ),
     ),

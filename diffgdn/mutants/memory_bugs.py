@@ -114,7 +114,7 @@ BUGS = (
     Mutant(
         "tail-rows-over-next",
         "sparkinfer #608",
-        "a chunk's tail is written over the first rows of the next sequence, which hides it if it comes later",
+        "a chunk's tail is written over the next sequence's first rows, whose program mostly comes later",
         (
             Edit(
                 "chunk/output.py",
@@ -127,7 +127,7 @@ BUGS = (
     Mutant(
         "program-order-race",
         "SGLang #39219",
-        "a sequence's last state is written where the next one's first boundary state goes, right if that is later",
+        "a sequence's last state goes where the next one's first belongs, whose program mostly comes later",
         (
             Edit(
                 "chunk/state.py",

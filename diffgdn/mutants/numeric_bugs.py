@@ -81,7 +81,7 @@ BUGS = (
     Mutant(
         "inf-times-zero-anchor",
         "SGLang #27488",
-        "exp(g_i - g_end) exp(g_end - g_j) for exp(g_i - g_j) in kda's diagonal blocks: the first has no bound",
+        "exp(g_i - g_end) exp(g_end - g_j) for exp(g_i - g_j) in kda's diagonal blocks: one overflows",
         (
             Edit(
                 "chunk/wy_kda.py",
