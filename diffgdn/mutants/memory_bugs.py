@@ -22,26 +22,6 @@ BUGS = (
         "kda.extend",
     ),
     Mutant(
-        "out-left-empty",
-        "FLA, commit 80e69a56",
-        "rows of the output beyond the last sequence are not written",
-        (Edit("chunk/output.py", "    if rows == 0:\n", "    if rows <= 0:\n"),),
-        "*.extend",
-    ),
-    Mutant(
-        "pad-rows-last-chunk-only",
-        "FlashQLA, commit 6e5d2ea",
-        "rows beyond the last sequence are zeroed as far as one chunk reaches",
-        (
-            Edit(
-                "chunk/tile_table.py",
-                "rows = tl.where(past, -tl.minimum(tokens - start, BT), rows)",
-                "rows = tl.where(past, tl.where(o_c == seen, -tl.minimum(tokens - start, BT), 0), rows)",
-            ),
-        ),
-        "*.extend",
-    ),
-    Mutant(
         "subst-past-end",
         "FLA, commit 370fe304",
         "kda's diagonal blocks read the rows past a sequence's end",
