@@ -40,7 +40,6 @@ NOT_HERE: dict[str, str] = {
     "cache-by-identity": "put back, and not found in 310 cases (45 s, busy machine): open",
     "compile-key-lacks-dtype": "put back, and not found in 305 cases (45 s, busy machine): open",
     "stale-slot-state": "put back, and not found in 291 cases (45 s, busy machine): open",
-    "index-stride-ignored": "its edit is written, no campaign has been run on it yet: open",
     "inner-pool-strides": "its edit is written, no campaign has been run on it yet: open",
     "key-heads-grid": "its edit is written, no campaign has been run on it yet: open",
     "split-truncated": "its edit is written, no campaign has been run on it yet: open",
