@@ -132,6 +132,7 @@ def test_what_is_new_is_not_shrunk_into_what_is_known(folder: Path) -> None:
         assert (found.case.total, max(found.case.lens) < 3) == (3, True)
 
 
+@pytest.mark.nightly
 def test_a_shrink_that_is_taken_up_does_not_become_what_is_known(folder: Path) -> None:
     case = Case("gdn.decode", lens=(1, 1, 2), pool=Pool(slots=3, indices=(0, 1, 2)), l2norm=True)
     finding = Finding(case, f"{TOYS}:wrong", "interpret", "beyond_bound", "off", "o", shrink="none")

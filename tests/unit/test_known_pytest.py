@@ -112,6 +112,7 @@ def test_a_saved_finding_of_a_known_failure_that_passes_fails(project: Project) 
     project.run("corpus").assert_outcomes(passed=1)
 
 
+@pytest.mark.nightly
 def test_known_crashes_run_on_request_alone(project: Project) -> None:
     project.lay("dying", "crashed")
     result = project.run()

@@ -162,6 +162,7 @@ def test_a_kernel_that_takes_nothing_usual_still_has_a_plain_case() -> None:
     assert fitted.ratio == (1,)
 
 
+@pytest.mark.nightly
 def test_where_no_plain_case_is_right_nothing_else_is_reached() -> None:
     matrix = probed("broken", "dtype=*")
     [row] = matrix.rows

@@ -87,6 +87,7 @@ def test_a_child_that_dies_is_a_failed_test_and_no_dead_worker(project: pytest.P
     assert "crashed while running" not in shown  # as xdist says it of a worker
 
 
+@pytest.mark.nightly
 def test_a_worker_that_is_killed_leaves_its_case(
     project: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -269,6 +269,7 @@ def test_kernels_that_were_launched_are_named(tmp_path: Path) -> None:
     assert "kernels" not in target.provenance("gdn.verify")
 
 
+@pytest.mark.nightly
 def test_a_finding_says_what_ran_and_replays_on_another_version(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -113,6 +113,7 @@ def test_old_traces_are_played_first_and_are_known(wrong: tuple[Ran, Path]) -> N
     assert len(ran.explored) == ran.tally.cases == 6
 
 
+@pytest.mark.nightly
 def test_a_loop_whose_old_traces_end_worker_after_worker_is_left_out(tmp_path: Path) -> None:
     """By its own name, not by that of the operation that a trace called last."""
     corpus, target = Corpus(tmp_path), f"{TOYS}:dying"

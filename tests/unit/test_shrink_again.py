@@ -156,6 +156,7 @@ def test_code_from_elsewhere_is_not_run_unasked(capsys: pytest.CaptureFixture[st
     assert only() == old
 
 
+@pytest.mark.nightly
 def test_a_crash_is_shrunk_again_in_children() -> None:
     old = saved(f"{FAULTS}:crashing", "crashed", tensor=None)
     assert run(["shrink", old.id, *OPTIONS]) == 0
