@@ -15,7 +15,7 @@ from diffgdn.cases.json_record import require
 from diffgdn.cases.state_options import StateOptions
 
 if TYPE_CHECKING:
-    from diffgdn.cases.case import Case
+    from diffgdn.cases.case import Case, Pool
 
 MOST_POOL = 1 << 26  # elements of a pool that may be made twice
 DTYPE_AFTER = {"float32": "bfloat16", "bfloat16": "float16", "float16": "float32"}
@@ -42,6 +42,13 @@ def _options(case: Case, change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -
     )
 
 
+def _in_rows(case: Case, pool: Pool, count: int) -> Pool:
+    """Return the pool of a call of so many sequences: where none are given slots, row n is sequence n."""
+    if case.state_options.indices:
+        return pool
+    return replace(pool, slots=count, indices=tuple(range(count)))
+
+
 def _same(case: Case) -> Case:
     return replace(case, values=replace(case.values, seed=case.values.seed + 1))
 
@@ -52,7 +59,7 @@ def _new_values(case: Case) -> Case:
     values = replace(values, law="uniform" if values.law == "normal" else "normal", seed=values.seed + 1)
     gates = replace(gates, law="constant" if gates.law == "uniform" else "uniform", strength=0.5, at=0)
     pool = replace(pool, indices=_turned(pool.indices), rows=_turned(pool.rows))
-    lens = _turned(case.lens)
+    pool, lens = _in_rows(case, pool, len(case.lens)), _turned(case.lens)
     if lens == case.lens and not case.parents and case.packed and not case.batched and len(lens) > 1:
         longest = pool.steps if case.keeps_steps else lens[0] + 1
         if lens[0] > 1 and longest > lens[0]:
@@ -74,6 +81,7 @@ def _smaller_batch(case: Case) -> Case | None:
     if not count:
         return None
     pool = replace(case.pool, indices=case.pool.indices[:count], rows=case.pool.rows[:count])
+    pool = _in_rows(case, pool, count)
     options = _options(case, lambda values: values[:count])
     return replace(
         case, lens=case.lens[:count], pool=pool, parents=case.parents[:count], state_options=options

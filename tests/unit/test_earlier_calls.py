@@ -32,6 +32,7 @@ selection.enter("interpret")
 
 Drawn = Callable[..., list[Case]]
 TWO = Pool(slots=2, indices=(0, 1))
+NO_SLOTS = StateOptions(indices=False)
 PAIR = Case("gdn.extend", lens=(1, 2), pool=TWO, chunk_size=16, values=Values(law="normal"))
 
 
@@ -296,6 +297,19 @@ def test_a_finding_says_what_comes_before_it() -> None:
     made = company.earlier(case, "new_values")
     assert f"new_values: the same tensors with other values in them: {made!r}" in text
     assert finding_lines.company(replace(finding, case=PAIR)) == []
+
+
+def test_without_slots_row_n_is_sequence_n_in_an_earlier_call_too() -> None:
+    case = Case("gdn.extend", lens=(1, 2, 3, 4), pool=Pool(4, (0, 1, 2, 3)), state_options=NO_SLOTS)
+    for word, lens in (
+        ("new_values", (2, 3, 4, 1)),
+        ("smaller_batch", (1, 2)),
+        ("bigger_batch", (1, 2, 3, 4, 1, 2, 3, 4)),
+    ):
+        made = company.earlier(case, word)
+        assert made is not None, word
+        rows = tuple(range(len(lens)))
+        assert (made.lens, made.pool.slots, made.pool.indices) == (lens, len(lens), rows)
 
 
 def test_options_of_states_go_with_their_sequences() -> None:
