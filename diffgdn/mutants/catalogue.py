@@ -35,16 +35,20 @@ NOT_HERE: dict[str, str] = {
         " found in 513 cases"
     ),
     "stale-graph-tail": "SGLang #32555: of a captured CUDA graph that is replayed; GPU only",
-    "snapshot-precision": "put back, and not found in 401 cases (45 s, busy machine): open",
-    "cache-by-address": "put back, and not found in 397 cases (45 s, busy machine): open",
-    "cache-by-identity": "put back, and not found in 310 cases (45 s, busy machine): open",
-    "compile-key-lacks-dtype": "put back, and not found in 305 cases (45 s, busy machine): open",
-    "stale-slot-state": "put back, and not found in 291 cases (45 s, busy machine): open",
-    "inner-pool-strides": "its edit is written, no campaign has been run on it yet: open",
-    "key-heads-grid": "its edit is written, no campaign has been run on it yet: open",
-    "split-truncated": "its edit is written, no campaign has been run on it yet: open",
-    "uniform-verify-length": "its edit is written, no campaign has been run on it yet: open",
-    "rollback-after-two-drafts": "its edit is written, no campaign has been run on it yet: open",
+}
+
+# Mutants that no campaign has been seen to find.
+OPEN: dict[str, str] = {
+    "snapshot-precision": "put back, and not found in 401 cases (45 s, busy machine)",
+    "cache-by-address": "put back, and not found in 397 cases (45 s, busy machine)",
+    "cache-by-identity": "put back, and not found in 310 cases (45 s, busy machine)",
+    "compile-key-lacks-dtype": "put back, and not found in 305 cases (45 s, busy machine)",
+    "stale-slot-state": "put back, and not found in 291 cases (45 s, busy machine)",
+    "inner-pool-strides": "no campaign has been run on it yet",
+    "key-heads-grid": "no campaign has been run on it yet",
+    "split-truncated": "no campaign has been run on it yet",
+    "uniform-verify-length": "no campaign has been run on it yet",
+    "rollback-after-two-drafts": "no campaign has been run on it yet",
 }
 
 # Every bug that was read of, in the order of reading: each is a mutant or has a reason above.
@@ -68,7 +72,4 @@ snapshot-never-written commit-into-freed-slot rollback-after-two-drafts inverse-
 """
 ROWS = tuple(_NAMES.split())
 
-# An edit whose mutant was not seen to be found is kept in its file, and is not run.
-MUTANTS: dict[str, Mutant] = {
-    mutant.id: mutant for file in _FILES for mutant in file.BUGS if mutant.id not in NOT_HERE
-}
+MUTANTS: dict[str, Mutant] = {mutant.id: mutant for file in _FILES for mutant in file.BUGS}

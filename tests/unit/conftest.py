@@ -4,6 +4,7 @@ waiting for another process.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import time
 from collections.abc import Callable
@@ -20,18 +21,29 @@ POLL_SECONDS = 0.02
 
 Until = Callable[[Callable[[], bool]], None]
 Drawn = Callable[..., list[Case]]
+Beside = Callable[[str], ModuleType]
 
 
 @pytest.fixture(scope="session")
-def fake_packages() -> ModuleType:
-    """The module of that name beside this file."""
-    path = Path(__file__).with_name("fake_packages.py")
-    spec = importlib.util.spec_from_file_location("fake_packages", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def beside() -> Beside:
+    """Loads a module that lies beside this file: beside(name). Tests cannot import them by name."""
+
+    @functools.cache
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def fake_packages(beside: Beside) -> ModuleType:
+    """The module of that name."""
+    return beside("fake_packages")
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,29 +25,22 @@ REFUSED = (None, "bf16 states need K = V = 128")
 SMALL = Promises(H=(1, 2), HV=(1, 2), K=(128,), V=(128,))
 
 
-def _beside(name: str) -> Any:
-    """A module that lies beside this file."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-packages, fake = _beside("fake_packages"), _beside("fake_flashinfer")
+Beside = Callable[[str], ModuleType]
 
 
 @pytest.fixture(autouse=True)
-def apart() -> Iterator[None]:
+def apart(fake_packages: ModuleType) -> Iterator[None]:
     """No FlashInfer of before."""
-    with packages.forgotten("flashinfer"):
+    with fake_packages.forgotten("flashinfer"):
         yield
 
 
 @pytest.fixture
-def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CaseTarget:
-    place = packages.folder(tmp_path, fake.flashinfer(), "0.7", "flashinfer-python")
+def target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_packages: ModuleType, beside: Beside
+) -> CaseTarget:
+    modules = beside("fake_flashinfer").flashinfer()
+    place = fake_packages.folder(tmp_path, modules, "0.7", "flashinfer-python")
     found = targets.get(f"flashinfer@{place}")
     assert isinstance(found, CaseTarget)
     monkeypatch.setattr(found.found, "spec", replace(found.found.spec, backends=("interpret", "gpu")))

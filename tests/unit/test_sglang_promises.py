@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,22 +21,13 @@ DRAFT = Pool(slots=2, indices=(0, 1), steps=3, buffer=3, rows=(0, 2))
 TREES = ((-1, 0, 0), (-1, 0, 1))
 
 
-def _fake_packages() -> Any:
-    """The module that lies beside this file."""
-    spec = importlib.util.spec_from_file_location("fake_packages", Path(__file__).parent / "fake_packages.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleasedTarget]:
-    fake = _fake_packages()
+def target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_packages: ModuleType
+) -> Iterator[ReleasedTarget]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with fake.forgotten("sglang"):
-        found = targets.get(f"sglang@{fake.wheel(tmp_path, fake.sglang())}")
+    with fake_packages.forgotten("sglang"):
+        found = targets.get(f"sglang@{fake_packages.wheel(tmp_path, fake_packages.sglang())}")
         assert isinstance(found, ReleasedTarget)
         yield found
 

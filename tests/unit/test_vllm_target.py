@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -33,29 +33,20 @@ OPS = tuple(
 FEW_HEADS = Promises(H=(1, 2), HV=(1, 2, 4))
 
 
-def _beside(name: str) -> Any:
-    """A module that lies beside this file."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-packages, fake = _beside("fake_packages"), _beside("fake_vllm")
+Beside = Callable[[str], ModuleType]
 
 
 @pytest.fixture(autouse=True)
-def apart() -> Iterator[None]:
+def apart(fake_packages: ModuleType) -> Iterator[None]:
     """No vLLM of before."""
-    with packages.forgotten("vllm"):
+    with fake_packages.forgotten("vllm"):
         yield
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> CaseTarget:
-    found = targets.get(f"vllm@{packages.folder(tmp_path, fake.vllm(), '0.33.0', 'vllm')}")
+def target(tmp_path: Path, fake_packages: ModuleType, beside: Beside) -> CaseTarget:
+    place = fake_packages.folder(tmp_path, beside("fake_vllm").vllm(), "0.33.0", "vllm")
+    found = targets.get(f"vllm@{place}")
     assert isinstance(found, CaseTarget)
     return found
 
@@ -157,8 +148,9 @@ def test_q_k_and_v_of_several_strides_are_not_asked_about(target: CaseTarget) ->
     assert targets.refusal(target, replace(apart, view="contiguous"), "interpret") is None
 
 
-def test_before_0_3x_it_lay_elsewhere(tmp_path: Path) -> None:
-    found = targets.get(f"vllm@{packages.folder(tmp_path, fake.older_vllm(), '0.20.0', 'vllm')}")
+def test_before_0_3x_it_lay_elsewhere(tmp_path: Path, fake_packages: ModuleType, beside: Beside) -> None:
+    place = fake_packages.folder(tmp_path, beside("fake_vllm").older_vllm(), "0.20.0", "vllm")
+    found = targets.get(f"vllm@{place}")
     kda = ("kda.extend",)
     assert set(found.operations) == {op for op in OPS if op.startswith("gdn") or op in kda}
     function = found.provenance("gdn.decode")["function"]  # type: ignore[attr-defined]
