@@ -7,16 +7,15 @@ tells nothing and is left out; what is found is then said to lie among several.
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
-import subprocess
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffgdn.backend import git_tree
+from diffgdn.backend.git_tree import GitError
 from diffgdn.campaign import replay_findings
 from diffgdn.findings import bucket
 from diffgdn.findings.finding import Finding
@@ -155,18 +154,10 @@ def _alike(one: str, other: str) -> bool:
 
 def git(repository: Path, *words: str) -> str:
     """Ask git about a repository. Raises BisectError with what it says."""
-    return _git(repository, *words).decode(errors="replace").strip()
-
-
-def _git(repository: Path, *words: str) -> bytes:
     try:
-        done = subprocess.run(["git", "-C", str(repository), *words], capture_output=True, check=False)
-    except OSError as error:
-        raise BisectError(f"git: {error.strerror or error}") from None
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        raise BisectError(f"git: {said[0]}")
-    return done.stdout
+        return git_tree.git(repository, *words)
+    except GitError as error:
+        raise BisectError(f"git: {error}") from None
 
 
 def revisions(repository: Path, first: str, last: str) -> list[Version]:
@@ -188,11 +179,12 @@ def tree(repository: Path, commit: str) -> Iterator[Path]:
 
     Raises BisectError.
     """
-    packed = _git(repository, "archive", "--format=tar", commit)
     with tempfile.TemporaryDirectory(prefix="diffgdn-") as name:
-        folder = Path(name)
-        with tarfile.open(fileobj=io.BytesIO(packed)) as file:
-            file.extractall(folder, filter="data")
+        folder = Path(name) / "tree"
+        try:
+            git_tree.lay_out(repository, commit, folder)
+        except GitError as error:
+            raise BisectError(f"git: {error}") from None
         if (folder / OURS / "__init__.py").is_file():
             raise BisectError(f"the repository has a package {OURS} of its own; `git bisect run` does that")
         yield folder

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from diffgdn.backend import git_tree
+from diffgdn.backend.git_tree import GitError
 from diffgdn.backend.revision import INSTALLED, Revision
 from diffgdn.cases import target_names
 from diffgdn.cases.target_names import BUILT_IN, RELEASED
@@ -54,7 +55,10 @@ def base_of(target: str, ref: str | None) -> Iterator[Base | None]:
     commit = _commit(root, ref)
     with tempfile.TemporaryDirectory(prefix="diffgdn-base-") as folder:
         copy = Path(folder).resolve() / "copy"
-        _check_out(root, commit, copy, ref)
+        try:
+            git_tree.lay_out(root, commit, copy)
+        except GitError as error:
+            raise Problem(f"--against {ref}: {commit[:10]} cannot be laid out: {error}") from None
         revision = Revision(str(root), str(copy), _package_folder(target, place))
         yield Base(ref, _moved(target, revision), revision, commit)
 
@@ -121,29 +125,14 @@ def _commit(root: Path, ref: str) -> str:
     return told
 
 
-def _check_out(root: Path, commit: str, copy: Path, ref: str) -> None:
-    """Lay out the files of a commit in a folder. The repository stays as it is: its index is another."""
-    copy.mkdir()
-    index = {"GIT_INDEX_FILE": str(copy.parent / "index")}
-    for command in (("read-tree", commit), ("checkout-index", "--all", f"--prefix={copy}/")):
-        if _git(root, ref, *command, environment=index) is None:
-            raise Problem(f"--against {ref}: git {command[0]} of {commit[:10]} failed in {root}")
-
-
-def _git(folder: Path, ref: str, *command: str, environment: dict[str, str] | None = None) -> str | None:
+def _git(folder: Path, ref: str, *command: str) -> str | None:
     """Run git in a folder: what it says, or None where it fails. Raises Problem where there is no git."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *command],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            env={**os.environ, **(environment or {})},
-        )
-    except FileNotFoundError:
-        raise Problem(f"--against {ref}: git is not installed") from None
-    return done.stdout.strip() if done.returncode == 0 else None
+        return git_tree.git(folder, *command)
+    except GitError as error:
+        if error.missing:
+            raise Problem(f"--against {ref}: {error}") from None
+        return None
 
 
 def _package_folder(target: str, place: Path) -> str:
