@@ -232,6 +232,12 @@ class TestDomain:
         assert set(known.values) & {*Coverage(known, counts).missed_values()} == set()
         assert {axis: words(counts, axis) for axis in WORDS} == WORDS
 
+    def test_rare_things_meet(self) -> None:
+        """Far arguments that are not aligned; rows named by slots where fewer steps are asked for."""
+        pairs = counted(VALUES_WITHIN).pairs
+        assert any(pairs[f"alignment={n}", "strides=far tokens"] for n in (2, 4, 8))
+        assert pairs["cache_steps=longest", "step_rows=slots"] + pairs["cache_steps=none", "step_rows=slots"]
+
     def test_cases_have_nothing_that_is_declared_impossible(self) -> None:
         assert Coverage(domain(EVERY), counted(VALUES_WITHIN)).outside() == []
 
