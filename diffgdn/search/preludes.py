@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 
 from diffgdn.cases import company
 from diffgdn.cases.case import Case
+from diffgdn.cases.operand_options import USUAL
 from diffgdn.cases.prelude import Call, fitting
 from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.cases.trace import Trace
@@ -73,12 +74,29 @@ def _named(
     """Return the call with a word before it that does what the prelude does, if there is one: it fails in any
     process, and each try makes two calls only.
     """
-    for one in with_words(call, LIKELY) if prelude else ():
+    for one in _with_likely_words(call) if prelude else ():
         if expired():
             break
         if fails((), one):
             return one
     return None
+
+
+def _with_likely_words(call: Call) -> Iterator[Call]:
+    """Iterate over a call with words before it: also in fp32 after another dtype, since a word has one dtype
+    for each, and what is cached for one coarse dtype may be met by another.
+    """
+    yield from with_words(call, LIKELY[:1])
+    case = call.subject
+    if isinstance(case, Case) and case.dtype != "float32":
+        gates, pool = replace(case.gates, dtype="float32"), replace(case.pool, dtype="float32")
+        try:
+            plain = replace(case, dtype="float32", gates=gates, pool=pool, operands=USUAL)
+        except ValueError:
+            pass  # its gates or beta come in a form that its operands alone have
+        else:
+            yield from with_words(replace(call, subject=plain), LIKELY[:1])
+    yield from with_words(call, LIKELY[1:])
 
 
 def _is_outside(call: Call, promises: Promises) -> bool:

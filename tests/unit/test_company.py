@@ -23,6 +23,7 @@ from diffgdn import campaign, cli, strategies
 from diffgdn.campaign import engine, events, replay_findings, tasks
 from diffgdn.campaign.case_batch import CaseBatch, Passed, Worker
 from diffgdn.campaign.trace_batch import TraceBatch
+from diffgdn.cases import company
 from diffgdn.cases.case import Case, Pool
 from diffgdn.cases.prelude import FIRST_CALLS, MOST_CALLS, Call, History, digest, fitting
 from diffgdn.cases.trace import Trace, call_of
@@ -82,6 +83,24 @@ def test_a_wrong_number_that_takes_another_call_before_it_names_that_one(
     sure = asked_again(runner, "cached", *others, Case("gdn.decode", lens=(2,)), wide)
     assert (sure.call, sure.prelude) == (Call(AFTER_ANOTHER_DTYPE), ())
     assert (sure.reproduced, sure.alone, sure.failure.kind) == (True, False, "beyond_bound")
+
+
+def test_a_coarse_dtype_after_another_is_named_in_fp32() -> None:
+    """other_dtype before fp16 is fp32, which rounds nothing: the same shows in fp32, after bf16."""
+
+    class RoundsAsTheFirst:
+        def fails(self, prelude: tuple[Call, ...], call: Call, like: Confirmed) -> Verdict | None:
+            case = call.subject
+            assert isinstance(case, Case)
+            first = [one.subject for one in prelude] + [made for _, made in company.calls(case)]
+            bad = case.dtype != "bfloat16" and any(one.dtype == "bfloat16" for one in first)
+            return like.verdict if bad else None
+
+    half = dataclasses.replace(FULL, dtype="float16", l2norm=True)
+    failure = BeyondBound("gdn.decode", "o", None, "wrong")
+    found = Confirmed(Call(half), Verdict(half, "it", "interpret", failure), (Call(HALF),))
+    named = preludes.shorter(RoundsAsTheFirst(), found)  # type: ignore[arg-type]
+    assert (named.call.subject, named.prelude) == (AFTER_ANOTHER_DTYPE, ())
 
 
 @pytest.mark.nightly
