@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,11 @@ from diffgdn.strategies.domain import Domain, domain, of_traces
 
 CLOSING_SECONDS = 60.0  # for scripts that are missing when all else has ended
 MOST_VARIANTS = 200  # compiled ahead of time
+
+
+def _configurations(build: strategies.Build, configurations: int) -> Sequence[int]:
+    """The entries of a foreign kernel's configuration list that a build may meet."""
+    return range(configurations) if build.config is None else (build.config,)
 
 
 def _in_turns(builds: list[tasks.RunCase]) -> list[tasks.RunCase]:
@@ -105,8 +110,7 @@ class _Campaign:
                 self._each([tasks.RunCase(f.case, config.target, "replay", finding=f) for f in inside])
         menu = None
         if config.backend == "gpu" and question.draws_cases:
-            promises = self.inbox.ready.promises
-            menu = strategies.Menu.draw(config.seed, operations, backend="gpu", promises=promises)
+            menu = self._menu(operations)
             if question.calls_kernel:
                 self._prepare(menu, operations)
         if config.coverage:
@@ -144,6 +148,15 @@ class _Campaign:
             )
         return operations
 
+    def _menu(self, operations: tuple[str, ...]) -> strategies.Menu:
+        """Draw what kernels are compiled for."""
+        assert self.inbox.ready is not None
+        promises = self.inbox.ready.promises
+        menu = strategies.Menu.draw(self.config.seed, operations, backend="gpu", promises=promises)
+        if not self.inbox.ready.heads_compiled:
+            return menu
+        return strategies.specialised(menu, self.inbox.ready.configurations, promises)
+
     def _domain(self, menu: strategies.Menu | None, operations: tuple[str, ...]) -> Domain:
         """What the cases of this campaign can reach."""
         ready = self.inbox.ready
@@ -165,7 +178,7 @@ class _Campaign:
             for operation in operations
             for build in menu.entries(operation)
             for case in strategies.representatives(operation, build, self.inbox.ready.promises)
-            for config in range(self.inbox.ready.configurations[operation])
+            for config in _configurations(build, self.inbox.ready.configurations[operation])
         ]
         # A foreign kernel's configurations multiply its variants: what is too much for now compiles when it
         # is met.

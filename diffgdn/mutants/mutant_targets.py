@@ -18,4 +18,4 @@ def __getattr__(name: str) -> FunctionTarget:
         raise AttributeError(f"no mutant {name!r}")
     module = load(MUTANTS[name])
     functions = {op: getattr(module, calls.FUNCTIONS[op]) for op in OPERATIONS}
-    return FunctionTarget(name, functions)
+    return FunctionTarget(name, functions, heads_compiled=False)

@@ -30,6 +30,7 @@ class Eager:
     name = "eager"
     layout = "vk"
     operations = tuple(OPERATIONS)
+    heads_compiled = False  # nothing is compiled
     promises = Promises(execution=("eager", "stream", "device"))  # it reads indices on the CPU
     batch_invariant = False  # torch's softplus and sigmoid on a CPU round otherwise at a tensor's end
 
