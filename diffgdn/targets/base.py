@@ -213,6 +213,7 @@ def target(
     contract: Contract | None = None,
     refuses: Callable[[Case], str | None] | None = None,
     promises: Promises = EVERYTHING,
+    heads_compiled: bool = True,
 ) -> Callable[[Callable[..., Any]], FunctionTarget]:
     """Decorate a function that takes an operation's keyword arguments to make it a target of the operations.
 
@@ -221,6 +222,7 @@ def target(
 
     def wrap(function: Callable[..., Any]) -> FunctionTarget:
         functions = dict.fromkeys(operations, function)
-        return FunctionTarget(name or function.__name__, functions, layout, contract, refuses, promises)
+        named = name or function.__name__
+        return FunctionTarget(named, functions, layout, contract, refuses, promises, heads_compiled)
 
     return wrap
