@@ -40,7 +40,7 @@ STRAYED = (PoisonLeaked, NotFinite)
 class Planted(NamedTuple):
     """An operation that the slip is in, and of the smallest case its lay, its lengths and its value heads.
 
-    forked: it reads far outside, which ends a process, so each case has one.
+    forked: it reads far outside, which ends a process, so each case has one. cases: among which it is met.
     """
 
     op: str
@@ -48,6 +48,7 @@ class Planted(NamedTuple):
     lens: tuple[int, ...] = (1,)
     HV: int = 1
     forked: bool = False
+    cases: int = CASES
 
 
 SMALLEST = {
@@ -57,14 +58,24 @@ SMALLEST = {
     "cu_seqlens lies side by side": Planted("gdn.recurrent", Lay("cu_seqlens", (1,))),
     "heads of the pool are compact": Planted("gdn.decode", Lay("state", (0, 1, 0, 0)), HV=2, forked=True),
     "rows of the pool are compact": Planted("kda.decode", Lay("state", (0, 0, 1, 0))),
+    "the pool starts on 32 bytes": Planted("gdn.decode", Lay("state", offset=16)),
+    "q starts on 16 bytes": Planted("gdn.recurrent", Lay("q", offset=8), cases=900),
 }
+LONG = ("the pool starts on 32 bytes", "q starts on 16 bytes")
+FAR = {
+    "offset of a head in 32 bits": ("gdn.recurrent", "q", 2),
+    "offset of a head of the pool in 32 bits": ("gdn.decode", "state", 1),
+}
+MANY, SEEDS = 1500, 4  # draws of an operation, among which an argument lies far on one axis, and how often
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.nightly if name in LONG else ()) for name in SMALLEST]
+)
 def test_a_slip_is_found_and_shrinks_to_the_strides_that_show_it(name: str) -> None:
     planted, target = SMALLEST[name], load().target_with(name)
     run = forked if planted.forked else execute.run
-    found = smallest(planted.op, lambda case: run(case, target, "interpret"))
+    found = smallest(planted.op, lambda case: run(case, target, "interpret"), planted.cases)
     assert found.lay == (planted.lay,)
     assert (found.lens, found.H, found.HV) == (planted.lens, 1, planted.HV)
     assert (found.K, found.V, found.view, found.tail) == (16, 16, "contiguous", 0)
@@ -77,6 +88,26 @@ def test_without_strides_of_its_own_a_case_does_not_show_it(name: str) -> None:
     for case in drawn(planted.op, FEW):
         verdict = execute.run(replace(case, lay=()), target, "interpret")
         assert verdict.ok, verdict.failure
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", FAR)
+def test_an_offset_past_32_bits_is_drawn_and_shows(name: str) -> None:
+    """Of the axis that the slip forms its offset on. Such a case takes seconds, and may end its process."""
+    (op, tensor, axis), target = FAR[name], load().target_with(name)
+
+    def past(lay: Lay) -> bool:
+        return lay.tensor == tensor and len(lay.gaps) > axis and lay.gaps[axis] > 1 << 20
+
+    far = next(
+        case
+        for number in range(SEEDS)
+        for case in drawn(op, MANY, SEED + number)
+        if any(map(past, case.lay)) and all(case.lens)
+    )
+    plain = replace(far, lay=tuple(lay for lay in far.lay if not past(lay)))
+    assert forked(plain, target, "interpret").ok
+    assert not forked(far, target, "interpret").ok
 
 
 def load() -> ModuleType:
@@ -105,11 +136,11 @@ def forked(case: Case, target: Any, backend: str) -> Verdict:
     return Verdict(case, "slipped", backend, pickle.loads(told) if status == 0 else crash)
 
 
-def drawn(op: str, count: int) -> list[Case]:
+def drawn(op: str, count: int, start: int = SEED) -> list[Case]:
     """So many of a campaign's draws."""
     met: list[Case] = []
 
-    @seed(SEED)
+    @seed(start)
     @settings(
         max_examples=count,
         database=None,
@@ -125,18 +156,18 @@ def drawn(op: str, count: int) -> list[Case]:
     return met
 
 
-def first_failing(op: str, run: Callable[[Case], Verdict]) -> tuple[Case, Verdict]:
-    """The first case of a campaign's draws that fails and ends no process, of CASES at most, and how."""
-    for case in drawn(op, CASES):
+def first_failing(op: str, run: Callable[[Case], Verdict], count: int) -> tuple[Case, Verdict]:
+    """The first of so many of a campaign's draws that fails and ends no process, and how."""
+    for case in drawn(op, count):
         verdict = run(case)
         if not verdict.ok and not isinstance(verdict.failure, KernelCrashed):
             return case, verdict
-    pytest.fail(f"no case of {CASES} fails")
+    pytest.fail(f"no case of {count} fails")
 
 
-def smallest(op: str, run: Callable[[Case], Verdict]) -> Case:
+def smallest(op: str, run: Callable[[Case], Verdict], count: int) -> Case:
     """What the first failing case shrinks to. What a stray read meets is poison or no number by chance."""
-    case, verdict = first_failing(op, run)
+    case, verdict = first_failing(op, run, count)
     kind = type(verdict.failure)
     alike = STRAYED if kind in STRAYED else (kind,)
     return by_field.simplest(case, lambda other: type(run(other).failure) in alike)
