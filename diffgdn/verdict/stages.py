@@ -132,9 +132,11 @@ class _Trace:
         if not self.case.operation.is_chunked:
             return self._of_one_stage(results)
         found = self._wrong_intermediates()
+        if found is None:
+            return None
         found |= {name: stage for name, stage in results.items() if name not in found}
         first = next((found[name] for name in WORDS if found.get(name)), None)
-        if first is not None and first.name == "h" and found["v_new"] is not None:
+        if first is not None and first.name == "h" and found["v_new"]:
             # They make each other: h of a chunk its v_new, and that h of the next.
             return min(first, found["v_new"], key=lambda stage: stage.chunk)
         return first
@@ -157,12 +159,14 @@ class _Trace:
             found[one.name] = Stage(one.name, one.place(tuple(hit[0, :2].tolist()))) if len(hit) else None
         return found
 
-    def _wrong_intermediates(self) -> dict[str, Stage | None]:
-        """Find the first wrong element of each intermediate; nothing if they are not known."""
+    def _wrong_intermediates(self) -> dict[str, Stage | None] | None:
+        """Find the first wrong element of each intermediate; None if they are not known."""
         case, left = self.case, self._left
         strongest = sys.modules[f"{self._pipeline.__package__}.gates"].STRONGEST.value
         truths = intermediates(case, self.data, self.contract, strongest)
         if truths is None or not left:
+            return None
+        if not truths:
             return {}
         found: dict[str, Stage | None] = {"table": self._wrong_table()}
         if found["table"]:

@@ -1,5 +1,6 @@
 """The stages in order, for both operations."""
 
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import torch
@@ -14,7 +15,7 @@ from .tile_table import chunk_count, chunk_table
 from .wy_gdn import wy_gdn
 from .wy_kda import wy_kda
 
-_observers: list = []
+_observers: list[Callable[[dict[str, object]], None]] = []
 
 
 @contextmanager

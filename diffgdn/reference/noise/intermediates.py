@@ -25,7 +25,7 @@ from diffgdn.reference.oracle.chunked import Chunk
 from diffgdn.tensors.inputs import Data
 
 SAMPLES = 32  # what narrow states get at most where they are followed to first order
-MOST_NUMBERS = 1 << 26  # that are computed for all samples, about; half a gigabyte
+MOST_NUMBERS = 1 << 23  # of what is laid out, in all samples: some seconds
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ def intermediates(
     """Compute the intermediates of a case by the names of `oracle.chunked`, on the CPU.
 
     data: the tensors of `inputs.draw`. least_gate: log decays below it are taken for it, in G alone: of any
-    of them nothing is left. Returns None for a case of too many numbers, and one without tokens.
+    of them nothing is left. Returns nothing of a case without tokens, and None for one of too many numbers.
     """
     steps = max(case.lens, default=0)
     numbers = SAMPLES * len(case.lens) * case.HV * steps * (2 * case.K + case.V + case.chunk_size)
     if not steps or numbers > MOST_NUMBERS:
-        return None
+        return None if steps else {}
     exact = list(_chunks(case, data, Exact(), least_gate))
     moved = list(_chunks(case, data, Perturbed(case, contract, "cpu", SAMPLES), least_gate))
     squares = [
