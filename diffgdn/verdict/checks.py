@@ -208,11 +208,11 @@ def check_bounded(comparison: Comparison) -> None:
         )
 
 
-def check_tail(case: Case, rows: Tensor, pattern: int = poison.FRESH) -> None:
+def check_tail(case: Case, rows: Tensor, pattern: int = poison.FRESH, how: str = "") -> None:
     """Raise TailNotZero unless every output row behind the last sequence is zero, of either sign.
 
     rows: [tail, HV, V], in the dtype in which they came. pattern: the 16-bit pattern that their memory was
-    filled with.
+    filled with. how: the call, if it was executed otherwise than plainly, in words.
     """
     mask = rows != 0
     if mask.any():
@@ -222,7 +222,10 @@ def check_tail(case: Case, rows: Tensor, pattern: int = poison.FRESH) -> None:
         else:
             what = f"got {float(rows[index]):.6g}"
         place = f"(padding token {index[0]}, head {index[1]}, V {index[2]})"
-        message = f"an output row behind the last sequence is promised to be zero; {what} ({_count(mask)})"
+        by = f" by {how}" if how else ""
+        message = (
+            f"an output row behind the last sequence is promised to be zero; {what}{by} ({_count(mask)})"
+        )
         raise TailNotZero(case.op, "o", place, message)
 
 
