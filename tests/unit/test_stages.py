@@ -158,8 +158,8 @@ EXPECTED: dict[str, tuple[Case, tuple[str, ...]]] = {
     "kkt-left-empty": (Case(KDA, values=Values(law="zero"), chunk_size=16), ("A_qk",)),
     "wy-row-unwritten": (Case(GDN, (16,), values=Values(law="normal"), chunk_size=16), ("u",)),
     "chunk-size-hardcoded": (Case(KDA, (17,), chunk_size=16), ("h", "v_new")),
-    "glast-wrong-row": (Case(GDN, (2,), gates=Gates(law="constant"), chunk_size=16), ("h", "state")),
-    "log-linear-gate-mix": (Case(GDN, (17,), chunk_size=16), ("h", "state")),
+    "glast-wrong-row": (Case(GDN, (2,), gates=Gates(law="constant"), chunk_size=16), ("h", "state", "final")),
+    "log-linear-gate-mix": (Case(GDN, (17,), chunk_size=16), ("h", "state", "final")),
     "stale-slot-state": (
         Case(KDA, values=Values(law="normal"), state_options=StateOptions(initial=(False,)), chunk_size=16),
         ("h",),
