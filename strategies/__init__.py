@@ -3,5 +3,6 @@
 from diffgdn.strategies import geometries
 from diffgdn.strategies.generate import cases, representative, representatives
 from diffgdn.strategies.menu import Build, Menu
+from diffgdn.strategies.specialised_menu import specialised
 
-__all__ = ["Build", "Menu", "cases", "geometries", "representative", "representatives"]
+__all__ = ["Build", "Menu", "cases", "geometries", "representative", "representatives", "specialised"]

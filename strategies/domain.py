@@ -199,6 +199,7 @@ def _picks(op: str, backend: str, menu: Menu | None, own: Promises) -> Iterator[
             picks = {name: {getattr(build, name)} for name in names if hasattr(build, name)}
             dtypes = {(build.dtype, build.gate_dtype, build.state_dtype)}
             picks |= {"dims": {(build.K, build.V)}, "dtypes": dtypes, "like": {build}}
+            picks |= {} if build.config is None else {"config": {build.config}}
             yield picks | _records(op, build, own)
 
 
@@ -248,7 +249,7 @@ def _part(op: str, backend: str, picks: Mapping[str, Any], own: Promises, config
             words[axis] = {str(v) if axis == "chunk_size" else usual(v) for v in picks[name]}
     words |= _batch(op, picks, own) | _pool(op, picks, own) | _laws(op, picks, own)
     words["order"] = set(generate.ORDERS) if backend == "interpret" else {"ascending"}
-    words["config"] = {str(n) for n in range(configs)}
+    words["config"] = {str(n) for n in picks.get("config", range(configs))}
     if operation.is_chunked:
         words["chunk_size"] = words.get("chunk_size", {"64"})
     if backend == "interpret" and listed:

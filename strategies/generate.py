@@ -134,7 +134,8 @@ def _cases(
     edits = laws.draw_edits(draw, {} if exact else _editable(operation, build, batch, H, HV))
     case = _assemble(op, build, batch, H, HV, gates, values)
     order = draw(among(*ORDERS)) if backend == "interpret" else Case.order
-    case = replace(case, scale=scale, edits=edits, config=draw(whole(0, configs - 1)), order=order)
+    config = draw(whole(0, configs - 1)) if build.config is None else build.config
+    case = replace(case, scale=scale, edits=edits, config=config, order=order)
     case = operand_draws.drawn(draw, case, backend, own)
     case = state_draws.draw_options(draw, case, build, free, own)
     case = lays.with_lays(draw, case, build, backend, own)
@@ -177,6 +178,8 @@ def _draw_heads(
     draw: st.DrawFn, operation: Operation, backend: str, build: Build, own: Promises
 ) -> tuple[int, int]:
     """Draw H and HV: a few heads and their ratio; on a GPU at times those of a published model."""
+    if build.heads is not None:
+        return build.heads
     few = backend == "interpret"
     if not inside.any_heads(own):
         pairs = _promised_heads(operation.family, backend, build.crowded, own)
@@ -192,10 +195,19 @@ def _draw_heads(
     return pair if whole_model else (H, H * ratio)
 
 
+def drawn_heads(operation: Operation, build: Build, own: Promises) -> tuple[tuple[int, int], ...]:
+    """List what H and HV of a build are drawn from on a GPU, repeated to be drawn more often."""
+    if not inside.any_heads(own):
+        return _promised_heads(operation.family, "gpu", build.crowded, own)
+    return tuple((H, H * ratio) for H in H_MORE for ratio in RATIOS)
+
+
 def possible_heads(
     operation: Operation, backend: str, build: Build, own: Promises
 ) -> tuple[tuple[int, int], ...]:
     """List the pairs (H, HV) that cases of a build may have."""
+    if build.heads is not None:
+        return (build.heads,)
     if not inside.any_heads(own):
         return _promised_heads(operation.family, backend, build.crowded, own)
     few = backend == "interpret"
@@ -234,6 +246,7 @@ def representatives(op: str, build: Build, promises: Promises = EVERYTHING) -> t
     promises: of the target, inside which the build lies, and so the cases.
     """
     many = build.crowded and not build.batch_invariant and not OPERATIONS[op].is_chunked
+    many = many and build.heads is None
     own = promised(promises, op)
     found = [_representative(op, build, heads, own) for heads in (CROWDS if many else CROWDS[:1])]
     return tuple(dict.fromkeys(found))  # where few heads are promised, some are the same
@@ -245,7 +258,7 @@ def _representative(op: str, build: Build, wanted: int, own: Promises) -> Case:
     # Two of everything: a dimension of one element has no stride, and might pass for an aligned one.
     length = 1 if operation.single_token or (not build.packed and build.one) else 2
     length = inside.length(length, own, 2 if not build.packed and not build.one else 1)
-    H, HV = min(own.heads, key=lambda pair: (abs(pair[1] - wanted), pair[1] // pair[0]))
+    H, HV = build.heads or min(own.heads, key=lambda pair: (abs(pair[1] - wanted), pair[1] // pair[0]))
     first = 0 if own.slot_zero else 1
     pool = Pool(indices=(), dtype=build.state_dtype)
     if operation.has_pool and build.given:
@@ -263,6 +276,6 @@ def _representative(op: str, build: Build, wanted: int, own: Promises) -> Case:
     gates = Gates(dtype=build.gate_dtype, raw=build.raw, lower_bound=bound)
     values = Values(state="law" if build.given else "none")
     scale = inside.scales(own, laws.SCALES)[0]
-    case = replace(_assemble(op, build, batch, H, HV, gates, values), scale=scale)
+    case = replace(_assemble(op, build, batch, H, HV, gates, values), scale=scale, config=build.config or 0)
     case = state_draws.plain_options(case, build, own)
     return replace(case, lay=lays.of_build(case, build))

@@ -50,7 +50,8 @@ class Build:
     initial state is passed. crowded: so many states that launchers may take another tile. lay: "even", or in
     every case "odd", arguments that are not 16 bytes aligned, or "rows", rows of states that lie apart.
     operands: those that are not the usual ones, on a GPU. states: options of where states come from and go
-    to, of `state_options.COMPILED`.
+    to, of `state_options.COMPILED`. heads, config: H and HV, and the entry of a configuration list, of
+    kernels that are compiled for them (`specialised`); None where each case draws its own.
     """
 
     K: int = 16
@@ -79,6 +80,8 @@ class Build:
     lay: str = "even"
     operands: Operands = USUAL
     states: tuple[str, ...] = ()
+    heads: tuple[int, int] | None = None
+    config: int | None = None
 
     @property
     def can_be_exact(self) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,23 @@ from diffgdn.strategies.domain import Domain, domain, of_traces
 
 CLOSING_SECONDS = 60.0  # for scripts that are missing when all else has ended
 MOST_VARIANTS = 200  # compiled ahead of time
+
+
+def _configurations(build: strategies.Build, configurations: int) -> Sequence[int]:
+    """The entries of a foreign kernel's configuration list that a build may meet."""
+    return range(configurations) if build.config is None else (build.config,)
+
+
+def _in_turns(builds: list[tasks.RunCase]) -> list[tasks.RunCase]:
+    """Order variants so that each operation has its turn, chunked ones first, each with its slowest first: no
+    operation is left for the end, nor a worker with a slow one."""
+    before: Counter[str] = Counter()
+    turn: dict[int, tuple[int, bool]] = {}
+    slowest = sorted(builds, key=lambda task: -task.case.K * task.case.V)
+    for task in slowest:
+        turn[id(task)] = before[task.case.op], not task.case.operation.is_chunked
+        before[task.case.op] += 1
+    return sorted(slowest, key=lambda task: turn[id(task)])
 
 
 def run(config: Config, listener: Listener) -> Outcome:
@@ -91,8 +110,7 @@ class _Campaign:
                 self._each([tasks.RunCase(f.case, config.target, "replay", finding=f) for f in inside])
         menu = None
         if config.backend == "gpu" and question.draws_cases:
-            promises = self.inbox.ready.promises
-            menu = strategies.Menu.draw(config.seed, operations, backend="gpu", promises=promises)
+            menu = self._menu(operations)
             if question.calls_kernel:
                 self._prepare(menu, operations)
         if config.coverage:
@@ -130,6 +148,15 @@ class _Campaign:
             )
         return operations
 
+    def _menu(self, operations: tuple[str, ...]) -> strategies.Menu:
+        """Draw what kernels are compiled for."""
+        assert self.inbox.ready is not None
+        promises = self.inbox.ready.promises
+        menu = strategies.Menu.draw(self.config.seed, operations, backend="gpu", promises=promises)
+        if not self.inbox.ready.heads_compiled:
+            return menu
+        return strategies.specialised(menu, self.inbox.ready.configurations, promises)
+
     def _domain(self, menu: strategies.Menu | None, operations: tuple[str, ...]) -> Domain:
         """What the cases of this campaign can reach."""
         ready = self.inbox.ready
@@ -140,7 +167,10 @@ class _Campaign:
         return domain(operations, backend=backend, menu=menu, configs=configs, promises=ready.promises)
 
     def _prepare(self, menu: strategies.Menu, operations: tuple[str, ...]) -> None:
-        """Compile each variant once, by one worker: Triton's cache on disk then serves the others."""
+        """Compile each variant once, by one worker: Triton's cache on disk then serves the others.
+
+        It takes no longer than the campaign may explore: what is left compiles when a case meets it.
+        """
         assert self.inbox.ready is not None
         plain = self.config.question.plain()
         cases = [
@@ -148,7 +178,7 @@ class _Campaign:
             for operation in operations
             for build in menu.entries(operation)
             for case in strategies.representatives(operation, build, self.inbox.ready.promises)
-            for config in range(self.inbox.ready.configurations[operation])
+            for config in _configurations(build, self.inbox.ready.configurations[operation])
         ]
         # A foreign kernel's configurations multiply its variants: what is too much for now compiles when it
         # is met.
@@ -157,10 +187,8 @@ class _Campaign:
             tasks.RunCase(replace(case, config=config), self.config.target, "compile", plain)
             for config, case in cases
         ]
-        # The slowest to compile first, so that no worker is left with one at the end.
-        builds.sort(key=lambda task: (not task.case.operation.is_chunked, -task.case.K * task.case.V))
         with self._phase("compile", len(builds)):
-            self._each(builds)
+            self._each(_in_turns(builds), self.config.max_time)
         shapes = [
             tasks.RunCase(case, self.config.target, "geometries", plain)
             for case in self._geometries(operations)
@@ -196,9 +224,11 @@ class _Campaign:
         finally:
             self.emit(events.PhaseEnded(name, time.monotonic() - begin))
 
-    def _each(self, work: list[tasks.RunCase]) -> None:
+    def _each(self, work: list[tasks.RunCase], seconds: float | None = None) -> None:
+        """Run each of the tasks, or those that begin within some seconds."""
         queue = [task for task in work if task.operation not in self.inbox.reach.left_out]
-        self._drive(lambda: queue.pop(0) if queue else None)
+        end = math.inf if seconds is None else time.monotonic() + seconds
+        self._drive(lambda: queue.pop(0) if queue and time.monotonic() < end else None)
 
     def _drive(self, source: Callable[[], tasks.Task | None]) -> None:
         """Give tasks to idle workers until there are none left and all are done."""

@@ -126,7 +126,8 @@ class Stop:
 class Ready:
     """A worker has imported what it needs, and this is what it found.
 
-    configurations: of a foreign kernel, per operation. promises: what the target supports.
+    configurations: of a foreign kernel, per operation. promises: what the target supports. heads_compiled:
+    whether its kernels are compiled anew for other numbers of heads.
     """
 
     device: str
@@ -135,6 +136,7 @@ class Ready:
     layout: str
     configurations: Mapping[str, int] = field(default_factory=dict)
     promises: Promises = EVERYTHING
+    heads_compiled: bool = False
 
 
 @dataclass(frozen=True)

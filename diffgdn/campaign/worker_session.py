@@ -74,7 +74,13 @@ class Session:
         self._about = about = self._harness.about(target)
         known = versions(about.device)
         return tasks.Ready(
-            about.device, known, about.operations, about.layout, about.configurations, about.promises
+            about.device,
+            known,
+            about.operations,
+            about.layout,
+            about.configurations,
+            about.promises,
+            about.heads_compiled,
         )
 
     def do(self, task: tasks.Task) -> tasks.Done:

@@ -99,8 +99,9 @@ def campaign_options(command: Command) -> Command:
 def fuzz(pattern: str, relations: bool, vacuity: bool, against: str | None, **asked: Any) -> int:
     """Generate cases, run them on a target, check them against the oracle, shrink and save what fails.
 
-    Start-up, replay and compilation do not count toward the limits. Ctrl-C ends early and keeps what was
-    found. A case that runs when the time is up is waited for, until it answers or counts as hung.
+    Start-up, replay and compilation do not count toward the limits; kernels are compiled ahead for --max-time
+    at most. Ctrl-C ends early and keeps what was found. A case that runs when the time is up is waited for,
+    until it answers or counts as hung.
 
     With --against every case that fails is run on the base too, in a process of its own. What fails there in
     the same way is counted apart, and no finding.

@@ -26,6 +26,7 @@ from diffgdn.cli.options import (
 )
 
 SECONDS = 120.0
+NOT_ASKED = "what had not been asked is not reached, and no promises are fitted"
 
 
 @click.command(context_settings=CONTEXT)
@@ -69,7 +70,7 @@ def probe(
 
     For each feature and operation: right, wrong, raises, crashes, hangs, refused or not reached. Cases that
     differ from a plain one in that feature alone decide it, whether TARGET promises it or not. What is wrong
-    is never taken for a promise not made: that is yours to say.
+    is never taken for a promise not made: that is yours to say. After Ctrl-C it tells what it knows.
 
     Exit status: 0 all that the target promises is right, 1 some of it is not, 2 usage or set-up problem, or
     no plain case of an operation can be run, 130 interrupted.
@@ -111,12 +112,14 @@ def probe(
     if all(not row.cells for row in matrix.rows):
         raise Problem(f"--feature {feature!r}: no such feature; --feature '*' --all names them")
     probe_table.show(console, matrix, every)
-    if feature == "*":
+    if feature == "*" and not matrix.interrupted:
         probe_table.show_promises(console, matrix)
     if json_file is not None:
         json_file.write_text(probe_files.text(matrix))
     if html_file is not None:
         html_file.write_text(probe_files.html(matrix))
+    if matrix.interrupted:
+        click.echo(f"diffgdn: interrupted: {NOT_ASKED}", err=True)
     return matrix.exit_code
 
 

@@ -19,4 +19,4 @@ def __getattr__(name: str) -> FunctionTarget:
         raise AttributeError(f"no mutant {name!r}")
     module = load(MUTANTS[name])
     functions = {op: getattr(module, calls.FUNCTIONS[op]) for op in OPERATIONS}
-    return FunctionTarget(name, functions, promises=PROMISES)
+    return FunctionTarget(name, functions, promises=PROMISES, heads_compiled=False)

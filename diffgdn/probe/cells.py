@@ -86,7 +86,7 @@ class Matrix:
     """What a probe found.
 
     seconds: that it took. declared: what the target promises by itself. package: a released one and its
-    version, "" of others.
+    version, "" of others. interrupted: the user ended it, and what had not been asked is not reached.
     """
 
     target: str
@@ -96,6 +96,7 @@ class Matrix:
     seconds: float
     declared: Promises = field(default=EVERYTHING)
     package: str = ""
+    interrupted: bool = False
 
     @property
     def every(self) -> Iterator[Cell]:
@@ -110,7 +111,10 @@ class Matrix:
 
     @property
     def exit_code(self) -> int:
-        """Return 1 if a promised cell is not right, 2 if an operation has no plain case, else 0."""
+        """Return 130 after Ctrl-C, 1 if a promised cell is not right, 2 if an operation has no plain case,
+        else 0."""
+        if self.interrupted:
+            return 130
         if self.broken:
             return 1
         return 2 if any(row.plain.status != RIGHT for row in self.rows) else 0

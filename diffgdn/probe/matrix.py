@@ -31,6 +31,7 @@ from diffgdn.probe.plan import Plan, usual
 Listener = Callable[[str, int, int], None]
 NO_GPU = "it needs a GPU"
 NOT_PLAIN = "the plain case is not right"
+INTERRUPTED = "the probe was interrupted"
 
 
 @dataclass(frozen=True)
@@ -74,23 +75,35 @@ class _Operation:
 def probe(config: Config, listen: Listener = lambda words, done, known: None) -> Matrix:
     """Probe a target. listen: told what was decided last, how many cells are, and of how many is known.
 
-    Raises SetupError where the target cannot be had, RunnerError where the machinery fails.
+    After Ctrl-C it holds what is known by then. Raises SetupError where the target cannot be had, RunnerError
+    where the machinery fails, KeyboardInterrupt if the user ends it before anything is known.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one child a core: threads of theirs would only queue
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="diffgdn-probe-") as folder:
+    began, interrupted = time.monotonic(), False
+    # A child that is ended while it writes there must not keep the folder from going.
+    with tempfile.TemporaryDirectory(prefix="diffgdn-probe-", ignore_cleanup_errors=True) as folder:
         asker = Asker(config.target, config.backend, Path(folder), config.hang_seconds, config.known)
         try:
             about = asker.harness.about(config.target)
             selected = tuple(op for op in config.operations if op in about.operations)
             table = [_Operation(op, about.promises.of(op)) for op in selected]
-            _Run(config, asker, table, began, listen).run()
+            run = _Run(config, asker, table, began, listen)
+            try:
+                run.run()
+            except KeyboardInterrupt:
+                interrupted = True
+                run.leave_out()
         finally:
             asker.close()
-    rows = tuple(_row(one) for one in table)
+    known = [one for one in table if one.plain is not None]
+    if not known and interrupted:
+        raise KeyboardInterrupt
+    rows = tuple(_row(one) for one in known)
     seconds = time.monotonic() - began
     package = next((said["package"] for said in about.provenance.values() if "package" in said), "")
-    return Matrix(config.target, config.backend, about.device, rows, seconds, about.promises, package)
+    return Matrix(
+        config.target, config.backend, about.device, rows, seconds, about.promises, package, interrupted
+    )
 
 
 def _row(one: _Operation) -> Row:
@@ -125,6 +138,15 @@ class _Run:
                     self._jobs.pop(job)(job.result())
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def leave_out(self) -> None:
+        """Take what has not been asked for not reached."""
+        for one in self._table:
+            if one.plan is None:
+                continue
+            for feature in _wanted(features(one.op, one.plan), one.plan, self._config.pattern):
+                if feature not in one.cells:
+                    self._decide(one, feature, NOT_REACHED, INTERRUPTED)
 
     def _submit(self, then: Callable[[Any], None], work: Callable[..., Any], *arguments: Any) -> None:
         self._jobs[self._pool.submit(work, *arguments)] = then

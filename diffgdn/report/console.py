@@ -67,11 +67,7 @@ class ConsoleReport:
             case events.PhaseStarted():
                 self._next_line = time.monotonic() + LINE_SECONDS
             case events.PhaseEnded(phase="compile"):
-                seconds = _duration(event.seconds)
-                self._print(
-                    f"compiled {self._tally.compiled} variants in {seconds}, shared by all workers",
-                    style="dim",
-                )
+                self._print(_compiled(self._tally, event.seconds), style="dim")
             case events.FindingFound():
                 self._found(event)
             case events.FindingShrunk():
@@ -279,6 +275,14 @@ def _progress(tally: Tally) -> RenderableType:
         text = f"{tally.steps_done} of {tally.steps}" if tally.steps else _duration(tally.phase_seconds)
     row.add_row(_words(tally), bar, text)
     return row
+
+
+def _compiled(tally: Tally, seconds: float) -> str:
+    """Say how many kernel variants were compiled ahead, and of how many where the time ended that."""
+    most = tally.config.max_time
+    cut = most is not None and seconds >= most
+    of, rest = (f" of {tally.steps}", "; others compile when a case meets them") if cut else ("", "")
+    return f"compiled {tally.compiled}{of} variants in {_duration(seconds)}, shared by all workers{rest}"
 
 
 def _shrunk(event: events.FindingShrunk) -> str:

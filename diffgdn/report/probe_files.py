@@ -33,7 +33,7 @@ summary { cursor: pointer }
 
 def to_json(matrix: Matrix) -> dict[str, Any]:
     """Write a matrix as a dict of JSON's types."""
-    fitted = fit(matrix)
+    python, toml = _fitted(matrix)
     return {
         "format_version": FORMAT_VERSION,
         "target": matrix.target,
@@ -43,12 +43,18 @@ def to_json(matrix: Matrix) -> dict[str, Any]:
         "versions": versions(matrix.device),
         "seconds": round(matrix.seconds, 1),
         "exit_code": matrix.exit_code,
+        "interrupted": matrix.interrupted,
         "operations": {row.op: _row(row, matrix.target) for row in matrix.rows},
-        "promises": {
-            "python": promises_text.python(fitted),
-            "toml": promises_text.toml(fitted, matrix.target),
-        },
+        "promises": {"python": python, "toml": toml},
     }
+
+
+def _fitted(matrix: Matrix) -> tuple[str, str]:
+    """Write the promises that fit, in Python and in TOML; nothing where the probe was interrupted."""
+    if matrix.interrupted:
+        return "", ""
+    fitted = fit(matrix)
+    return promises_text.python(fitted), promises_text.toml(fitted, matrix.target)
 
 
 def _row(row: Row, target: str) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def text(matrix: Matrix) -> str:
 
 def html(matrix: Matrix) -> str:
     """Write a page that stands alone: the table, what is not right, and the promises that fit."""
-    fitted, title = fit(matrix), f"diffgdn probe {matrix.target}"
+    (python, toml), title = _fitted(matrix), f"diffgdn probe {matrix.target}"
     said = versions(matrix.device)
     where = ", ".join(f"{name} {value}" for name, value in {"backend": matrix.backend, **said}.items())
     failed = [cell for cell in matrix.every if cell.status in FAILED]
@@ -92,9 +98,11 @@ def html(matrix: Matrix) -> str:
         _table(matrix),
         "<h2>What is not right</h2>" if failed else "",
         *(_detail(cell, matrix.target) for cell in failed),
-        "<h2>Promises that fit what was seen</h2><h3>Python</h3>",
-        f"<pre>{escape(promises_text.python(fitted))}</pre><h3>diffgdn.toml</h3>",
-        f"<pre>{escape(promises_text.toml(fitted, matrix.target))}</pre></html>",
+        f"<h2>Promises that fit what was seen</h2><h3>Python</h3><pre>{escape(python)}</pre>"
+        if python
+        else "",
+        f"<h3>diffgdn.toml</h3><pre>{escape(toml)}</pre>" if toml else "",
+        "</html>",
     ]
     return "\n".join(part for part in parts if part) + "\n"
 

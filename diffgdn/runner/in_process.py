@@ -64,7 +64,8 @@ class InProcess:
             configurations = {op: loaded.configurations(op) for op in loaded.operations}
         promises = targets.promises_of(loaded)
         ran = {op: targets.provenance_of(loaded, op) for op in loaded.operations}
-        return About(device, tuple(loaded.operations), loaded.layout, configurations, promises, ran)
+        heads = targets.heads_compiled(loaded)
+        return About(device, tuple(loaded.operations), loaded.layout, configurations, promises, ran, heads)
 
     def load(self, target: str) -> None:
         """Import a target ahead of its first case."""

@@ -27,6 +27,7 @@ class SetupError(RunnerError):
 class About:
     """What a runner knows of itself and of a target. configurations: of a foreign kernel, per operation.
     promises: what the target supports. provenance: what runs, per operation, where the target says so.
+    heads_compiled: whether its kernels are compiled anew for other numbers of heads.
     """
 
     device: str
@@ -35,6 +36,7 @@ class About:
     configurations: Mapping[str, int] = field(default_factory=dict)
     promises: Promises = EVERYTHING
     provenance: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    heads_compiled: bool = False
 
 
 Familiar = Callable[[CheckFailure], bool]

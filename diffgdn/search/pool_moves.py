@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from diffgdn.cases.case import Case, Pool
+from diffgdn.cases.state_options import StateOptions
 from diffgdn.search.changes import changed, smaller_numbers
 
 
@@ -25,9 +26,16 @@ def pool(case: Case) -> Iterator[Case | None]:
 
 
 def _without_steps(case: Case) -> Iterator[Case | None]:
-    """Leave verify's options out of an update."""
+    """Leave verify's options out of an update, and with the buffer what is said of it."""
     if case.operation.kind == "update" and case.pool.steps:
-        yield changed(case, pool=replace(case.pool, steps=0, buffer=0, rows=()), parents=())
+        options, usual = case.state_options, StateOptions()
+        of_steps = {name: getattr(usual, name) for name in ("step_update", "step_rows", "cache_steps")}
+        yield changed(
+            case,
+            pool=replace(case.pool, steps=0, buffer=0, rows=()),
+            parents=(),
+            state_options=replace(options, **of_steps),
+        )
 
 
 def _in_order(case: Case) -> Iterator[Pool]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffgdn.cases.case import Case
 from diffgdn.reference.noise import Contract
-from diffgdn.targets import get, promises_of
+from diffgdn.targets import get, heads_compiled, promises_of
 from diffgdn.tensors.arena import Arguments
 
 
@@ -36,6 +36,7 @@ class Planted:
         """
         self.name, self._fault, self._planted, self._right = name, fault, planted, get(target)
         self.layout, self.promises = self._right.layout, promises_of(self._right)
+        self.heads_compiled = heads_compiled(self._right)
         self.operations = self._right.operations if operations is None else operations
 
     def contract(self, op: str) -> Contract:

@@ -27,7 +27,8 @@ class Target(Protocol):
     """One implementation of one or more operations.
 
     layout: of the states that it takes, "vk" for [..., V, K] or "kv" for [..., K, V]. It may have `promises`,
-    of type Promises: what it supports; one without promises everything (`promises_of`).
+    of type Promises: what it supports; one without promises everything (`promises_of`). It may have
+    `heads_compiled`: False if its kernels take H and HV as plain numbers, so that cases may have any.
     """
 
     name: str
@@ -60,6 +61,11 @@ def promises_of(target: Target) -> Promises:
     """Return what a target promises: everything, if it does not say."""
     promises: Promises = getattr(target, "promises", EVERYTHING)
     return promises
+
+
+def heads_compiled(target: Target) -> bool:
+    """Return whether kernels are compiled anew for other H and HV: yes, if the target does not say."""
+    return bool(getattr(target, "heads_compiled", True))
 
 
 def provenance_of(target: Target, op: str) -> dict[str, str]:
@@ -118,12 +124,15 @@ class FunctionTarget:
         contract: Contract | None = None,
         refuses: Callable[[Case], str | None] | None = None,
         promises: Promises = EVERYTHING,
+        heads_compiled: bool = True,
     ) -> None:
         """Make a target of functions by name of the operation.
 
         layout: of states, "vk" or "kv". contract: None for `default_contract`. promises: what the kernel
         supports; cases are drawn inside. refuses: says what promises cannot, why a case is not to be run, or
-        None. Raises TargetError for an unknown operation or layout, and for promises that leave no case.
+        None. heads_compiled: whether kernels are compiled anew for other H and HV, as `tl.constexpr` are:
+        cases of a GPU campaign then have few. Raises TargetError for an unknown operation or layout, and for
+        promises that leave no case.
         """
         unknown = sorted(set(functions) - set(OPERATIONS))
         if unknown:
@@ -134,6 +143,7 @@ class FunctionTarget:
             raise TargetError(f"target {name}: layout must be 'vk' or 'kv', got {layout!r}")
         self.name, self.functions, self.layout = name, dict(functions), layout
         self._contract, self._refuses, self.promises = contract, refuses, promises
+        self.heads_compiled = heads_compiled
         self._accepts = {op: _accepted(function) for op, function in functions.items()}
         check_promises(self)
         self.promises = self.narrowed(promises)
@@ -201,6 +211,7 @@ def target(
     contract: Contract | None = None,
     refuses: Callable[[Case], str | None] | None = None,
     promises: Promises = EVERYTHING,
+    heads_compiled: bool = True,
 ) -> Callable[[Callable[..., Any]], FunctionTarget]:
     """Decorate a function that takes an operation's keyword arguments to make it a target of the operations.
 
@@ -209,6 +220,7 @@ def target(
 
     def wrap(function: Callable[..., Any]) -> FunctionTarget:
         functions = dict.fromkeys(operations, function)
-        return FunctionTarget(name or function.__name__, functions, layout, contract, refuses, promises)
+        named = name or function.__name__
+        return FunctionTarget(named, functions, layout, contract, refuses, promises, heads_compiled)
 
     return wrap

@@ -30,6 +30,7 @@ class Eager:
     name = "eager"
     layout = "vk"
     operations = tuple(OPERATIONS)
+    heads_compiled = False  # nothing is compiled
     # It reads indices on the CPU: no graph holds it.
     promises = Promises(tail_output=ZERO, execution=("eager", "stream", "device"))
     batch_invariant = False  # torch's softplus and sigmoid on a CPU round otherwise at a tensor's end

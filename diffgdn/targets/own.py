@@ -23,4 +23,4 @@ def own(layout: str) -> FunctionTarget:
         for op, operation in OPERATIONS.items()
         if layout in operation.layouts and hasattr(ours, calls.FUNCTIONS[op])
     }
-    return FunctionTarget(layout, functions, layout, promises=PROMISES)
+    return FunctionTarget(layout, functions, layout, promises=PROMISES, heads_compiled=False)

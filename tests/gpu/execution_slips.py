@@ -48,7 +48,9 @@ def copy_slots(p_from, p_to, p_indices, size, stride_from, stride_to, GATHER: tl
 COPIED = replace(PACKED, strides=("compact",), step_rows=("given",), token_slots=(False,))
 
 
-@diffgdn.target(OP, promises=replace(COPIED, execution=("eager", "graph", "graph_stale")))
+@diffgdn.target(
+    OP, promises=replace(COPIED, execution=("eager", "graph", "graph_stale")), heads_compiled=False
+)
 def reads_tails(**given: Given) -> Tensor:
     """States are gathered, updated and scattered, those of sequences without tokens too."""
     pool, indices = given["initial_state_source"], given["initial_state_indices"]
@@ -67,7 +69,7 @@ def reads_tails(**given: Given) -> Tensor:
 STARTS: list[Tensor] = []
 
 
-@diffgdn.target(OP, promises=PACKED)
+@diffgdn.target(OP, promises=PACKED, heads_compiled=False)
 def decides_at_capture(**given: Given) -> Tensor:
     """Where sequences begin is made ready before a capture, and under it is what it was then."""
     if not torch.cuda.is_current_stream_capturing():
@@ -75,7 +77,7 @@ def decides_at_capture(**given: Given) -> Tensor:
     return update(**{**given, "cu_seqlens": STARTS[0]})
 
 
-@diffgdn.target("gdn.decode", promises=PACKED)
+@diffgdn.target("gdn.decode", promises=PACKED, heads_compiled=False)
 def decodes_what_was_captured(**given: Given) -> Tensor:
     """The same of decode."""
     if not torch.cuda.is_current_stream_capturing():
@@ -84,7 +86,7 @@ def decodes_what_was_captured(**given: Given) -> Tensor:
     return o
 
 
-@diffgdn.target(OP, promises=PACKED)
+@diffgdn.target(OP, promises=PACKED, heads_compiled=False)
 def synchronises(**given: Given) -> Tensor:
     """The number of tokens is read back."""
     o = update(**given)
@@ -94,7 +96,7 @@ def synchronises(**given: Given) -> Tensor:
 WORKSPACES: dict[Any, Tensor] = {}
 
 
-@diffgdn.target(OP)
+@diffgdn.target(OP, heads_compiled=False)
 def keeps_what_it_allocated(**given: Given) -> Tensor:
     """Under capture the output is allocated once, and taken from there by later calls of that shape."""
     o = update(**given)
@@ -106,14 +108,16 @@ def keeps_what_it_allocated(**given: Given) -> Tensor:
     return o
 
 
-@diffgdn.target(OP, promises=diffgdn.Promises(execution=("eager", "stream")))  # a graph shows it as well
+@diffgdn.target(
+    OP, promises=diffgdn.Promises(execution=("eager", "stream")), heads_compiled=False
+)  # a graph shows it as well
 def on_the_default_stream(**given: Given) -> Tensor:
     """The kernel is launched on the default stream, whatever the current one is."""
     with torch.cuda.stream(torch.cuda.default_stream(given["q"].device)):
         return update(**given)
 
 
-@diffgdn.target(OP, promises=diffgdn.Promises(execution=("eager", "device")))
+@diffgdn.target(OP, promises=diffgdn.Promises(execution=("eager", "device")), heads_compiled=False)
 def without_a_guard(**given: Given) -> Tensor:
     """A kernel of its own is launched on the current device, wherever the tensors lie."""
     o = update(**given)

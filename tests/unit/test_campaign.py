@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -389,18 +390,20 @@ def test_a_case_that_hangs(tmp_path: Path) -> None:
 class Unstarted(engine._Campaign):
     """A campaign on a GPU that notes what it would have its workers run."""
 
-    def __init__(self, configurations: int) -> None:
+    def __init__(self, configurations: int, heads_compiled: bool = False) -> None:
         self.told: list[events.Event] = []
         self.work: list[list[tasks.RunCase]] = []
         config = campaign.Config("fla", FEW, "gpu", 7, 4, Path("findings"))
         super().__init__(
             config, self.told.append, Corpus(config.corpus), WorkerPool(config.pool, Path("running"))
         )
-        self.inbox.ready = tasks.Ready("a GPU", {}, FEW, "vk", dict.fromkeys(FEW, configurations))
-        self.menu = strategies.Menu.draw(7, FEW)
+        self.inbox.ready = tasks.Ready(
+            "a GPU", {}, FEW, "vk", dict.fromkeys(FEW, configurations), heads_compiled=heads_compiled
+        )
+        self.menu = self._menu(FEW)
         self._prepare(self.menu, FEW)
 
-    def _each(self, work: list[tasks.RunCase]) -> None:
+    def _each(self, work: list[tasks.RunCase], seconds: float | None = None) -> None:
         self.work.append(work)
 
 
@@ -432,6 +435,54 @@ def test_configurations_of_a_foreign_kernel_are_compiled_as_far_as_there_is_room
     configurations = [task.case.config for task in compiled]
     per_entry = configurations.count(0)
     assert max(configurations) == (engine.MOST_VARIANTS - 1) // per_entry
+
+
+def test_kernels_compiled_for_heads_meet_one_pair_of_heads_and_one_configuration_a_build() -> None:
+    made = Unstarted(configurations=50, heads_compiled=True)
+    compiled, _ = made.work
+    builds = [build for op in FEW for build in made.menu.entries(op)]
+    assert len(compiled) == len(builds)
+    assert sorted((task.case.H, task.case.HV) for task in compiled) == sorted(
+        build.heads for build in builds if build.heads is not None
+    )
+    assert sorted(task.case.config for task in compiled) == sorted(
+        build.config for build in builds if build.config is not None
+    )
+
+
+def test_operations_take_turns_in_being_compiled() -> None:
+    compiled, _ = Unstarted(configurations=1).work
+    assert [task.case.op for task in compiled[:4]] == ["gdn.extend", "kda.verify"] * 2
+    for op in FEW:
+        sizes = [task.case.K * task.case.V for task in compiled if task.case.op == op]
+        assert sizes == sorted(sizes, reverse=True)
+
+
+class Timed(engine._Campaign):
+    """A campaign of which every task takes a second of a clock that it turns itself."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        config = campaign.Config("vk", FEW, "gpu", 7, 4, Path("findings"), max_time=5.0)
+        super().__init__(
+            config, lambda event: None, Corpus(config.corpus), WorkerPool(config.pool, Path("running"))
+        )
+        self.now, self.ran = 100.0, 0
+        monkeypatch.setattr("diffgdn.campaign.engine.time.monotonic", lambda: self.now)
+
+    def _drive(self, source: Callable[[], tasks.Task | None]) -> None:
+        while source() is not None:
+            self.now += 1.0
+            self.ran += 1
+
+
+def test_compilation_takes_no_longer_than_the_campaign_may_explore(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Timed(monkeypatch)
+    made.inbox.ready = tasks.Ready("a GPU", {}, FEW, "vk", dict.fromkeys(FEW, 1))
+    work = [tasks.RunCase(Case("gdn.decode"), "vk", "compile") for _ in range(9)]
+    made._each(work, made.config.max_time)
+    assert made.ran == 5
+    made._each(work)
+    assert made.ran == 5 + 9
 
 
 def test_an_operation_whose_cases_are_all_refused(tmp_path: Path) -> None:

@@ -50,6 +50,33 @@ def statuses(matrix: Matrix) -> dict[str, str]:
     return {cell.name: cell.status for row in matrix.rows for cell in row.cells}
 
 
+@pytest.mark.parametrize("cells", [1, 6])
+def test_an_interrupted_probe_tells_what_it_knows(cells: int) -> None:
+    def stop(words: str, done: int, known: int) -> None:
+        if done >= cells:
+            raise KeyboardInterrupt
+
+    config = Config("vk", EAGER, ("gdn.decode",), "K=*", 1, 300.0, HANG_SECONDS)
+    matrix = probe(config, stop)
+    assert (matrix.interrupted, matrix.exit_code) == (True, 130)
+    found = [cell.status for row in matrix.rows for cell in row.cells]
+    assert "right" in found
+    left = {cell.message for row in matrix.rows for cell in row.cells if cell.status == "not reached"}
+    assert left == {"the probe was interrupted"}
+    told = json.loads(probe_files.text(matrix))
+    assert (told["interrupted"], told["promises"]) == (True, {"python": "", "toml": ""})
+    assert "Promises that fit" not in probe_files.html(matrix)
+
+
+def test_a_probe_interrupted_before_it_knows_anything_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> Cell:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Asker, "cell", stop)
+    with pytest.raises(KeyboardInterrupt):
+        probe(Config("vk", EAGER, ("gdn.decode",), "K=*", 1, 300.0, HANG_SECONDS))
+
+
 @pytest.mark.parametrize("op", OPERATIONS)
 def test_a_case_differs_from_the_plain_one_in_its_feature_and_what_is_a_feature_too(op: str) -> None:
     usual = plan.usual(op)

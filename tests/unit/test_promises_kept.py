@@ -182,7 +182,7 @@ class Unstarted(engine._Campaign):
         self.inbox.ready = tasks.Ready("a GPU", {}, few, "vk", dict.fromkeys(few, 1), promises)
         self._prepare(Menu.draw(7, few, promises=promises), few)
 
-    def _each(self, work: list[tasks.RunCase]) -> None:
+    def _each(self, work: list[tasks.RunCase], seconds: float | None = None) -> None:
         self.work.append(work)
 
 

@@ -63,6 +63,13 @@ def test_slots_may_lie_apart_and_what_is_inside_one_may_not(target: ReleasedTarg
     assert apart.endswith("promised, gapped states asked")
 
 
+@pytest.mark.parametrize("op", ["gdn.update", "gdn.decode", "kda.packed_decode", "kda.verify"])
+def test_rows_behind_the_live_ones_of_a_graph_name_no_slot(target: ReleasedTarget, op: str) -> None:
+    promised = targets.promises_of(target).of(op).execution
+    assert set(promised) >= {"eager", "graph"}
+    assert not {"graph_stale", "graph_poisoned"} & set(promised)
+
+
 def test_dense_states_may_lie_as_they_like(target: ReleasedTarget) -> None:
     dense = Case("gdn.recurrent", HV=2, pool=Pool(indices=()), lay=(Lay("state", gaps=(0, 16, 0, 0)),))
     assert refusal(target, dense) is None

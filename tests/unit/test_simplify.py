@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
+from diffgdn.cases.state_options import StateOptions
 from diffgdn.search import by_field, moves
 
 # An unlucky case of each kind: many sequences, heads and flags.
@@ -150,6 +151,20 @@ def test_no_case_is_asked_for_once_the_time_is_up() -> None:
     found = by_field.simplest(EXTEND, runs, lambda: len(runs.asked) >= 9)
     assert len(runs.asked) == 9
     assert found.id == runs.met[-1]
+
+
+def test_a_buffer_of_steps_goes_with_what_is_said_of_it() -> None:
+    steps = StateOptions(step_update=True, output=False)
+    pool = Pool(steps=1, buffer=1, rows=(0,))
+    update = Case("gdn.update", pool=pool, state_options=steps)
+
+    def no_final_state(case: Case) -> bool:
+        """It is written where there is no buffer, and beside one that is updated too."""
+        options = case.state_options
+        return not options.output and (not case.pool.steps or options.step_update)
+
+    found = by_field.simplest(update, no_final_state)
+    assert found == Case("gdn.update", state_options=StateOptions(output=False))
 
 
 EIGHTY = replace(EXTEND, K=80, V=80)

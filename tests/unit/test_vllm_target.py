@@ -128,6 +128,13 @@ def test_what_is_promised_has_its_source(target: CaseTarget) -> None:
     assert target.missing["gdn.recurrent"].startswith("its functions know dense states of one token")
 
 
+def test_rows_behind_the_live_ones_of_a_graph_name_no_slot(target: CaseTarget) -> None:
+    for op in ("gdn.update", "gdn.decode", "kda.packed_decode", "kda.verify"):
+        promised = targets.promises_of(target).of(op).execution
+        assert set(promised) >= {"eager", "graph"}
+        assert not {"graph_stale", "graph_poisoned"} & set(promised)
+
+
 def test_what_it_cannot_be_asked_for_raises(target: CaseTarget) -> None:
     """A probe asks beyond the promises, and is not to be told of a wrong result."""
     case = Case("gdn.decode", inplace=False)

@@ -134,6 +134,9 @@ PACKED_STRIDES = tuple(
 )
 NO_ROW = "its trees need a row of the buffer of steps"
 PLAIN = ("eager", "stream", "device")  # all but graphs
+# Its engine names no slot behind the live rows of a replayed graph. _replay_metadata in srt/layers/attention/
+# hybrid_linear_attn_backend.py: `mamba_indices[bs - num_padding :] = -1`, and the bounds repeat the last one.
+PADDED = ("eager", "graph", "stream", "device")
 
 
 def make(name: str, place: str | None) -> ReleasedTarget:
@@ -222,6 +225,8 @@ def _promised(op: str, function: Function) -> dict[str, Any]:
     if kind in ("update", "verify"):
         # Its kernel reads a row of intermediate_state_indices for each sequence, whatever slots are given.
         out["step_rows"] = ("given",)
+    if kind in ("update", "decode", "packed_decode", "verify"):
+        out["execution"] = PADDED
     if kind != "recurrent":
         out["strides"] = ("compact", *(PACKED_STRIDES if kind == "packed_decode" else SLOT_STRIDES))
     return out

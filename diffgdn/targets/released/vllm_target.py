@@ -147,6 +147,9 @@ NO_RECURRENT = "its functions know dense states of one token a sequence alone: h
 # stored in the dtype of k; products of fp32 operands take tl.dot's default. Gates and states are fp32.
 CHUNK = Contract(operand="input", chunked=True, tf32=True)
 PLAIN = ("eager", "stream", "device")  # all but graphs
+# Its engine names no slot behind the live rows of a replayed graph, v1/attention/backends/gdn_attn.py:
+# `spec_state_indices_tensor[num_spec_decodes:].fill_(PAD_SLOT_ID)`, and the same of the others.
+PADDED = ("eager", "graph", "stream", "device")
 
 
 def make(name: str, place: str | None) -> CaseTarget:
@@ -203,6 +206,8 @@ def _promised(op: str, function: Function) -> dict[str, Any]:
         # ValueError in fused_recurrent.py of either: `out`, A_log and dt_bias are contiguous, as is the last
         # axis of mixed_qkv, a and b and of the state.
         out |= {"strides": _without("weights", "outputs", "lying tokens", "lying states")}
+    if kind != "extend":
+        out["execution"] = PADDED
     if kind in ("decode", "packed_decode", "verify") and not optional(function, "dt_bias"):
         out["dt_bias"] = ("float32", "float16", "bfloat16", "q", "gate")  # `dt_bias: torch.Tensor`
     if not kda:
