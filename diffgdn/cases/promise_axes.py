@@ -47,6 +47,18 @@ class Words:
 
 
 @dataclass(frozen=True)
+class Word:
+    """What is said of results, in one of a few words: no axis of cases."""
+
+    known: tuple[str, ...]
+
+    def read(self, name: str, given: Any) -> str:
+        """Check the word. Raises ValueError."""
+        require(given in self.known, f"{name}: expected one of {', '.join(self.known)}, got {given!r:.80}")
+        return str(given)
+
+
+@dataclass(frozen=True)
 class Flag:
     """An axis that says whether something may occur."""
 

@@ -19,7 +19,7 @@ from diffgdn.cases.execution import EXECUTIONS
 from diffgdn.cases.json_record import Record, require
 from diffgdn.cases.lay import ALIGNMENTS, STRIDES
 from diffgdn.cases.operations import OPERATIONS, Operation
-from diffgdn.cases.promise_axes import BATCHES, MOST_TREE, Flag, Floats, Whole, Words
+from diffgdn.cases.promise_axes import BATCHES, MOST_TREE, Flag, Floats, Whole, Word, Words
 from diffgdn.cases.spans import Numbers, Span
 from diffgdn.cases.state_options import CACHE_STEPS, STEP_ROWS
 
@@ -31,6 +31,7 @@ AS_GATE = "gate"  # that of a
 MOST_HEADS = 1024
 DTYPE_AXES = ("state_dtype", "gate_dtype", "dt_bias")  # that may name the dtype of q
 ENDLESS = 1 << 40
+ANY, ZERO = "any", "zero"  # what output rows of padding tokens hold
 Own = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]  # fields of operations, as pairs, which hash
 OUTSIDE = "outside the promises: "  # where a reason is given why a case is not run
 
@@ -53,6 +54,12 @@ def _either() -> Any:
 def _may() -> Any:
     """Make a field that says whether something may occur."""
     return field(default=True, metadata={"axis": Flag()})
+
+
+def _says(*words: str) -> Any:
+    """Make a field that says something of results, the least first. Promises that differ in it alone take the
+    same cases, and are equal."""
+    return field(default=words[0], compare=False, metadata={"says": Word(words)})
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,6 +108,8 @@ class Promises(Record):
     `execution`: "eager", a plain call, which all take; "graph", "graph_stale", "graph_poisoned", replayed
     from a CUDA graph; "stream", on a side stream; "device", on a GPU that is not the current one. See the
     module of that name.
+
+    Results: `tail_output`, what the output rows of `tail` hold: "zero", or "any", which nobody looks at.
 
     `operations` holds, by name of an operation, fields that are otherwise there.
 
@@ -164,12 +173,12 @@ class Promises(Record):
     track: tuple[bool, ...] = _either()
     company: bool = _may()
     execution: tuple[str, ...] = _words(*EXECUTIONS)
+    tail_output: str = _says(ANY, ZERO)
     operations: Mapping[str, Mapping[str, Any]] | Own = ()
 
     def __post_init__(self) -> None:
-        for spec in AXES:
-            read = spec.metadata["axis"].read(spec.name, getattr(self, spec.name))
-            object.__setattr__(self, spec.name, read)
+        for name, kind in _KINDS.items():
+            object.__setattr__(self, name, kind.read(name, getattr(self, name)))
         object.__setattr__(self, "operations", _read_operations(self.operations))
         for op, _ in self._own():
             try:
@@ -194,7 +203,12 @@ class Promises(Record):
 
         Raises ValueError if nothing is left of it, which names the fields that do not go together.
         """
-        return _of(self, op)
+        return _of(self, op, self.tail_output)
+
+    def without_limits(self) -> Promises:
+        """Return promises that take every case, and say the same of results."""
+        own = {op: {name: value for name, value in table if name in SAID} for op, table in self._own()}
+        return Promises(**{name: getattr(self, name) for name in SAID}, operations=own)
 
     def narrowed(self, fields: Mapping[str, Mapping[str, Any]]) -> Promises:
         """Return promises that take no more than these fields of operations, by name, leave of each axis.
@@ -277,12 +291,14 @@ class Promises(Record):
 
 AXES = tuple(spec for spec in fields(Promises) if "axis" in spec.metadata)
 _AXIS = {spec.name: spec.metadata["axis"] for spec in AXES}
+SAID = {spec.name: spec.metadata["says"] for spec in fields(Promises) if "says" in spec.metadata}
+_KINDS = _AXIS | SAID
 
 
 def _known(names: Mapping[str, Any]) -> None:
     """Check that all of these are fields. Raises ValueError."""
-    unknown = [name for name in names if name not in _AXIS]
-    require(not unknown, f"promises: unknown field {unknown[:1]!r:.60}; known: {', '.join(_AXIS)}")
+    unknown = [name for name in names if name not in _KINDS]
+    require(not unknown, f"promises: unknown field {unknown[:1]!r:.60}; known: {', '.join(_KINDS)}")
 
 
 def _read_operations(given: Any) -> Own:
@@ -295,14 +311,15 @@ def _read_operations(given: Any) -> Own:
         require(op in OPERATIONS, f"operations: expected names of {', '.join(OPERATIONS)}, got {op!r:.40}")
         try:
             _known(table)
-            tables[op] = {name: _AXIS[name].read(name, value) for name, value in table.items()}
+            tables[op] = {name: _KINDS[name].read(name, value) for name, value in table.items()}
         except ValueError as error:
             raise ValueError(f"operations[{op!r}]: {error}") from None
     return tuple((op, tuple(table.items())) for op, table in tables.items())
 
 
 @functools.lru_cache(maxsize=1024)
-def _of(promises: Promises, op: str) -> Promises:
+def _of(promises: Promises, op: str, tail_output: str) -> Promises:
+    # `tail_output` is no part of equality, by which the cache goes.
     own = promises._with_own(op) if promises.operations else promises
     _check_left(own, OPERATIONS[op])
     return own

@@ -70,6 +70,8 @@ def region(case: Case, kind: str, tensor: str | None, place: str | None, message
         return _end(message)
     if kind in ("hung", "not_repeatable", "not_captured", "execution_differs"):
         return ""
+    if kind == "tail_not_zero":
+        return f"{tensor}, behind the last sequence"
     if kind == "guard_written":
         return f"{tensor}, {'before its start' if 'element -' in (place or '') else 'past its rows'}"
     if kind == "slot_changed":

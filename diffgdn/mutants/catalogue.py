@@ -26,14 +26,6 @@ NOT_HERE: dict[str, str] = {
     "grid-axis-limit": (
         "FLA #1077: a GPU's limit of 65535 programs along an axis, which the interpreter does not have"
     ),
-    "out-left-empty": (
-        "FLA, commit 80e69a56: output rows beyond the last sequence, which no check compares: put back,"
-        " nothing was found in 701 cases. A unit test of the kernels holds them to zero"
-    ),
-    "pad-rows-last-chunk-only": (
-        "FlashQLA, commit 6e5d2ea: the same rows, zeroed as far as one chunk reaches; put back, nothing was"
-        " found in 513 cases"
-    ),
     "stale-graph-tail": "SGLang #32555: of a captured CUDA graph that is replayed; GPU only",
 }
 

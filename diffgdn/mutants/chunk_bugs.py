@@ -133,6 +133,26 @@ BUGS = (
         "gdn.extend",
     ),
     Mutant(
+        "out-left-empty",
+        "FLA, commit 80e69a56",
+        "output rows behind the last sequence are left as they were allocated",
+        (Edit("chunk/output.py", "(o_t < -rows)", "(o_t < (0 if KDA else -rows))"),),
+        "kda.extend",
+    ),
+    Mutant(
+        "pad-rows-last-chunk-only",
+        "FlashQLA, commit 6e5d2ea",
+        "output rows behind the last sequence are zeroed as far as one chunk reaches",
+        (
+            Edit(
+                "chunk/tile_table.py",
+                "-tl.minimum(tokens - start, BT)",
+                "tl.where(o_c == seen, -tl.minimum(tokens - start, BT), 0)",
+            ),
+        ),
+        "*.extend",
+    ),
+    Mutant(
         "empty-seq-epilogue",
         "FlashQLA, commit 7fd5525",
         "the final state of a sequence without a chunk is zero",

@@ -6,6 +6,7 @@ from diffgdn.cases.operations import OPERATIONS
 from diffgdn.mutants.catalogue import MUTANTS
 from diffgdn.mutants.mutated_kernels import load
 from diffgdn.targets import FunctionTarget, calls
+from diffgdn.targets.own import PROMISES
 
 
 def name_of(mutant: str) -> str:
@@ -18,4 +19,4 @@ def __getattr__(name: str) -> FunctionTarget:
         raise AttributeError(f"no mutant {name!r}")
     module = load(MUTANTS[name])
     functions = {op: getattr(module, calls.FUNCTIONS[op]) for op in OPERATIONS}
-    return FunctionTarget(name, functions, heads_compiled=False)
+    return FunctionTarget(name, functions, promises=PROMISES, heads_compiled=False)

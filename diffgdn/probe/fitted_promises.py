@@ -2,7 +2,7 @@
 
 What a target refuses or raises on is left out. What is wrong, crashes or hangs stays in: nobody but the user
 can say whether it is a fault or a promise not made, so it is put beside as the choice that it is. What was
-not reached stays as the target promises it.
+not reached stays as the target promises it, and so does what it says of results.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from diffgdn.cases import spans
 from diffgdn.cases.promise_axes import Flag, Whole, Words
-from diffgdn.cases.promises import AXES, EVERYTHING, Promises
+from diffgdn.cases.promises import AXES, EVERYTHING, SAID, Promises
 from diffgdn.cases.spans import Span
 from diffgdn.probe.cells import DOUBTFUL, NOT_REACHED, RIGHT, Cell, Matrix, Row
 
@@ -65,10 +65,10 @@ def fit(matrix: Matrix) -> Fitted:
     """Return the promises that fit a matrix; operations without a right plain case have none."""
     rows = [row for row in matrix.rows if row.plain.status == RIGHT]
     found = {row.op: {line.axis: line for line in _lines(row, matrix.declared)} for row in rows}
-    asked = {row.op: {axis for axis, _ in row.plain_values} | {c.axis for c in row.cells} for row in rows}
+    asked = {row.op: {a for a, _ in row.plain_values} | {c.axis for c in row.cells} | {*SAID} for row in rows}
     common = []
-    for spec in AXES:
-        here = [found[op].get(spec.name) for op in found if spec.name in asked[op]]
+    for name in (*(spec.name for spec in AXES), *SAID):
+        here = [found[op].get(name) for op in found if name in asked[op]]
         first = here[0] if here else None
         if first is not None and all(one == first for one in here):
             common.append(first)
@@ -102,6 +102,9 @@ def _lines(row: Row, declared: Promises) -> Iterator[Line]:
         if loose is None and not doubts:
             continue
         yield Line(spec.name, loose, why, _said(doubts), strict if doubts and strict != loose else None)
+    for name in SAID:
+        if getattr(own, name) != getattr(EVERYTHING, name):
+            yield Line(name, getattr(own, name))
 
 
 def _cells(row: Row, axis: str) -> list[Cell]:

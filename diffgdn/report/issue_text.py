@@ -30,6 +30,7 @@ SAYS = {
     "not_finite": "returns values that are not finite in the $",
     "poison_leaked": "lets memory that belongs to none of its arguments reach the $",
     "never_written": "leaves elements of the $ unwritten",
+    "tail_not_zero": "leaves rows of the $ behind the last sequence that are not zero",
     "input_changed": "writes to its argument $, which is to be read only",
     "slot_changed": "writes to the $ of a sequence that it was not asked about",
     "guard_written": "writes to memory beside $",

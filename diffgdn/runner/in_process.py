@@ -15,6 +15,7 @@ import torch
 
 from diffgdn import targets
 from diffgdn.backend import revision
+from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call, History
 from diffgdn.cases.trace import call_of
 from diffgdn.findings import repro
@@ -24,10 +25,10 @@ from diffgdn.findings.repro.call_script import CallScript
 from diffgdn.runner import heap
 from diffgdn.runner.messages import About, Familiar, RunnerError, SetupError, unfamiliar
 from diffgdn.targets import Target
-from diffgdn.verdict import localize
+from diffgdn.verdict import localize, stages
 from diffgdn.verdict.failures import KernelCrashed, Verdict
 from diffgdn.verdict.pattern import Tile
-from diffgdn.verdict.question import Question, Subject, question_of
+from diffgdn.verdict.question import ORACLE, Question, Subject, question_of
 
 MEMORY_TRIES = 4
 
@@ -86,7 +87,8 @@ class InProcess:
             with _tiles(sizes := dict[str, int]()) if picture else nullcontext():
                 verdict = self._judged(subject, loaded, question, picture)
             if picture and verdict.comparison is not None:
-                verdict = replace(verdict, picture=localize.text(verdict.comparison, Tile(**sizes)))
+                stage = self._stage(verdict.case, loaded, question)
+                verdict = replace(verdict, picture=localize.text(verdict.comparison, Tile(**sizes), stage))
         if verdict.ok:
             return verdict
         ran = targets.provenance_of(loaded, verdict.case.op)
@@ -107,13 +109,20 @@ class InProcess:
                         comparison = self._judged(call.subject, loaded, question_of(call)).comparison
                 if comparison is not None:
                     path = folder / f"{finding.id}.png"
-                    files.append(localize.write_picture(comparison, path, finding.target, Tile(**sizes)))
+                    stage = self._stage(finding.case, loaded, question_of(finding.call))
+                    tile = Tile(**sizes)
+                    files.append(localize.write_picture(comparison, path, finding.target, tile, stage))
         return files
 
     def call_script(self, finding: Finding, guarded: bool) -> CallScript:
         loaded = self._target(finding.target)
         with _errors_in_one_line():
             return call_script.make(finding, loaded, guarded)
+
+    def _stage(self, case: Case, target: Target, question: Question) -> str:
+        """Say which stage of a wrong call is the first to be wrong; "" where that is not known."""
+        found = stages.first_wrong(case, target, self._backend) if question == ORACLE else None
+        return "" if found is None else str(found)
 
     def _target(self, name: str) -> Target:
         if name not in self._targets:

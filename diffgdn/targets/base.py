@@ -88,10 +88,8 @@ def refusal(target: Target, case: Case, backend: str) -> str | None:
 class Unbound:
     """A target of which everything is asked, whatever it promises; all else is that of the target."""
 
-    promises = EVERYTHING
-
     def __init__(self, target: Target) -> None:
-        self._target = target
+        self._target, self.promises = target, promises_of(target).without_limits()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._target, name)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from diffgdn.cases.case import Case
 from diffgdn.cases.operand_options import dtype_of
 from diffgdn.cases.operations import OPERATIONS
-from diffgdn.cases.promises import Promises
+from diffgdn.cases.promises import ZERO, Promises
 from diffgdn.reference.noise import Contract
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import DTYPE
@@ -31,7 +31,8 @@ class Eager:
     layout = "vk"
     operations = tuple(OPERATIONS)
     heads_compiled = False  # nothing is compiled
-    promises = Promises(execution=("eager", "stream", "device"))  # it reads indices on the CPU
+    # It reads indices on the CPU: no graph holds it.
+    promises = Promises(tail_output=ZERO, execution=("eager", "stream", "device"))
     batch_invariant = False  # torch's softplus and sigmoid on a CPU round otherwise at a tensor's end
 
     def contract(self, op: str) -> Contract:

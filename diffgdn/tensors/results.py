@@ -197,6 +197,11 @@ def _shape(result: Result, tensor: Tensor, layout: str) -> Tensor:
     return tensor.reshape(result.held, *inner)[: result.shape[0]]
 
 
+def tail_of(case: Case, output: Tensor) -> Tensor:
+    """View the rows of a returned output that belong to padding tokens, [tail, HV, V]."""
+    return output.reshape(case.tokens, case.HV, case.V)[case.total :]
+
+
 def returned_names(case: Case) -> tuple[str, ...]:
     """Name what the operation's function returns, in its order; "" for what is no result of this case.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffgdn.cases.case import Case
 from diffgdn.reference import noise
+from diffgdn.tensors import poison
 from diffgdn.tensors.poison import Stray
 from diffgdn.tensors.region import Change
 from diffgdn.tensors.results import result_of
@@ -28,6 +29,7 @@ from diffgdn.verdict.failures import (
     NotRepeatable,
     PoisonLeaked,
     SlotChanged,
+    TailNotZero,
 )
 
 STATE_ARGUMENTS = ("state", "buffer", "track")  # in which a call may write some states and not others
@@ -204,6 +206,27 @@ def check_bounded(comparison: Comparison) -> None:
             f"error {error:.3g} is {error / bound:.3g} times the bound {bound:.3g} "
             f"({_count(mask)} beyond theirs)",
         )
+
+
+def check_tail(case: Case, rows: Tensor, pattern: int = poison.FRESH, how: str = "") -> None:
+    """Raise TailNotZero unless every output row behind the last sequence is zero, of either sign.
+
+    rows: [tail, HV, V], in the dtype in which they came. pattern: the 16-bit pattern that their memory was
+    filled with. how: the call, if it was executed otherwise than plainly, in words.
+    """
+    mask = rows != 0
+    if mask.any():
+        index = _first(mask)
+        if poison.unwritten(rows, pattern).view(rows.shape)[index]:
+            what = "it was never written"
+        else:
+            what = f"got {float(rows[index]):.6g}"
+        place = f"(padding token {index[0]}, head {index[1]}, V {index[2]})"
+        by = f" by {how}" if how else ""
+        message = (
+            f"an output row behind the last sequence is promised to be zero; {what}{by} ({_count(mask)})"
+        )
+        raise TailNotZero(case.op, "o", place, message)
 
 
 def check_repeatable(case: Case, first: Tensor, second: Tensor, name: str, turned: bool = False) -> None:

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from diffgdn.backend import interpreter
 from diffgdn.cases.case import Case
+from diffgdn.cases.promises import ZERO
 from diffgdn.reference import noise
-from diffgdn.targets import Target, refusal
+from diffgdn.targets import Target, promises_of, refusal
 from diffgdn.tensors import inputs
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import Data
 from diffgdn.tensors.layout import arrange
 from diffgdn.tensors.poison import PoisonedEmpty
-from diffgdn.tensors.results import WrongSize, collect, results_of
+from diffgdn.tensors.results import WrongSize, collect, results_of, tail_of
 from diffgdn.verdict import checks, earlier_calls, executions, leak_source
 from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
 from diffgdn.verdict.error_counts import count_errors
@@ -98,6 +99,12 @@ def assert_correct(case: Case, target: Target, backend: str) -> Verdict:
     return verdict
 
 
+def has_zero_tail(case: Case, target: Target) -> bool:
+    """Whether a case has output rows of padding tokens, which the target promises to be zero."""
+    promised = promises_of(target).of(case.op).tail_output == ZERO
+    return promised and case.tail > 0 and case.state_options.output
+
+
 def is_repeated(case: Case, backend: str) -> bool:
     """Whether a case's call is made twice: on a GPU always; in the interpreter, which is sequential, for one
     case in four, and for all whose programs run in another order than ascending."""
@@ -157,6 +164,7 @@ class Run:
             self.check_fresh(returned)
             patterns = {name: self.fresh.pattern(tensor) for name, tensor in returned.items()}
             results = {name: tensor.cpu() for name, tensor in self.results(self.arguments, returned).items()}
+            tail = self.promised_tail(returned)
         with clock("oracle"):
             device = oracle_device(case, self.backend)
             reference = noise.reference(case, data, contract, received_dtypes(case, results), device)
@@ -178,6 +186,8 @@ class Run:
                         self.errors.append(count_errors(comparison))
                     checks.check_bounded(comparison)
             self.current = None
+            if tail is not None:
+                checks.check_tail(case, tail, patterns["o"])
             checks.check_slots(case, change)
         with clock("kernel"):
             self._check_repeats(returned, results)
@@ -233,6 +243,12 @@ class Run:
             return collect(results_of(self.case), arguments, returned, arguments.layout)
         except WrongSize as error:
             raise KernelRaised(self.case.op, error.name, None, str(error)) from None
+
+    def promised_tail(self, returned: dict[str, Tensor]) -> Tensor | None:
+        """Copy the output rows that are promised to be zero, [tail, HV, V] on the CPU; None if none are."""
+        if not has_zero_tail(self.case, self.target) or "o" not in returned:
+            return None
+        return tail_of(self.case, returned["o"]).cpu()
 
     def _results_without_poison(self, data: Data) -> dict[str, Tensor]:
         """Make the call with zeros for all poison (padding tokens, unnamed slots, guards, fresh memory).

@@ -175,9 +175,12 @@ def check(run: Run, data: Data, first: Results) -> None:
         with calling, FilledEmpty():
             returned = run.target.run(run.case, arguments)
         copies = {name: tensor.clone() for name, tensor in run.results(arguments, returned).items()}
+        tail = run.promised_tail(returned)
         left = arguments.arena.clone()
     arguments.arena.copy_(left)  # as it was when the stream of the call was done
     _compare(run.case, first, copies, after, arguments.bits(), f"the call {what}")
+    if tail is not None:
+        checks.check_tail(run.case, tail, how=f"the call {what}")
 
 
 def other_arguments(run: Run, data: Data, arguments: Arguments) -> Arguments | None:
@@ -253,6 +256,9 @@ def _check_graph(run: Run, machine: Machine, data: Data, first: Results, after: 
             table.copy_(values)
         results = run.results(arguments, graph.returned)
         _compare(case, first, results, after, arguments.bits(), "the replay of its graph")
+        tail = run.promised_tail(graph.returned)
+        if tail is not None:
+            checks.check_tail(case, tail, how="the replay of its graph")
     passed = {one.untyped_storage().data_ptr() for one in arguments.tensors.values() if one is not None}
     for name, tensor in between.items():
         if tensor.untyped_storage().data_ptr() not in passed:

@@ -125,6 +125,12 @@ class BeyondBound(CheckFailure):
     kind = "beyond_bound"
 
 
+class TailNotZero(CheckFailure):
+    """An output row of a padding token, behind the last sequence, is not zero, which the target promises."""
+
+    kind = "tail_not_zero"
+
+
 class SlotChanged(CheckFailure):
     """A pool slot or buffer row that the operation must leave alone was written."""
 
@@ -185,6 +191,7 @@ ALL: tuple[type[CheckFailure], ...] = (
     NotFinite,
     NotExact,
     BeyondBound,
+    TailNotZero,
     SlotChanged,
     NotRepeatable,
     NotCaptured,

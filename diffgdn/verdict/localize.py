@@ -243,12 +243,12 @@ def _owner(case: Case, token: int) -> tuple[int, int]:
     return n, token - case.starts[n]
 
 
-def text(comparison: Comparison, tile: Tile = UNKNOWN) -> str:
+def text(comparison: Comparison, tile: Tile = UNKNOWN, stage: str = "") -> str:
     """Write what is wrong, and draw two small pictures: heads x tokens of everything, then the worst head.
 
-    tile: of the kernel, where it is known.
+    tile: of the kernel, where it is known. stage: what is said of the stage that is wrong (`stages`), or "".
     """
-    lines = summary(comparison, tile)
+    lines = summary(comparison, tile) + ([stage] if stage else [])
     if not comparison.got.numel():
         return "\n".join(lines)
     overview, detail = _panels(comparison, tile)
@@ -264,17 +264,20 @@ def text(comparison: Comparison, tile: Tile = UNKNOWN) -> str:
     return "\n".join(lines)
 
 
-def write_picture(comparison: Comparison, path: Path, target: str = "", tile: Tile = UNKNOWN) -> Path:
+def write_picture(
+    comparison: Comparison, path: Path, target: str = "", tile: Tile = UNKNOWN, stage: str = ""
+) -> Path:
     """Write an image of both pictures to `path` (.png); without matplotlib the text beside it as .txt.
 
-    target: its name, for the title. tile: of the kernel, where it is known. Returns the path written.
+    target: its name, for the title. tile, stage: as of `text`. Returns the path written.
     """
     if find_spec("matplotlib") is None or not comparison.got.numel():
         path = path.with_suffix(".txt")
-        path.write_text(text(comparison, tile) + "\n", encoding="utf-8")
+        path.write_text(text(comparison, tile, stage) + "\n", encoding="utf-8")
         return path
     panels = [(panel, *levels(panel)) for panel in _panels(comparison, tile)]
-    picture.figure(panels, title(comparison, target, tile)).savefig(path)
+    told = title(comparison, target, tile) + ([stage] if stage else [])
+    picture.figure(panels, told).savefig(path)
     return path
 
 

@@ -27,9 +27,9 @@ def chunk_kda(
     the state before chunk track_chunk_idx[n] of each sequence n, not rounded; its row stays as it is if the
     sequence has no such chunk, as for a negative number.
 
-    Returns o [B, T, HV, V]; (o, h) with output_intermediate_states; the final state [N, HV, V, K] comes
-    last of the tuple with output_final_state. Raises ValueError or TypeError, before anything is written, for
-    arguments that do not fit together.
+    Returns o [B, T, HV, V], zero past cu_seqlens[-1]; (o, h) with output_intermediate_states; the final state
+    [N, HV, V, K] comes last of the tuple with output_final_state. Raises ValueError or TypeError, before
+    anything is written, for arguments that do not fit together.
     """
     B, T, _, HV, K, V = check.qkv(q, k, v)
     A_log, dt_bias, lower_bound = check.gates(

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from diffgdn.cases.operations import OPERATIONS, Operation
+from diffgdn.cases.promises import Promises
 from diffgdn.findings.repro import standalone
 from diffgdn.targets import FunctionTarget
 
@@ -218,6 +219,14 @@ def _no_shape(given: Given, returned: Any) -> Any:
     return tuple(parts) if isinstance(returned, tuple) else parts[0]
 
 
+def _dirty_tail(given: Given, returned: Any) -> Any:
+    if "out" in given:
+        return returned
+    o = returned[0] if isinstance(returned, tuple) else returned
+    o.view(-1, *o.shape[-2:])[-1, -1, -1] = 1.0
+    return returned
+
+
 def _no_tensor(given: Given, returned: Any) -> Any:
     return "done"
 
@@ -245,6 +254,7 @@ FAULTS: dict[str, Callable[[Given, Any], Any]] = {
     "poison_leaked": _leak,
     "not_finite": _infinity,
     "wrong": _wrong,
+    "tail_not_zero": _dirty_tail,
     "slot_changed": _write_unnamed,
     "unowned step": _write_unowned_step,
     "not_repeatable": _other_bits,
@@ -265,4 +275,6 @@ def _planted(op: str) -> Callable[..., Any]:
     return call
 
 
-planted = FunctionTarget("planted", {op: _planted(op) for op in OPERATIONS})
+planted = FunctionTarget(
+    "planted", {op: _planted(op) for op in OPERATIONS}, promises=Promises(tail_output="zero")
+)

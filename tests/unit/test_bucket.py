@@ -48,6 +48,7 @@ REGIONS: list[tuple[Finding, str]] = [
     (finding("hung", message="no answer within 120 s"), ""),
     (finding("guard_written", "v", "at element -4"), "v, before its start"),
     (finding("guard_written", "v", "at element 99"), "v, past its rows"),
+    (finding("tail_not_zero", "o", "(padding token 1, head 0, V 0)"), "o, behind the last sequence"),
     (finding("slot_changed", "state", "slot 1"), "state, a slot that is only read"),
     (finding("slot_changed", "state", "slot 7"), "state, a slot or step of nobody"),
     (finding("input_changed", "k", "[0, 3]"), "k"),

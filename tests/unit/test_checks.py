@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operations import OPERATIONS
+from diffgdn.cases.promises import Promises
 from diffgdn.reference import noise, oracle
 from diffgdn.targets.base import default_contract
 from diffgdn.targets.eager import Eager
@@ -26,6 +27,7 @@ MODEL = Gates(law="model", beta="uniform")
 DECODE = Case(
     op="gdn.decode", lens=(2, 1), HV=2, pool=Pool(slots=4, indices=(2, 0)), values=PLAIN, gates=MODEL
 )
+TAIL = replace(DECODE, tail=2)
 VERIFY = Case(
     op="gdn.verify",
     lens=(2,),
@@ -91,6 +93,17 @@ def spoil_a_state(case: Case, arguments: Arguments, results: dict[str, Tensor]) 
     arguments["state"][0, 1, 2, 3] += 1e-3
 
 
+def leave_the_tail(case: Case, arguments: Arguments, results: dict[str, Tensor]) -> dict[str, Tensor]:
+    o = torch.empty(results["o"].shape, dtype=results["o"].dtype)
+    o[:, : case.total] = results["o"][:, : case.total]
+    return {**results, "o": o}
+
+
+def zero_a_part_of_the_tail(case: Case, arguments: Arguments, results: dict[str, Tensor]) -> None:
+    results["o"][0, -1, 1, 3:] = torch.tensor(-0.5)
+    results["o"][0, -1, 0] = -0.0  # is zero too
+
+
 def write_another_slot(case: Case, arguments: Arguments, results: dict[str, Tensor]) -> None:
     arguments["state"][3, 0, 0, 0] = 0.0
 
@@ -116,6 +129,12 @@ CASES: list[tuple[Case, Spoil, type[failures.CheckFailure], str]] = [
     (EXACT, off_by_one_rounding, failures.NotExact, "gdn.decode o (sequence 0, token 1, head 0, V 4): got"),
     (DECODE, off_by_a_little, failures.BeyondBound, "gdn.decode o (sequence 1, token 0, head 1, V 3): got"),
     (DECODE, spoil_a_state, failures.BeyondBound, "gdn.decode state (sequence 1, head 1, V 2, K 3): got"),
+    (TAIL, leave_the_tail, failures.TailNotZero,
+     "gdn.decode o (padding token 0, head 0, V 0): an output row behind the last sequence is promised to be "
+     "zero; it was never written (64 of 64"),
+    (TAIL, zero_a_part_of_the_tail, failures.TailNotZero,
+     "gdn.decode o (padding token 1, head 1, V 3): an output row behind the last sequence is promised to be "
+     "zero; got -0.5 (13 of 64"),
     (DECODE, write_another_slot, failures.SlotChanged,
      "gdn.decode state slot 3: the slot was written, and no sequence"),
     (VERIFY, advance_the_pool, failures.SlotChanged,
@@ -134,6 +153,15 @@ def test_a_wrong_kernel_is_named_by_what_is_wrong_with_it(
     verdict = execute.run(case, Spoiled(spoil), "interpret")
     assert type(verdict.failure) is kind
     assert str(verdict.failure).startswith(message)
+
+
+@pytest.mark.parametrize("spoil", [leave_the_tail, zero_a_part_of_the_tail])
+def test_a_tail_is_looked_at_where_it_is_promised_to_be_zero_alone(spoil: Spoil) -> None:
+    target = Spoiled(spoil)
+    target.promises = Promises()
+    assert execute.run(TAIL, target, "interpret").ok
+    target.promises = Promises(operations={"gdn.decode": {"tail_output": "zero"}})
+    assert not execute.run(TAIL, target, "interpret").ok
 
 
 def repeated(case: Case) -> Case:

@@ -21,6 +21,7 @@ from diffgdn import targets
 from diffgdn.backend import selection
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.execution import EXECUTIONS, TAILS
+from diffgdn.cases.promises import Promises
 from diffgdn.cases.trace import Trace
 from diffgdn.cases.trace_steps import Step
 from diffgdn.kernels import fused_recurrent_gated_delta_rule_update
@@ -181,6 +182,14 @@ def _adds_up(**given: Any) -> Tensor:
     return o
 
 
+def _zeroes_once(**given: Any) -> Tensor:
+    """The rows behind the last sequence are zeroed when the call is made, not when it is replayed."""
+    o = update(**given)
+    if capturing[0]:
+        o.view(-1, *o.shape[-2:])[int(given["cu_seqlens"][-1]) :] = 1.0
+    return o
+
+
 def _synchronises(**given: Any) -> Tensor:
     if capturing[0]:
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
@@ -219,6 +228,34 @@ def test_a_slip_that_only_a_replay_shows(
         SEEN[0] = None
         ran = execute.run(replace(case, execution=other), target(function), "interpret")
         assert ran.failure is None
+
+
+@pytest.mark.usefixtures("faked")
+def test_rows_behind_the_last_sequence_are_zero_in_a_replay_too_where_that_is_promised() -> None:
+    case = replace(UPDATE, lens=(3, 1), pool=Pool(4, (3, 0)), tail=2, execution="graph")
+    promised = target(_zeroes_once, promises=Promises(tail_output="zero"))
+    found = execute.run(case, promised, "interpret").failure
+    assert found is not None
+    assert found.kind == "tail_not_zero"
+    assert "got 1 by the replay of its graph" in found.message
+    for other, execution in ((promised, "stream"), (promised, "eager"), (target(_zeroes_once), "graph")):
+        assert execute.run(replace(case, execution=execution), other, "interpret").failure is None
+
+
+@pytest.mark.usefixtures("faked")
+def test_rows_behind_the_last_sequence_are_zero_on_a_side_stream_too() -> None:
+    def later(**given: Any) -> Tensor:
+        o = update(**given)
+        calls.append(1)
+        o[:, -1] = float(len(calls) > 1)
+        return o
+
+    calls: list[int] = []
+    promised = target(later, promises=Promises(tail_output="zero"))
+    found = execute.run(replace(UPDATE, tail=1, execution="stream"), promised, "interpret").failure
+    assert found is not None
+    assert found.kind == "tail_not_zero"
+    assert found.message.endswith("to be zero; got 1 by the call on a side stream (8 of 8 elements)")
 
 
 @pytest.mark.usefixtures("faked")

@@ -237,4 +237,4 @@ def test_the_image_is_told_the_target_and_the_tile(
     finding = Finding(CASE, "eager", "interpret", "beyond_bound", "wrong")
     _, path = runner.document(finding, tmp_path, picture=True)
     assert path == tmp_path / f"{finding.id}.png"
-    assert told[0] == (path, "eager", Tile(V=8, K=16))
+    assert told[0] == (path, "eager", Tile(V=8, K=16), "")

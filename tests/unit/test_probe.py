@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -197,6 +198,16 @@ def test_where_no_plain_case_is_right_nothing_else_is_reached() -> None:
     assert {cell.status for cell in row.cells} == {"not reached"}
     assert matrix.exit_code == 1
     assert fit(matrix).promises() == EVERYTHING
+
+
+def test_what_a_target_says_of_results_stays_as_it_is() -> None:
+    matrix = probed("narrow", "dtype=*")
+    unsaid = fit(replace(matrix, declared=Promises()))
+    assert "tail_output" not in promises_text.python(unsaid)
+    said = fit(replace(matrix, declared=Promises(tail_output="zero")))
+    assert said.promises().tail_output == "zero"
+    assert 'tail_output="zero"' in promises_text.python(said)
+    assert 'tail_output = "zero"' in promises_text.toml(said, "it")
 
 
 def test_what_is_promised_and_what_is_not_are_told_apart() -> None:

@@ -16,7 +16,7 @@ from diffgdn.cases import promises_file
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.lay import Lay
 from diffgdn.cases.operand_options import Operands
-from diffgdn.cases.promises import AXES, EVERYTHING, OUTSIDE, Promises
+from diffgdn.cases.promises import AXES, EVERYTHING, OUTSIDE, SAID, Promises
 from diffgdn.cases.spans import Span
 from diffgdn.cases.state_options import StateOptions
 from diffgdn.strategies import cases
@@ -160,7 +160,7 @@ def test_what_a_case_asks_beyond_the_promises_is_said_in_words(
 
 def test_every_axis_has_its_words_above() -> None:
     assert {name for row in ASKED for name in row[0]} == {spec.name for spec in AXES}
-    assert len(AXES) == len(fields(Promises)) - 1
+    assert len(AXES) + len(SAID) == len(fields(Promises)) - 1
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,8 @@ WRONG = [
     ({"operations": {"gdn.prefill": {}}}, "operations: expected names of gdn.extend"),
     ({"operations": {"gdn.decode": {"k": [1]}}}, "operations['gdn.decode']: promises: unknown field ['k']"),
     ({"operations": {"gdn.decode": {"K": [0]}}}, "operations['gdn.decode']: K: expected whole numbers"),
+    ({"tail_output": "zeros"}, "tail_output: expected one of any, zero, got 'zeros'"),
+    ({"tail_output": ["zero"]}, "tail_output: expected one of any, zero, got ['zero']"),
     ({"operations": ["gdn.decode"]}, "operations: expected a table for each operation, got ['gdn.decode']"),
 ]
 
@@ -309,6 +311,25 @@ def test_a_file_takes_the_place_of_what_the_code_promises(
     assert promises_of(target) == targets.promises(f"{TOYS}:promising") == Promises(K=(4,))
     assert refusal(target, DECODE, "interpret") == f"{OUTSIDE}K: 4 promised, 16 asked"
     assert refusal(target, replace(DECODE, K=4), "interpret") is None
+
+
+def test_what_is_said_of_results_is_no_limit_and_is_of_one_operation_where_it_says_so() -> None:
+    table = {"tail_output": "zero", "K": [16], "gdn.decode": {"tail_output": "any", "K": [8]}}
+    said = Promises.from_table(table)
+    assert [said.of(op).tail_output for op in ("gdn.verify", "gdn.decode")] == ["zero", "any"]
+    freed = said.without_limits()
+    assert freed.of("gdn.decode") == EVERYTHING
+    assert [freed.of(op).tail_output for op in ("gdn.verify", "gdn.decode")] == ["zero", "any"]
+    only = Promises(tail_output="zero")
+    assert only == EVERYTHING  # the same cases
+    assert only.of("gdn.decode").tail_output == "zero" != EVERYTHING.of("gdn.decode").tail_output
+    assert repr(only) == "Promises(tail_output='zero')"
+
+
+def test_our_own_targets_promise_zeros_behind_the_last_sequence_and_others_nothing() -> None:
+    for name in ("vk", "kv", "eager"):
+        assert promises_of(targets.get(name)).of("gdn.extend").tail_output == "zero"
+    assert promises_of(targets.get(f"{TOYS}:promising")).tail_output == "any"
 
 
 def test_our_own_targets_promise_everything_and_the_eager_one_all_but_graphs() -> None:

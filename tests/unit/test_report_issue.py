@@ -26,6 +26,7 @@ from diffgdn.findings.finding import Finding
 from diffgdn.findings.repro import call_script, call_source
 from diffgdn.findings.repro.call_script import CallScript
 from diffgdn.findings.repro.call_source import NotWritten
+from diffgdn.mutants.mutant_targets import name_of
 from diffgdn.report import issue_text
 from diffgdn.report.issue_text import Issue
 from diffgdn.runner import script_check
@@ -189,6 +190,16 @@ def test_each_kind_of_failure_has_its_assertion(
     assert imported(made.text, place, fake_packages).startswith(says)
     package(place, "")
     assert imported(made.text, place, fake_packages) == "right"
+
+
+def test_a_tail_that_is_not_zero_is_asserted_where_it_comes_out() -> None:
+    case = Case("gdn.extend", tail=17, chunk_size=16)
+    target = targets.get(name_of("pad-rows-last-chunk-only"))
+    told = Finding(case, "vk", "interpret", "tail_not_zero", "it is not zero", "o")
+    made = call_script.make(told, target, guarded=True)
+    assert (made.fails, made.why_not) == (True, "")
+    assert "    (returned[0][0, 17, 0, 0], 0.0, 0)," in made.text
+    assert call_script.make(told, targets.get("vk"), guarded=True).why_not == "the result is right now"
 
 
 def test_what_no_one_call_shows_has_no_such_script() -> None:

@@ -94,6 +94,7 @@ def script(finding: Finding) -> str:
         noise=textwrap.indent(noises, " " * 4),
         names=repr(returned_names(case)),
         unrounded=repr(unrounded),
+        tail=f", tail={case.tail}" if execute.has_zero_tail(case, target) else "",
         again=str(("call_backwards" if ordered else "call") if twice else None),
     )
 

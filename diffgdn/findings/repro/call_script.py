@@ -33,14 +33,14 @@ from diffgdn.targets import FunctionTarget, Target, calls, provenance_of, record
 from diffgdn.targets.recording import Recorded
 from diffgdn.tensors import inputs
 from diffgdn.tensors.layout import arrange
-from diffgdn.tensors.results import collect, results_of
+from diffgdn.tensors.results import collect, results_of, tail_of
 from diffgdn.verdict import execute, localize
 from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
 from diffgdn.verdict.failures import FAULT_KINDS, CheckFailure
 from diffgdn.verdict.pattern import Tile
 
 MOST_ELEMENTS = 4  # of a wrong result that are asserted, the worst ones
-VALUES = ("beyond_bound", "not_exact", "not_finite", "poison_leaked", "never_written")
+VALUES = ("beyond_bound", "not_exact", "not_finite", "poison_leaked", "never_written", "tail_not_zero")
 STATE_KINDS = ("input_changed", "slot_changed", "guard_written")
 SAME = "rtol=0, atol=0, equal_nan=True"
 DEVICE = """\
@@ -187,6 +187,12 @@ def _run(finding: Finding, target: Target) -> _Made:
     found = _Made(made[0], tile=sizes)
     if finding.kind == "raised":
         found.fails = raised is not None
+    elif finding.kind == "tail_not_zero" and raised is None:
+        rows = run.promised_tail(returned)
+        if rows is not None:
+            at = tail_of(case, call_source.addresses(returned["o"]))
+            found.elements = list(call_source.not_zero(found.call, rows, at, MOST_ELEMENTS))
+        found.fails = rows is not None and bool((rows != 0).any())
     elif finding.kind in VALUES and raised is None:
         found.comparison = _comparison(finding, target, run, returned, data)
         found.fails = bool(_wrong(found.comparison, run.exact).any())

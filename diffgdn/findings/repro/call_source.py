@@ -191,6 +191,15 @@ def named(made: Recorded) -> Iterator[tuple[str, Tensor]]:
             yield variable(name), value
 
 
+def not_zero(made: Recorded, rows: Tensor, at: Tensor, most: int) -> Iterator[tuple[str, float, float]]:
+    """List elements that are to be zero and are not: where they come out, their truth and bound.
+
+    rows: what came, at: the address of each. most: of them that are listed.
+    """
+    wrong = dict.fromkeys(int(at[tuple(index)]) for index in (rows != 0).nonzero()[:most])
+    yield from ((place, 0.0, 0.0) for place in places(made, wrong).values())
+
+
 def places(made: Recorded, wanted: Mapping[int, Any]) -> dict[int, str]:
     """Find expressions for elements, by their address. wanted: addresses, as keys."""
     found: dict[int, str] = {}

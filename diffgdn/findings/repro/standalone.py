@@ -282,11 +282,13 @@ def judge(
     noise: dict[str, Tensor],
     unrounded: Sequence[str],
     again: Callable[[], Any] | None,
+    tail: int = 0,
 ) -> bool:
     """Make the call, print what is wrong, and return whether nothing is.
 
     `names` are those of what the kernel returns; `truth` and `noise` are by `Result.truth`; `unrounded` names
-    truths that no rounding but the last one changes; `again` makes the call again, from the same memory.
+    truths that no rounding but the last one changes; `again` makes the call again, from the same memory. The
+    output of `tail` padding tokens is promised to be zero.
     """
     memory.snapshot(results)
     try:
@@ -313,7 +315,18 @@ def judge(
     for one in kept:
         pattern = fresh.pattern(returned.get(one.name, found[one.name]))
         right &= compare(one, found[one.name], wanted[one.truth], noise[one.truth], pattern, exact)
+    if tail:
+        right &= zero_rows(returned["o"].reshape(-1, *results[0].shape[1:])[-tail:])
     return (again is None or same_again(memory, again, names, results, returned, found)) and right
+
+
+def zero_rows(rows: Tensor) -> bool:
+    """Print how much of the output behind the last sequence is not zero, and return whether nothing is."""
+    wrong = rows[rows != 0]
+    if wrong.numel():
+        print(f"o behind the last sequence: {wrong.numel()} of {rows.numel()} elements are not zero;")
+        print(f"  the first is {float(wrong[0]):.6g} (nan: never written, or of forbidden memory)")
+    return not wrong.numel()
 
 
 def called(

@@ -216,18 +216,29 @@ def _working_precision(lanes: Lanes) -> torch.dtype:
 def _pooled(case: Case, truth: Expected, squares: Expected, contract: Contract) -> dict[str, Tensor]:
     """Turn mean squares into noise: pool them over rows, and for states over columns, and put the least
     noise below."""
-    least, out = _least(truth, case, contract), {}
-    for name, square in squares.items().items():
-        square = square.contiguous()
-        row = square.mean(-1, keepdim=True)
-        if name == "o" or not square.numel():
-            larger = torch.maximum(square, row)
-        else:  # [..., V, K]
-            larger = _prominent(truth.items()[name], row)
-            torch.maximum(larger, _by_row_and_column(square, row), out=larger)
-            torch.maximum(larger, square, out=larger)
-        out[name] = torch.maximum(larger.sqrt_(), least[name], out=larger)
-    return out
+    unit, truths = least_unit(case, contract), truth.items()
+    return {
+        name: pooled(truths[name], square, unit, is_state=name != "o")
+        for name, square in squares.items().items()
+    }
+
+
+def pooled(truth: Tensor, square: Tensor, unit: float, is_state: bool) -> Tensor:
+    """Turn the mean squares of one tensor's errors into noise, as `measure` says.
+
+    Args:
+        truth, square: [..., d], of states [..., V, K].
+        unit: the least noise, relative to the truth.
+    """
+    square = square.contiguous()
+    row = square.mean(-1, keepdim=True)
+    if not is_state or not square.numel():
+        larger = torch.maximum(square, row)
+    else:
+        larger = _prominent(truth, row)
+        torch.maximum(larger, _by_row_and_column(square, row), out=larger)
+        torch.maximum(larger, square, out=larger)
+    return torch.maximum(larger.sqrt_(), truth.abs() * unit, out=larger)
 
 
 def _by_row_and_column(square: Tensor, row: Tensor) -> Tensor:
@@ -263,8 +274,13 @@ def _prominent(state: Tensor, row: Tensor) -> Tensor:
     return torch.minimum(size, row, out=size)
 
 
+def least_unit(case: Case, contract: Contract) -> float:
+    """Give the least noise of any value, relative to it: LEAST_UNITS of the accumulator's unit roundoff."""
+    return LEAST_UNITS * UNIT[contract.dtype(case, "accumulator")]
+
+
 def _least(truth: Expected, case: Case, contract: Contract) -> dict[str, Tensor]:
     """Give the least noise of each result: LEAST_UNITS of the accumulator's unit roundoff, relative to the
     truth."""
-    unit = LEAST_UNITS * UNIT[contract.dtype(case, "accumulator")]
+    unit = least_unit(case, contract)
     return {name: tensor.abs() * unit for name, tensor in truth.items().items()}

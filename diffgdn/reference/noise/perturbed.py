@@ -25,10 +25,12 @@ class Perturbed:
     """Move a value at each point by about the size of a rounding, up or down at random: a `Rounding` with
     samples."""
 
-    def __init__(self, case: Case, contract: Contract, device: torch.device | str) -> None:
+    def __init__(
+        self, case: Case, contract: Contract, device: torch.device | str, samples: int = SAMPLES
+    ) -> None:
         """Take the sizes of roundings that the contract has for this case; the draws follow from its id."""
-        self.lead: tuple[int, ...] = (SAMPLES,)
-        self.draws = Draws(SAMPLES, int(case.id, 16), device, torch.float64)
+        self.lead: tuple[int, ...] = (samples,)
+        self.draws = Draws(samples, int(case.id, 16), device, torch.float64)
         self.functions = contract.functions
         formats = {name: contract.dtype(case, name) for name in ("operand", "accumulator", "state")}
         self.units = {name: ROUNDING_RMS * contract.unit(case, name) for name in formats}

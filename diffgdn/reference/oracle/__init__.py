@@ -73,6 +73,16 @@ def _chunk_counts(case: Case) -> list[int]:
     return [-(-length // case.chunk_size) for length in case.lens]
 
 
+def by_token(case: Case, padded: Tensor) -> Tensor:
+    """Gather what belongs to tokens, [T, ..., L, d], as [..., total, HV, d]."""
+    return _pick(case, padded, 1, list(case.lens))
+
+
+def by_chunk(case: Case, padded: Tensor) -> Tensor:
+    """Gather states of chunks, [chunks, ..., L, V, K], as [..., NT, HV, V, K], sequence by sequence."""
+    return _pick(case, padded, 2, _chunk_counts(case))
+
+
 def parents(case: Case) -> recurrence.Parents | None:
     """List the parents of a case's draft trees by time and sequence, [T][N]; None for chains.
 
