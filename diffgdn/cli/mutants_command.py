@@ -85,10 +85,10 @@ def mutants(
     Each is a change of a few lines of the project's own kernels, made one at a time. The campaign is that of
     `diffgdn fuzz` over all operations.
 
-    With --operators the mutants are made from the sources of the kernels as they are now: a mask dropped, two
-    strides swapped, a sum rounded, and more such, at every place where that can be done. Each is hunted by one
-    worker, over the operations that it can change, until it is first found. Those that are known to change
-    nothing are told of, not hunted. What --json holds already is not hunted again.
+    With --operators the mutants are made from the sources of the kernels as they are now: a mask dropped,
+    two strides swapped, a sum rounded, and more such, at every place where that can be done. Each is hunted
+    by one worker, over the operations that it can change, until it is first found. Those that are known to
+    change nothing are told of, not hunted. What --json holds already is not hunted again.
 
     Exit status: 0 all found, 1 some were not, 2 usage or set-up problem, 130 interrupted.
     """

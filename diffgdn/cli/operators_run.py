@@ -1,4 +1,4 @@
-"""What `diffgdn mutants --operators` does: chooses generated mutants, names them, hunts them, adds them up."""
+"""What `diffgdn mutants --operators` does: chooses mutants, names them, hunts them, adds them up."""
 
 from __future__ import annotations
 

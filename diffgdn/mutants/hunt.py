@@ -23,7 +23,7 @@ class Kill:
 
     found: whether it found anything. seconds, cases: of exploration until then. operation, kind, result: of
     the first finding; shrunk: its case as it was left; shrink_seconds: how long it took, None if it was not.
-    problem: why nothing can be said of a mutant that was not found: its campaign could not run, or did not end.
+    problem: why nothing can be said of one that was not found: its campaign could not run, or did not end.
     """
 
     mutant: str

@@ -1,4 +1,4 @@
-"""Hunts many generated mutants at once, each by a campaign of one worker, none of which can hold up the rest."""
+"""Hunts many mutants at once, each by a campaign of one worker, none of which can hold up the rest."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class _Hunter:
 
 
 def hunts(mutants: Iterable[Mutant], terms: Terms, folder: Path, second: frozenset[str]) -> Iterator[Hunted]:
-    """Hunt mutants, those that are not found a second time when all had a first go; give what came of each go.
+    """Hunt mutants, those that are not found once more when all had a first go; give what came of each go.
 
     folder: for logs. second: mutants that had their first go in an earlier run. A hunter that dies or takes
     too long is replaced, and its mutant counts as one of which nothing can be said.

@@ -56,7 +56,7 @@ class Mutant:
     def apply(self, file: str, text: str) -> str:
         """Return a source file with the mutant's edits of it. Raises DeadMutant."""
         spots = [edit for edit in self.edits if isinstance(edit, Spot) and edit.file == file]
-        for spot in sorted(spots, key=lambda one: -one.start):  # the last first: the others stay where they are
+        for spot in sorted(spots, key=lambda one: -one.start):  # the last first: the others stay in place
             text = self._at(spot, text)
         for edit in self.edits:
             if isinstance(edit, Spot) or edit.file != file:

@@ -1,13 +1,13 @@
 """Operators: kinds of mistake that are made at every place of a source where they can be made. No torch.
 
-An operator looks at one node of a function after the other, and answers with changes of the text at that place;
-all else stays byte for byte. What it makes of a function is numbered in the order of the source, so that a
-mutant keeps its name when other functions, or lines above, are edited.
+An operator looks at one node of a function after the other, and answers with changes of the text at that
+place; all else stays byte for byte. What it makes of a function is numbered in the order of the source, so
+that a mutant keeps its name when other functions, or lines above, are edited.
 
 Changed are functions under @triton.jit and the launchers around them. Left out are the checks of a caller's
 arguments, which no case that keeps to an operation's domain can fail: functions named `check_` or `values_`,
-lines of a launcher that call one or raise, and the files of them; tile choices, of which any one is right; what
-selects a GPU; docstrings and annotations.
+lines of a launcher that call one or raise, and the files of them; tile choices, of which any one is right;
+what selects a GPU; docstrings and annotations.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Code:
 
     @cached_property
     def nodes(self) -> tuple[ast.AST, ...]:
-        """What operators are shown: the statements and all within them, each once, in the order of the text."""
+        """What operators are shown: statements and all within them, each once, in the order of the text."""
         found: list[ast.AST] = []
         for statement in self.statements:
             found += [statement, *_within(statement)]
@@ -178,7 +178,8 @@ def mutants_of(code: Code, operations: str) -> Iterator[Mutant]:
                 if spans in made or all(spot.old == spot.new for spot in spots):
                     continue
                 made.add(spans)
-                yield Mutant(f"{one.name}@{code.name}.{number}", code.file, _told(one, code, spots), spots, operations)
+                name = f"{one.name}@{code.name}.{number}"
+                yield Mutant(name, code.file, _told(one, code, spots), spots, operations)
 
 
 def operator_of(mutant: str) -> str:

@@ -17,7 +17,8 @@ def _drop_option(code: Code, node: ast.AST) -> Iterator[Change]:
     # Some options are collected first, to be handed to the launcher by name.
     collected = called(node) == "dict" and isinstance(code.parents[node], ast.Return)
     known = defaults("launch" if collected else called(node))
-    arguments = sorted((*node.args, *node.keywords), key=code.start)
+    arguments: list[ast.expr | ast.keyword] = [*node.args, *node.keywords]
+    arguments.sort(key=code.start)
     for before, one in pairwise(arguments):
         if isinstance(one, ast.keyword) and one.arg in known:
             yield Change(((code.end(before), code.end(one), ""),))

@@ -22,10 +22,11 @@ def _drop_mask(code: Code, node: ast.AST) -> Iterator[Change]:
     mask = _mask(node)
     if mask is not None:
         assert isinstance(node, ast.Call)
-        before = [one for one in (*node.args, *node.keywords) if code.end(one) < code.start(mask)]
+        arguments: list[ast.expr | ast.keyword] = [*node.args, *node.keywords]
+        before = max(code.end(one) for one in arguments if code.end(one) < code.start(mask))
         other = keyword(node, "other")
         end = code.end(mask if other is None else other)
-        yield Change(((max(map(code.end, before)), end, ""),))
+        yield Change(((before, end, ""),))
 
 
 @operator("negate-mask", "the mask of a load or store is negated")
@@ -60,8 +61,9 @@ def _off_by_one(code: Code, node: ast.AST) -> Iterator[Change]:
 
 def _range(code: Code, node: ast.AST) -> tuple[ast.Call, str, str, str] | None:
     """Return a loop's range, with where it starts and ends and its step."""
-    if not isinstance(node, ast.For) or not isinstance(node.iter, ast.Call) or called(node.iter) not in RANGES:
+    if not isinstance(node, ast.For) or called(node.iter) not in RANGES:
         return None
+    assert isinstance(node.iter, ast.Call)
     parts = [code.source(one) for one in node.iter.args]
     start, stop, step = {1: ("0", *parts, "1"), 2: (*parts, "1"), 3: tuple(parts)}[len(parts)]
     return node.iter, start, stop, step

@@ -43,11 +43,12 @@ def _is_strides(node: ast.AST) -> bool:
 
 @operator("swap-axes", "two axes are taken for each other")
 def _swap_axes(code: Code, node: ast.AST) -> Iterator[Change]:
-    if isinstance(node, ast.Tuple) and len(node.elts) > 1:
-        if all(isinstance(one, ast.Constant) and type(one.value) is int for one in node.elts):
-            for one, other in pairwise(node.elts):
-                if code.source(one) != code.source(other):
-                    yield code.swapped(one, other)
+    if not isinstance(node, ast.Tuple):
+        return
+    for one, other in pairwise(node.elts):
+        numbers = [one.value for one in (one, other) if isinstance(one, ast.Constant)]
+        if len(numbers) == 2 and numbers[0] != numbers[1] and all(type(n) is int for n in numbers):
+            yield code.swapped(one, other)
 
 
 @operator("wrong-axis", "a sum runs along the other axis")
@@ -91,8 +92,7 @@ def _wrong_slot(code: Code, node: ast.AST) -> Iterator[Change]:
 def _stale_pointer(code: Code, node: ast.AST) -> Iterator[Change]:
     step: ast.expr | None = None
     if code.device and isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
-        if isinstance(node.target, ast.Name) and node.target.id.startswith("p_"):
-            step = node.value
+        step = node.value if ast.unparse(node.target).startswith("p_") else None
     if code.device and isinstance(node, ast.Assign) and called(node.value) == "row":
         assert isinstance(node.value, ast.Call)
         pointer, *rest = node.value.args
@@ -127,6 +127,7 @@ def _names(target: ast.expr, name: str) -> bool:
 @operator("swap-parents", "a token goes on from another one than its parent")
 def _swap_parents(code: Code, node: ast.AST) -> Iterator[Change]:
     if code.device and _is_read(node, "parent"):
+        assert isinstance(node, ast.Name)
         yield code.replaced(node, "(parent - 1)")
         for name in ("i_t", "step"):
             if name in code.names:

@@ -9,6 +9,7 @@ from diffgdn.mutants.operators import Change, Code, called, is_number, operator
 
 EXPONENTIALS = {"tl.exp2": "tl.exp", "tl.exp": "tl.exp2"}
 SUMS = ("dot", "dot_add", "tl.sum", "tl.cumsum", "tl.fma", "log2_cumsum")
+OF_INTEGERS = ("chunk/tile_table.py",)  # whose sums are of chunks and tokens
 BETAS = ("b_beta", "beta")
 
 
@@ -108,22 +109,19 @@ def _exp_base(code: Code, node: ast.AST) -> Iterator[Change]:
 
 @operator("narrow-operand", "what is read is computed with in its own dtype, or in bf16")
 def _narrow_operand(code: Code, node: ast.AST) -> Iterator[Change]:
-    if code.device and isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        if node.func.attr == "to" and ast.unparse(node.args[0]) == "tl.float32":
-            yield code.replaced(node, f"({code.source(node.func.value)})")
-            yield code.replaced(node.args[0], "tl.bfloat16")
+    if not code.device or not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return
+    if node.func.attr == "to" and ast.unparse(node.args[0]) == "tl.float32":
+        yield code.replaced(node, f"({code.source(node.func.value)})")
+        yield code.replaced(node.args[0], "tl.bfloat16")
 
 
 @operator("narrow-sum", "a sum or product is rounded to bf16")
 def _narrow_sum(code: Code, node: ast.AST) -> Iterator[Change]:
-    if code.device and isinstance(node, ast.Call) and called(node) in SUMS:
-        if not _is_of_integers(code, node):
-            yield code.replaced(node, f"({code.source(node)}).to(tl.bfloat16).to(tl.float32)")
-
-
-def _is_of_integers(code: Code, node: ast.AST) -> bool:
-    """Whether a sum is one of numbers of chunks and tokens: where no value of a block is a float."""
-    return code.file == "chunk/tile_table.py"
+    if not code.device or not isinstance(node, ast.Call) or called(node) not in SUMS:
+        return
+    if code.file not in OF_INTEGERS:
+        yield code.replaced(node, f"({code.source(node)}).to(tl.bfloat16).to(tl.float32)")
 
 
 @operator("narrow-workspace", "what is kept between stages, or returned, is in bf16")

@@ -39,7 +39,7 @@ def numbers(mutants: Sequence[Mutant]) -> Iterator[str]:
 def rows(
     mutants: Sequence[Mutant], records: Records, key: Callable[[Mutant], str]
 ) -> Iterator[tuple[str, int, int, int, int, int]]:
-    """Give, for each operator or file and for all, how many mutants: made, equivalent, hunted, found, and not.
+    """Give, for each operator or file and for all, how many: made, equivalent, hunted, found, and not.
 
     Not hunted to the end are those that none of the last two count.
     """
@@ -74,8 +74,8 @@ def summary(mutants: Sequence[Mutant], records: Records) -> Iterator[str]:
     if times:
         whole = [record["wall"] for record in records.values() if record["found"]]
         yield (
-            f"time to find: median {statistics.median(times):.1f} s of exploration, {statistics.median(whole):.1f} s "
-            f"with start-up; slowest {max(times):.1f} s"
+            f"time to find: median {statistics.median(times):.1f} s of exploration, "
+            f"{statistics.median(whole):.1f} s with start-up; slowest {max(times):.1f} s"
         )
     for record in survivors(mutants, records):
         yield line(record)
