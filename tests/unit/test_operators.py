@@ -15,7 +15,6 @@ from diffgdn.mutants.equivalent import EQUIVALENT
 from diffgdn.mutants.generated import OPERATORS, file_of, generated, operator_of, sample
 from diffgdn.mutants.kernel_sources import chosen, served, sources
 from diffgdn.mutants.mutant import DeadMutant, Mutant, Spot
-from diffgdn.mutants.mutated_kernels import edited
 from diffgdn.mutants.operators import functions, mutants_of
 from diffgdn.targets import calls
 
@@ -62,7 +61,10 @@ DEVICE = {
 HOST = {
     "floor-for-ceil": ("n = triton.cdiv(T, 16)", ["n = ((T) // (16))"]),
     "narrow-workspace": ("o = new(dtype=torch.float32)", ["o = new(dtype=torch.bfloat16)"]),
-    "drop-option": ("launch(x, h0=h, scale=s, kv=kv)", ["launch(x, scale=s, kv=kv)", "launch(x, h0=h, scale=s)"]),
+    "drop-option": (
+        "launch(x, h0=h, scale=s, kv=kv)",
+        ["launch(x, scale=s, kv=kv)", "launch(x, h0=h, scale=s)"],
+    ),
 }
 
 
@@ -71,7 +73,9 @@ def lines(operator: str, head: str, line: str) -> list[str]:
     text = head + indent(dedent(line), "    ") + "\n"
     (code,) = functions("some.py", text)
     made = [mutant for mutant in mutants_of(code, "*") if operator_of(mutant.id) == operator]
-    assert [mutant.id for mutant in made] == [f"{operator}@some.{code.node.name}.{n + 1}" for n in range(len(made))]
+    assert [mutant.id for mutant in made] == [
+        f"{operator}@some.{code.node.name}.{n + 1}" for n in range(len(made))
+    ]
     new = [mutant.apply("some.py", text) for mutant in made]
     assert all(one.startswith(head) for one in new)
     return [one.removeprefix(head).strip() for one in new]
@@ -148,15 +152,16 @@ def test_a_spot_must_hold_what_it_says() -> None:
 
 
 def test_every_generated_mutant_changes_one_file_and_compiles() -> None:
-    plain, trees = sources(), {}
+    plain = sources()
+    trees = {file: ast.dump(ast.parse(text)) for file, text in plain.items()}
     for name, mutant in generated().items():
         assert mutant.id == name
         assert re.fullmatch(r"[a-z0-9-]+@\w+\.\w+\.\d+", name)
-        changed, file = edited(mutant), file_of(mutant)
-        assert [one for one in plain if plain[one] != changed[one]] == [file]
-        trees.setdefault(file, ast.dump(ast.parse(plain[file])))
-        assert ast.dump(ast.parse(changed[file])) != trees[file], name
-        compile(changed[file], file, "exec")
+        assert {edit.file for edit in mutant.edits} == {file_of(mutant)}
+        changed = mutant.apply(file_of(mutant), plain[file_of(mutant)])
+        tree = ast.parse(changed)
+        assert ast.dump(tree) != trees[file_of(mutant)], name
+        compile(tree, name, "exec")
         assert chosen(mutant.operations)
 
 
