@@ -39,6 +39,11 @@ DEFAULT_SEED = 1
     help="With --operators: so many, spread over operators and files; which, says the seed.",
 )
 @click.option(
+    "--equivalent",
+    is_flag=True,
+    help="With --operators: hunt those, and those alone, that are known to change nothing.",
+)
+@click.option(
     "--jobs",
     type=Workers(),
     default="auto",
@@ -70,6 +75,7 @@ def mutants(
     listed: bool,
     operators: bool,
     sample: int | None,
+    equivalent: bool,
     jobs: int,
     again: float,
     max_time: float | None,
@@ -94,14 +100,18 @@ def mutants(
     """
     seed = DEFAULT_SEED if seed is None else seed
     if operators:
-        chosen_ones = operators_run.choose(pattern, sample, seed)
+        chosen_ones = operators_run.choose(pattern, sample, seed, equivalent)
         if listed:
             return operators_run.show(chosen_ones)
         backend = chosen_backend(backend)
+        from diffgdn.campaign.worker_pool import automatic_workers
+        from diffgdn.mutants.hunts import Terms
+
         seconds = FIRST_SECONDS if max_time is None else max_time
-        return operators_run.hunt_all(chosen_ones, backend, seed, seconds, again, jobs, json_file, markdown)
-    if sample is not None:
-        raise Problem("--sample is of --operators")
+        terms = Terms(backend, seed, seconds, again, jobs or automatic_workers(backend))
+        return operators_run.hunt_all(chosen_ones, terms, json_file, markdown, equivalent)
+    if sample is not None or equivalent:
+        raise Problem("--sample and --equivalent are of --operators")
 
     from diffgdn.mutants.catalogue import MUTANTS
 

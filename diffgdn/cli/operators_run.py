@@ -15,14 +15,20 @@ import click
 from diffgdn.cli.options import Problem, writable_file
 
 if TYPE_CHECKING:
+    from diffgdn.mutants.hunts import Terms
     from diffgdn.mutants.mutant import Mutant
 
 
-def choose(pattern: str, number: int | None, seed: int) -> tuple[Mutant, ...]:
-    """Return the mutants of a pattern, in an order that a seed gives; all, or so many. Raises Problem."""
+def choose(pattern: str, number: int | None, seed: int, equivalent: bool) -> tuple[Mutant, ...]:
+    """Return the mutants of a pattern, in an order that a seed gives; all, or so many. Raises Problem.
+
+    equivalent: those alone that are known to change nothing.
+    """
+    from diffgdn.mutants.equivalent import EQUIVALENT
     from diffgdn.mutants.generated import generated, sample
 
-    named = [mutant for name, mutant in generated().items() if fnmatch.fnmatchcase(name, pattern)]
+    made = {name: mutant for name, mutant in generated().items() if name in EQUIVALENT or not equivalent}
+    named = [mutant for name, mutant in made.items() if fnmatch.fnmatchcase(name, pattern)]
     if not named:
         raise Problem(f"--id {pattern!r}: no operator makes such a mutant; --list names them")
     return sample(named, number or len(named), seed)
@@ -41,30 +47,23 @@ def show(mutants: Sequence[Mutant]) -> int:
 
 
 def hunt_all(
-    mutants: Sequence[Mutant],
-    backend: str,
-    seed: int,
-    max_time: float,
-    again: float,
-    jobs: int,
-    path: Path | None,
-    markdown: bool,
+    mutants: Sequence[Mutant], terms: Terms, path: Path | None, markdown: bool, equivalent: bool
 ) -> int:
     """Hunt mutants, telling and keeping what comes of each as it comes; the exit status.
 
-    path: of what is known already, and is written to. Raises Problem.
+    path: of what is known already, and is written to. equivalent: hunt those that are known to change nothing
+    as well; none may be found. Raises Problem.
     """
-    from diffgdn.campaign.worker_pool import automatic_workers
     from diffgdn.mutants.equivalent import EQUIVALENT
-    from diffgdn.mutants.hunts import Terms, entry, hunts
+    from diffgdn.mutants.hunts import entry, hunts
     from diffgdn.report import operator_table
 
     known = _kept(path)
     records = {m.id: known[m.id] for m in mutants if known.get(m.id, {}).get("about") == m.about}
-    left = [m for m in mutants if m.id not in EQUIVALENT and not records.get(m.id, {}).get("final")]
+    asked = [m for m in mutants if equivalent or m.id not in EQUIVALENT]
+    left = [m for m in asked if not records.get(m.id, {}).get("final")]
     second = frozenset(m.id for m in left if m.id in records)
     click.echo(f"{len(mutants)} mutants, {len(left)} to hunt")
-    terms = Terms(backend, seed, max_time, again, jobs or automatic_workers(backend))
     by_id = {mutant.id: mutant for mutant in mutants}
     with tempfile.TemporaryDirectory(prefix="diffgdn-hunts-") as folder:
         for number, hunted in enumerate(hunts(left, terms, Path(folder), second), 1):
@@ -73,11 +72,22 @@ def hunt_all(
             click.echo(f"{number:4} {operator_table.line(records[mutant.id])}")
             if path is not None:
                 _keep(path, known)
+    if equivalent:
+        return _said_wrongly([m.id for m in asked if records[m.id]["found"]], len(asked))
     for words in operator_table.summary(mutants, records):
         click.echo(words)
     if markdown:
         click.echo("\n".join(operator_table.markdown(mutants, records)))
-    return 0 if all(records[m.id]["found"] for m in mutants if m.id not in EQUIVALENT) else 1
+    return 0 if all(records[m.id]["found"] for m in asked) else 1
+
+
+def _said_wrongly(found: list[str], hunted: int) -> int:
+    """Say which of the mutants that are known to change nothing were found; the exit status."""
+    for name in found:
+        click.echo(f"WRONGLY SAID TO CHANGE NOTHING: {name}")
+    if not found:
+        click.echo(f"none of {hunted} found")
+    return 1 if found else 0
 
 
 def _kept(path: Path | None) -> dict[str, dict[str, Any]]:

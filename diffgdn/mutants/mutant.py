@@ -44,7 +44,7 @@ class Mutant:
     id: a short name, of words joined by dashes. source: the project and number it was reported under,
     or what it has the shape of. about: what is wrong, in a line. edits: the change; spots are those of the
     text as it is, before any edit. operations: those whose kernels it changes, as shell
-    patterns with commas between them.
+    patterns with commas between them. layout: of states, in which it is run.
     """
 
     id: str
@@ -52,6 +52,7 @@ class Mutant:
     about: str
     edits: tuple[Edit | Spot, ...]
     operations: str = "*"
+    layout: str = "vk"
 
     def apply(self, file: str, text: str) -> str:
         """Return a source file with the mutant's edits of it. Raises DeadMutant."""

@@ -21,6 +21,10 @@ def __getattr__(name: str) -> FunctionTarget:
     known = MUTANTS if name in MUTANTS else generated()
     if name not in known:
         raise AttributeError(f"no mutant {name!r}")
-    module = load(known[name])
-    functions = {op: getattr(module, calls.FUNCTIONS[op]) for op in OPERATIONS}
-    return FunctionTarget(name, functions)
+    module, layout = load(known[name]), known[name].layout
+    functions = {
+        op: getattr(module, calls.FUNCTIONS[op])
+        for op, operation in OPERATIONS.items()
+        if layout in operation.layouts
+    }
+    return FunctionTarget(name, functions, layout)

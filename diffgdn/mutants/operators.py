@@ -23,6 +23,7 @@ from diffgdn.mutants.mutant import Mutant, Spot
 
 LEFT_OUT = ("arguments.py", "chunk/chunk_checks.py", "chunk/chunk_tiles.py", "current_device.py", "tiles.py")
 _CHECK = re.compile(r"^_*(check|values)_|^check\.")
+_KV = re.compile(r"\bKV\b|\bkv\b|\blayout\b")
 _SIMPLE = ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Expr | ast.Return
 
 
@@ -87,11 +88,11 @@ class Code:
                 continue  # a docstring
             if _CHECK.match(self.node.name) and not isinstance(one, ast.Return):
                 continue
-            if not isinstance(one, ast.For | ast.If | ast.With):
+            if not isinstance(one, ast.For | ast.While | ast.If | ast.With):
                 if self.device or not _checks(one):
                     yield one
                 continue
-            head = one.test if isinstance(one, ast.If) else one
+            head = one.test if isinstance(one, ast.If | ast.While) else one
             raises = isinstance(one, ast.If) and any(isinstance(inner, ast.Raise) for inner in one.body)
             if self.device or not (raises or (isinstance(head, ast.expr) and _checks(head))):
                 yield one
@@ -179,7 +180,23 @@ def mutants_of(code: Code, operations: str) -> Iterator[Mutant]:
                     continue
                 made.add(spans)
                 name = f"{one.name}@{code.name}.{number}"
-                yield Mutant(name, code.file, _told(one, code, spots), spots, operations)
+                about = _told(one, code, spots)
+                yield Mutant(name, code.file, about, spots, operations, _layout(code, node, spots))
+
+
+def _layout(code: Code, node: ast.AST, spots: tuple[Spot, ...]) -> str:
+    """Return the layout of states that reaches a change: "kv" within what is done for that alone."""
+    if any(spot.old.lstrip(", ").startswith("kv=") for spot in spots):
+        return "kv"
+    inner: ast.AST | None = None
+    outer: ast.AST | None = node
+    while outer is not None:
+        if isinstance(outer, ast.If | ast.IfExp) and _KV.search(ast.unparse(outer.test)):
+            body = outer.body if isinstance(outer.body, list) else [outer.body]
+            if inner is None or inner is outer.test or inner in body:
+                return "kv"
+        inner, outer = outer, code.parents.get(outer)
+    return "vk"
 
 
 def operator_of(mutant: str) -> str:

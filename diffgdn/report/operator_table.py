@@ -98,7 +98,7 @@ def markdown(mutants: Sequence[Mutant], records: Records) -> Iterator[str]:
     yield "|---|---|---|"
     for mutant in sorted(mutants, key=lambda one: one.id):
         if mutant.id in EQUIVALENT:
-            yield f"| {mutant.id} | {_cell(mutant.about)} | {EQUIVALENT[mutant.id]} |"
+            yield f"| {mutant.id} | {_cell(mutant.about)} | {_cell(EQUIVALENT[mutant.id])} |"
 
 
 def _operator(mutant: Mutant) -> str:

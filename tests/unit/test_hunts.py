@@ -17,6 +17,7 @@ from diffgdn.mutants.generated import generated
 from diffgdn.mutants.hunt import Kill
 from diffgdn.mutants.hunts import Hunted, Terms
 from diffgdn.mutants.mutant import Mutant
+from diffgdn.runner.child_process import ChildProcess
 
 TERMS = Terms("interpret", 1, 30.0, 120.0, 1)
 SCALES = "drop-scale@*"  # two mutants
@@ -91,7 +92,23 @@ def test_what_is_equivalent_is_told_of_and_not_hunted(monkeypatch: pytest.Monkey
     assert result.return_value == 0
     assert told.asked == [FIRST]
     assert "1 of 1 found, 100.0 %" in result.output
-    assert "| it changes nothing | at all |" in result.output
+    assert "| it changes nothing \\| at all |" in result.output
+
+
+def test_what_is_equivalent_is_hunted_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is found has a wrong reason."""
+    monkeypatch.setattr(hunts, "hunts", told := Told())
+    monkeypatch.setitem(EQUIVALENT, FIRST, "it is said to change nothing")
+    result = ran("--equivalent")
+    assert result.return_value == 1
+    assert told.asked == [FIRST]
+    assert f"WRONGLY SAID TO CHANGE NOTHING: {FIRST}" in result.output
+    monkeypatch.delitem(EQUIVALENT, FIRST)
+    monkeypatch.setitem(EQUIVALENT, SECOND, "it changes nothing at all")
+    result = ran("--equivalent")
+    assert result.return_value == 0
+    assert told.asked == [SECOND]
+    assert "none of 1 found" in result.output
 
 
 @pytest.mark.parametrize(
@@ -109,7 +126,7 @@ def test_what_cannot_be_done_is_told_in_a_line(tmp_path: Path, options: list[str
 
 def test_a_sample_is_of_operators() -> None:
     result = CliRunner().invoke(mutants, ["--sample", "3", "--list"], standalone_mode=False)
-    assert "--sample is of --operators" in str(result.exception)
+    assert "--sample and --equivalent are of --operators" in str(result.exception)
     result = ran("--list", "--sample", "1")
     assert result.return_value == 0
     assert result.output.count("drop-scale@") == 1
@@ -117,11 +134,10 @@ def test_a_sample_is_of_operators() -> None:
 
 
 def test_a_campaign_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    started: list[Any] = []
-    start = hunts.ChildProcess
+    started: list[ChildProcess] = []
 
-    def starting(*arguments: Any) -> Any:
-        started.append(start(*arguments))
+    def starting(*arguments: Any) -> ChildProcess:
+        started.append(ChildProcess(*arguments))
         return started[-1]
 
     monkeypatch.setattr(hunts, "ChildProcess", starting)
@@ -153,7 +169,8 @@ def test_what_was_not_found_has_a_second_go_after_the_others(
         """Finds nothing, at once."""
 
         def __init__(self, log: Path) -> None:
-            self.process, self.job, self.since = None, None, 0.0
+            self.process, self.since = None, 0.0
+            self.job: tuple[str, int] | None = None
 
         def give(self, terms: Terms, mutant: str, go: int) -> None:
             self.job = mutant, go

@@ -9,12 +9,14 @@ from textwrap import dedent, indent
 
 import pytest
 
+from diffgdn import targets
 from diffgdn.mutants import kernel_sources
 from diffgdn.mutants.catalogue import MUTANTS
 from diffgdn.mutants.equivalent import EQUIVALENT
 from diffgdn.mutants.generated import OPERATORS, file_of, generated, operator_of, sample
 from diffgdn.mutants.kernel_sources import chosen, served, sources
 from diffgdn.mutants.mutant import DeadMutant, Mutant, Spot
+from diffgdn.mutants.mutant_targets import name_of
 from diffgdn.mutants.operators import functions, mutants_of
 from diffgdn.targets import calls
 
@@ -129,6 +131,45 @@ def test_what_does_not_compute_is_left_as_it_is() -> None:
     assert functions("arguments.py", LAUNCHER + "    return H < HV\n") == ()
     checker = LAUNCHER.replace("launch", "_check_pool")
     assert lines("off-by-one", checker, "n = H < HV; return H > HV") == ["n = H < HV; return H >= HV"]
+
+
+def test_what_is_done_for_one_layout_alone_is_run_in_it() -> None:
+    body = """
+    if KV:
+        p_h += a * s_t
+    else:
+        p_h += b * s_h
+    n = V if kv else K
+    run(g, kv=kv)
+    launch(g, kv=kv)
+    """
+    (code,) = functions("some.py", HEAD + indent(dedent(body), "    "))
+    (launcher,) = functions("some.py", LAUNCHER + indent(dedent(body), "    "))
+    layouts = {
+        (operator_of(mutant.id), mutant.edits[0].old): mutant.layout
+        for mutant in (*mutants_of(code, "*"), *mutants_of(launcher, "*"))
+    }
+    assert layouts["ignore-option", "KV"] == layouts["ignore-option", "kv"] == "kv"
+    assert layouts["stale-pointer", "a * s_t"] == layouts["drop-option", ", kv=kv"] == "kv"
+    assert layouts["stale-pointer", "b * s_h"] == "vk"
+
+
+def test_a_mutant_for_one_layout_is_a_target_of_that_layout() -> None:
+    target = targets.get(name_of("ignore-option@state.state_pass.1"))
+    assert target.layout == "kv"
+    assert set(target.operations) == set(targets.get("kv").operations)
+    assert targets.get(name_of("drop-scale@output.output_kernel.1")).layout == "vk"
+
+
+def test_what_is_within_loops_and_conditions_is_seen() -> None:
+    line = """
+    while a < 1:
+        if b < 2:
+            n = c < 3
+        else:
+            n = d < 4
+    """
+    assert len(lines("off-by-one", HEAD, line)) == 4
 
 
 def test_names_outlive_edits_of_other_functions() -> None:
