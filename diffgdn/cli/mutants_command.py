@@ -41,7 +41,7 @@ DEFAULT_SEED = 1
 @click.option(
     "--equivalent",
     is_flag=True,
-    help="With --operators: hunt those, and those alone, that are known to change nothing.",
+    help="With --operators: hunt those alone that are known to change nothing, once.",
 )
 @click.option(
     "--jobs",
@@ -108,7 +108,9 @@ def mutants(
         from diffgdn.mutants.hunts import Terms
 
         seconds = FIRST_SECONDS if max_time is None else max_time
-        terms = Terms(backend, seed, seconds, again, jobs or automatic_workers(backend))
+        terms = Terms(
+            backend, seed, seconds, 0.0 if equivalent else again, jobs or automatic_workers(backend)
+        )
         return operators_run.hunt_all(chosen_ones, terms, json_file, markdown, equivalent)
     if sample is not None or equivalent:
         raise Problem("--sample and --equivalent are of --operators")
