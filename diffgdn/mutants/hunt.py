@@ -99,11 +99,13 @@ def hunt(
     shrink: bool = True,
     operations: tuple[str, ...] = tuple(OPERATIONS),
     hang_seconds: float | None = None,
+    memory_bytes: int | None = None,
 ) -> Kill:
     """Fuzz a mutant over all operations until it is found and a finding is shrunk, or the time is up.
 
     max_time: seconds of exploration. folder: where its findings go. shrink: False to end at the first
-    finding. operations: others than all. hang_seconds: after which a case counts as hung, None for the usual.
+    finding. operations: others than all. hang_seconds: after which a case counts as hung, memory_bytes:
+    that a process may occupy; None for the usual.
     Raises RuntimeError if the campaign could not run, KeyboardInterrupt if the user ended it.
     """
     config = campaign.Config(
@@ -115,6 +117,7 @@ def hunt(
         corpus=folder,
         max_time=max_time,
         hang_seconds=hang_seconds,
+        memory_bytes=memory_bytes,
         allow_unreached=True,
     )
     watch = _Watch(shrink)

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from diffgdn.runner.child_process import end_with, say
 
+MEMORY_BYTES = 4 << 30  # that a process may occupy: a mutant may ask for any, and others run beside it
+
 
 @dataclass(frozen=True)
 class Job:
@@ -58,6 +60,7 @@ def main(descriptor: int, parent: int) -> None:
                         shrink=False,
                         operations=chosen(mutant.operations),
                         hang_seconds=job.hang_seconds,
+                        memory_bytes=MEMORY_BYTES,
                     )
                 except RuntimeError as error:
                     say(traceback.format_exc())
