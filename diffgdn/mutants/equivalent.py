@@ -1,4 +1,4 @@
-"""Generated mutants that nothing can find where the interpreter runs them, with the reason.
+"""Generated mutants that nothing finds where the interpreter runs them, with the reason.
 
 Hunted with `diffgdn mutants --operators --equivalent`, none may be found.
 """
@@ -149,4 +149,23 @@ def _named(text: str) -> list[str]:
     return names
 
 
-EQUIVALENT: dict[str, str] = {name: reason for reason, text in _BY_REASON.items() for name in _named(text)}
+def _by_name(reasons: dict[str, str]) -> dict[str, str]:
+    """Turn mutants by reason into reasons by mutant."""
+    return {name: reason for reason, text in reasons.items() for name in _named(text)}
+
+
+EQUIVALENT = _by_name(_BY_REASON)
+
+# Mutants that do change something, which no check looks at: they are hunted, and the reason stands by them.
+NOT_LOOKED_AT = _by_name(
+    {
+        "rows of o past the last sequence, which no check compares; a unit test holds them to zero": """
+            wrong-initial@output.output_kernel.1 guard-never@output.output_kernel.2
+            off-by-one@tile_table.chunk_table_kernel.4 drop-where@tile_table.chunk_table_kernel.6
+            drop-clamp@tile_table.chunk_table_kernel.4 floor-for-ceil@tile_table.chunk_table.1
+            guard-never@recurrent.recurrent_kernel.1
+            skip-last@recurrent_steps.zero_rows.1 skip-first@recurrent_steps.zero_rows.1
+            wrong-initial@recurrent_steps.zero_rows.1
+        """,
+    }
+)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from diffgdn.mutants.equivalent import EQUIVALENT
+from diffgdn.mutants.equivalent import EQUIVALENT, NOT_LOOKED_AT
 from diffgdn.mutants.generated import file_of, operator_of
 from diffgdn.mutants.mutant import Mutant
 
@@ -79,6 +79,8 @@ def summary(mutants: Sequence[Mutant], records: Records) -> Iterator[str]:
         )
     for record in survivors(mutants, records):
         yield line(record)
+        if record["mutant"] in NOT_LOOKED_AT:
+            yield f"{'':44} {NOT_LOOKED_AT[record['mutant']]}"
 
 
 def markdown(mutants: Sequence[Mutant], records: Records) -> Iterator[str]:
@@ -89,10 +91,11 @@ def markdown(mutants: Sequence[Mutant], records: Records) -> Iterator[str]:
         for row in rows(mutants, records, key):
             yield f"| {' | '.join(map(str, row))} |"
         yield ""
-    yield "| not found | what is wrong | cases |"
-    yield "|---|---|---|"
+    yield "| not found | what is wrong | cases | why |"
+    yield "|---|---|---|---|"
     for record in survivors(mutants, records):
-        yield f"| {record['mutant']} | {_cell(record['about'])} | {record['cases']} |"
+        reason = _cell(NOT_LOOKED_AT.get(record["mutant"], record["problem"] or "-"))
+        yield f"| {record['mutant']} | {_cell(record['about'])} | {record['cases']} | {reason} |"
     yield ""
     yield "| equivalent | what is changed | why nothing can find it |"
     yield "|---|---|---|"

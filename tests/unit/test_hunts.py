@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from diffgdn.cli.mutants_command import mutants
 from diffgdn.mutants import hunts
-from diffgdn.mutants.equivalent import EQUIVALENT
+from diffgdn.mutants.equivalent import EQUIVALENT, NOT_LOOKED_AT
 from diffgdn.mutants.generated import generated
 from diffgdn.mutants.hunt import Kill
 from diffgdn.mutants.hunts import Hunted, Terms
@@ -53,6 +53,7 @@ def ran(*options: str) -> Result:
 
 def test_a_run_tells_what_was_found_and_what_was_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(hunts, "hunts", told := Told())
+    monkeypatch.setitem(NOT_LOOKED_AT, SECOND, "nobody looks")
     result = ran("--json", str(tmp_path / "out.json"), "--markdown")
     assert result.return_value == 1
     assert sorted(told.asked) == [FIRST, SECOND]
@@ -60,6 +61,8 @@ def test_a_run_tells_what_was_found_and_what_was_not(monkeypatch: pytest.MonkeyP
     assert "SURVIVED  7 cases in 2 s; a product lacks its scale, line" in result.output
     assert "1 of 2 found, 50.0 %" in result.output
     assert "| drop-scale | 2 | 0 | 2 | 1 | 1 |" in result.output
+    assert f"| {SECOND} | a product lacks its scale, line" in result.output
+    assert result.output.count("nobody looks") == 2  # in the summary and on the page
     records = {record["mutant"]: record for record in json.loads((tmp_path / "out.json").read_text())}
     assert {name: (record["found"], record["go"]) for name, record in records.items()} == {
         FIRST: (True, 1),
