@@ -59,7 +59,7 @@ def hunt_all(
     from diffgdn.report import operator_table
 
     known = _kept(path)
-    records = {m.id: known[m.id] for m in mutants if known.get(m.id, {}).get("about") == m.about}
+    records = {m.id: known[m.id] for m in mutants if _tells_of(known.get(m.id), m)}
     asked = [m for m in mutants if equivalent or m.id not in EQUIVALENT]
     left = [m for m in asked if not records.get(m.id, {}).get("final")]
     second = frozenset(m.id for m in left if m.id in records)
@@ -88,6 +88,11 @@ def _said_wrongly(found: list[str], hunted: int) -> int:
     if not found:
         click.echo(f"none of {hunted} found")
     return 1 if found else 0
+
+
+def _tells_of(record: dict[str, Any] | None, mutant: Mutant) -> bool:
+    """Whether a record is of the same change, and of a hunt that ran."""
+    return record is not None and record["about"] == mutant.about and record["problem"] is None
 
 
 def _kept(path: Path | None) -> dict[str, dict[str, Any]]:

@@ -117,6 +117,13 @@ _BY_REASON = {
         drop-condition@pipeline.run.2
     """,
     "without a pool the flags of its slots are not looked at": "drop-condition@state.state_pass.1",
+    "the state of an empty sequence is read, and goes nowhere; its slot exists, as is checked": """
+        off-by-one@state.state_kernel.4 drop-condition@state.state_kernel.5
+    """,
+    "the state of an empty sequence is read and written back, to the same bits": """
+        off-by-one@recurrent.recurrent_kernel.3 guard-never@recurrent.recurrent_kernel.2
+        drop-condition@recurrent_launch.launch.1
+    """,
     "gates of gdn have two dimensions here, as was checked": """
         drop-condition@packed_decode._packed_decode.2
     """,

@@ -70,7 +70,11 @@ def test_a_run_tells_what_was_found_and_what_was_not(monkeypatch: pytest.MonkeyP
     }
 
 
-def test_what_a_file_holds_is_not_hunted_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", [True, False])
+def test_what_a_file_holds_is_not_hunted_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changed: bool
+) -> None:
+    """But for a mutant that is another one by now, or whose campaign did not run."""
     path = tmp_path / "out.json"
     monkeypatch.setattr(hunts, "hunts", told := Told())
     ran("--json", str(path))
@@ -81,7 +85,7 @@ def test_what_a_file_holds_is_not_hunted_again(monkeypatch: pytest.MonkeyPatch, 
     for record in records:
         record["final"] = False  # as after the first go
         record["found"] = False
-    records[0]["about"] = "another change"
+    records[0]["about" if changed else "problem"] = "another change"
     path.write_text(json.dumps(records))
     ran("--json", str(path))
     assert sorted(told.asked) == [FIRST, SECOND]
