@@ -31,9 +31,10 @@ _BY_REASON = {
     """,
     "of elements past an end, whose other factor in each product is 0": """
         wrong-initial@output.output_kernel.4 .5 .6 .11
-        drop-where@state.state_kernel.1 wrong-initial@state.state_kernel.2 .3 .4 .5 .7 .8
+        drop-where@state.state_kernel.1 drop-mask@state.state_kernel.7
+        wrong-initial@state.state_kernel.2 .3 .4 .5 .7 .8
         drop-where@wy_gdn.wy_gdn_kernel.2 wrong-initial@wy_gdn.wy_gdn_kernel.3 .4 .9 .10
-        wrong-initial@wy_kda.wy_kda_kernel.3 .6 .11 .13 .16 .17 .20 .21 .24 drop-where@wy_kda.wy_kda_kernel.11
+        wrong-initial@wy_kda.wy_kda_kernel.3 .5 .6 .11 .13 .16 .17 .20 .21 .24 drop-where@wy_kda.wy_kda_kernel.11
         wrong-initial@recurrent_steps.read_state.2
     """,
     "a choice further on leaves out just these elements": """
@@ -167,7 +168,7 @@ EQUIVALENT = _by_name(_BY_REASON)
 NOT_LOOKED_AT = _by_name(
     {
         "rows of o past the last sequence, which no check compares; a unit test holds them to zero": """
-            wrong-initial@output.output_kernel.1 guard-never@output.output_kernel.2
+            wrong-initial@output.output_kernel.1
             off-by-one@tile_table.chunk_table_kernel.4 drop-where@tile_table.chunk_table_kernel.6
             drop-clamp@tile_table.chunk_table_kernel.4 floor-for-ceil@tile_table.chunk_table.1
             guard-never@recurrent.recurrent_kernel.1
