@@ -34,12 +34,14 @@ _BY_REASON = {
         drop-where@state.state_kernel.1 drop-mask@state.state_kernel.7
         wrong-initial@state.state_kernel.2 .3 .4 .5 .7 .8
         drop-where@wy_gdn.wy_gdn_kernel.2 wrong-initial@wy_gdn.wy_gdn_kernel.3 .4 .9 .10
-        wrong-initial@wy_kda.wy_kda_kernel.3 .5 .6 .11 .13 .16 .17 .20 .21 .24 drop-where@wy_kda.wy_kda_kernel.11
+        wrong-initial@wy_kda.wy_kda_kernel.3 .5 .6 .11 .13 .16 .17 .20 .21 .24
+        drop-where@wy_kda.wy_kda_kernel.11
         wrong-initial@recurrent_steps.read_state.2
     """,
     "a choice further on leaves out just these elements": """
         wrong-initial@output.output_kernel.10 wrong-initial@wy_gdn.wy_gdn_kernel.7
-        drop-where@wy_gdn.wy_gdn_kernel.3 drop-mask@state.state_kernel.8 wrong-initial@state.state_kernel.6
+        drop-where@output.output_kernel.2 drop-where@wy_gdn.wy_gdn_kernel.3
+        drop-mask@state.state_kernel.8 wrong-initial@state.state_kernel.6
         wrong-initial@wy_kda.wy_kda_kernel.14 drop-condition@wy_kda.wy_kda_kernel.6
         drop-where@device.softplus.3 drop-clamp@device.softplus.3
     """,
@@ -75,7 +77,8 @@ _BY_REASON = {
         drop-condition@recurrent.recurrent_kernel.1 .2 drop-condition@recurrent_steps.replay.1 .2
         drop-condition@recurrent_steps.walk.3 .4 ignore-option@recurrent_steps.row.1
         ignore-option@recurrent_launch.launch.2
-        off-by-one@strides.in_units.1 ignore-option@strides.in_units.2
+        off-by-one@recurrent_launch.is_aligned.1 off-by-one@strides.in_units.1
+        ignore-option@strides.in_units.2
     """,
     "it picks a tile or tells the compiler of alignment, of which the interpreter does neither": """
         drop-option@packed_decode._packed_decode.10 drop-option@pool_calls._check_pool.11
@@ -174,6 +177,12 @@ NOT_LOOKED_AT = _by_name(
             guard-never@recurrent.recurrent_kernel.1
             skip-last@recurrent_steps.zero_rows.1 skip-first@recurrent_steps.zero_rows.1
             wrong-initial@recurrent_steps.zero_rows.1
+        """,
+        "more is returned than was asked for, or the same elements in another shape, which is taken": """
+            ignore-option@pipeline.run.9 .10 off-by-one@kda.chunk_kda.1
+        """,
+        "rows of a state [K, V] that lie K elements apart: nobody draws that distance on purpose": """
+            ignore-option@recurrent_launch.launch.3
         """,
     }
 )
