@@ -25,7 +25,8 @@ _BY_REASON = {
         wrong-initial@wy_gdn.wy_gdn_kernel.1 .2 drop-where@wy_gdn.wy_gdn_kernel.1
     """,
     "of rows past a chunk's end or columns past K or V, which no store takes": """
-        drop-mask@output.output_kernel.5 .6 wrong-initial@output.output_kernel.7 .8
+        drop-mask@output.output_kernel.5 .6 drop-condition@output.output_kernel.9
+        wrong-initial@output.output_kernel.7 .8
         drop-mask@wy_kda.wy_kda_kernel.13 drop-where@wy_kda.wy_kda_kernel.13
         wrong-initial@wy_kda.wy_kda_kernel.19 .22 .23
     """,
@@ -77,7 +78,8 @@ _BY_REASON = {
         drop-condition@recurrent.recurrent_kernel.1 .2 drop-condition@recurrent_steps.replay.1 .2
         drop-condition@recurrent_steps.walk.3 .4 ignore-option@recurrent_steps.row.1
         ignore-option@recurrent_launch.launch.2
-        off-by-one@recurrent_launch.is_aligned.1 off-by-one@strides.in_units.1
+        drop-condition@recurrent_launch.is_aligned.1 .2 off-by-one@recurrent_launch.is_aligned.1
+        off-by-one@strides.in_units.1
         ignore-option@strides.in_units.2
     """,
     "it picks a tile or tells the compiler of alignment, of which the interpreter does neither": """
@@ -126,7 +128,10 @@ _BY_REASON = {
     """,
     "the state of an empty sequence is read and written back, to the same bits": """
         off-by-one@recurrent.recurrent_kernel.3 guard-never@recurrent.recurrent_kernel.2
-        drop-condition@recurrent_launch.launch.1
+        drop-condition@recurrent_launch.launch.1 ignore-option@recurrent.recurrent_kernel.2
+    """,
+    "without the new axis the interpreter spreads the vector along the same one": """
+        ignore-option@recurrent_steps.advance.3
     """,
     "gates of gdn have two dimensions here, as was checked": """
         drop-condition@packed_decode._packed_decode.2
@@ -180,6 +185,10 @@ NOT_LOOKED_AT = _by_name(
         """,
         "more is returned than was asked for, or the same elements in another shape, which is taken": """
             ignore-option@pipeline.run.9 .10 off-by-one@kda.chunk_kda.1
+        """,
+        "it reads past an end what it throws away: no trace, unless the read ends the process": """
+            drop-mask@gates.kda_gate_kernel.1 drop-mask@wy_kda.wy_kda_kernel.10
+            drop-condition@output.output_kernel.4 .5 drop-condition@recurrent_steps.read_state.2
         """,
         "rows of a state [K, V] that lie K elements apart: nobody draws that distance on purpose": """
             ignore-option@recurrent_launch.launch.3
