@@ -9,8 +9,8 @@ from typing import NoReturn
 
 from diffgdn import campaign
 from diffgdn.campaign import events
-from diffgdn.cases import operations
 from diffgdn.cases.case import Case
+from diffgdn.cases.operations import OPERATIONS
 from diffgdn.mutants.mutant import Mutant
 from diffgdn.mutants.mutant_targets import name_of
 
@@ -23,6 +23,7 @@ class Kill:
 
     found: whether it found anything. seconds, cases: of exploration until then. operation, kind, result: of
     the first finding; shrunk: its case as it was left; shrink_seconds: how long it took, None if it was not.
+    problem: why nothing can be said of one that was not found: its campaign could not run, or did not end.
     """
 
     mutant: str
@@ -34,6 +35,7 @@ class Kill:
     result: str | None = None
     shrunk: Case | None = None
     shrink_seconds: float | None = None
+    problem: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return a JSON-ready dict."""
@@ -88,21 +90,34 @@ class _Watch:
 
 
 def hunt(
-    mutant: Mutant, backend: str, seed: int, max_time: float, workers: int, folder: Path, shrink: bool = True
+    mutant: Mutant,
+    backend: str,
+    seed: int,
+    max_time: float,
+    workers: int,
+    folder: Path,
+    shrink: bool = True,
+    operations: tuple[str, ...] = tuple(OPERATIONS),
+    hang_seconds: float | None = None,
+    memory_bytes: int | None = None,
 ) -> Kill:
     """Fuzz a mutant over all operations until it is found and a finding is shrunk, or the time is up.
 
     max_time: seconds of exploration. folder: where its findings go. shrink: False to end at the first
-    finding. Raises RuntimeError if the campaign could not run, KeyboardInterrupt if the user ended it.
+    finding. operations: others than all. hang_seconds: after which a case counts as hung, memory_bytes:
+    that a process may occupy; None for the usual.
+    Raises RuntimeError if the campaign could not run, KeyboardInterrupt if the user ended it.
     """
     config = campaign.Config(
         target=name_of(mutant.id),
-        operations=operations.matching("*"),
+        operations=operations,
         backend=backend,
         seed=seed,
         workers=workers,
         corpus=folder,
         max_time=max_time,
+        hang_seconds=hang_seconds,
+        memory_bytes=memory_bytes,
         allow_unreached=True,
     )
     watch = _Watch(shrink)

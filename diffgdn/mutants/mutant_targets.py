@@ -1,9 +1,13 @@
-"""Mutants as targets: `--target diffgdn.mutants.mutant_targets:ID` runs kernels with that bug."""
+"""Mutants as targets: `--target diffgdn.mutants.mutant_targets:ID` runs kernels with that bug.
+
+ID: of the catalogue, or of a mutant that an operator makes.
+"""
 
 from __future__ import annotations
 
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.mutants.catalogue import MUTANTS
+from diffgdn.mutants.generated import generated
 from diffgdn.mutants.mutated_kernels import load
 from diffgdn.targets import FunctionTarget, calls
 from diffgdn.targets.own import PROMISES
@@ -15,8 +19,13 @@ def name_of(mutant: str) -> str:
 
 
 def __getattr__(name: str) -> FunctionTarget:
-    if name not in MUTANTS:
+    known = MUTANTS if name in MUTANTS else generated()
+    if name not in known:
         raise AttributeError(f"no mutant {name!r}")
-    module = load(MUTANTS[name])
-    functions = {op: getattr(module, calls.FUNCTIONS[op]) for op in OPERATIONS}
-    return FunctionTarget(name, functions, promises=PROMISES, heads_compiled=False)
+    module, layout = load(known[name]), known[name].layout
+    functions = {
+        op: getattr(module, calls.FUNCTIONS[op])
+        for op, operation in OPERATIONS.items()
+        if layout in operation.layouts
+    }
+    return FunctionTarget(name, functions, layout, promises=PROMISES, heads_compiled=False)

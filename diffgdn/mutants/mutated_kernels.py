@@ -9,20 +9,14 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import linecache
+import re
 import sys
-from pathlib import Path
 from types import ModuleType
 
-from diffgdn import kernels
+from diffgdn.mutants.kernel_sources import sources
 from diffgdn.mutants.mutant import DeadMutant, Mutant
 
 PREFIX = "diffgdn_mutant_"  # of the packages' names
-FOLDER = Path(kernels.__file__).parent
-
-
-def sources() -> dict[str, str]:
-    """Read the kernels' sources, by path below their folder."""
-    return {path.relative_to(FOLDER).as_posix(): path.read_text() for path in sorted(FOLDER.rglob("*.py"))}
 
 
 def edited(mutant: Mutant) -> dict[str, str]:
@@ -80,7 +74,7 @@ def load(mutant: Mutant) -> ModuleType:
 
     Raises DeadMutant if an edit does not fit, and what Python raises for a text that is no module.
     """
-    name = PREFIX + mutant.id.replace("-", "_")
+    name = PREFIX + re.sub(r"\W", "_", mutant.id)
     if name not in sys.modules:
         sys.meta_path.insert(0, _Sources(name, edited(mutant)))
     return importlib.import_module(name)

@@ -191,7 +191,8 @@ class FunctionTarget:
         if accepts is not None:
             dropped = calls.EXTRAS - calls.NATIVE.get(case.op, frozenset()) - accepts
             given = {name: value for name, value in given.items() if name not in dropped}
-        return calls.results(case, arguments, self.functions[case.op](**given))
+        asked = frozenset() if accepts is None else accepts.intersection(given)
+        return calls.results(case, arguments, self.functions[case.op](**given), asked)
 
 
 def _accepted(function: Callable[..., Any]) -> frozenset[str] | None:

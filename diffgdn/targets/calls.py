@@ -40,6 +40,11 @@ NATIVE = {
     "gdn.recurrent": frozenset({"output_final_state"}),
     "kda.extend": frozenset({"output_intermediate_states"}),
 }
+# Keywords that ask for a result, by its name.
+ASKS = {
+    "final": ("output_final_state",),
+    "boundary": ("output_boundary_states", "output_intermediate_states"),
+}
 # Keywords that only options of states need: which option, and what a function that does not name one leaves
 # of an axis of promises.
 WANTED = {
@@ -211,12 +216,20 @@ def _packed_decode(case: Case, arguments: Arguments) -> dict[str, Any]:
     return out if case.op == "gdn.packed_decode" else {**out, "lower_bound": case.gates.lower_bound}
 
 
-def results(case: Case, arguments: Arguments, returned: Any) -> dict[str, Tensor]:
+def results(
+    case: Case, arguments: Arguments, returned: Any, asked: frozenset[str] = frozenset()
+) -> dict[str, Tensor]:
     """Name the tensors that a function returned as `results_of` does, states still in the call's layout.
 
     `o` if it is wanted; `final` and `boundary` if they were asked for and returned. Pool, buffer and tracked
-    states are in the arguments. Raises TypeError for a value that is no tensor.
+    states are in the arguments. asked: keywords that were passed and that the function declares: what they
+    ask for has to be returned. Raises TypeError for a value that is no tensor, and for one that is missing.
     """
     if case.operation.single_token:
         return {"o": arguments["out"]}
-    return by_name(returned_names(case), returned)
+    names = returned_names(case)
+    found = by_name(names, returned)
+    for name, asking in ASKS.items():
+        if name in names and name not in found and (by := sorted(asked.intersection(asking))):
+            raise TypeError(f"returned no {name}, which {by[0]}=True asks for")
+    return found

@@ -31,8 +31,9 @@ SINGLE = {
     "state": {"BK": 256, "BV": 16, "num_warps": 8, "num_stages": 1},
     "output": {"BK": 32, "BV": 32, "num_warps": 4, "num_stages": 1},
 }
-# The interpreter pays for operations, not for elements.
-WHOLE = {"BK": 256, "BV": 256, "num_warps": 1, "num_stages": 1}
+# The interpreter pays for operations, not for elements. Still a split past 64, so that loops over tiles stay
+# exercised, where a small case has none.
+INTERPRETER = {"BK": 64, "BV": 64, "num_warps": 1, "num_stages": 1}
 
 
 def padded(dim):
@@ -46,7 +47,7 @@ def tile(stage, dtype, chunk_size, K, V, states=0):
     states: N * HV, which only the state pass looks at; 0 where the choice must not depend on the batch.
     """
     if INTERPRETED:
-        chosen = dict(WHOLE, BC=256, LEAF=16) if stage == "wy_kda" else dict(WHOLE)
+        chosen = dict(INTERPRETER, **{"wy_kda": {"BC": 64, "LEAF": 16}, "state": {"BK": 256}}.get(stage, {}))
     else:
         chosen = dict((SINGLE if dtype == torch.float32 else HALF)[stage])
         if stage == "state" and states >= MANY and dtype != torch.float32 and K <= 128:

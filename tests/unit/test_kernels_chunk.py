@@ -336,6 +336,18 @@ def test_strong_gates_in_bf16(kda: bool) -> None:
     close(final, expected_final, BF16)
 
 
+@pytest.mark.skipif(not INTERPRETED, reason="a GPU has tiles of its own")
+def test_the_interpreter_has_loops_over_tiles_too() -> None:
+    """Where a head is large: small cases, of which most are, stay as quick as they were."""
+    for stage in ("wy_gdn", "wy_kda", "output"):
+        large = tiles.tile(stage, torch.float32, 64, 128, 96)
+        assert (large["BK"], large["BV"]) == (64, 64)
+        assert large.get("BC", 64) == 64
+        small = tiles.tile(stage, torch.float32, 64, 64, 33)
+        assert (small["BK"], small["BV"]) == (64, 64)
+    assert tiles.tile("state", torch.float32, 64, 256, 256)["BK"] == 256
+
+
 @pytest.mark.parametrize("leaf", [1, 2, 4, 8])
 def test_kda_gates_split_further_down(leaf: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a GPU does it: matrix products with split exponents even between neighbouring tokens."""

@@ -19,6 +19,7 @@ from diffgdn.findings.finding import Finding
 from diffgdn.mutants import hunt as hunting
 from diffgdn.mutants import mutated_kernels
 from diffgdn.mutants.catalogue import MUTANTS, NOT_HERE, OPEN, ROWS
+from diffgdn.mutants.kernel_sources import sources
 from diffgdn.mutants.mutant import DeadMutant, Edit, Mutant
 from diffgdn.mutants.mutant_targets import name_of
 from diffgdn.verdict import execute
@@ -31,7 +32,7 @@ def test_every_mutant_of_the_catalogue_still_changes_the_sources(name: str) -> N
     mutant = MUTANTS[name]
     assert mutant.id == name
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)
-    plain, changed = mutated_kernels.sources(), mutated_kernels.edited(mutant)
+    plain, changed = sources(), mutated_kernels.edited(mutant)
     different = {file for file in plain if plain[file] != changed[file]}
     assert different == {edit.file for edit in mutant.edits}
     assert matching(mutant.operations)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from diffgdn import targets
+from diffgdn import kernels, targets
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.reference import oracle, reference_kernel
+from diffgdn.targets import FunctionTarget, calls
 from diffgdn.tensors import inputs
 from diffgdn.tensors.inputs import DTYPE
 from diffgdn.tensors.layout import arrange
@@ -106,3 +108,25 @@ def test_results_are_told_apart_by_their_place_in_what_is_returned() -> None:
         by_name(returned_names(case), None)
     with pytest.raises(KeyError, match="leaves no final behind"):
         result_of(Case("gdn.decode"), "final")
+
+
+def test_a_result_that_a_keyword_asks_for_has_to_come() -> None:
+    """Of a function that declares the keyword; one that does not is compared in what it returns."""
+    case, o = Case("gdn.extend", boundary=False), torch.zeros(1)
+    arguments: Any = {}  # the results are returned
+    assert "final" in returned_names(case)
+    with pytest.raises(TypeError, match="returned no final, which output_final_state=True asks for"):
+        calls.results(case, arguments, (o, None), frozenset({"output_final_state"}))
+    assert calls.results(case, arguments, o) == {"o": o}
+
+
+@pytest.mark.parametrize("declares", [True, False])
+def test_a_kernel_without_the_state_that_it_was_asked_for(declares: bool) -> None:
+    def forgetful(**keywords: Any) -> Any:
+        return kernels.chunk_gated_delta_rule(**keywords)[0]
+
+    if declares:
+        forgetful.__signature__ = inspect.signature(kernels.chunk_gated_delta_rule)  # type: ignore[attr-defined]
+    target = FunctionTarget("forgetful", {"gdn.extend": forgetful})
+    failure = execute.run(Case("gdn.extend", chunk_size=16), target, "interpret").failure
+    assert (None if failure is None else failure.kind) == ("raised" if declares else None)
