@@ -22,7 +22,8 @@ class Kill:
     """What a campaign made of a mutant.
 
     found: whether it found anything. seconds, cases: of exploration until then. operation, kind, result: of
-    the first finding; shrunk: its case as it was left; shrink_seconds: how long it took, None if it was not.
+    the first finding; shrunk: its case as it was left; shrink_seconds: how long it took, shrink_steps: how
+    many cases were run for it; all None if it was not.
     """
 
     mutant: str
@@ -34,6 +35,7 @@ class Kill:
     result: str | None = None
     shrunk: Case | None = None
     shrink_seconds: float | None = None
+    shrink_steps: int | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return a JSON-ready dict."""
@@ -53,7 +55,7 @@ class _Watch:
         self.first: events.FindingFound | None = None
         self.seconds = 0.0
         self.smaller: events.FindingShrunk | None = None
-        self.shrink_seconds = 0.0
+        self.shrink_seconds, self.shrink_steps = 0.0, 0
         self.ended = False
 
     def _end(self) -> NoReturn:
@@ -67,6 +69,8 @@ class _Watch:
             self.begin = time.monotonic()
         if isinstance(event, events.CaseRun) and event.phase in events.COUNTED and self.first is None:
             self.cases += not event.shrinking
+        if isinstance(event, events.CaseRun) and event.shrinking and self._is_of_its_operation(event):
+            self.shrink_steps += 1
         if isinstance(event, events.FindingFound) and self.first is None:
             now = time.monotonic()
             self.begin = self.begin or now  # found while kernels were compiled, before any case that counts
@@ -80,6 +84,10 @@ class _Watch:
                 self._end()
         if self.first is not None and time.monotonic() - self.begin > self.seconds + SHRINK_WAIT:
             self._end()
+
+    def _is_of_its_operation(self, event: events.CaseRun) -> bool:
+        """Whether a case is of the operation whose finding was first: its kinds of failure shrink one by one."""
+        return self.first is not None and event.operation == self.first.finding.operation
 
     def _is_of_the_first(self, event: events.FindingShrunk) -> bool:
         """Whether what became smaller is the first finding, not one that another operation had meanwhile."""
@@ -124,4 +132,5 @@ def hunt(
         first.tensor,
         None if smaller is None else smaller.finding.case,
         None if smaller is None else watch.shrink_seconds,
+        None if smaller is None else watch.shrink_steps,
     )

@@ -150,3 +150,13 @@ def test_what_is_shrunk_is_the_finding_that_was_first() -> None:
         watch(events.FindingShrunk(first, "a", first.id, 1.0))
     assert watch.smaller is not None
     assert watch.smaller.finding == first
+
+
+def test_steps_of_a_shrink_are_cases_of_the_operation_that_was_found_first() -> None:
+    watch = hunting._Watch(shrink=True)
+    watch(events.PhaseStarted("explore"))
+    watch(events.CaseRun("gdn.decode", "explore", 1.0))
+    watch(events.FindingFound(found("gdn.decode"), "a"))
+    for op, shrinking in (("gdn.decode", True), ("gdn.decode", True), ("gdn.decode", False), ("kda.decode", True)):
+        watch(events.CaseRun(op, "explore", 1.0, shrinking=shrinking))
+    assert (watch.cases, watch.shrink_steps) == (1, 2)
