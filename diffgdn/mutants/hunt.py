@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from diffgdn import campaign
 from diffgdn.campaign import events
@@ -41,6 +43,14 @@ class Kill:
         """Return a JSON-ready dict."""
         case = None if self.shrunk is None else self.shrunk.to_json()
         return {**vars(self), "shrunk": case}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Kill:
+        """Return what `to_json` made a dict of. Raises ValueError or KeyError for what is none."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        values = {name: value for name, value in data.items() if name in known}
+        shrunk = values["shrunk"]
+        return cls(**{**values, "shrunk": None if shrunk is None else Case.from_json(shrunk)})
 
 
 class _Enough(KeyboardInterrupt):
@@ -86,7 +96,7 @@ class _Watch:
             self._end()
 
     def _is_of_its_operation(self, event: events.CaseRun) -> bool:
-        """Whether a case is of the operation whose finding was first: its kinds of failure shrink one by one."""
+        """Whether a case is of the operation of the first finding; one of its findings shrinks at a time."""
         return self.first is not None and event.operation == self.first.finding.operation
 
     def _is_of_the_first(self, event: events.FindingShrunk) -> bool:

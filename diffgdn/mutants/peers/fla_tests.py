@@ -2,7 +2,7 @@
 
 Left out: backward passes; tests of single stages (tests/ops/test_gdn_kernels.py, test_gate), for the stages
 here are cut differently; test_fused_recurrent_state_v_first, for the recurrent kernel here has one layout;
-backends that are not in Triton (FlashQLA, FlashKDA), and shapes alone (test_chunk_return_intermediate_states).
+backends that are not in Triton (FlashQLA, FlashKDA), and shapes (test_chunk_return_intermediate_states).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 from diffgdn.mutants.peers.peer_test import (
     LAYOUT,
     OUTSIDE,
-    RAND,
     RANDN,
     Draw,
     Gate,
@@ -169,7 +168,13 @@ def gdn() -> Iterator[PeerTest]:
             "test_chunk_varlen", "gdn.extend", **packed(bounds), **dims(H, HV, D, HALF),
             gate=log_sigmoid("rand", dtype=HALF, zeros=zeros), beta=SIGMOID_FP32, **varlen,
         )  # fmt: skip
-    for D, zeros, bounds in ((60, 0, (0, 8192)), (60, 0, (0, 15)), (64, 0, CU_3), (64, 0.5, CU_3), (100, 0, CU_5)):
+    for D, zeros, bounds in (
+        (60, 0, (0, 8192)),
+        (60, 0, (0, 15)),
+        (64, 0, CU_3),
+        (64, 0.5, CU_3),
+        (100, 0, CU_5),
+    ):
         yield PeerTest(
             "test_chunk_varlen_prefill", "gdn.extend", **packed(bounds), **dims(4, 4, D, HALF),
             gate=log_sigmoid("rand", dtype=HALF, zeros=zeros), beta=SIGMOID, **varlen,
@@ -209,7 +214,7 @@ def raw(draw: Draw, rate: Draw | None, biased: bool, bounded: bool = False) -> G
 
 
 def kda() -> Iterator[PeerTest]:
-    """Yield the tests of Kimi delta attention. Its gates without A_log are left out: kernels here need one."""
+    """Yield the tests of Kimi delta attention; not those of gates without A_log, which kernels here need."""
     for B, T, H, HV, D, scale, by_kernel in (
         (1, 64, 1, 1, 64, 1, False),
         (2, 512, 3, 3, 60, 1, False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -93,8 +94,8 @@ def _update(kernels: ModuleType, test: PeerTest, x: Inputs, layout: str = "vk") 
 def _decode(kernels: ModuleType, test: PeerTest, x: Inputs, layout: str = "vk", **verify: Any) -> Results:
     o = kernels.fused_sigmoid_gating_delta_rule_update(
         x.A_log, x.g, x.dt_bias, 1.0, 20.0, x.q, x.k, x.v, x.beta, x.state, x.indices, scale=test.scale,
-        use_qk_l2norm_in_kernel=test.l2norm, cu_seqlens=x.cu_seqlens, is_kda=test.operation.startswith("kda."),
-        lower_bound=test.gate.lower_bound, **verify,
+        use_qk_l2norm_in_kernel=test.l2norm, cu_seqlens=x.cu_seqlens,
+        is_kda=test.operation.startswith("kda."), lower_bound=test.gate.lower_bound, **verify,
     )  # fmt: skip
     return {"o": o}
 
@@ -110,13 +111,17 @@ def _verify(kernels: ModuleType, test: PeerTest, x: Inputs, layout: str = "vk") 
 
 def _packed_decode(kernels: ModuleType, test: PeerTest, x: Inputs, layout: str = "vk") -> Results:
     kda = test.operation.startswith("kda.")
-    run = kernels.fused_recurrent_kda_packed_decode if kda else kernels.fused_recurrent_gated_delta_rule_packed_decode
+    run = (
+        kernels.fused_recurrent_kda_packed_decode
+        if kda
+        else kernels.fused_recurrent_gated_delta_rule_packed_decode
+    )
     tokens = len(test.lens)
     out = x.v.new_empty(tokens, 1, test.HV, test.V)
     scale = test.K**-0.5 if test.scale is None else test.scale
     run(
-        _mixed(x), x.g.reshape(tokens, -1), x.beta.reshape(tokens, -1), x.A_log, x.dt_bias, scale, x.state, out,
-        x.indices, test.l2norm,
+        _mixed(x), x.g.reshape(tokens, -1), x.beta.reshape(tokens, -1), x.A_log, x.dt_bias, scale, x.state,
+        out, x.indices, test.l2norm,
     )  # fmt: skip
     return {"o": out}
 
@@ -156,7 +161,7 @@ def _by_the_recurrent_kernel(kernels: ModuleType, test: PeerTest, x: Inputs) -> 
     x, first = activated(test, x), x.first
     plain = replace(test, raw_beta=False, doubled=False)
     results = []
-    for n, (start, end) in enumerate(zip(ends, ends[1:], strict=False)):
+    for n, (start, end) in enumerate(pairwise(ends)):
         own = {name: getattr(x, name)[:, start:end] for name in ("q", "k", "v", "g", "beta")}
         state = first[n : n + 1].clone()
         results.append(_recurrent(kernels, plain, replace(x, state=state, cu_seqlens=None, **own)))
@@ -189,7 +194,9 @@ def _plain(kernels: ModuleType, test: PeerTest, x: Inputs) -> Results:
     q, k, v, g = (lanes(part, repeat) for part, repeat in ((x.q, heads), (x.k, heads), (x.v, 1), (x.g, 1)))
     if test.l2norm:
         q, k = (part / torch.sqrt((part * part).sum(-1, keepdim=True) + 1e-6) for part in (q, k))
-    live = torch.arange(T, device=q.device)[:, None] < torch.tensor(lens, device=q.device).repeat_interleave(test.HV)
+    live = torch.arange(T, device=q.device)[:, None] < torch.tensor(lens, device=q.device).repeat_interleave(
+        test.HV
+    )
     scale = test.K**-0.5 if test.scale is None else float(test.scale)
     g = g if g.ndim == 3 else g[..., None]
     batch = Lanes(q, k, v, g, lanes(x.beta), x.first.double().flatten(0, 1), live, scale)

@@ -1,7 +1,7 @@
 """Runs a peer's tests on a mutant, in a process that may die over it: one line of JSON for each test.
 
-`python -m diffgdn.mutants.peers.peer_child MUTANT PEER BACKEND [--all]`. MUTANT is an id, or - for the kernels
-as they are. It ends with the first test that fails, unless all are asked for.
+`python -m diffgdn.mutants.peers.peer_child MUTANT PEER BACKEND [--all]`. MUTANT is an id, or - for the
+kernels as they are. It ends with the first test that fails, unless all are asked for.
 """
 
 from __future__ import annotations

@@ -70,7 +70,9 @@ def draw(test: PeerTest, device: str = "cpu") -> Inputs:
     if test.gate.outside:
         assert A_log is not None
         g, A_log, dt_bias = log_decay(test.gate, g, A_log, dt_bias, torch.float32).to(dtype), None, None
-    g, beta = (x if x.dtype in (q.dtype, torch.float32) else x.float() for x in (g, beta))  # as kernels here ask
+    g, beta = (
+        x if x.dtype in (q.dtype, torch.float32) else x.float() for x in (g, beta)
+    )  # as kernels here ask
     if test.split:
         g, beta = _views(g.flatten(2), beta)
         g = g.unflatten(2, inner)

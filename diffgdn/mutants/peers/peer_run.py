@@ -41,7 +41,11 @@ def broken(criterion: Criterion, got: Tensor, wanted: Tensor | None) -> str | No
     wanted = wanted.double().reshape(got.shape)
     apart = (wanted - got).abs()
     if isinstance(criterion, Close):
-        return None if torch.allclose(got, wanted, criterion.rtol, criterion.atol) else f"off by {_most(apart):.2g}"
+        return (
+            None
+            if torch.allclose(got, wanted, criterion.rtol, criterion.atol)
+            else f"off by {_most(apart):.2g}"
+        )
     if isinstance(criterion, Below):
         near = _most(apart) < criterion.largest and float(apart.mean()) < criterion.mean
         return None if near and bool(torch.isfinite(got).all()) else f"off by {_most(apart):.2g}"

@@ -1,4 +1,4 @@
-"""A test of another project as data: shapes, how its tensors are drawn, and when it fails. Imports no torch."""
+"""A test of another project as data: shapes, how tensors are drawn, when it fails. Imports no torch."""
 
 from __future__ import annotations
 
@@ -122,9 +122,9 @@ class PeerTest:
     and of what is drawn without one. unit: which of q and k are divided by their norms before the call
     ("", "k", "qk"); l2norm: or by the kernel. state: the initial one. raw_beta: beta is drawn before its
     sigmoid, which the kernel takes; doubled: and doubles. split: whether a and b are views of one tensor.
-    spare: steps of verify's buffer past those in use. criteria: of each result that is compared (o, state:
-    of each sequence, others: slots that no sequence names, pool: all of it, as it was before, steps). against:
-    see above.
+    spare: steps of verify's buffer past those in use. criteria: of each result that is compared (o; state,
+    of each sequence; others, slots that no sequence names; pool, all of it, as it was before; steps).
+    against: see above.
     """
 
     name: str
@@ -159,7 +159,10 @@ class PeerTest:
     def operations(self) -> tuple[str, ...]:
         """The operations that it calls, in the names used here."""
         family = self.operation.partition(".")[0]
-        return (self.operation, *([f"{family}.{self.against}"] if self.against in (RECURRENT, DECODE) else []))
+        return (
+            self.operation,
+            *([f"{family}.{self.against}"] if self.against in (RECURRENT, DECODE) else []),
+        )
 
 
 MOST_HEADS = 2  # of q and k, as many value heads to each as there were
@@ -216,7 +219,9 @@ def without(test: PeerTest, stages: str) -> PeerTest | None:
     if stages == "extend" and extend and test.against == RECURRENT:  # which is called for each sequence alone
         alone = dict(lens=test.lens[:1], packed=False, slots=None, chunk_size=CHUNK)
         return replace(test, operation=test.operation.replace("extend", "recurrent"), against=PLAIN, **alone)
-    right = ("extend",) if stages == "extend" else ("recurrent", "update", "decode", "verify", "packed_decode")
+    right = (
+        ("extend",) if stages == "extend" else ("recurrent", "update", "decode", "verify", "packed_decode")
+    )
     return None if stages and test.operation.partition(".")[2] in right else test
 
 

@@ -29,7 +29,11 @@ NEEDS = {
     "tree-parent-chain": "a draft tree",
     "rollback-after-two-drafts": "slots for each token",
 }
-SHARED = ("arguments.py", "current_device.py", "device.py")  # of the files of the kernels, what all stages use
+SHARED = (
+    "arguments.py",
+    "current_device.py",
+    "device.py",
+)  # of the files of the kernels, what all stages use
 
 
 @dataclass(frozen=True)

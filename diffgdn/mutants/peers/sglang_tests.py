@@ -1,8 +1,9 @@
 """SGLang's tests of these operations: facts of its files, in the order of the files.
 
-Tests of kernels that are not in Triton are here too where their shapes and tolerances are those of an operation
-here (FlashInfer's of KDA and the gated delta rule, both for Blackwell GPUs, the first of them switched off; the
-CPU's): a mutant stands in the place of the kernel that is tested, the recurrence in that of the other one.
+Tests of kernels that are not in Triton are here too where their shapes and tolerances are those of an
+operation here (FlashInfer's of KDA and the gated delta rule, both for Blackwell GPUs, the first of them
+switched off; the CPU's): a mutant stands in the place of the kernel that is tested, the recurrence in that of
+the other one.
 
 Left out: tests of single stages (test_solve_fwd_sub, the cumulative gates of test_kda_kernels); of what no
 operation here does (replayed and fused projections, context parallelism, accepted rows, rounding at random);
@@ -35,11 +36,33 @@ from diffgdn.mutants.peers.peer_test import (
 )
 
 REPOSITORY, FOLDER = "sgl-project/sglang", "test/registered/attention"
-CHUNK = Source("SGLang", REPOSITORY, "06ab04abc53fef1bd3b3dbdae760c2f3a18d13b8", f"{FOLDER}/test_chunk_gated_delta_rule.py")
-KDA = Source("SGLang", REPOSITORY, "05f70dc503324fcbc7cb999e78ab990f27a9597e", f"{FOLDER}/test_kda_kernels.py")
-STRIDE = Source("SGLang", REPOSITORY, "228d4c850657e1fd969dfe3bf195887160f3e594", f"{FOLDER}/test_gdn_noncontiguous_stride.py")
-FLASHINFER = Source("SGLang", REPOSITORY, "045e94b2940a64061a505de0c50ea472aa8d6a10", f"{FOLDER}/test_kda_decode_flashinfer.py")
-CAKE = Source("SGLang", REPOSITORY, "319dfa35fcc0570d01907cca8651165ecbd49237", "test/registered/kernels/ops/attention/test_cake_gdn_decode.py")
+CHUNK = Source(
+    "SGLang",
+    REPOSITORY,
+    "06ab04abc53fef1bd3b3dbdae760c2f3a18d13b8",
+    f"{FOLDER}/test_chunk_gated_delta_rule.py",
+)
+KDA = Source(
+    "SGLang", REPOSITORY, "05f70dc503324fcbc7cb999e78ab990f27a9597e", f"{FOLDER}/test_kda_kernels.py"
+)
+STRIDE = Source(
+    "SGLang",
+    REPOSITORY,
+    "228d4c850657e1fd969dfe3bf195887160f3e594",
+    f"{FOLDER}/test_gdn_noncontiguous_stride.py",
+)
+FLASHINFER = Source(
+    "SGLang",
+    REPOSITORY,
+    "045e94b2940a64061a505de0c50ea472aa8d6a10",
+    f"{FOLDER}/test_kda_decode_flashinfer.py",
+)
+CAKE = Source(
+    "SGLang",
+    REPOSITORY,
+    "319dfa35fcc0570d01907cca8651165ecbd49237",
+    "test/registered/kernels/ops/attention/test_cake_gdn_decode.py",
+)
 CPU = Source("SGLang", REPOSITORY, "057015f8b07146973b2c4d6a103381cac0f15fd4", "test/srt/cpu/test_mamba.py")
 
 BF16, SINGLE = "bfloat16", "float32"
@@ -177,8 +200,9 @@ def cake() -> Iterator[PeerTest]:
     """Yield those of decode and verify of the gated delta rule, held to the recurrence in fp32."""
     near = Close(1e-2, 1e-2)
     decode = PeerTest(
-        "test_tp4_decode_row_matches_flashinfer_reference_and_graph_replay", "gdn.decode", (1,) * 4, 4, 8, 128,
-        128, BF16, Gate(normal(0.1), rate=normal(0.1, dtype=SINGLE), bias=normal(1.0, -2.0, SINGLE)), RANDN,
+        "test_tp4_decode_row_matches_flashinfer_reference_and_graph_replay", "gdn.decode", (1,) * 4, 4, 8,
+        128, 128, BF16,
+        Gate(normal(0.1), rate=normal(0.1, dtype=SINGLE), bias=normal(1.0, -2.0, SINGLE)), RANDN,
         {"o": near, "state": near}, **NORMALS, l2norm=True, state=normal(0.1), slots=Slots(7, "shuffled"),
         raw_beta=True,
     )  # fmt: skip
@@ -191,8 +215,9 @@ def cake() -> Iterator[PeerTest]:
         )  # fmt: skip
     for B in (1, 4):
         yield replace(
-            decode, name="test_kmajor_fp32_decode_matches_flashinfer_and_reference", lens=(1,) * B, H=16, HV=32,
-            state=normal(0.1, dtype=SINGLE), slots=Slots(B), criteria={"o": near, "state": Close(1e-3, 1e-3)},
+            decode, name="test_kmajor_fp32_decode_matches_flashinfer_and_reference", lens=(1,) * B, H=16,
+            HV=32, state=normal(0.1, dtype=SINGLE), slots=Slots(B),
+            criteria={"o": near, "state": Close(1e-3, 1e-3)},
         )  # fmt: skip
 
 
@@ -208,6 +233,13 @@ def cpu() -> Iterator[PeerTest]:
 
 TESTS = tuple(
     replace(test, source=source)
-    for source, tests in ((CHUNK, chunk), (KDA, kda), (STRIDE, stride), (FLASHINFER, flashinfer), (CAKE, cake), (CPU, cpu))
+    for source, tests in (
+        (CHUNK, chunk),
+        (KDA, kda),
+        (STRIDE, stride),
+        (FLASHINFER, flashinfer),
+        (CAKE, cake),
+        (CPU, cpu),
+    )
     for test in tests()
 )
