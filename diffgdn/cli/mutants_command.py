@@ -104,10 +104,10 @@ def mutants(
             with tempfile.TemporaryDirectory(prefix="diffgdn-mutant-") as folder:
                 table.add(hunt(mutant, backend, seed, max_time, count, Path(folder), not no_shrink))
         click.echo(kill_table.line(table.kills[mutant.id]))
-        if peers and mutant.id not in table.peers:
-            table.add_peers(mutant.id, {name: seen.look(mutant, name, backend) for name in seen.TESTS})
-        if peers:
-            click.echo(kill_table.peers_line(table.peers[mutant.id]))
+    unasked = [mutant for mutant in chosen if peers and mutant.id not in table.peers]
+    for name, seen_by in seen.look_at_all(unasked, backend, count):
+        table.add_peers(name, seen_by)
+        click.echo(kill_table.peers_line(name, seen_by))
     kills = [table.kills[mutant.id] for mutant in chosen]
     answers = {mutant.id: table.peers[mutant.id] for mutant in chosen if mutant.id in table.peers}
     for words in kill_table.summary(kills, answers):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
 from diffgdn.cases.lay import Lay
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.state_options import StateOptions
@@ -17,7 +17,7 @@ from diffgdn.cases.state_options import StateOptions
 SMALLEST, ONE_STEP, FURTHER = "smallest", "one step", "further"
 SIMPLEST_DIM = 16  # of K and V: smaller ones are no simpler
 # What shows where a mistake is, and laws that draw less than the simplest one does, make a case no larger.
-NO_MARKS = ("only", "edits", "lens", "H", "HV", "op")
+NO_MARKS = ("only", "lens", "H", "HV", "op")
 LESS = {("values", "law"): ("ones", "zero"), ("values", "state"): ("law", "zero", "none")}
 
 
@@ -134,8 +134,9 @@ KNOWN_SMALLEST: dict[str, Case] = {
     "clamp-breaks-cancel": least("kda.extend", lens=(2,), gates=Gates(law="constant", strength=80.0)),
     "inf-times-zero-anchor": least("kda.extend", lens=(3,), gates=_UNDERFLOW),
     "neumann-fp16": least("gdn.extend", lens=(2,), values=Values(law="uniform")),
-    "neumann-slow-decay": least("gdn.extend", lens=(16,), values=Values(law="parallel")),
+    "neumann-slow-decay": least("gdn.extend", lens=(12,), values=Values(law="parallel")),
     "newton-too-few": least("kda.extend", lens=(9,)),
+    "inf-times-zero-gate": least("gdn.decode", edits=(Edit("A_log", 0, 100.0), Edit("a", 0, -500.0))),
     "softplus-no-linear-branch": least("kda.decode", gates=Gates(law="extreme")),
     "eps-on-mean": least("kda.verify", K=1, l2norm=True),
     "max-not-sum": least("gdn.recurrent", l2norm=True, values=Values(q_exponent=-9)),

@@ -24,10 +24,10 @@ def _found_by(kill: Kill) -> str:
     return f"{kill.operation}, {kill.kind}" + (f" in {kill.result}" if kill.result else "")
 
 
-def peers_line(seen: Mapping[str, Seen]) -> str:
+def peers_line(mutant: str, seen: Mapping[str, Seen]) -> str:
     """Say in a line what peers' tests make of a mutant."""
     words = (f"{name}'s tests: {one.answer}{f' ({one.by})' if one.by else ''}" for name, one in seen.items())
-    return f"{'':28} {'; '.join(words)}"
+    return f"{mutant:28} {'; '.join(words)}"
 
 
 def summary(kills: Sequence[Kill], peers: Mapping[str, Mapping[str, Seen]] | None = None) -> Iterator[str]:

@@ -13,9 +13,9 @@ from diffgdn.mutants.peers.peer_test import for_backend
 from diffgdn.report import kill_table
 
 FIRST = (
-    "Made by the command below; do not edit it. Each row is a bug that shipped elsewhere, or has the shape of one",
-    "that did, put back into a copy of the kernels, and what the ordinary campaign makes of it, with nothing to",
-    "tell it where to look. Bugs that are not put back, and the history of this list, are on",
+    "Made by the command below; do not edit it. Each row is a bug that shipped elsewhere, or has the shape",
+    "of one that did, put back into a copy of the kernels, and what the ordinary campaign makes of it, with",
+    "nothing to tell it where to look. Bugs that are not put back, and the history of this list, are on",
     "[the page of bugs](bugs-found.md).",
 )
 READ = """

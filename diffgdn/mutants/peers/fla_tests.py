@@ -16,6 +16,7 @@ from diffgdn.mutants.peers.peer_test import (
     LAYOUT,
     OUTSIDE,
     RANDN,
+    Criterion,
     Draw,
     Gate,
     PeerTest,
@@ -34,7 +35,9 @@ SIGMOID = Draw("rand", then="sigmoid")  # of rand: 0.5 to 0.73
 SIGMOID_FP32 = replace(SIGMOID, dtype=SINGLE)
 NORMAL_SIGMOID = Draw("randn", then="sigmoid")
 RATE = Draw("rate", dtype=SINGLE)
-CU_3, CU_5 = (0, 256, 500, 1000), (0, 15, 100, 300, 1200, 2000)
+CU_1: tuple[int, ...] = (0, 15)
+CU_3: tuple[int, ...] = (0, 256, 500, 1000)
+CU_5: tuple[int, ...] = (0, 15, 100, 300, 1200, 2000)
 
 
 def both(most: float) -> dict[str, Any]:
@@ -155,9 +158,11 @@ def gdn() -> Iterator[PeerTest]:
             **dims(H, HV, D, HALF), q=RANDN, k=RANDN, v=RANDN, gate=raw(FP32_NORMAL, RATE, biased),
             beta=SIGMOID, l2norm=True, state=FP32_NORMAL, criteria=both(0.002), against=OUTSIDE,
         )  # fmt: skip
-    varlen = dict(q=RANDN, k=FP32_NORMAL, v=RANDN, unit="k", state=RANDN, criteria=both(0.005))
+    varlen: dict[str, Any] = dict(
+        q=RANDN, k=FP32_NORMAL, v=RANDN, unit="k", state=RANDN, criteria=both(0.005)
+    )
     for H, HV, D, zeros, bounds in (
-        (4, 4, 60, 0, (0, 15)),
+        (4, 4, 60, 0, CU_1),
         (4, 4, 64, 0, CU_3),
         (4, 4, 64, 0.5, CU_3),
         (4, 4, 100, 0, CU_5),
@@ -170,7 +175,7 @@ def gdn() -> Iterator[PeerTest]:
         )  # fmt: skip
     for D, zeros, bounds in (
         (60, 0, (0, 8192)),
-        (60, 0, (0, 15)),
+        (60, 0, CU_1),
         (64, 0, CU_3),
         (64, 0.5, CU_3),
         (100, 0, CU_5),
@@ -197,7 +202,7 @@ def gdn() -> Iterator[PeerTest]:
             gate=raw(FP32_NORMAL, FP32_NORMAL, biased), beta=SIGMOID_FP32, **normed(by_kernel),
             criteria=both(0.005), against=OUTSIDE,
         )  # fmt: skip
-    for D, biased, bounds in ((60, True, (0, 15)), (64, False, CU_3), (64, True, CU_3), (100, True, CU_5)):
+    for D, biased, bounds in ((60, True, CU_1), (64, False, CU_3), (64, True, CU_3), (100, True, CU_5)):
         yield PeerTest(
             "test_chunk_gate_in_kernel_varlen", "gdn.extend", **packed(bounds), **dims(4, 4, D, HALF),
             q=RANDN, k=RANDN, v=RANDN, gate=raw(FP32_NORMAL, FP32_NORMAL, biased), beta=SIGMOID_FP32,
@@ -246,7 +251,7 @@ def kda() -> Iterator[PeerTest]:
             scale=scale, gate=raw(FP32_NORMAL, RATE, biased, bounded), beta=SIGMOID, l2norm=True,
             state=FP32_NORMAL, criteria=both(0.002), against=OUTSIDE,
         )  # fmt: skip
-    pool = {"o": Ratio(0.005), "state": Ratio(0.005), "others": Ratio(0.0)}
+    pool: dict[str, Criterion] = {"o": Ratio(0.005), "state": Ratio(0.005), "others": Ratio(0.0)}
     for B, H, D, scale, over, by_kernel, activated, bounded, dtype in (
         (16, 16, 128, 0.1, 1.0, True, False, False, BF16),
         (32, 8, 64, 1.0, 1.0, False, False, False, HALF),
@@ -308,7 +313,7 @@ def kda() -> Iterator[PeerTest]:
             state=FP32_NORMAL, criteria=both(1e-4), against=OUTSIDE,
         )  # fmt: skip
     for name, D, zeros, bounds, activated, safe, chunk_size in (
-        ("test_chunk_varlen", 60, 0.1, (0, 15), True, False, 64),
+        ("test_chunk_varlen", 60, 0.1, CU_1, True, False, 64),
         ("test_chunk_varlen", 64, 0.9, CU_3, True, False, 64),
         ("test_chunk_varlen", 128, 0.5, CU_3, False, False, 64),
         ("test_chunk_varlen", 100, 0, CU_5, True, False, 64),

@@ -104,7 +104,9 @@ def _verify(kernels: ModuleType, test: PeerTest, x: Inputs, layout: str = "vk") 
     N, T = len(test.lens), test.lens[0]
     buffer = x.state.new_zeros(N, T + test.spare, *x.state.shape[1:])
     rows = torch.arange(N, dtype=torch.int32, device=x.state.device)
-    options = dict(disable_state_update=True, intermediate_states_buffer=buffer, cache_steps=T)
+    options: dict[str, Any] = dict(
+        disable_state_update=True, intermediate_states_buffer=buffer, cache_steps=T
+    )
     o = _decode(kernels, test, x, intermediate_state_indices=rows, **options)["o"]
     return {"o": o, "steps": buffer[:, :T]}
 

@@ -31,4 +31,5 @@ def main(mutant: str, peer: str, backend: str, everything: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], "--all" in sys.argv[4:])
+    MUTANT, PEER, BACKEND = sys.argv[1:4]
+    main(MUTANT, PEER, BACKEND, "--all" in sys.argv[4:])

@@ -118,7 +118,8 @@ def _tensor(law: Draw, shape: tuple[int, ...], dtype: str, source: torch.Generat
     if law.law == "rate":
         x = torch.log(1 + 15 * x)
     x = x.to(kind) * law.times + law.plus
-    x = {"": lambda y: y, "sigmoid": torch.sigmoid, "logsigmoid": F.logsigmoid}[law.then](x)
+    if law.then:
+        x = torch.sigmoid(x) if law.then == "sigmoid" else F.logsigmoid(x)
     return x / law.over
 
 

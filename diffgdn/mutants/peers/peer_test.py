@@ -217,8 +217,9 @@ def without(test: PeerTest, stages: str) -> PeerTest | None:
     if stages == "recurrent" and extend and test.against == RECURRENT:
         return replace(test, against=PLAIN)
     if stages == "extend" and extend and test.against == RECURRENT:  # which is called for each sequence alone
-        alone = dict(lens=test.lens[:1], packed=False, slots=None, chunk_size=CHUNK)
-        return replace(test, operation=test.operation.replace("extend", "recurrent"), against=PLAIN, **alone)
+        operation = test.operation.replace("extend", "recurrent")
+        one = replace(test, lens=test.lens[:1], packed=False, slots=None, chunk_size=CHUNK)
+        return replace(one, operation=operation, against=PLAIN)
     right = (
         ("extend",) if stages == "extend" else ("recurrent", "update", "decode", "verify", "packed_decode")
     )

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from diffgdn.mutants.mutant import Mutant
@@ -94,15 +98,39 @@ def look(mutant: Mutant, peer: str, backend: str) -> Seen:
     return read(run(mutant.id, peer, backend))
 
 
+def look_at_all(mutants: Sequence[Mutant], backend: str, jobs: int) -> Iterator[tuple[str, dict[str, Seen]]]:
+    """Yield what each peer's tests make of each mutant, by id, in the order in which they are done.
+
+    jobs: how many processes at a time. Raises what `look` does.
+    """
+
+    def answers(mutant: Mutant) -> tuple[str, dict[str, Seen]]:
+        return mutant.id, {peer: look(mutant, peer, backend) for peer in TESTS}
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for done in as_completed([pool.submit(answers, mutant) for mutant in mutants]):
+                yield done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
 def run(mutant: str, peer: str, backend: str, everything: bool = False) -> tuple[str, str]:
-    """Run the child. Returns what it printed, and how it ended: "", or in a few words."""
+    """Run the child. Returns what it printed, and how it ended: "", or in a few words.
+
+    Raises RuntimeError if it could not run the tests, KeyboardInterrupt if it was interrupted.
+    """
     arguments = [mutant, peer, backend, *(["--all"] if everything else [])]
     command = [sys.executable, "-m", "diffgdn.mutants.peers.peer_child", *arguments]
     try:
-        child = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # there may be one on each core
+        child = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment)
     except subprocess.TimeoutExpired as expired:
         output = expired.stdout or b""
         return (output.decode() if isinstance(output, bytes) else output), "hung"
+    if child.returncode == -signal.SIGINT:
+        raise KeyboardInterrupt
     if child.returncode == 0:
         return child.stdout, ""
     if child.returncode > 0:
