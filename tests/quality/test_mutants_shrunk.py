@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from diffgdn.mutants.known_smallest import (
 from diffgdn.mutants.mutant_targets import name_of
 from diffgdn.runner.in_child import InChild
 from diffgdn.search import by_field
-from diffgdn.targets import Target
 from diffgdn.verdict import execute
 
 # Made small every time: these, from cases as a campaign finds them, which do no harm to this process.
@@ -101,23 +100,40 @@ def test_every_mutant_has_a_smallest_case() -> None:
     assert set(KNOWN_SMALLEST) == set(MUTANTS)
 
 
-def failure_of(case: Case, target: Target) -> str | None:
-    """The kind of failure of a case, None if it passes."""
-    failure = execute.run(case, target, "interpret").failure
-    return None if failure is None else failure.kind
+Kind = Callable[[Case], str | None]  # of failure of a case, None if it passes
 
 
-def shrunk(case: Case, name: str) -> Case:
-    """What the search by field makes of a case that fails on a mutant, given all the time it takes."""
+def kind_here(name: str) -> Kind:
+    """Run cases on a mutant in this process."""
     target = targets.get(name_of(name))
-    wanted = failure_of(case, target)
+
+    def kind(case: Case) -> str | None:
+        failure = execute.run(case, target, "interpret").failure
+        return None if failure is None else failure.kind
+
+    return kind
+
+
+def kind_in(child: InChild, name: str) -> Kind:
+    """Run cases on a mutant in a child, which may die."""
+
+    def kind(case: Case) -> str | None:
+        failure = child.run(case, name_of(name)).failure
+        return None if failure is None else failure.kind
+
+    return kind
+
+
+def shrunk(case: Case, kind: Kind) -> Case:
+    """What the search by field makes of a case that fails, given all the time it takes."""
+    wanted = kind(case)
     assert wanted is not None
-    return by_field.simplest(case, lambda one: failure_of(one, target) == wanted)
+    return by_field.simplest(case, lambda one: kind(one) == wanted)
 
 
 @pytest.mark.parametrize("name", BUSY)
 def test_a_busy_case_of_a_mutant_shrinks_to_the_smallest(name: str) -> None:
-    case = shrunk(BUSY[name], name)
+    case = shrunk(BUSY[name], kind_here(name))
     assert grade(case, KNOWN_SMALLEST[name]) in (SMALLEST, ONE_STEP), case
     assert within_twice(case, KNOWN_SMALLEST[name])
 
@@ -157,22 +173,22 @@ def _with_one_more(pool: Pool) -> Pool:
     )
 
 
-def grown(case: Case, name: str) -> Case:
+def grown(case: Case, kind: Kind) -> Case:
     """The case with all that is more in it and lets it fail in the same way."""
-    target = targets.get(name_of(name))
-    wanted = failure_of(case, target)
+    wanted = kind(case)
     for index in range(sum(1 for _ in busier(case))):
         for more in list(busier(case))[index : index + 1]:
-            if failure_of(more, target) == wanted:
+            if kind(more) == wanted:
                 case = more
     return case
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", [name for name in KNOWN_SMALLEST if name not in NOT_SHRUNK])
-def test_what_is_made_busier_shrinks_back(name: str) -> None:
-    busy = grown(KNOWN_SMALLEST[name], name)
-    case = shrunk(busy, name)
+def test_what_is_made_busier_shrinks_back(child: InChild, name: str) -> None:
+    kind = kind_in(child, name)
+    busy = grown(KNOWN_SMALLEST[name], kind)
+    case = shrunk(busy, kind)
     assert grade(case, KNOWN_SMALLEST[name]) in (SMALLEST, ONE_STEP), (busy, case)
     assert within_twice(case, KNOWN_SMALLEST[name])
 

@@ -119,6 +119,16 @@ def test_the_same_test_draws_the_same_tensors() -> None:
     assert one.g.max() < 0
 
 
+def test_what_a_call_writes_over_its_arguments_is_hidden_where_the_peer_copies_them() -> None:
+    x = peer_inputs.draw(named("FLA", "test_chunk"))
+    fresh, shared = x.fresh(True), x.fresh(False)
+    for name, tensor in vars(x).items():
+        if tensor is not None:
+            assert getattr(fresh, name).data_ptr() != tensor.data_ptr()
+            assert (getattr(shared, name).data_ptr() == tensor.data_ptr()) == (name != "state")
+    assert all(test.source.copies == (peer == "FLA") for peer, test in EVERYTHING)
+
+
 def test_split_gates_are_views_with_a_gap() -> None:
     x = peer_inputs.draw(named("SGLang", "TestFusedSigmoidGatingDeltaRuleUpdateNonContiguous"))
     assert x.beta.stride(1) == 2 * x.beta.shape[-1]

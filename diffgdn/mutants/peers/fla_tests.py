@@ -26,8 +26,8 @@ from diffgdn.mutants.peers.peer_test import (
 )
 
 REPOSITORY, REVISION = "fla-org/flash-linear-attention", "bc3b101dcb713ddc5bd8924b66754eb68b5ccf89"
-GDN = Source("FLA", REPOSITORY, REVISION, "tests/ops/test_gdn.py")
-KDA = Source("FLA", REPOSITORY, REVISION, "tests/ops/test_kda.py")
+GDN = Source("FLA", REPOSITORY, REVISION, "tests/ops/test_gdn.py", copies=True)
+KDA = Source("FLA", REPOSITORY, REVISION, "tests/ops/test_kda.py", copies=True)
 
 HALF, BF16, SINGLE = "float16", "bfloat16", "float32"
 FP32_NORMAL = Draw("randn", dtype=SINGLE)

@@ -29,7 +29,7 @@ def call(kernels: ModuleType, test: PeerTest, x: Inputs, layout: str = "vk") -> 
     and all; of verify steps [N, T, HV, V, K]. Raises what the kernels raise.
     """
     kind = test.operation.partition(".")[2]
-    x = x.fresh()
+    x = x.fresh(test.source.copies)
     if layout == "kv":
         x = replace(x, state=x.state.mT.contiguous())
     results = _CALLS[kind](kernels, test, x, layout)

@@ -41,9 +41,11 @@ class Inputs:
         named = self.state[self.indices.clamp(min=0).long()]
         return torch.where((self.indices >= 0)[:, None, None, None], named, torch.zeros_like(named))
 
-    def fresh(self) -> Inputs:
-        """Return the same with a state of its own, for a call that writes there."""
-        return replace(self, state=self.state.clone())
+    def fresh(self, everything: bool) -> Inputs:
+        """Return the same with a state of its own, for a call that writes there; or with all copied."""
+        if not everything:
+            return replace(self, state=self.state.clone())
+        return Inputs(*(None if x is None else x.clone() for x in vars(self).values()))  # type: ignore[arg-type]
 
 
 def draw(test: PeerTest, device: str = "cpu") -> Inputs:

@@ -18,12 +18,17 @@ PLAIN, OUTSIDE, RECURRENT, COMPACT, LAYOUT, DECODE, NOTHING = (
 
 @dataclass(frozen=True)
 class Source:
-    """Where a test is from: a file of a public repository at a revision."""
+    """Where a test is from: a file of a public repository at a revision.
+
+    copies: whether each call in it gets tensors of its own, so that one that writes over its arguments is not
+    told by another.
+    """
 
     peer: str
     repository: str
     revision: str
     file: str
+    copies: bool = False
 
 
 @dataclass(frozen=True)
