@@ -44,7 +44,8 @@ REDUCED = """
   sequences of one length (four of one token, 66 of more than 64), three chunks with the same rest behind the
   last full one, 32 tokens where there are no chunks; K, V, dtypes and laws as they are. Sets that are the
   same then are run once: {counts}. A kernel that a mutant leaves alone, which
-  a test compares with, gives way to the recurrence. On a GPU they run whole.
+  a test compares with, gives way to the recurrence. States are cut into tiles of 64 rows, where a GPU takes 8
+  or 16. On a GPU the tests run whole.
 """
 
 

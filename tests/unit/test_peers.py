@@ -11,6 +11,7 @@ import torch
 
 from diffgdn import kernels
 from diffgdn.cases.operations import OPERATIONS
+from diffgdn.kernels import tiles
 from diffgdn.mutants.catalogue import MUTANTS
 from diffgdn.mutants.mutant import Edit, Mutant
 from diffgdn.mutants.peers import peer_calls, peer_inputs, peer_run, seen
@@ -133,6 +134,22 @@ def test_split_gates_are_views_with_a_gap() -> None:
     x = peer_inputs.draw(named("SGLang", "TestFusedSigmoidGatingDeltaRuleUpdateNonContiguous"))
     assert x.beta.stride(1) == 2 * x.beta.shape[-1]
     assert not x.g.is_contiguous()
+
+
+def test_states_are_cut_into_tiles_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the interpreter one tile would hold what these tests have, and not show that tiles are miscounted."""
+    found = []
+
+    def call(*_: object) -> dict[str, torch.Tensor]:
+        found.append(tiles.pick(100, True).BV)
+        return {}
+
+    monkeypatch.setattr(peer_calls, "call", call)
+    test = replace(named("FLA", "test_fused_recurrent_vllm_decode"), criteria={})
+    before = tiles.pick(100, True).BV
+    assert peer_run.failure(kernels, test) is None
+    assert found == [64]
+    assert tiles.pick(100, True).BV == before == 128
 
 
 NAN = float("nan")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,18 +15,20 @@ from diffgdn.backend import interpreter
 from diffgdn.mutants.peers import peer_calls, peer_inputs
 from diffgdn.mutants.peers.peer_test import Below, Close, Criterion, Finite, PeerTest, Ratio
 
+# Rows of a state at a time in the interpreter, which would take 128: some states are cut, as all are on a GPU.
+TILE = 64
+
 
 def failure(kernels: ModuleType, test: PeerTest, device: str = "cpu") -> str | None:
     """Say what a test finds wrong with kernels, in a few words; None if it passes.
 
     What kernels raise is a failure of the test.
     """
-    if device == "cpu":
-        interpreter.repair()
     x = peer_inputs.draw(test, device)
     try:
-        wanted = peer_calls.expected(kernels, test, x)
-        got = peer_calls.call(kernels, test, x)
+        with _cut(kernels) if device == "cpu" else nullcontext():
+            wanted = peer_calls.expected(kernels, test, x)
+            got = peer_calls.call(kernels, test, x)
     except Exception as error:
         return f"raised {type(error).__name__}"
     for name, criterion in test.criteria.items():
@@ -30,6 +36,19 @@ def failure(kernels: ModuleType, test: PeerTest, device: str = "cpu") -> str | N
         if wrong is not None:
             return f"{name}: {wrong}"
     return None
+
+
+@contextmanager
+def _cut(kernels: ModuleType) -> Iterator[None]:
+    """Have the interpreter repaired, and states cut into tiles."""
+    interpreter.repair()
+    tiles: Any = import_module(f"{kernels.__name__}.tiles")
+    before = tiles.override
+    tiles.override = tiles.INTERPRETER._replace(BV=TILE)
+    try:
+        yield
+    finally:
+        tiles.override = before
 
 
 def broken(criterion: Criterion, got: Tensor, wanted: Tensor | None) -> str | None:
