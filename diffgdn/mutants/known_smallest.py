@@ -144,7 +144,7 @@ KNOWN_SMALLEST: dict[str, Case] = {
     "dt-bias-per-head": least("kda.decode", gates=Gates(law="uniform")),
     "scale-from-v": least("gdn.update", V=1),
     "kkt-left-empty": least("kda.extend"),
-    "subst-past-end": least("kda.extend", tail=1),
+    "subst-past-end": least("kda.extend", lens=(2,)),
     "wy-row-unwritten": least("gdn.extend", lens=(16,)),
     "pad-slot-unguarded-extend": least("gdn.extend", pool=Pool(indices=(-1,))),
     "token-offset-int32": least("gdn.extend", HV=2, lay=(Lay("v", gaps=(0, 0, 2**31, 0)),)),

@@ -137,7 +137,7 @@ def test_split_gates_are_views_with_a_gap() -> None:
 
 
 def test_states_are_cut_into_tiles_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the interpreter one tile would hold what these tests have, and not show that tiles are miscounted."""
+    """One tile of the interpreter's would hold what these tests have, whatever tiles are counted."""
     found = []
 
     def call(*_: object) -> dict[str, torch.Tensor]:

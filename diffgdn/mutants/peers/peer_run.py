@@ -15,7 +15,7 @@ from diffgdn.backend import interpreter
 from diffgdn.mutants.peers import peer_calls, peer_inputs
 from diffgdn.mutants.peers.peer_test import Below, Close, Criterion, Finite, PeerTest, Ratio
 
-# Rows of a state at a time in the interpreter, which would take 128: some states are cut, as all are on a GPU.
+# Rows of a state at a time in the interpreter, which would take 128: some states are cut, all are on a GPU.
 TILE = 64
 
 
