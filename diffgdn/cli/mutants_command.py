@@ -41,6 +41,7 @@ DEFAULT_SEED = 1
 @click.option(
     "--peers", is_flag=True, help="Also say whether the tests of FLA and SGLang, re-created, see each."
 )
+@click.option("--no-hunt", is_flag=True, help="With --peers: ask those tests alone, and hunt for none.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown at the end.")
 @click.option(
     "--page",
@@ -58,6 +59,7 @@ def mutants(
     no_shrink: bool,
     workers: int,
     peers: bool,
+    no_hunt: bool,
     markdown: bool,
     page_file: Path | None,
     seed: int | None,
@@ -87,6 +89,8 @@ def mutants(
 
     if page_file is not None:
         writable_file(page_file, "--page")
+    if no_hunt and not peers:
+        raise Problem("--no-hunt leaves nothing to do without --peers")
 
     from diffgdn.campaign.worker_pool import automatic_workers
     from diffgdn.mutants import kill_record
@@ -99,7 +103,7 @@ def mutants(
     except ValueError as error:
         raise Problem(f"--json {error}") from error
     count, seed = workers or automatic_workers(backend), DEFAULT_SEED if seed is None else seed
-    for mutant in chosen:
+    for mutant in chosen if not no_hunt else ():
         if mutant.id not in table.kills:
             with tempfile.TemporaryDirectory(prefix="diffgdn-mutant-") as folder:
                 table.add(hunt(mutant, backend, seed, max_time, count, Path(folder), not no_shrink))
@@ -108,7 +112,7 @@ def mutants(
     for name, seen_by in seen.look_at_all(unasked, backend, count):
         table.add_peers(name, seen_by)
         click.echo(kill_table.peers_line(name, seen_by))
-    kills = [table.kills[mutant.id] for mutant in chosen]
+    kills = [table.kills[mutant.id] for mutant in chosen if mutant.id in table.kills]
     answers = {mutant.id: table.peers[mutant.id] for mutant in chosen if mutant.id in table.peers}
     for words in kill_table.summary(kills, answers):
         click.echo(words)
@@ -116,6 +120,6 @@ def mutants(
     if markdown:
         click.echo("\n".join(kill_table.markdown(kills, about, answers)))
     if page_file is not None:
-        command = mutants_page.command(pattern, max_time, count, seed, bool(answers))
+        command = mutants_page.command(pattern, max_time, count, seed, bool(answers), no_hunt)
         page_file.write_text("\n".join(mutants_page.page(kills, about, answers, command, backend)))
     return 0 if all(kill.found or kill.mutant in OPEN for kill in kills) else 1

@@ -73,8 +73,8 @@ class _Watch:
         raise _Enough
 
     def __call__(self, event: events.Event) -> None:
-        if self.ended:
-            return  # what a campaign still says while it ends
+        if self.ended or isinstance(event, events.CampaignEnded):
+            return  # what a campaign still says while it ends, and what nothing is left to end after
         if isinstance(event, events.PhaseStarted) and event.phase in events.COUNTED and not self.begin:
             self.begin = time.monotonic()
         if isinstance(event, events.CaseRun) and event.phase in events.COUNTED and self.first is None:

@@ -27,10 +27,10 @@ class Record:
     def _take_up(self, file: Path) -> None:
         try:
             for row in json.loads(file.read_text()):
-                kill = Kill.from_json(row)
-                self.kills[kill.mutant] = kill
+                if "found" in row or PEERS not in row:
+                    self.kills[row["mutant"]] = Kill.from_json(row)
                 if PEERS in row:
-                    self.peers[kill.mutant] = {name: Seen(**seen) for name, seen in row[PEERS].items()}
+                    self.peers[row["mutant"]] = {name: Seen(**seen) for name, seen in row[PEERS].items()}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file}: not a table of mutants: {error}") from error
 
@@ -40,14 +40,18 @@ class Record:
         self._write()
 
     def add_peers(self, mutant: str, seen: dict[str, Seen]) -> None:
-        """Keep what peers' tests make of a mutant that was hunted."""
+        """Keep what peers' tests make of a mutant."""
         self.peers[mutant] = seen
         self._write()
 
     def _write(self) -> None:
         if self._file is not None:
-            rows = [{**kill.to_json(), **self._peers_of(name)} for name, kill in self.kills.items()]
+            names = dict.fromkeys((*self.kills, *self.peers))
+            rows = [{**self._kill_of(name), **self._peers_of(name)} for name in names]
             self._file.write_text(json.dumps(rows, indent=1))
+
+    def _kill_of(self, mutant: str) -> dict[str, object]:
+        return self.kills[mutant].to_json() if mutant in self.kills else {"mutant": mutant}
 
     def _peers_of(self, mutant: str) -> dict[str, object]:
         if mutant not in self.peers:

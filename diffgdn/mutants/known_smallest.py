@@ -181,7 +181,7 @@ KNOWN_SMALLEST: dict[str, Case] = {
     "inner-pool-strides": least("kda.update", lay=(Lay("state", gaps=(0, 0, 16, 0)),)),
     "key-heads-grid": least("gdn.recurrent", HV=2),
     "split-truncated": least("gdn.packed_decode", V=129),
-    "uniform-verify-length": least("gdn.recurrent", lens=(0, 1)),
+    "uniform-verify-length": least("gdn.recurrent", lens=(1, 2)),
     "rollback-after-two-drafts": least(
         "kda.update",
         pool=Pool(slots=3, indices=(2,)),
@@ -209,7 +209,7 @@ KNOWN_SMALLEST: dict[str, Case] = {
     ),
     "kda-gate-per-head": least("kda.recurrent", gates=Gates(law="uniform")),
     "verify-index-minus-one": least("gdn.update", pool=Pool(steps=1, buffer=2, rows=(-1,))),
-    "ab-not-gathered": least("kda.recurrent", lens=(0, 1, 1)),
+    "ab-not-gathered": least("kda.recurrent", lens=(0, 2)),
     "delta-inside-branch": least("kda.decode", gates=Gates(lower_bound=-5.0)),
     "default-buffer-aliased": least("kda.decode"),
 }

@@ -34,7 +34,8 @@ def summary(kills: Sequence[Kill], peers: Mapping[str, Mapping[str, Seen]] | Non
     """Say how many were found, after how long, the median and the slowest, how small they were made, and of
     how many each peer's tests tell."""
     found = [kill.seconds for kill in kills if kill.found]
-    yield f"{len(found)} of {len(kills)} mutants found"
+    if kills:
+        yield f"{len(found)} of {len(kills)} mutants found"
     if found:
         slowest = max((kill for kill in kills if kill.found), key=lambda kill: kill.seconds)
         yield (
@@ -54,8 +55,8 @@ def markdown(
 ) -> Iterator[str]:
     """Write the table of a documentation page.
 
-    about: of each mutant, its source and what is wrong. peers: of each mutant, what each peer's tests make of
-    it; with them a column for each peer.
+    about: of each mutant, its source and what is wrong; one that is not of kills was not hunted. peers: of
+    each mutant, what each peer's tests make of it; with them a column for each peer.
     """
     names = tuple(PEERS) if peers else ()
     columns = (
@@ -65,21 +66,21 @@ def markdown(
     )
     yield _row(columns)
     yield _row(["---"] * len(columns), "")
-    for kill in kills:
-        seen = (
-            [peers[kill.mutant][name].answer if kill.mutant in peers else "-" for name in names]
-            if peers
-            else []
-        )
-        yield _row((kill.mutant, *about[kill.mutant], *_found(kill), *seen))
+    hunted = {kill.mutant: kill for kill in kills}
+    for mutant, words in about.items():
+        answers = (peers or {}).get(mutant, {})
+        seen = [answers[name].answer if name in answers else "-" for name in names]
+        yield _row((mutant, *words, *_found(hunted.get(mutant)), *seen))
 
 
 def _row(cells: Sequence[str], pad: str = " ") -> str:
     return "|" + "|".join(f"{pad}{cell}{pad}" for cell in cells) + "|"
 
 
-def _found(kill: Kill) -> tuple[str, ...]:
-    """Return the cells of what a hunt says."""
+def _found(kill: Kill | None) -> tuple[str, ...]:
+    """Return the cells of what a hunt says; None if there was none."""
+    if kill is None:
+        return ("-",) * 7
     if not kill.found:
         return ("not found", str(kill.cases), f"{kill.seconds:.0f}", "-", "-", "-", "-")
     shrink = (

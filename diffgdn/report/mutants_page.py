@@ -49,13 +49,13 @@ REDUCED = """
 """
 
 
-def command(pattern: str, max_time: float, workers: int, seed: int, peers: bool) -> str:
+def command(
+    pattern: str, max_time: float, workers: int, seed: int, peers: bool, no_hunt: bool = False
+) -> str:
     """Return the command that makes a page."""
     options = [f"--id '{pattern}'"] if pattern != "*" else []
-    options += [
-        f"--max-time {max_time:g}s --workers {workers} --seed {seed}",
-        *(["--peers"] if peers else []),
-    ]
+    options += ["--no-hunt"] if no_hunt else [f"--max-time {max_time:g}s --seed {seed}"]
+    options += [f"--workers {workers}", *(["--peers"] if peers else [])]
     return f"diffgdn mutants {' '.join(options)} --page docs/mutants.md"
 
 
@@ -84,6 +84,9 @@ def page(
     for words in kill_table.summary(kills, peers):
         yield f"- {words}"
     yield ""
+    if len(kills) < len(about):
+        yield f"{len(about) - len(kills)} of {len(about)} were not hunted in this run: a dash says so."
+        yield ""
     yield "How to read the table:"
     yield READ.rstrip("\n")
     if peers:

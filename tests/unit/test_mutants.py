@@ -138,7 +138,7 @@ def test_what_a_file_holds_is_not_hunted_again(tmp_path: Path, monkeypatch: pyte
     assert "FLA's tests see 0 of 1, not 1; 0 are of what they do not call" in result.output
     assert "SGLang's tests see 1 of 1, not 0" in result.output
     lines = page.read_text().splitlines()
-    options_again = "--max-time 60s --workers 2 --seed 1 --peers --page docs/mutants.md"
+    options_again = "--max-time 60s --seed 1 --workers 2 --peers --page docs/mutants.md"
     assert f"    diffgdn mutants --id 'pool-copied' {options_again}" in lines
     row = next(line for line in lines if line.startswith("| pool-copied"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
@@ -164,6 +164,22 @@ def test_peers_are_asked_of_what_has_no_answer_yet(tmp_path: Path, monkeypatch: 
     record = Record(file)
     assert record.kills == {"pool-copied": FOUND}
     assert record.peers == {"pool-copied": {"FLA": YES, "SGLang": YES}}
+
+
+def test_peers_alone_may_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later run takes them from the file; on the page a dash stands for the hunt."""
+    monkeypatch.setattr(hunting, "hunt", None)
+    monkeypatch.setattr("diffgdn.mutants.peers.seen.look", lambda mutant, peer, backend: YES)
+    file, page = tmp_path / "kills.json", tmp_path / "page.md"
+    options = ["--id", "pool-*", "--json", str(file), "--peers", "--no-hunt", "--page", str(page)]
+    assert CliRunner().invoke(mutants, options, standalone_mode=False).return_value == 0
+    assert Record(file).kills == {}
+    assert Record(file).peers == {"pool-copied": {"FLA": YES, "SGLang": YES}}
+    row = next(line for line in page.read_text().splitlines() if line.startswith("| pool-copied"))
+    assert row.endswith(f"| {' | '.join('-' * 7)} | yes | yes |")
+    assert "1 of 1 were not hunted in this run" in page.read_text()
+    with pytest.raises(Problem, match="without --peers"):
+        CliRunner().invoke(mutants, ["--no-hunt"], standalone_mode=False, catch_exceptions=False)
 
 
 def test_a_file_of_something_else_is_a_problem(tmp_path: Path) -> None:
@@ -229,6 +245,16 @@ def test_what_is_shrunk_is_the_finding_that_was_first() -> None:
         watch(events.FindingShrunk(first, "a", first.id, 1.0))
     assert watch.smaller is not None
     assert watch.smaller.finding == first
+
+
+def test_the_last_word_of_a_campaign_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing would catch it: the command would end as if by Ctrl-C."""
+    monkeypatch.setattr(hunting, "SHRINK_WAIT", -1.0)
+    watch = hunting._Watch(shrink=True)
+    watch.first = events.FindingFound(found("gdn.decode"), "a")
+    watch(events.CampaignEnded(60.0, ()))
+    with pytest.raises(KeyboardInterrupt):
+        watch(events.PhaseStarted("explore"))
 
 
 def test_steps_of_a_shrink_are_cases_of_the_operation_that_was_found_first() -> None:
