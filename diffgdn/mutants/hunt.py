@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from diffgdn import campaign
-from diffgdn.campaign import events
+from diffgdn.campaign import events, reshrink
 from diffgdn.cases import operations
 from diffgdn.cases.case import Case
+from diffgdn.findings.finding import COMPLETE
 from diffgdn.mutants.mutant import Mutant
 from diffgdn.mutants.mutant_targets import name_of
 
-SHRINK_WAIT = 40.0  # seconds that the first finding may take to be shrunk
+SHRINK_WAIT = 10.0  # seconds that the campaign may go on to shrink the first finding, ...
+SHRINK_SECONDS = 60.0  # ... and that it may take then, if something is left to shrink
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def hunt(
         if outcome.problem is not None:
             raise RuntimeError(f"{mutant.id}: {outcome.problem}")
         return Kill(mutant.id, False, max_time, watch.cases)
-    first, smaller = watch.first.finding, watch.smaller
+    first = watch.first.finding
+    smaller, seconds, steps = _made_small(watch, backend) if shrink else (None, None, None)
     return Kill(
         mutant.id,
         True,
@@ -140,7 +143,24 @@ def hunt(
         first.operation,
         first.kind,
         first.tensor,
-        None if smaller is None else smaller.finding.case,
-        None if smaller is None else watch.shrink_seconds,
-        None if smaller is None else watch.shrink_steps,
+        smaller,
+        seconds,
+        steps,
     )
+
+
+def _made_small(watch: _Watch, backend: str) -> tuple[Case | None, float | None, int | None]:
+    """Go on with the shrink of the first finding, which a campaign leaves off for others.
+
+    Returns the case, seconds and cases run, those of the campaign with them; None where nothing came of it.
+    """
+    latest = watch.smaller or watch.first
+    assert latest is not None
+    seconds, steps = watch.shrink_seconds, watch.shrink_steps
+    if latest.finding.shrink == COMPLETE:
+        return latest.finding.case, seconds, steps
+    entry = (latest.finding, Path(latest.path))
+    result = reshrink.run([entry], backend, SHRINK_SECONDS, trusted=True)[0]
+    if result.smaller is not None and result.error is None:
+        return result.smaller.case, seconds + result.seconds, steps + result.cases
+    return (None, None, None) if watch.smaller is None else (latest.finding.case, seconds, steps)

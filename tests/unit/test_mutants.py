@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from diffgdn import kernels, targets
-from diffgdn.campaign import events
+from diffgdn.campaign import events, reshrink
 from diffgdn.campaign.config import Outcome
 from diffgdn.cases.case import Case, Gates
 from diffgdn.cases.operations import OPERATIONS, matching
 from diffgdn.cli.mutants_command import mutants
 from diffgdn.cli.options import Problem
-from diffgdn.findings.finding import Finding
+from diffgdn.findings.finding import COMPLETE, OUT_OF_TIME, Finding
 from diffgdn.mutants import hunt as hunting
 from diffgdn.mutants import mutated_kernels
 from diffgdn.mutants.catalogue import MUTANTS, NOT_HERE, OPEN, ROWS
@@ -245,6 +246,27 @@ def test_what_is_shrunk_is_the_finding_that_was_first() -> None:
         watch(events.FindingShrunk(first, "a", first.id, 1.0))
     assert watch.smaller is not None
     assert watch.smaller.finding == first
+
+
+def test_a_shrink_that_the_campaign_left_off_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cases and seconds are those of both. What is as small as it gets is not asked again."""
+    asked = []
+
+    def go_on(entries: list[tuple[Finding, Path]], *_: object, **__: object) -> list[reshrink.Result]:
+        finding, path = entries[0]
+        asked.append((finding.shrink, path))
+        smaller = replace(finding, case=Case("gdn.decode"))
+        return [reshrink.Result(finding, path, "interpret", smaller, seconds=5.0, cases=40)]
+
+    monkeypatch.setattr(reshrink, "run", go_on)
+    watch = hunting._Watch(shrink=True)
+    big = replace(found("gdn.decode"), case=Case("gdn.decode", HV=2), shrink=OUT_OF_TIME)
+    watch.first, watch.shrink_seconds, watch.shrink_steps = events.FindingFound(big, "a/b.json"), 3.0, 7
+    assert hunting._made_small(watch, "interpret") == (Case("gdn.decode"), 8.0, 47)
+    assert asked == [(OUT_OF_TIME, Path("a/b.json"))]
+    watch.first = events.FindingFound(replace(big, shrink=COMPLETE), "a/b.json")
+    assert hunting._made_small(watch, "interpret") == (Case("gdn.decode", HV=2), 3.0, 7)
+    assert len(asked) == 1
 
 
 def test_the_last_word_of_a_campaign_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
