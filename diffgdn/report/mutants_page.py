@@ -35,6 +35,7 @@ READ_PEERS = """
   kernels as they are all of them pass.
 - The values follow the laws of those tests, not their random numbers. Forward passes alone are compared, each
   with the reference that the test has: a recurrence (here in float64), or another call of the same kernels.
+  Where a test compares two kernels of that project which are one kernel here, both have the bug, and it cancels.
 - FLA's tolerance is that of a run by hand; with `FLA_CI_ENV` set, as in its own pipeline, a ratio of less
   than 0.01, or a difference of at most 0.3, is no failure.
 {reduced}"""
@@ -45,7 +46,8 @@ REDUCED = """
   last full one, 32 tokens where there are no chunks; K, V, dtypes and laws as they are. Sets that are the
   same then are run once: {counts}. A kernel that a mutant leaves alone, which
   a test compares with, gives way to the recurrence. States are cut into tiles of 64 rows, where a GPU takes 8
-  or 16. On a GPU the tests run whole.
+  or 16, and programs run one by one in ascending order, so that a race does not show. On a GPU the tests run
+  whole.
 """
 
 
