@@ -35,7 +35,7 @@ READ_PEERS = """
   kernels as they are all of them pass.
 - The values follow the laws of those tests, not their random numbers. Forward passes alone are compared, each
   with the reference that the test has: a recurrence (here in float64), or another call of the same kernels.
-  Where a test compares two kernels of that project which are one kernel here, both have the bug, and it cancels.
+  Where a test compares two kernels of that project which are one here, both have the bug, and it cancels.
 - FLA's tolerance is that of a run by hand; with `FLA_CI_ENV` set, as in its own pipeline, a ratio of less
   than 0.01, or a difference of at most 0.3, is no failure.
 {reduced}"""
