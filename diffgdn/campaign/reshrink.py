@@ -14,6 +14,7 @@ from typing import Any
 
 from diffgdn.campaign import tasks
 from diffgdn.campaign.config import Workers
+from diffgdn.campaign.events import CaseRun
 from diffgdn.campaign.replay_findings import by_backend
 from diffgdn.campaign.worker_pool import Died, Pool
 from diffgdn.findings import corpus, trust
@@ -32,7 +33,7 @@ FAULT_SECONDS = 240.0  # of a crash or a hang, where a step costs a process
 @dataclass
 class Result:
     """What became of a finding in a file. smaller: what now stands for it, also where it has become no
-    smaller; None where it is as it was. error: why.
+    smaller; None where it is as it was. error: why. cases: that were run for it.
     """
 
     finding: Finding
@@ -43,6 +44,7 @@ class Result:
     made: bool = False  # that file is new
     error: str | None = None
     seconds: float = 0.0
+    cases: int = 0
 
     def put(self) -> None:
         """Lay the smaller finding beside the larger one."""
@@ -162,6 +164,8 @@ class _Shrinks:
     def _handle(self, index: int, message: Any) -> None:
         if isinstance(message, tasks.Shrunk):
             self.running[index].smaller, self.running[index].seconds = message.finding, message.seconds
+        elif isinstance(message, CaseRun) and index in self.running:
+            self.running[index].cases += 1
         elif isinstance(message, tasks.Done):
             self._done(index, message)
         elif isinstance(message, Died):

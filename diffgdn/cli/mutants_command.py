@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import tempfile
 from pathlib import Path
 
@@ -66,9 +65,19 @@ DEFAULT_SEED = 1
 @click.option(
     "--workers", type=Workers(), default="auto", show_default=True, help="Processes; auto: one a core."
 )
+@click.option(
+    "--peers", is_flag=True, help="Also say whether the tests of FLA and SGLang, re-created, see each."
+)
+@click.option("--no-hunt", is_flag=True, help="With --peers: ask those tests alone, and hunt for none.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown at the end.")
+@click.option(
+    "--page",
+    "page_file",
+    type=click.Path(path_type=Path),
+    help="Write the table and what it means to a page.",
+)
 @seed_option(f"Of every campaign.  [default: {DEFAULT_SEED}]")
-@json_option("Write the table to this file; with --operators, take up what it holds.")
+@json_option("Write the table to this file; what it holds already is taken from it.")
 @backend_option
 def mutants(
     pattern: str,
@@ -81,7 +90,10 @@ def mutants(
     max_time: float | None,
     no_shrink: bool,
     workers: int,
+    peers: bool,
+    no_hunt: bool,
     markdown: bool,
+    page_file: Path | None,
     seed: int | None,
     json_file: Path | None,
     backend: str | None,
@@ -96,7 +108,8 @@ def mutants(
     by one worker, over the operations that it can change, until it is first found. Those that are known to
     change nothing are told of, not hunted. What --json holds already is not hunted again.
 
-    Exit status: 0 all found, 1 some were not, 2 usage or set-up problem, 130 interrupted.
+    Exit status: 0 all found, or all but those that are listed as not found yet, 1 others were not, 2 usage or
+    set-up problem, 130 interrupted.
     """
     seed = DEFAULT_SEED if seed is None else seed
     if operators:
@@ -115,7 +128,7 @@ def mutants(
     if sample is not None or equivalent:
         raise Problem("--sample and --equivalent are of --operators")
 
-    from diffgdn.mutants.catalogue import MUTANTS
+    from diffgdn.mutants.catalogue import MUTANTS, OPEN
 
     chosen = [mutant for name, mutant in MUTANTS.items() if fnmatch.fnmatchcase(name, pattern)]
     if not chosen:
@@ -128,20 +141,39 @@ def mutants(
     if json_file is not None:
         writable_file(json_file, "--json")
 
-    from diffgdn.campaign.worker_pool import automatic_workers
-    from diffgdn.mutants.hunt import hunt
-    from diffgdn.report import kill_table
+    if page_file is not None:
+        writable_file(page_file, "--page")
+    if no_hunt and not peers:
+        raise Problem("--no-hunt leaves nothing to do without --peers")
 
-    kills, count = [], workers or automatic_workers(backend)
-    for mutant in chosen:
-        with tempfile.TemporaryDirectory(prefix="diffgdn-mutant-") as folder:
-            kills.append(hunt(mutant, backend, seed, max_time or SECONDS, count, Path(folder), not no_shrink))
-        click.echo(kill_table.line(kills[-1]))
-        if json_file is not None:
-            json_file.write_text(json.dumps([kill.to_json() for kill in kills], indent=1))
-    for words in kill_table.summary(kills):
+    from diffgdn.campaign.worker_pool import automatic_workers
+    from diffgdn.mutants import kill_record
+    from diffgdn.mutants.hunt import hunt
+    from diffgdn.mutants.peers import seen
+    from diffgdn.report import kill_table, mutants_page
+
+    try:
+        table = kill_record.Record(json_file)
+    except ValueError as error:
+        raise Problem(f"--json {error}") from error
+    count, longest = workers or automatic_workers(backend), max_time or SECONDS
+    for mutant in chosen if not no_hunt else ():
+        if mutant.id not in table.kills:
+            with tempfile.TemporaryDirectory(prefix="diffgdn-mutant-") as folder:
+                table.add(hunt(mutant, backend, seed, longest, count, Path(folder), not no_shrink))
+        click.echo(kill_table.line(table.kills[mutant.id]))
+    unasked = [mutant for mutant in chosen if peers and mutant.id not in table.peers]
+    for name, seen_by in seen.look_at_all(unasked, backend, count):
+        table.add_peers(name, seen_by)
+        click.echo(kill_table.peers_line(name, seen_by))
+    kills = [table.kills[mutant.id] for mutant in chosen if mutant.id in table.kills]
+    answers = {mutant.id: table.peers[mutant.id] for mutant in chosen if mutant.id in table.peers}
+    for words in kill_table.summary(kills, answers):
         click.echo(words)
+    about = {mutant.id: (mutant.source, mutant.about) for mutant in chosen}
     if markdown:
-        about = {mutant.id: (mutant.source, mutant.about) for mutant in chosen}
-        click.echo("\n".join(kill_table.markdown(kills, about)))
-    return 0 if all(kill.found for kill in kills) else 1
+        click.echo("\n".join(kill_table.markdown(kills, about, answers)))
+    if page_file is not None:
+        command = mutants_page.command(pattern, longest, count, seed, bool(answers), no_hunt)
+        page_file.write_text("\n".join(mutants_page.page(kills, about, answers, command, backend)))
+    return 0 if all(kill.found or kill.mutant in OPEN for kill in kills) else 1

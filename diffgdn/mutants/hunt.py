@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from diffgdn import campaign
-from diffgdn.campaign import events
+from diffgdn.campaign import events, reshrink
 from diffgdn.cases.case import Case
 from diffgdn.cases.operations import OPERATIONS
+from diffgdn.findings.finding import COMPLETE
 from diffgdn.mutants.mutant import Mutant
 from diffgdn.mutants.mutant_targets import name_of
 
-SHRINK_WAIT = 40.0  # seconds that the first finding may take to be shrunk
+SHRINK_WAIT = 10.0  # seconds that the campaign may go on to shrink the first finding, ...
+SHRINK_SECONDS = 60.0  # ... and that it may take then, if something is left to shrink
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,9 @@ class Kill:
     """What a campaign made of a mutant.
 
     found: whether it found anything. seconds, cases: of exploration until then. operation, kind, result: of
-    the first finding; shrunk: its case as it was left; shrink_seconds: how long it took, None if it was not.
-    problem: why nothing can be said of one that was not found: its campaign could not run, or did not end.
+    the first finding; shrunk: its case as it was left; shrink_seconds: how long it took, shrink_steps: how
+    many cases were run for it; all None if it was not. problem: why nothing can be said of one that was not
+    found: its campaign could not run, or did not end.
     """
 
     mutant: str
@@ -35,12 +40,21 @@ class Kill:
     result: str | None = None
     shrunk: Case | None = None
     shrink_seconds: float | None = None
+    shrink_steps: int | None = None
     problem: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """Return a JSON-ready dict."""
         case = None if self.shrunk is None else self.shrunk.to_json()
         return {**vars(self), "shrunk": case}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Kill:
+        """Return what `to_json` made a dict of. Raises ValueError or KeyError for what is none."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        values = {name: value for name, value in data.items() if name in known}
+        shrunk = values["shrunk"]
+        return cls(**{**values, "shrunk": None if shrunk is None else Case.from_json(shrunk)})
 
 
 class _Enough(KeyboardInterrupt):
@@ -55,7 +69,7 @@ class _Watch:
         self.first: events.FindingFound | None = None
         self.seconds = 0.0
         self.smaller: events.FindingShrunk | None = None
-        self.shrink_seconds = 0.0
+        self.shrink_seconds, self.shrink_steps = 0.0, 0
         self.ended = False
 
     def _end(self) -> NoReturn:
@@ -63,12 +77,14 @@ class _Watch:
         raise _Enough
 
     def __call__(self, event: events.Event) -> None:
-        if self.ended:
-            return  # what a campaign still says while it ends
+        if self.ended or isinstance(event, events.CampaignEnded):
+            return  # what a campaign still says while it ends, and what nothing is left to end after
         if isinstance(event, events.PhaseStarted) and event.phase in events.COUNTED and not self.begin:
             self.begin = time.monotonic()
         if isinstance(event, events.CaseRun) and event.phase in events.COUNTED and self.first is None:
             self.cases += not event.shrinking
+        if isinstance(event, events.CaseRun) and event.shrinking and self._is_of_its_operation(event):
+            self.shrink_steps += 1
         if isinstance(event, events.FindingFound) and self.first is None:
             now = time.monotonic()
             self.begin = self.begin or now  # found while kernels were compiled, before any case that counts
@@ -82,6 +98,10 @@ class _Watch:
                 self._end()
         if self.first is not None and time.monotonic() - self.begin > self.seconds + SHRINK_WAIT:
             self._end()
+
+    def _is_of_its_operation(self, event: events.CaseRun) -> bool:
+        """Whether a case is of the operation of the first finding; one of its findings shrinks at a time."""
+        return self.first is not None and event.operation == self.first.finding.operation
 
     def _is_of_the_first(self, event: events.FindingShrunk) -> bool:
         """Whether what became smaller is the first finding, not one that another operation had meanwhile."""
@@ -128,7 +148,8 @@ def hunt(
         if outcome.problem is not None:
             raise RuntimeError(f"{mutant.id}: {outcome.problem}")
         return Kill(mutant.id, False, max_time, watch.cases)
-    first, smaller = watch.first.finding, watch.smaller
+    first = watch.first.finding
+    smaller, seconds, steps = _made_small(watch, backend) if shrink else (None, None, None)
     return Kill(
         mutant.id,
         True,
@@ -137,6 +158,24 @@ def hunt(
         first.operation,
         first.kind,
         first.tensor,
-        None if smaller is None else smaller.finding.case,
-        None if smaller is None else watch.shrink_seconds,
+        smaller,
+        seconds,
+        steps,
     )
+
+
+def _made_small(watch: _Watch, backend: str) -> tuple[Case | None, float | None, int | None]:
+    """Go on with the shrink of the first finding, which a campaign leaves off for others.
+
+    Returns the case, seconds and cases run, those of the campaign with them; None where nothing came of it.
+    """
+    latest = watch.smaller or watch.first
+    assert latest is not None
+    seconds, steps = watch.shrink_seconds, watch.shrink_steps
+    if latest.finding.shrink == COMPLETE:
+        return latest.finding.case, seconds, steps
+    entry = (latest.finding, Path(latest.path))
+    result = reshrink.run([entry], backend, SHRINK_SECONDS, trusted=True)[0]
+    if result.smaller is not None and result.error is None:
+        return result.smaller.case, seconds + result.seconds, steps + result.cases
+    return (None, None, None) if watch.smaller is None else (latest.finding.case, seconds, steps)
