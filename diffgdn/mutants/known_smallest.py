@@ -144,6 +144,8 @@ KNOWN_SMALLEST: dict[str, Case] = {
     "dt-bias-per-head": least("kda.decode", gates=Gates(law="uniform")),
     "scale-from-v": least("gdn.update", V=1),
     "kkt-left-empty": least("kda.extend"),
+    "out-left-empty": least("kda.extend", tail=1),
+    "pad-rows-last-chunk-only": least("gdn.extend", tail=17),
     "subst-past-end": least("kda.extend", lens=(2,)),
     "wy-row-unwritten": least("gdn.extend", lens=(16,)),
     "pad-slot-unguarded-extend": least("gdn.extend", pool=Pool(indices=(-1,))),

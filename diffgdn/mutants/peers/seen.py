@@ -32,6 +32,8 @@ NEEDS = {
     "recording-disables-update": "a buffer and an update",
     "tree-parent-chain": "a draft tree",
     "rollback-after-two-drafts": "slots for each token",
+    "out-left-empty": "rows behind the last sequence",
+    "pad-rows-last-chunk-only": "rows behind the last sequence",
 }
 SHARED = (
     "arguments.py",
