@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +21,9 @@ from diffgdn.cli.options import (
     seed_option,
     writable_file,
 )
+
+if TYPE_CHECKING:
+    from diffgdn.mutants.mutant import Mutant
 
 SECONDS = 60.0
 FIRST_SECONDS, AGAIN_SECONDS = 30.0, 120.0  # for each mutant of an operator
@@ -113,41 +117,32 @@ def mutants(
     """
     seed = DEFAULT_SEED if seed is None else seed
     if operators:
-        chosen_ones = operators_run.choose(pattern, sample, seed, equivalent)
+        made = operators_run.choose(pattern, sample, seed, equivalent)
         if listed:
-            return operators_run.show(chosen_ones)
-        backend = chosen_backend(backend)
+            return operators_run.show(made)
         from diffgdn.campaign.worker_pool import automatic_workers
         from diffgdn.mutants.hunts import Terms
 
-        seconds = FIRST_SECONDS if max_time is None else max_time
-        terms = Terms(
-            backend, seed, seconds, 0.0 if equivalent else again, jobs or automatic_workers(backend)
-        )
-        return operators_run.hunt_all(chosen_ones, terms, json_file, markdown, equivalent)
+        backend = chosen_backend(backend)
+        seconds, again = max_time or FIRST_SECONDS, 0.0 if equivalent else again
+        terms = Terms(backend, seed, seconds, again, jobs or automatic_workers(backend))
+        return operators_run.hunt_all(made, terms, json_file, markdown, equivalent)
     if sample is not None or equivalent:
         raise Problem("--sample and --equivalent are of --operators")
-
-    from diffgdn.mutants.catalogue import MUTANTS, OPEN
-
-    chosen = [mutant for name, mutant in MUTANTS.items() if fnmatch.fnmatchcase(name, pattern)]
-    if not chosen:
-        raise Problem(f"--id {pattern!r}: no such mutant; --list names them")
+    chosen = _named(pattern)
     if listed:
         for mutant in chosen:
             click.echo(f"{mutant.id:28} {mutant.source}: {mutant.about}")
         return 0
-    backend = chosen_backend(backend)
-    if json_file is not None:
-        writable_file(json_file, "--json")
-
-    if page_file is not None:
-        writable_file(page_file, "--page")
     if no_hunt and not peers:
         raise Problem("--no-hunt leaves nothing to do without --peers")
+    for path, option in ((json_file, "--json"), (page_file, "--page")):
+        if path is not None:
+            writable_file(path, option)
 
     from diffgdn.campaign.worker_pool import automatic_workers
     from diffgdn.mutants import kill_record
+    from diffgdn.mutants.catalogue import OPEN
     from diffgdn.mutants.hunt import hunt
     from diffgdn.mutants.peers import seen
     from diffgdn.report import kill_table, mutants_page
@@ -156,6 +151,7 @@ def mutants(
         table = kill_record.Record(json_file)
     except ValueError as error:
         raise Problem(f"--json {error}") from error
+    backend = chosen_backend(backend)
     count, longest = workers or automatic_workers(backend), max_time or SECONDS
     for mutant in chosen if not no_hunt else ():
         if mutant.id not in table.kills:
@@ -177,3 +173,13 @@ def mutants(
         command = mutants_page.command(pattern, longest, count, seed, bool(answers), no_hunt)
         page_file.write_text("\n".join(mutants_page.page(kills, about, answers, command, backend)))
     return 0 if all(kill.found or kill.mutant in OPEN for kill in kills) else 1
+
+
+def _named(pattern: str) -> list[Mutant]:
+    """List the mutants of the catalogue that a shell pattern names."""
+    from diffgdn.mutants.catalogue import MUTANTS
+
+    chosen = [mutant for name, mutant in MUTANTS.items() if fnmatch.fnmatchcase(name, pattern)]
+    if not chosen:
+        raise Problem(f"--id {pattern!r}: no such mutant; --list names them")
+    return chosen
