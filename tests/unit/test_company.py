@@ -201,10 +201,11 @@ def test_a_campaign_saves_what_depends_on_history_with_it(
 ) -> None:
     """Shown, replayed and written as such; FIXED once it is, and not before."""
     outcome, _ = run("cached", tmp_path, isolation=isolation)
-    (found,) = outcome.findings
+    found, *others = sorted(outcome.findings, key=lambda finding: finding.kind)
+    assert {other.kind for other in others} <= {"tail_not_zero"}  # the stale output has no such rows
     assert (found.kind, found.reproduced) == ("beyond_bound", True)
     assert (found.case, found.prelude) == (AFTER_ANOTHER_DTYPE, ())
-    assert Corpus(tmp_path).findings() == [found]
+    assert sorted(Corpus(tmp_path).findings(), key=lambda finding: finding.kind) == [found, *others]
     assert bucket.of(found).fault == "wrong, after other calls"
     path = tmp_path / f"{found.id}.json"
     arguments = [str(path), "--trust-targets", "--backend", "interpret"]
