@@ -70,6 +70,7 @@ def asked_again(runner: InChild, target: str, *cases: Case) -> Confirmed:
 
 
 AFTER_ANOTHER_DTYPE = dataclasses.replace(FULL, before=("other_dtype",))
+AT_NIGHT = pytest.param("none", marks=pytest.mark.nightly)  # the same in the worker itself
 
 
 # --- one failure, asked again ---
@@ -195,7 +196,7 @@ def statuses(findings: Sequence[Finding], repeat: int = 2) -> list[str]:
     return [result.status for result in replay_findings.run(list(findings), repeat=repeat, trusted=True)]
 
 
-@pytest.mark.parametrize("isolation", ["child", "none"])
+@pytest.mark.parametrize("isolation", ["child", AT_NIGHT])
 def test_a_campaign_saves_what_depends_on_history_with_it(
     tmp_path: Path, isolation: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,7 +224,7 @@ def test_a_campaign_saves_what_depends_on_history_with_it(
     assert subprocess.run(script, capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize("isolation", ["child", "none"])
+@pytest.mark.parametrize("isolation", ["child", AT_NIGHT])
 def test_a_campaign_names_the_case_that_damaged_the_heap(
     tmp_path: Path, isolation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,7 +287,7 @@ def test_a_property_test_ends_with_what_its_failure_depends_on(
     result.assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize("isolation", ["child", "none"])
+@pytest.mark.parametrize("isolation", ["child", AT_NIGHT])
 def test_serving_saves_the_traces_that_have_to_be_played_before(
     tmp_path: Path, isolation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
