@@ -186,6 +186,16 @@ SLIPS = {
 }
 
 
+# Where a shrink may end as well: which case is drawn first depends on Python's and Hypothesis' versions.
+OTHERS = {
+    "a fresh request reads what its slot holds": (
+        (smallest("kda.extend", StateOptions(initial=(False,)), lens=(0,)), "final"),
+        # With K = 1 the state forgets it.
+        (smallest("kda.extend", StateOptions(initial=(False,), track=(0,))), "tracked"),
+    ),
+}
+
+
 @pytest.fixture
 def mutated(tmp_path: Path) -> Callable[[Slip], FunctionTarget]:
     """Our kernels from a copy of their source, in which one line is another."""
@@ -241,17 +251,6 @@ def first_failure(slip: Slip, run: Callable[[Case], Verdict]) -> Case | None:
     return None
 
 
-def one_step_at_most(shown: Case, smallest: Case) -> bool:
-    """Whether a case is the smallest, or has one field or option more or less: which draws come first
-    depends on Python's and Hypothesis' versions, and a few leave one step that no other move takes."""
-
-    def fields(case: Case) -> dict[str, object]:
-        return {**vars(case), "state_options": None, **vars(case.state_options)}
-
-    mine, best = fields(shown), fields(smallest)
-    return sum(mine[name] != best[name] for name in best) <= 1
-
-
 @pytest.mark.parametrize("name", SLIPS)
 def test_a_slip_is_found_and_shrinks(name: str, mutated: Callable[[Slip], FunctionTarget]) -> None:
     slip = SLIPS[name]
@@ -269,9 +268,8 @@ def test_a_slip_is_found_and_shrinks(name: str, mutated: Callable[[Slip], Functi
     # Which values show it, and in which K, is the law's; the rest is the slip's.
     like = slip.smallest
     shown = replace(shrunk, values=like.values, gates=like.gates, K=like.K, only=(), edits=())
-    assert one_step_at_most(shown, slip.smallest)
     assert failure is not None
-    assert failure.tensor == (slip.tensor or None)
+    assert (shown, failure.tensor) in ((slip.smallest, slip.tensor or None), *OTHERS.get(name, ()))
 
 
 @pytest.mark.parametrize("name", SLIPS)
