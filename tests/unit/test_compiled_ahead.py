@@ -10,6 +10,8 @@ from diffgdn.campaign import engine, events, tasks
 from diffgdn.campaign.worker_pool import Pool as WorkerPool
 from diffgdn.cases.case import Case
 from diffgdn.findings.corpus import Corpus
+from diffgdn.report import console
+from diffgdn.report.tally import Tally
 
 FEW = ("gdn.extend", "kda.verify")
 
@@ -110,3 +112,26 @@ def test_compilation_takes_no_longer_than_the_campaign_may_explore(monkeypatch: 
     assert made.ran == 5
     made._each(work)
     assert made.ran == 5 + 9
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (4.0, "compiled 2 variants in 4 s, shared by all workers"),
+        (
+            5.5,
+            "compiled 2 of 9 variants in 5.5 s, shared by all workers; others compile when a case meets them",
+        ),
+    ],
+)
+def test_it_is_said_where_the_time_ended_compilation(seconds: float, said: str) -> None:
+    tally = Tally()
+    config = campaign.Config("vk", FEW, "gpu", 7, 4, Path("findings"), max_time=5.0)
+    for event in (
+        events.CampaignStarted(config),
+        events.PhaseStarted("compile", 9),
+        events.CompileProgress("gdn.extend", 1.0),
+        events.CompileProgress("kda.verify", 1.0),
+    ):
+        tally(event)
+    assert console._compiled(tally, seconds) == said
