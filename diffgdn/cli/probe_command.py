@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from diffgdn.cli.options import (
 )
 
 SECONDS = 120.0
+LINE_SECONDS = 5.0  # between lines, where there is no terminal
 NOT_ASKED = "what had not been asked is not reached, and no promises are fitted"
 
 
@@ -104,7 +106,7 @@ def probe(
     )
     with console.status(f"probing {target}") as status:
         try:
-            matrix = made(config, _told(status.update))
+            matrix = made(config, _told(status.update) if console.is_terminal else _in_lines(console.print))
         except RunnerError as error:
             raise Problem(str(error)) from None
     if not matrix.rows:
@@ -121,6 +123,23 @@ def probe(
     if matrix.interrupted:
         click.echo(f"diffgdn: interrupted: {NOT_ASKED}", err=True)
     return matrix.exit_code
+
+
+def _in_lines(
+    line: Callable[[str], None], seconds: Callable[[], float] = time.monotonic
+) -> Callable[[str, int, int], None]:
+    """Return a listener that says every LINE_SECONDS how far a probe is, for a log."""
+    began = last = seconds()
+
+    def told(words: str, done: int, known: int) -> None:
+        nonlocal last
+        now = seconds()
+        if now - last >= LINE_SECONDS:
+            last = now
+            escaped = words.replace("[", r"\[")
+            line(f"probing, {now - began:.0f} s: {done} of {known} cells; {escaped}")
+
+    return told
 
 
 def _told(update: Callable[[str], None]) -> Callable[[str, int, int], None]:

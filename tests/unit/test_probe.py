@@ -21,7 +21,7 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.cases.spans import Span
-from diffgdn.cli import run
+from diffgdn.cli import probe_command, run
 from diffgdn.probe import fitted_promises, plain_search, plan
 from diffgdn.probe.argument_lays import in_form
 from diffgdn.probe.asker import Asked, Asker
@@ -401,6 +401,18 @@ def test_the_command_prints_the_table_and_how_to_see_a_cell_again(
     assert (tmp_path / "m.html").read_text().startswith("<!doctype html>")
     assert run(["probe", name, "--backend", EAGER, "--feature", "nothing=*"]) == 2
     assert run(["probe", name, "--backend", EAGER, "--op", "kda.*"]) == 2
+
+
+def test_a_log_has_a_line_every_few_seconds_and_no_more() -> None:
+    lines: list[str] = []
+    times = iter([0.0, 1.0, 5.5, 6.0, 11.0])
+    told = probe_command._in_lines(lines.append, lambda: next(times))
+    for done in range(4):
+        told(f"gdn.decode lens=[{done}]: right", done, 9)
+    assert lines == [
+        r"probing, 6 s: 1 of 9 cells; gdn.decode lens=\[1]: right",
+        r"probing, 11 s: 3 of 9 cells; gdn.decode lens=\[3]: right",
+    ]
 
 
 def test_promises_and_spans_are_what_the_printed_text_imports() -> None:
