@@ -33,6 +33,13 @@ def elements(case: Case) -> int:
     return sum(tensors(case).values()) + results + (case.total * state if case.keeps_steps else 0)
 
 
+def reach(case: Case) -> int:
+    """Count the elements of the largest argument, with the gaps between them, which cost memory on a GPU."""
+    pool = case.pool.slots * (case.HV * case.V * case.K + case.pool.pitch)
+    laid = (lay.reach(shape, steps) for _, shape, steps in lay.placed(case))
+    return max(pool, *laid, *tensors(case).values())
+
+
 def refusal(case: Case | Trace) -> str | None:
     """Say in one line why no machine should be asked to run a case or a trace, or return None."""
     state = case.HV * case.V * case.K

@@ -14,6 +14,7 @@ from diffgdn.cases.prelude import Call
 from diffgdn.cases.target_names import clash
 from diffgdn.cases.trace import call_of
 from diffgdn.runner.child_process import START_SECONDS, host_memory
+from diffgdn.runner.gpu_turn import gpu_turn
 from diffgdn.runner.kernel_child import Ended, KernelChild, TimedOut
 from diffgdn.runner.messages import (
     About,
@@ -171,9 +172,10 @@ class InChild:
         if question.calls_kernel:
             child.history.add(target, Call(subject, question.relation))
         request = Request("run", (subject, target, question, picture))
-        began = time.monotonic()
         try:
-            answer = child.ask(request, limit, self._memory)
+            with gpu_turn(subject, self._backend, self._environment):
+                began = time.monotonic()
+                answer = child.ask(request, limit, self._memory)
         except TimedOut:
             self._hung.add(subject.op)
             failure = KernelHung(subject.op, None, None, f"no answer within {limit:g} s")

@@ -31,6 +31,7 @@ from diffgdn.verdict.pattern import Tile
 from diffgdn.verdict.question import ORACLE, Question, Subject, question_of
 
 MEMORY_TRIES = 4
+NO_MEMORY = "out of memory"  # in CUDA's words for an error that torch did not see coming
 
 
 class InProcess:
@@ -149,6 +150,8 @@ class InProcess:
             verdict = Verdict(call_of(subject), target.name, self._backend)
         if (verdict.failure is None and self._broken is None) or not self._context_broken():
             return verdict
+        if NO_MEMORY in str(self._broken):  # which others took: no fault of the kernel
+            return _no_room(subject, target, self._backend)
         message = f"the kernel broke its GPU context: {self._broken}"
         failure = KernelCrashed(subject.op, None, None, message)
         return Verdict(call_of(subject), target.name, self._backend, failure, seconds=verdict.seconds)
@@ -177,9 +180,11 @@ class InProcess:
                 continue
             if verdict.failure is None or not verdict.failure.message.startswith("OutOfMemoryError"):
                 return verdict
-        return verdict or Verdict(
-            call_of(subject), target.name, self._backend, refused="no room in the GPU's memory"
-        )
+        return verdict or _no_room(subject, target, self._backend)
+
+
+def _no_room(subject: Subject, target: Target, backend: str) -> Verdict:
+    return Verdict(call_of(subject), target.name, backend, refused="no room in the GPU's memory")
 
 
 def _let_go(verdict: Verdict | None) -> None:
