@@ -21,7 +21,6 @@ from diffgdn.findings import bucket
 from diffgdn.findings.finding import Finding
 
 RIGHT, WRONG, UNTOLD = "right", "wrong", "cannot tell"
-STRAY = ("not_finite", "poison_leaked")  # of one stray read either may come, by what lies there
 OURS = "diffgdn"  # a folder of this name in a tree would be imported in place of this package
 
 
@@ -146,7 +145,7 @@ class Asker:
 
 def _alike(one: str, other: str) -> bool:
     """Tell whether two kinds of failure are the same, or may be of one stray read."""
-    return bucket.fault(one) == bucket.fault(other) or (one in STRAY and other in STRAY)
+    return bucket.fault(one) == bucket.fault(other) or (one in bucket.STRAY and other in bucket.STRAY)
 
 
 # Revisions in git.

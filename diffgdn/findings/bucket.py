@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # A wrong number is one failure: whether it is held to a bound or to the last bit is for the case to say.
 ONE_FAULT = {"beyond_bound": "wrong", "not_exact": "wrong"}
+STRAY = ("not_finite", "poison_leaked")  # of one stray read either may come, by what lies there
 COMPANY = AFTER, ONCE = "after other calls", "seen once"
 HEAP = "damages the heap"  # the region of a crash that comes later, in whatever runs then
 STATES = ("state", "final")  # the same state, in the pool and as it is returned

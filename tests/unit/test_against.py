@@ -25,7 +25,16 @@ from diffgdn.runner import baseline
 from diffgdn.runner.baseline import Base, BaseRunner
 from diffgdn.runner.in_child import InChild
 from diffgdn.runner.messages import SetupError
-from diffgdn.verdict.failures import BeyondBound, CheckFailure, KernelCrashed, KernelRaised, Verdict
+from diffgdn.verdict.failures import (
+    BeyondBound,
+    CheckFailure,
+    KernelCrashed,
+    KernelRaised,
+    NeverWritten,
+    NotFinite,
+    PoisonLeaked,
+    Verdict,
+)
 
 KERNELS = Path(revision.__file__).parents[2] / "kernels"
 HELPER = """def spoil(case, results):
@@ -309,6 +318,11 @@ class Fake:
         (RAISED, False, "fails in another way: raised: ValueError: no"),
         (BeyondBound("gdn.decode", "state", None, "off"), False, "fails in another way: beyond_bound: off"),
         (BeyondBound("gdn.decode", "o", "(token 3)", "off by two"), True, "fails in the same way"),
+        # Of one stray read comes a wrong number in one process, and none at all in another.
+        (NotFinite("gdn.decode", "o", None, "nan"), True, "fails in the same way"),
+        (PoisonLeaked("gdn.decode", "o", None, "leak"), True, "fails in the same way"),
+        (NotFinite("gdn.decode", "state", None, "nan"), True, "fails in the same way"),
+        (NeverWritten("gdn.decode", "o", None, "none"), False, "fails in another way: never_written: none"),
     ],
 )
 def test_what_a_base_says(
@@ -339,6 +353,15 @@ def test_a_base_whose_process_was_killed_once_is_asked_again(
     asking = BaseRunner(Base("x", "x"), "interpret", tmp_path / "log")
     assert asking.says(CASE, WRONG).words == "passes"
     assert child.asked == ["run", "afresh"]
+
+
+@pytest.mark.parametrize("failure", [NotFinite, PoisonLeaked])
+def test_a_base_with_a_wrong_number_excuses_one_that_is_none(
+    failure: type[CheckFailure], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baseline, "InChild", Fake(WRONG, WRONG))
+    nan = failure("gdn.decode", "o", None, "nan")
+    assert BaseRunner(Base("x", "x"), "interpret", tmp_path / "log").says(CASE, nan).alike
 
 
 def test_exceptions_are_alike_by_their_class() -> None:
