@@ -32,7 +32,7 @@ MOST_HEADS = 1024
 DTYPE_AXES = ("state_dtype", "gate_dtype", "dt_bias")  # that may name the dtype of q
 ENDLESS = 1 << 40
 ANY, ZERO = "any", "zero"  # what output rows of padding tokens hold
-WIDER, EXACT = "wider", "exact"  # which dtypes results may come in, beside ANY
+WIDER, EXACT = "wider", "exact"  # in which form results come, beside ANY
 AS_V = "v"  # the output's dtype: that of v
 Own = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]  # fields of operations, as pairs, which hash
 OUTSIDE = "outside the promises: "  # where a reason is given why a case is not run
@@ -112,8 +112,10 @@ class Promises(Record):
     module of that name.
 
     Results: `tail_output`, what the output rows of `tail` hold: "zero", or "any", which nobody looks at.
-    `output_dtype`, whether the output has the dtype of "q" or of "v". `result_dtypes`, in which dtype a new
-    tensor comes: "exact", the contract's; "wider", that or one that holds all its numbers; "any".
+    `output_dtype`, whether the output has the dtype of "q" or of "v". `result_form`, in which dtype a new
+    tensor comes: "exact", the contract's, and boundary states as [B, chunks, ...]; "wider", that dtype or one
+    that holds all its numbers, and boundary states of all sequences in a row too; "any", any dtype, else as
+    "wider".
 
     `operations` holds, by name of an operation, fields that are otherwise there.
 
@@ -179,7 +181,7 @@ class Promises(Record):
     execution: tuple[str, ...] = _words(*EXECUTIONS)
     tail_output: str = _says(ANY, ZERO, default=ANY)
     output_dtype: str = _says(AS_Q, AS_V, default=AS_Q)
-    result_dtypes: str = _says(ANY, WIDER, EXACT, default=WIDER)
+    result_form: str = _says(ANY, WIDER, EXACT, default=WIDER)
     operations: Mapping[str, Mapping[str, Any]] | Own = ()
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from diffgdn.cases.case import Case
 from diffgdn.cases.operand_options import dtype_of
 from diffgdn.cases.operations import OPERATIONS
-from diffgdn.cases.promises import EXACT, ZERO, Promises
+from diffgdn.cases.promises import ZERO, Promises
 from diffgdn.reference.noise import Contract
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import DTYPE
@@ -32,7 +32,7 @@ class Eager:
     operations = tuple(OPERATIONS)
     heads_compiled = False  # nothing is compiled
     # It reads indices on the CPU: no graph holds it.
-    promises = Promises(tail_output=ZERO, result_dtypes=EXACT, execution=("eager", "stream", "device"))
+    promises = Promises(tail_output=ZERO, execution=("eager", "stream", "device"))
     batch_invariant = False  # torch's softplus and sigmoid on a CPU round otherwise at a tensor's end
 
     def contract(self, op: str) -> Contract:

@@ -280,7 +280,7 @@ class Fla:
         if case.writes_state:
             _scatter(case, arguments, final)
         if case.boundary:
-            out["boundary"] = parts[2] if v_first else parts[2].mT
+            out["boundary"] = (parts[2] if v_first else parts[2].mT).flatten(0, 1)  # [1, all chunks, ...]
         return out
 
     def provenance(self, op: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from diffgdn.cases.promises import EXACT, ZERO, Promises
 from diffgdn.targets import calls
 from diffgdn.targets.base import FunctionTarget, TargetError
 
-PROMISES = Promises(tail_output=ZERO, result_dtypes=EXACT)  # every case
+PROMISES = Promises(tail_output=ZERO, result_form=EXACT)  # every case
 
 
 def own(layout: str) -> FunctionTarget:

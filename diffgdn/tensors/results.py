@@ -36,7 +36,8 @@ class Result:
         token) or tracked (before one chunk of a sequence).
     truth: the field of `oracle.Expected` that it is compared with.
     dtype: to which the contract rounds it; a result that comes in another dtype is judged by that one.
-    shapes: in which a new tensor of it comes, states as [V, K]; none where it is written to an argument.
+    shapes: in which a new tensor of it comes, the contract's first, states as [V, K]; none where it is
+        written to an argument.
     dtypes: in which a new tensor of it comes; none for any.
     lies: RETURNED, or the argument that it is written to: "out", "state", "buffer" or "track".
     at: the place of each row in that argument, (slot,) or (row, step); empty for "out", which holds all.
@@ -71,7 +72,7 @@ class Result:
 def results_of(case: Case, promises: Promises | None = None) -> tuple[Result, ...]:
     """List all that a call of a case leaves behind, in the order in which it is checked.
 
-    promises: of the target in the case's operation, which say in what dtypes results come; None for any.
+    promises: of the target in the case's operation, which say in what form results come; None for any.
     """
     makers = (_output(case), _state(case), _final(case), _boundary(case), _steps(case), _tracked(case))
     found = tuple(one for one in makers if one is not None)
@@ -79,13 +80,14 @@ def results_of(case: Case, promises: Promises | None = None) -> tuple[Result, ..
 
 
 def _promised(case: Case, result: Result, promises: Promises) -> Result:
-    """Say in which dtypes a target promises to return a result."""
+    """Say in which form a target promises to return a result."""
     if not result.shapes:
         return result
     swapped = result.name == "o" and promises.output_dtype == AS_V
     dtype = dtype_of(case, "v") if swapped else result.dtype
-    words = {EXACT: (dtype,), WIDER: HOLDING[dtype]}
-    return replace(result, dtypes=words.get(promises.result_dtypes, ()))
+    if promises.result_form == EXACT:
+        return replace(result, shapes=result.shapes[:1], dtypes=(dtype,))
+    return replace(result, dtypes=HOLDING[dtype] if promises.result_form == WIDER else ())
 
 
 def result_of(case: Case, name: str) -> Result:
@@ -132,13 +134,14 @@ def _final(case: Case) -> Result | None:
 
 
 def _boundary(case: Case) -> Result | None:
-    """States at chunk boundaries, in the dtype of k: [B, chunks, ...] as o has it, or [all chunks, ...]."""
+    """States at chunk boundaries, in the dtype of k: [B, chunks, ...], or all chunks in a row."""
     if not (case.operation.is_chunked and case.boundary):
         return None
     chunks = sum(-(-length // case.chunk_size) for length in case.lens)
     result = _states(case, "boundary", "boundary", chunks, dtype_of(case, "k"))
     rows = 1 if case.packed else len(case.lens)
-    return replace(result, shapes=(*result.shapes, (rows, chunks // rows, *result.shape[1:])))
+    shapes = ((rows, chunks // rows), (1, chunks), (chunks,))
+    return replace(result, shapes=tuple((*one, *result.shape[1:]) for one in dict.fromkeys(shapes)))
 
 
 def _steps(case: Case) -> Result | None:

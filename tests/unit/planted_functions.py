@@ -293,5 +293,5 @@ def _planted(op: str) -> Callable[..., Any]:
 planted = FunctionTarget(
     "planted",
     {op: _planted(op) for op in OPERATIONS},
-    promises=Promises(tail_output="zero", result_dtypes="exact"),
+    promises=Promises(tail_output="zero", result_form="exact"),
 )

@@ -149,9 +149,14 @@ TWO = Case("gdn.extend", lens=(17, 17), pool=PAIR, packed=False, HV=2, K=2, V=3,
 SHAPES = {
     "as it is": (lambda o, final, h: (o, final, h), None),
     "chunks alone": (lambda o, final, h: (o, final, h.flatten(0, 1)), None),
-    "in one row": (
-        lambda o, final, h: (o, final, h.flatten(0, 1)[None]),
-        ("wrong_shape", "boundary", "expected [4, 2, 3, 2] or [2, 2, 2, 3, 2], got [1, 4, 2, 3, 2]"),
+    "all in one row": (lambda o, final, h: (o, final, h.flatten(0, 1)[None]), None),
+    "tokens for chunks": (
+        lambda o, final, h: (o, final, h.transpose(1, 2)[:, :, :1]),
+        (
+            "wrong_shape",
+            "boundary",
+            "expected [2, 2, 2, 3, 2] or [1, 4, 2, 3, 2] or [4, 2, 3, 2], got [2, 2, 1, 3, 2]",
+        ),
     ),
     "heads for V": (
         lambda o, final, h: (o.reshape(2, 17, 3, 2), final, h),
@@ -172,6 +177,14 @@ SHAPES = {
 def test_a_result_of_another_shape_is_refused_though_it_has_as_many_elements(name: str) -> None:
     spoil, said = SHAPES[name]
     assert failure_of(TWO, spoil) == said
+
+
+def test_where_exact_is_promised_boundary_states_come_by_sequence() -> None:
+    """As ours do, so that one who reads h[n] gets the states of sequence n."""
+    row = lambda o, final, h: (o, final, h.flatten(0, 1)[None])
+    said = "expected [2, 2, 2, 3, 2], got [1, 4, 2, 3, 2]"
+    assert failure_of(TWO, row, result_form="exact") == ("wrong_shape", "boundary", said)
+    assert failure_of(TWO, lambda *parts: parts, result_form="exact") is None
 
 
 def test_states_k_v_come_in_their_own_shape() -> None:
@@ -200,18 +213,18 @@ def test_a_dtype_that_does_not_hold_the_contracts_numbers_is_refused_and_a_wider
 ) -> None:
     case = Case("gdn.extend", chunk_size=16, pool=Pool(dtype="float16"))
     spoil = lambda o, final, h: (o, final.to(came), h)
-    assert failure_of(case, spoil, result_dtypes="exact") == (exact and ("wrong_dtype", "final", exact))
+    assert failure_of(case, spoil, result_form="exact") == (exact and ("wrong_dtype", "final", exact))
     assert failure_of(case, spoil) == (wider and ("wrong_dtype", "final", wider))
-    assert failure_of(case, spoil, result_dtypes="any") is None
+    assert failure_of(case, spoil, result_form="any") is None
 
 
 def test_an_output_has_the_dtype_of_q_or_where_that_is_promised_of_v() -> None:
     case = Case("gdn.extend", chunk_size=16, dtype="float32", operands=Operands(v="bfloat16"))
     as_v = lambda o, final, h: (o.to(torch.bfloat16), final, h)
     assert failure_of(case, as_v) == ("wrong_dtype", "o", "expected float32 or float64, got bfloat16")
-    assert failure_of(case, as_v, output_dtype="v", result_dtypes="exact") is None
+    assert failure_of(case, as_v, output_dtype="v", result_form="exact") is None
     as_q = ("wrong_dtype", "o", "expected bfloat16, got float32")
-    assert failure_of(case, lambda *parts: parts, output_dtype="v", result_dtypes="exact") == as_q
+    assert failure_of(case, lambda *parts: parts, output_dtype="v", result_form="exact") == as_q
 
 
 @pytest.mark.parametrize("declares", [True, False])

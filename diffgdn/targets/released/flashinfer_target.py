@@ -82,7 +82,7 @@ STEPS: dict[str, Any] = {
     "A_log": ("float32",),
     "dt_bias": ("bfloat16", "float32"),
     "softplus": False,  # softplus_beta=1.0, softplus_threshold=20.0
-    "result_dtypes": ANY,  # o is bf16 whatever q is, as `steps` says below
+    "result_form": ANY,  # o is bf16 whatever q is, as `steps` says below
     "strides": ("compact", *(word for word in STRIDES if not word.endswith(" buffers"))),
     **ALIGNED,
 }

@@ -229,7 +229,7 @@ def _promised_kda(kind: str) -> dict[str, Any]:
     if kind != "update":
         out["scale"] = ("default",)
     return out | {
-        "result_dtypes": ANY,  # `o = torch.empty_like(k)`, in the dtype of k: fused_recurrent_kda_fwd
+        "result_form": ANY,  # `o = torch.empty_like(k)`, in the dtype of k: fused_recurrent_kda_fwd
         "no_beta": False,
         # `assert q.stride(1) == k.stride(1) == v.stride(1)` and dense heads, so that K == V.
         "square": (True,),
