@@ -113,7 +113,8 @@ class Promises(Record):
 
     Results: `tail_output`, what the output rows of `tail` hold: "zero", or "any", which nobody looks at.
     `output_dtype`, whether the output has the dtype of "q" or of "v". `result_form`, in which dtype a new
-    tensor comes: "exact", the contract's, and boundary states as [B, chunks, ...]; "wider", that dtype or one
+    tensor comes: "exact", the contract's, boundary states as [B, chunks, ...], and nothing that was not asked
+    for; "wider", that dtype or one
     that holds all its numbers, and boundary states of all sequences in a row too; "any", any dtype, else as
     "wider".
 

@@ -32,6 +32,7 @@ SAYS = {
     "never_written": "leaves elements of the $ unwritten",
     "tail_not_zero": "leaves rows of the $ behind the last sequence that are not zero",
     "not_returned": "does not return the $ that it was asked for",
+    "not_asked": "returns what it was not asked for ($)",
     "wrong_shape": "returns the $ in another shape",
     "wrong_dtype": "returns the $ in another dtype",
     "input_changed": "writes to its argument $, which is to be read only",

@@ -11,7 +11,7 @@ from torch import Tensor
 from diffgdn.cases import company
 from diffgdn.cases.case import Case
 from diffgdn.cases.operations import OPERATIONS
-from diffgdn.cases.promises import EVERYTHING, OUTSIDE, Promises
+from diffgdn.cases.promises import EVERYTHING, EXACT, OUTSIDE, Promises
 from diffgdn.reference.noise import CHUNKED, RECURRENT, Contract
 from diffgdn.targets import calls
 from diffgdn.tensors.arena import Arguments
@@ -193,7 +193,8 @@ class FunctionTarget:
             dropped = calls.EXTRAS - calls.NATIVE.get(case.op, frozenset()) - accepts
             given = {name: value for name, value in given.items() if name not in dropped}
         returned = self.functions[case.op](**given)
-        return calls.results(case, arguments, returned, self.declares(case.op, given))
+        exact = self.promises.of(case.op).result_form == EXACT
+        return calls.results(case, arguments, returned, self.declares(case.op, given), exact)
 
     def declares(self, op: str, given: Iterable[str]) -> frozenset[str]:
         """Return those of these keywords that an operation's function declares by name."""

@@ -8,7 +8,7 @@ The one place that knows. Whatever reads results (`execute`), makes them without
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -192,7 +192,7 @@ def of_truth(result: Result, truth: Tensor) -> Tensor:
 class WrongForm(ValueError):
     """Raised for a result that did not come, or in a shape or dtype that is not its own.
 
-    kind: not_returned, wrong_shape or wrong_dtype. name: of the result.
+    kind: not_returned, not_asked, wrong_shape or wrong_dtype. name: of the result, or which value it is.
     """
 
     def __init__(self, kind: str, name: str, message: str) -> None:
@@ -241,6 +241,18 @@ def _rows(result: Result, tensor: Tensor, layout: str) -> Tensor:
     return tensor.reshape(result.held, *inner)[: result.shape[0]]
 
 
+def _refuse_more(names: Sequence[str], returned: Any, passed: list[Any]) -> None:
+    """Raise WrongForm for a tensor that nothing asks for. One element is none: it stands for no output."""
+    if len(names) == 1 and isinstance(returned, tuple):
+        _refuse("wrong_shape", names[0] or "o", ["a tensor"], f"a tuple of {len(returned)}")
+    for n, value in enumerate(returned if isinstance(returned, tuple) else (returned,)):
+        wanted = n < len(names) and names[n]
+        if wanted or not hasattr(value, "data_ptr") or any(value is one for one in passed):
+            continue
+        if value.numel() > 1:
+            _refuse("not_asked", f"value {n + 1}", ["None, as nothing asks for it"], list(value.shape))
+
+
 def _refuse(kind: str, name: str, expected: Iterable[str], came: object) -> None:
     """Raise WrongForm in words: what was expected, and what came."""
     raise WrongForm(kind, name, f"expected {' or '.join(dict.fromkeys(expected))}, got {came}")
@@ -267,13 +279,22 @@ def returned_names(case: Case) -> tuple[str, ...]:
     return ("o", *(name if name in asked else "" for name in ("final", "boundary")))
 
 
-def by_name(names: Iterable[str], returned: Any, asked: Mapping[str, str] | None = None) -> dict[str, Any]:
+def by_name(
+    names: Sequence[str],
+    returned: Any,
+    asked: Mapping[str, str] | None = None,
+    passed: Iterable[Any] | None = None,
+) -> dict[str, Any]:
     """Name the tensors that a function returned, by `returned_names`, without those that are None.
 
-    asked: the keyword that asks for a result, by its name: it has to be there. Raises TypeError for a value
-    that is no tensor, and for an output that is None; WrongForm for a result that was asked for.
+    asked: the keyword that asks for a result, by its name: it has to be there. passed: the arguments of the
+    call, where no more than what is asked for may come, but for one of these; None where more may. Raises
+    TypeError for a value that is no tensor, and for an output that is None; WrongForm for what did not come
+    or may not.
     """
     values = returned if isinstance(returned, tuple) else (returned,)
+    if passed is not None:
+        _refuse_more(names, returned, list(passed))
     found = {name: value for name, value in zip(names, values, strict=False) if name}
     for name, value in found.items():
         if not (hasattr(value, "data_ptr") or (value is None and name != "o")):

@@ -88,6 +88,12 @@ class NotReturned(CheckFailure):
     kind = "not_returned"
 
 
+class NotAsked(CheckFailure):
+    """A result came that nothing asks for, where a target promises to return none such."""
+
+    kind = "not_asked"
+
+
 class WrongShape(CheckFailure):
     """A result came in another shape than the contract's."""
 
@@ -203,6 +209,7 @@ ALL: tuple[type[CheckFailure], ...] = (
     KernelCrashed,
     KernelHung,
     NotReturned,
+    NotAsked,
     WrongShape,
     WrongDtype,
     InputChanged,
@@ -221,7 +228,7 @@ ALL: tuple[type[CheckFailure], ...] = (
 )
 
 # Of a result as a whole, whatever it holds.
-FORMS: tuple[type[CheckFailure], ...] = (NotReturned, WrongShape, WrongDtype)
+FORMS: tuple[type[CheckFailure], ...] = (NotReturned, NotAsked, WrongShape, WrongDtype)
 FORM_KINDS = tuple(form.kind for form in FORMS)
 
 # What ends the process that runs the kernel, or leaves it good for nothing.

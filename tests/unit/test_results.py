@@ -14,6 +14,7 @@ from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import Promises
+from diffgdn.cases.state_options import StateOptions
 from diffgdn.reference import oracle, reference_kernel
 from diffgdn.targets import FunctionTarget, calls
 from diffgdn.tensors import inputs
@@ -216,6 +217,68 @@ def test_a_dtype_that_does_not_hold_the_contracts_numbers_is_refused_and_a_wider
     assert failure_of(case, spoil, result_form="exact") == (exact and ("wrong_dtype", "final", exact))
     assert failure_of(case, spoil) == (wider and ("wrong_dtype", "final", wider))
     assert failure_of(case, spoil, result_form="any") is None
+
+
+def kda(spoil: Any, **promised: Any) -> FunctionTarget:
+    """A target of our kda functions, of which what they return is spoiled."""
+    made = {"kda.extend": kernels.chunk_kda, "kda.recurrent": kernels.fused_recurrent_kda}
+    spoiled = {op: lambda made=one, **given: spoil(made(**given), given) for op, one in made.items()}
+    return FunctionTarget("kda", spoiled, promises=Promises(**promised))
+
+
+BARE = {"values": Values(state="none"), "final": False}
+MORE = {
+    "a tuple of one": (
+        Case("kda.extend", chunk_size=16, pool=Pool(indices=(-1,)), **BARE),
+        lambda o, given: (o,),
+        ("wrong_shape", "o", "expected a tensor, got a tuple of 1"),
+    ),
+    "states": (
+        Case("kda.extend", chunk_size=16, pool=Pool(indices=(-1,)), **BARE),
+        lambda o, given: (o, o[0]),
+        ("wrong_shape", "o", "expected a tensor, got a tuple of 2"),
+    ),
+    "a final state": (
+        Case("kda.recurrent", pool=Pool(indices=()), **BARE),
+        lambda parts, given: (parts[0], parts[0][0]),
+        ("not_asked", "value 2", "expected None, as nothing asks for it, got [1, 1, 16]"),
+    ),
+    "the state that was passed": (
+        Case("kda.recurrent", pool=Pool(indices=()), final=False),
+        lambda parts, given: (parts[0], given["initial_state"]),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_what_nothing_asks_for_is_refused_where_exact_is_promised(name: str) -> None:
+    case, spoil, said = MORE[name]
+    failure = execute.run(case, kda(spoil, result_form="exact"), "interpret").failure
+    assert (failure and (failure.kind, failure.tensor, failure.message)) == said
+    assert execute.run(case, kda(spoil), "interpret").failure is None
+
+
+def test_without_an_output_one_element_stands_for_it() -> None:
+    options = StateOptions(output=False)
+    case = Case("gdn.update", state_options=options)
+    for spoil, kind in ((lambda o: o, None), (lambda o: o.new_zeros(1, 1, 1, 16), "not_asked")):
+        function = lambda spoil=spoil, **given: spoil(
+            kernels.fused_recurrent_gated_delta_rule_update(**given)
+        )
+        made = FunctionTarget("silent", {"gdn.update": function}, promises=Promises(result_form="exact"))
+        failure = execute.run(case, made, "interpret").failure
+        assert (failure and failure.kind) == kind
+
+
+@pytest.mark.parametrize(("inplace", "final"), [(True, True), (True, False), (False, True), (False, False)])
+def test_kda_recurrent_is_called_without_a_state_in_every_way(inplace: bool, final: bool) -> None:
+    """In place is its default, and None asks for a final state where none is overwritten."""
+    case = Case("kda.recurrent", pool=Pool(indices=()), inplace=inplace, **{**BARE, "final": final})
+    given = calls.keywords(case, arrange(case, inputs.draw(case), "cpu"))
+    asked = None if inplace and not final else final
+    assert (given["inplace_final_state"], given["output_final_state"]) == (inplace, asked)
+    assert execute.run(case, targets.get("vk"), "interpret").failure is None
 
 
 def test_an_output_has_the_dtype_of_q_or_where_that_is_promised_of_v() -> None:

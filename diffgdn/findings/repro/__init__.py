@@ -28,6 +28,7 @@ from diffgdn.cases import size_limits, target_names
 from diffgdn.cases.case import Case
 from diffgdn.cases.operand_options import NONE, passes_beta
 from diffgdn.cases.prelude import Call
+from diffgdn.cases.promises import EXACT
 from diffgdn.findings import corpus
 from diffgdn.findings.finding import Finding, shows_in_company
 from diffgdn.findings.repro import inline, literals, standalone, texts
@@ -98,7 +99,8 @@ def script(finding: Finding) -> str:
         names=repr(returned_names(case)),
         unrounded=repr(unrounded),
         asked=(f", tail={case.tail}" if execute.has_zero_tail(case, target) else "")
-        + (f", asked={asked}" if asked else ""),
+        + (f", asked={asked}" if asked else "")
+        + (", exact=True" if promises.result_form == EXACT else ""),
         again=str(("call_backwards" if ordered else "call") if twice else None),
     )
 

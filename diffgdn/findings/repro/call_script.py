@@ -228,10 +228,15 @@ def _form(
             wrong = error
     if wrong is None or (wrong.kind, wrong.tensor) != (finding.kind, name):
         return ""
+    if finding.kind in ("not_returned", "not_asked") and _is_released(target):
+        raise NotWritten("the target names itself what the function returns")
     if finding.kind == "not_returned":
-        if _is_released(target):
-            raise NotWritten("the target names itself what the function returns")
         return call_source.has_part(made, returned_names(finding.case).index(name))
+    if finding.kind == "not_asked":
+        number = int(name.split()[-1]) - 1
+        return f"returned[{number}] is None" if isinstance(made.returned, tuple) else "returned.numel() == 1"
+    if isinstance(made.returned, tuple) and not returned:
+        return "isinstance(returned, torch.Tensor)"
     one = returned[name]
     same = [place for place, tensor in call_source.named(made) if tensor is one]
     if not same:
