@@ -21,9 +21,9 @@ from diffgdn.tensors.layout import arrange
 from diffgdn.tensors.poison import PoisonedEmpty
 from diffgdn.tensors.results import Result, WrongForm, collect, results_of, tail_of
 from diffgdn.verdict import checks, earlier_calls, executions, leak_source
-from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
+from diffgdn.verdict.comparison import TAIL, Comparison, compare_results, compare_tail, received_dtypes
 from diffgdn.verdict.error_counts import count_errors
-from diffgdn.verdict.failures import CheckFailure, Errors, KernelRaised, Verdict
+from diffgdn.verdict.failures import CheckFailure, Errors, KernelRaised, TailNotZero, Verdict
 
 GPU_ORACLE_STATE = 50_000  # elements of all states from which the oracle is quicker on the GPU
 
@@ -74,9 +74,8 @@ def run(case: Case, target: Target, backend: str, explain: bool = False, errors:
         failure = found
     finally:
         run.release()
-    comparison = (
-        run.current if failure is not None and failure.tensor == getattr(run.current, "name", None) else None
-    )
+    about = TAIL if isinstance(failure, TailNotZero) else getattr(failure, "tensor", None)
+    comparison = run.current if run.current is not None and run.current.name == about else None
     return Verdict(
         case,
         target.name,
@@ -185,9 +184,10 @@ class Run:
                     if self.collects:
                         self.errors.append(count_errors(comparison))
                     checks.check_bounded(comparison)
-            self.current = None
             if tail is not None:
+                self.current = compare_tail(case, tail, patterns["o"])
                 checks.check_tail(case, tail, patterns["o"])
+                self.current = None
             checks.check_slots(case, change)
         with clock("kernel"):
             self._check_repeats(returned, results)

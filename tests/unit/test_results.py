@@ -226,7 +226,7 @@ def kda(spoil: Any, **promised: Any) -> FunctionTarget:
     return FunctionTarget("kda", spoiled, promises=Promises(**promised))
 
 
-BARE = {"values": Values(state="none"), "final": False}
+BARE: dict[str, Any] = {"values": Values(state="none"), "final": False}
 MORE = {
     "a tuple of one": (
         Case("kda.extend", chunk_size=16, pool=Pool(indices=(-1,)), **BARE),
