@@ -90,6 +90,7 @@ def draw_gates(
         laws += ["jump"] * (4 * (longest > build.chunk_size))
     else:
         at = draw(whole(0, max(0, longest - 1)))
+    laws += ["extreme"] * (2 * build.bounded)  # whose A_log overflows: 0 in columns past K is to stay 0
     at, law = max(0, min(at, longest - 1)), draw(among(*laws))
     raw = operation.raw_gates or build.raw or build.operands.beta == "raw"
     beta = draw(among(*(BETAS_RAW if raw else BETAS)))

@@ -27,7 +27,7 @@ def drawn(draw: st.DrawFn, case: Case, backend: str, own: Promises) -> Case:
     # All is drawn, whether it is needed or not: a case that takes fewer choices would pass for simpler.
     varied, first = draw(rarely(SHARE)), draw(among(*ways(case.op)))
     second, n = draw(among(None, None, None, *ways(case.op))), draw(whole(0, MOST_VALUES - 1))
-    bound = draw(among(*inside.bounds(own, BOUNDS)))
+    bound, wild = draw(among(*inside.bounds(own, BOUNDS))), draw(rarely(2))
     form = Form(
         case.op,
         case.dtype,
@@ -39,11 +39,15 @@ def drawn(draw: st.DrawFn, case: Case, backend: str, own: Promises) -> Case:
     if varied:
         form = first(form, n)
         form = second(form, n // 2) if second is not None else form
-    return having(case, fitted(form, own), bound)
+    return having(case, fitted(form, own), bound, wild)
 
 
-def having(case: Case, form: Form, bound: float) -> Case:
-    """Return the case in another form, with the rest as it has to be then. bound: of its gates, if any."""
+def having(case: Case, form: Form, bound: float, wild: bool) -> Case:
+    """Return the case in another form, with the rest as it has to be then.
+
+    bound: of its gates, if any. wild: gates that become raw have a law that draws a, A_log and dt_bias apart:
+    others have short numbers there, which lose nothing in a narrower dtype.
+    """
     gates, values = case.gates, case.values
     if (form.raw, form.operands) == (gates.raw, case.operands):
         return case
@@ -51,6 +55,8 @@ def having(case: Case, form: Form, bound: float) -> Case:
     beta = "one" if gates.beta == "two" and form.raw_beta else gates.beta
     if not (form.operands.plain_softplus or values.law == "exact"):
         gates = replace(gates, law=ACROSS, strength=FAR_ACROSS, at=0)
+    if wild and form.raw and not gates.raw and values.law != "exact" and form.operands.plain_softplus:
+        gates = replace(gates, law="checkpoint", at=0)
     gates = replace(gates, raw=form.raw, lower_bound=lower, beta=beta)
     if "float16" in (form.operands.k, form.operands.v):
         v, q = _small(values.v_exponent, "v"), _small(values.q_exponent, "q")

@@ -132,7 +132,7 @@ def ways(op: str) -> tuple[Way, ...]:
         return (_v, _k, _beta, _beta_dtype)
     if kind in ("decode", "verify"):
         return (_v, _k, _dt_bias, _dt_bias, _beta_dtype, _A_log, _softplus, _softplus)
-    return (_v, _k, _raw, _beta, _neg_eigval, _dt_bias, _dt_bias, _beta_dtype, _A_log)
+    return (_v, _k, _v, _k, _raw, _beta, _neg_eigval, _dt_bias, _dt_bias, _beta_dtype, _A_log)
 
 
 def fitted(form: Form, own: Promises) -> Form:

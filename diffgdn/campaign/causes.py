@@ -22,12 +22,12 @@ from diffgdn.findings.finding import Finding, shows_in_company
 from diffgdn.runner.harness import Harness
 from diffgdn.runner.messages import RunnerError
 from diffgdn.search.one_feature import FAILS, PASSES, UNTOLD, Features, Needed, exchanged, features, needed
-from diffgdn.verdict.failures import relation_of
+from diffgdn.verdict.failures import FORM_KINDS, relation_of
 
 CONFIRMED, LIKELY, ALONE, GONE = "same cause, confirmed", "same cause, likely", "alone", "does not fail here"
 TOKENS = "how tokens lie"
 NOT_RUN = "nothing was run"
-APART = ("raised", "hung", "not_captured")  # kinds that are of one cause with their like alone
+APART = ("raised", "hung", "not_captured", *FORM_KINDS)  # kinds that are of one cause with their like alone
 Ask = Callable[[Finding, Case], str]
 
 

@@ -32,6 +32,8 @@ MOST_HEADS = 1024
 DTYPE_AXES = ("state_dtype", "gate_dtype", "dt_bias")  # that may name the dtype of q
 ENDLESS = 1 << 40
 ANY, ZERO = "any", "zero"  # what output rows of padding tokens hold
+WIDER, EXACT = "wider", "exact"  # in which form results come, beside ANY
+AS_V = "v"  # the output's dtype: that of v
 Own = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]  # fields of operations, as pairs, which hash
 OUTSIDE = "outside the promises: "  # where a reason is given why a case is not run
 
@@ -56,10 +58,10 @@ def _may() -> Any:
     return field(default=True, metadata={"axis": Flag()})
 
 
-def _says(*words: str) -> Any:
-    """Make a field that says something of results, the least first. Promises that differ in it alone take the
-    same cases, and are equal."""
-    return field(default=words[0], compare=False, metadata={"says": Word(words)})
+def _says(*words: str, default: str) -> Any:
+    """Make a field that says something of results. Promises that differ in it alone take the same cases, and
+    are equal."""
+    return field(default=default, compare=False, metadata={"says": Word(words)})
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,6 +112,11 @@ class Promises(Record):
     module of that name.
 
     Results: `tail_output`, what the output rows of `tail` hold: "zero", or "any", which nobody looks at.
+    `output_dtype`, whether the output has the dtype of "q" or of "v". `result_form`, in which dtype a new
+    tensor comes: "exact", the contract's, boundary states as [B, chunks, ...], and nothing that was not asked
+    for; "wider", that dtype or one
+    that holds all its numbers, and boundary states of all sequences in a row too; "any", any dtype, else as
+    "wider".
 
     `operations` holds, by name of an operation, fields that are otherwise there.
 
@@ -173,7 +180,9 @@ class Promises(Record):
     track: tuple[bool, ...] = _either()
     company: bool = _may()
     execution: tuple[str, ...] = _words(*EXECUTIONS)
-    tail_output: str = _says(ANY, ZERO)
+    tail_output: str = _says(ANY, ZERO, default=ANY)
+    output_dtype: str = _says(AS_Q, AS_V, default=AS_Q)
+    result_form: str = _says(ANY, WIDER, EXACT, default=WIDER)
     operations: Mapping[str, Mapping[str, Any]] | Own = ()
 
     def __post_init__(self) -> None:
@@ -203,7 +212,7 @@ class Promises(Record):
 
         Raises ValueError if nothing is left of it, which names the fields that do not go together.
         """
-        return _of(self, op, self.tail_output)
+        return _of(self, op, tuple(getattr(self, name) for name in SAID))
 
     def without_limits(self) -> Promises:
         """Return promises that take every case, and say the same of results."""
@@ -318,8 +327,8 @@ def _read_operations(given: Any) -> Own:
 
 
 @functools.lru_cache(maxsize=1024)
-def _of(promises: Promises, op: str, tail_output: str) -> Promises:
-    # `tail_output` is no part of equality, by which the cache goes.
+def _of(promises: Promises, op: str, said: tuple[str, ...]) -> Promises:
+    # What is said of results is no part of equality, by which the cache goes.
     own = promises._with_own(op) if promises.operations else promises
     _check_left(own, OPERATIONS[op])
     return own

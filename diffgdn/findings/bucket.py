@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from diffgdn.cases.case import Case
+from diffgdn.verdict.failures import FORM_KINDS
 
 if TYPE_CHECKING:
     from diffgdn.findings.finding import Finding
@@ -79,7 +80,7 @@ def region(case: Case, kind: str, tensor: str | None, place: str | None, message
         slot = re.fullmatch(r"slot (\d+)", place or "")
         read = slot is not None and int(slot.group(1)) in case.pool.indices
         return f"{tensor}, {'a slot that is only read' if read else 'a slot or step of nobody'}"
-    if kind == "input_changed" or tensor is None:
+    if kind in (*FORM_KINDS, "input_changed") or tensor is None:
         return tensor or ""
     return _within(case, tensor, numbers(place))
 

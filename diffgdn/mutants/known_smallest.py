@@ -1,12 +1,15 @@
 """The smallest case in which each mutant is known to fail, and how near a shrunk case comes to it.
 
 Each fails on the mutant, and passes on the kernels as they are. That there is no smaller one is reasoned, not
-proved: a shrunk case that is smaller takes its place.
+proved: a shrunk case that is smaller takes its place. A shrink keeps the operation and the kind of failure,
+and takes plainer laws before fewer tokens; so the smallest of another operation or kind, or of plainer laws,
+stands by itself in OTHER_WAYS.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
@@ -15,6 +18,7 @@ from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.state_options import StateOptions
 
 SMALLEST, ONE_STEP, FURTHER = "smallest", "one step", "further"
+GRADES = (SMALLEST, ONE_STEP, FURTHER)
 SIMPLEST_DIM = 16  # of K and V: smaller ones are no simpler
 # What shows where a mistake is, and laws that draw less than the simplest one does, make a case no larger.
 NO_MARKS = ("only", "lens", "H", "HV", "op")
@@ -215,3 +219,64 @@ KNOWN_SMALLEST: dict[str, Case] = {
     "delta-inside-branch": least("kda.decode", gates=Gates(lower_bound=-5.0)),
     "default-buffer-aliased": least("kda.decode"),
 }
+
+_STEPS = Pool(slots=2, indices=(1,))
+_ACCEPTED = {"slots": ((0, 1),), "accepted": (2,)}
+
+# By mutant: (kind of failure, case), each the smallest of its operation and kind, or of its laws.
+OTHER_WAYS: dict[str, tuple[tuple[str, Case], ...]] = {
+    # Of keys that are all ones only the 31st power grows past what cancels: 32 tokens of a chunk.
+    "neumann-slow-decay": tuple(
+        ("beyond_bound", least(op, lens=(32,), chunk_size=32)) for op in ("gdn.extend", "kda.extend")
+    ),
+    # The same without edits: columns past K, of which the gate is zero.
+    "inf-times-zero-gate": tuple(
+        ("not_finite", least(op, K=1, gates=Gates(law="extreme", lower_bound=-1.0), values=Values(seed=459)))
+        for op in ("kda.verify", "kda.decode")
+    ),
+    # Slot 0 belongs to another sequence: what is read there is a number, and no poison.
+    "pad-slot-clamped": tuple(
+        ("beyond_bound", least(op, lens=(1, 1), pool=Pool(indices=(0, -1))))
+        for op in ("gdn.packed_decode", "kda.packed_decode")
+    ),
+    # The first slot that is written is not the one that is read, and holds poison.
+    "pool-copied": tuple(
+        (
+            "never_written",
+            least(op, pool=replace(_STEPS, pitch=1), state_options=StateOptions(**_ACCEPTED)),
+        )
+        for op in ("gdn.update", "kda.update", "gdn.verify", "kda.verify")
+    ),
+    "inner-pool-strides": tuple(
+        (
+            "never_written",
+            least(
+                op,
+                pool=_STEPS,
+                lay=(Lay("state", gaps=(0, 0, 1, 0)),),
+                state_options=StateOptions(**_ACCEPTED, output=False),
+            ),
+        )
+        for op in ("gdn.update", "kda.update")
+    ),
+    # The second token goes where the state was read; without an output the hole is seen there.
+    "rollback-after-two-drafts": tuple(
+        (
+            "never_written",
+            least(
+                op,
+                lens=(2,),
+                pool=Pool(slots=3, indices=(2,)),
+                state_options=StateOptions(slots=((0, 1, 2),), accepted=(3,), output=False),
+            ),
+        )
+        for op in ("gdn.update", "kda.update")
+    ),
+}
+
+
+def nearest(mutant: str, case: Case, kind: str) -> str:
+    """Say how a shrunk case of a mutant compares with the smallest that is known, of all ways in which it
+    fails so. kind: of failure."""
+    others = [other for of, other in OTHER_WAYS.get(mutant, ()) if of == kind and other.op == case.op]
+    return min((grade(case, known) for known in (KNOWN_SMALLEST[mutant], *others)), key=GRADES.index)

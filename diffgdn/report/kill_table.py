@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 from diffgdn.mutants.hunt import Kill
-from diffgdn.mutants.known_smallest import FURTHER, KNOWN_SMALLEST, ONE_STEP, SMALLEST, grade
+from diffgdn.mutants.known_smallest import FURTHER, KNOWN_SMALLEST, ONE_STEP, SMALLEST, nearest
 from diffgdn.mutants.peers.peer_test import PEERS
 from diffgdn.mutants.peers.seen import Seen
 
@@ -92,8 +92,9 @@ def _found(kill: Kill | None) -> tuple[str, ...]:
 
 def graded(kill: Kill) -> str | None:
     """Say how the shrunk case compares with the smallest that is known; None if there is no such case."""
-    known = KNOWN_SMALLEST.get(kill.mutant)
-    return None if kill.shrunk is None or known is None else grade(kill.shrunk, known)
+    if kill.shrunk is None or kill.mutant not in KNOWN_SMALLEST:
+        return None
+    return nearest(kill.mutant, kill.shrunk, kill.kind)
 
 
 def sizes_summary(kills: Sequence[Kill]) -> str | None:

@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.case_checks import CHUNK_SIZES
 from diffgdn.search import (
     company_moves,
     execution_moves,
@@ -23,6 +24,8 @@ from diffgdn.search.changes import changed, smaller_numbers, with_lengths
 SIMPLEST_DIM = 16
 DIMS = (16, 1, 2, 4, 8, 17, 32, 33, 64, 65, 128)
 SHORTEST_CHUNK = 16
+RESEEDED = range(1, 7)  # seeds that may have what another one has further on
+UNSEEDED_GATES, UNSEEDED_VALUES = ("zero", "constant", "alternating"), ("ones", "zero")  # of no seed
 FEW = 6  # sequences, each of which is tried alone
 # Fields that are at their default or not, and nothing else of the case goes by them.
 FLAGS: dict[str, Any] = {
@@ -141,13 +144,13 @@ def _dims(case: Case) -> Iterator[Case | None]:
 
 
 def _chunks(case: Case) -> Iterator[Case | None]:
-    """Take the shortest chunk, with sequences shorter in proportion, then as they are."""
-    if not case.operation.is_chunked or case.chunk_size == SHORTEST_CHUNK:
-        return
-    ratio = case.chunk_size // SHORTEST_CHUNK
-    for lens in (tuple(-(-length // ratio) for length in case.lens), case.lens):
-        tail = -(-case.tail // ratio) if lens != case.lens else case.tail
-        yield with_lengths(case, lens, chunk_size=SHORTEST_CHUNK, tail=tail)
+    """Take the shortest chunk, or the next, with sequences shorter in proportion, then as they are."""
+    for size in CHUNK_SIZES if case.operation.is_chunked else ():
+        ratio = case.chunk_size // size
+        if ratio > 1:
+            for lens in (tuple(-(-length // ratio) for length in case.lens), case.lens):
+                tail = -(-case.tail // ratio) if lens != case.lens else case.tail
+                yield with_lengths(case, lens, chunk_size=size, tail=tail)
 
 
 def _lengths(case: Case) -> Iterator[Case | None]:
@@ -242,6 +245,20 @@ def values(case: Case) -> Iterator[Case | None]:
         yield changed(case, values=replace(case.values, seed=seed))
 
 
+def redrawn(case: Case) -> Iterator[Case | None]:
+    """Take one token of each sequence and one head, or one of the two, with other numbers: where a rare one
+    is needed, another seed may have it at once."""
+    if case.gates.law in UNSEEDED_GATES and case.values.law in UNSEEDED_VALUES:
+        return
+    heads: dict[str, Any] = {"H": 1, "HV": 1} if case.HV > 1 else {}
+    short = tuple(min(length, 1) for length in case.lens)
+    lens = short if max(case.lens) > 1 and not case.parents else case.lens
+    for shape in ((lens, heads), (case.lens, heads), (lens, {})):
+        if shape != (case.lens, {}):
+            for seed in RESEEDED:
+                yield with_lengths(case, shape[0], **shape[1], values=replace(case.values, seed=seed))
+
+
 def _nested(case: Case, name: str, kind: type[Gates] | type[Values]) -> Iterator[Case | None]:
     """Set each field of the gates or the values to its default, one at a time."""
     record = getattr(case, name)
@@ -311,6 +328,7 @@ MOVES = (
     operand_moves.operands,
     gates,
     values,
+    redrawn,
     company_moves.words,
     order,
     execution_moves.execution,

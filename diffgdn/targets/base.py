@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from diffgdn.cases import company
 from diffgdn.cases.case import Case
 from diffgdn.cases.operations import OPERATIONS
-from diffgdn.cases.promises import EVERYTHING, OUTSIDE, Promises
+from diffgdn.cases.promises import EVERYTHING, EXACT, OUTSIDE, Promises
 from diffgdn.reference.noise import CHUNKED, RECURRENT, Contract
 from diffgdn.targets import calls
 from diffgdn.tensors.arena import Arguments
@@ -52,8 +52,9 @@ class Target(Protocol):
     def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
         """Call the kernel once; pool and buffer are written in place, and so is packed_decode's `out`.
 
-        Returns by name, in any dtype and with states in its own layout: o [B, T, HV, V], where a packed batch
-        has B = 1; if asked for, final [N, HV, V, K] and boundary [chunks, HV, V, K].
+        Returns by name, in the dtypes that its promises say and with states in its own layout: o [B, T, HV,
+        V], where a packed batch has B = 1; if asked for, final [N, HV, V, K] and boundary [chunks, HV, V, K]
+        or [B, chunks / B, HV, V, K]. Raises `results.WrongForm` for one that its function left out.
         """
 
 
@@ -191,8 +192,13 @@ class FunctionTarget:
         if accepts is not None:
             dropped = calls.EXTRAS - calls.NATIVE.get(case.op, frozenset()) - accepts
             given = {name: value for name, value in given.items() if name not in dropped}
-        asked = frozenset() if accepts is None else accepts.intersection(given)
-        return calls.results(case, arguments, self.functions[case.op](**given), asked)
+        returned = self.functions[case.op](**given)
+        exact = self.promises.of(case.op).result_form == EXACT
+        return calls.results(case, arguments, returned, self.declares(case.op, given), exact)
+
+    def declares(self, op: str, given: Iterable[str]) -> frozenset[str]:
+        """Return those of these keywords that an operation's function declares by name."""
+        return (self._accepts[op] or frozenset()).intersection(given)
 
 
 def _accepted(function: Callable[..., Any]) -> frozenset[str] | None:

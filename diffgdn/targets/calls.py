@@ -151,7 +151,12 @@ def _recurrent(case: Case, arguments: Arguments) -> dict[str, Any]:
         "output_final_state": case.final,
     }
     if case.op == "kda.recurrent":
-        out["inplace_final_state"] = case.writes_state
+        # Without a state there is nothing to write in place, whatever is said; None wants a final state where
+        # there was one or none is overwritten.
+        none = case.values.state == "none"
+        out["inplace_final_state"] = case.inplace if none else case.writes_state
+        if none and case.inplace and not case.final:
+            out["output_final_state"] = None
     return out
 
 
@@ -216,20 +221,25 @@ def _packed_decode(case: Case, arguments: Arguments) -> dict[str, Any]:
     return out if case.op == "gdn.packed_decode" else {**out, "lower_bound": case.gates.lower_bound}
 
 
+def asked_for(case: Case, keywords: frozenset[str]) -> dict[str, str]:
+    """Name the results that have to be returned, each with the keyword that asks for it.
+
+    keywords: that were passed and that the function declares.
+    """
+    asking = {name: sorted(keywords.intersection(ASKS.get(name, ()))) for name in returned_names(case)}
+    return {name: by[0] for name, by in asking.items() if by}
+
+
 def results(
-    case: Case, arguments: Arguments, returned: Any, asked: frozenset[str] = frozenset()
+    case: Case, arguments: Arguments, returned: Any, asked: frozenset[str] = frozenset(), exact: bool = False
 ) -> dict[str, Tensor]:
     """Name the tensors that a function returned as `results_of` does, states still in the call's layout.
 
     `o` if it is wanted; `final` and `boundary` if they were asked for and returned. Pool, buffer and tracked
-    states are in the arguments. asked: keywords that were passed and that the function declares: what they
-    ask for has to be returned. Raises TypeError for a value that is no tensor, and for one that is missing.
+    states are in the arguments. asked: as of `asked_for`. exact: nothing else may be returned. Raises
+    TypeError for a value that is no tensor, and WrongForm for one that is missing or not asked for.
     """
     if case.operation.single_token:
         return {"o": arguments["out"]}
-    names = returned_names(case)
-    found = by_name(names, returned)
-    for name, asking in ASKS.items():
-        if name in names and name not in found and (by := sorted(asked.intersection(asking))):
-            raise TypeError(f"returned no {name}, which {by[0]}=True asks for")
-    return found
+    passed = arguments.tensors.values() if exact else None
+    return by_name(returned_names(case), returned, asked_for(case, asked), passed)

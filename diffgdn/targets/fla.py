@@ -28,7 +28,7 @@ from torch import Tensor
 from diffgdn.cases.case import Case
 from diffgdn.cases.case_checks import CHUNK_SIZES
 from diffgdn.cases.operations import OPERATIONS
-from diffgdn.cases.promises import Promises
+from diffgdn.cases.promises import AS_V, Promises
 from diffgdn.cases.spans import Span
 from diffgdn.reference.noise import Contract
 from diffgdn.targets import launches, pinning, recording
@@ -181,6 +181,7 @@ class _Callee:
         # tl.dot takes operands of one dtype; the recurrent kernels load everything as fp32.
         out |= {"mixed_qkv": not self.chunked, "no_beta": self.beta_is_optional}
         out["neg_eigval"] = "allow_neg_eigval" in self.names
+        out["output_dtype"] = AS_V  # empty_like(v) or zeros_like(v) in all; final states come in fp32
         return out
 
     @property
@@ -279,7 +280,7 @@ class Fla:
         if case.writes_state:
             _scatter(case, arguments, final)
         if case.boundary:
-            out["boundary"] = parts[2] if v_first else parts[2].mT
+            out["boundary"] = (parts[2] if v_first else parts[2].mT).flatten(0, 1)  # [1, all chunks, ...]
         return out
 
     def provenance(self, op: str) -> dict[str, str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from diffgdn import kernels
 from diffgdn.backend import revision
 from diffgdn.cases.operations import OPERATIONS
-from diffgdn.cases.promises import ZERO, Promises
+from diffgdn.cases.promises import EXACT, ZERO, Promises
 from diffgdn.targets import calls
 from diffgdn.targets.base import FunctionTarget, TargetError
 
-PROMISES = Promises(tail_output=ZERO)  # every case
+PROMISES = Promises(tail_output=ZERO, result_form=EXACT)  # every case
 
 
 def own(layout: str) -> FunctionTarget:

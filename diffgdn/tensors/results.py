@@ -8,18 +8,24 @@ The one place that knows. Whatever reads results (`execute`), makes them without
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from diffgdn.cases.case import Case
 from diffgdn.cases.operand_options import dtype_of
+from diffgdn.cases.promises import AS_V, EXACT, WIDER, Promises
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 RETURNED = "returned"
+# Dtypes that hold all numbers of another: it, and wider ones.
+HOLDING = {
+    "float32": ("float32", "float64"),
+    "float16": ("float16", "float32", "float64"),
+    "bfloat16": ("bfloat16", "float32", "float64"),
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,9 @@ class Result:
         token) or tracked (before one chunk of a sequence).
     truth: the field of `oracle.Expected` that it is compared with.
     dtype: to which the contract rounds it; a result that comes in another dtype is judged by that one.
+    shapes: in which a new tensor of it comes, the contract's first, states as [V, K]; none where it is
+        written to an argument.
+    dtypes: in which a new tensor of it comes; none for any.
     lies: RETURNED, or the argument that it is written to: "out", "state", "buffer" or "track".
     at: the place of each row in that argument, (slot,) or (row, step); empty for "out", which holds all.
     rows: the row of the truth that each row is compared with; None for all of them, in order.
@@ -48,6 +57,8 @@ class Result:
     zero: tuple[int, ...] = ()
     held: int = 0
     sure: bool = True
+    shapes: tuple[tuple[int, ...], ...] = ()
+    dtypes: tuple[str, ...] = ()
 
     @property
     def index(self) -> tuple[Any, ...]:
@@ -58,10 +69,25 @@ class Result:
         return tuple(list(axis) for axis in zip(*self.at, strict=True)) or ([],)
 
 
-def results_of(case: Case) -> tuple[Result, ...]:
-    """List all that a call of a case leaves behind, in the order in which it is checked."""
-    found = (_output(case), _state(case), _final(case), _boundary(case), _steps(case), _tracked(case))
-    return tuple(one for one in found if one is not None)
+def results_of(case: Case, promises: Promises | None = None) -> tuple[Result, ...]:
+    """List all that a call of a case leaves behind, in the order in which it is checked.
+
+    promises: of the target in the case's operation, which say in what form results come; None for any.
+    """
+    makers = (_output(case), _state(case), _final(case), _boundary(case), _steps(case), _tracked(case))
+    found = tuple(one for one in makers if one is not None)
+    return found if promises is None else tuple(_promised(case, one, promises) for one in found)
+
+
+def _promised(case: Case, result: Result, promises: Promises) -> Result:
+    """Say in which form a target promises to return a result."""
+    if not result.shapes:
+        return result
+    swapped = result.name == "o" and promises.output_dtype == AS_V
+    dtype = dtype_of(case, "v") if swapped else result.dtype
+    if promises.result_form == EXACT:
+        return replace(result, shapes=result.shapes[:1], dtypes=(dtype,))
+    return replace(result, dtypes=HOLDING[dtype] if promises.result_form == WIDER else ())
 
 
 def result_of(case: Case, name: str) -> Result:
@@ -77,6 +103,7 @@ def _output(case: Case) -> Result | None:
     if not case.state_options.output:
         return None
     single = case.operation.single_token
+    rows = (1, case.tokens) if case.packed and not case.batched else (len(case.lens), case.lens[0])
     return Result(
         "o",
         "o",
@@ -85,6 +112,7 @@ def _output(case: Case) -> Result | None:
         lies="out" if single else RETURNED,
         zero=tuple(n for n, slot in enumerate(case.pool.indices) if slot < 0) if single else (),
         held=case.tokens,
+        shapes=() if single else ((*rows, case.HV, case.V),),
     )
 
 
@@ -106,11 +134,14 @@ def _final(case: Case) -> Result | None:
 
 
 def _boundary(case: Case) -> Result | None:
-    """States at chunk boundaries, in the dtype of k."""
+    """States at chunk boundaries, in the dtype of k: [B, chunks, ...], or all chunks in a row."""
     if not (case.operation.is_chunked and case.boundary):
         return None
     chunks = sum(-(-length // case.chunk_size) for length in case.lens)
-    return _states(case, "boundary", "boundary", chunks, dtype_of(case, "k"))
+    result = _states(case, "boundary", "boundary", chunks, dtype_of(case, "k"))
+    rows = 1 if case.packed else len(case.lens)
+    shapes = ((rows, chunks // rows), (1, chunks), (chunks,))
+    return replace(result, shapes=tuple((*one, *result.shape[1:]) for one in dict.fromkeys(shapes)))
 
 
 def _steps(case: Case) -> Result | None:
@@ -145,7 +176,8 @@ def _states(
     sure: bool = True,
 ) -> Result:
     shape = (count, case.HV, case.V, case.K)
-    return Result(name, truth, shape, dtype, lies, at, rows, held=count, sure=sure)
+    shapes = (shape,) if lies == RETURNED else ()
+    return Result(name, truth, shape, dtype, lies, at, rows, held=count, sure=sure, shapes=shapes)
 
 
 def of_truth(result: Result, truth: Tensor) -> Tensor:
@@ -157,23 +189,26 @@ def of_truth(result: Result, truth: Tensor) -> Tensor:
     return picked
 
 
-class WrongSize(ValueError):
-    """Raised for a returned tensor that has not as many elements as its result. name: of the result."""
+class WrongForm(ValueError):
+    """Raised for a result that did not come, or in a shape or dtype that is not its own.
 
-    def __init__(self, name: str, message: str) -> None:
+    kind: not_returned, not_asked, wrong_shape or wrong_dtype. name: of the result, or which value it is.
+    """
+
+    def __init__(self, kind: str, name: str, message: str) -> None:
         super().__init__(message)
-        self.name = name
+        self.kind, self.name = kind, name
 
 
 def collect(
     results: Iterable[Result], arguments: Any, returned: Mapping[str, Tensor], layout: str
 ) -> dict[str, Tensor]:
-    """Collect what a call left behind, by name: each result in its shape, states [..., V, K] whatever the
+    """Collect what a call left behind, by name: each result [rows, ...], states [..., V, K] whatever the
     layout, in the dtype in which it came.
 
     arguments: the tensors of the call, by name. returned: what the target returned, by name of the result; a
     result that is neither there nor in an argument is left out. layout: of states, "vk" or "kv". Raises
-    WrongSize.
+    WrongForm.
     """
     out = {}
     for result in results:
@@ -181,20 +216,46 @@ def collect(
             held = arguments[result.lies]
             out[result.name] = (held.mT if layout == "kv" else held)[result.index]
         elif result.name in returned:
-            out[result.name] = _shape(result, returned[result.name], layout)
+            out[result.name] = _rows(result, returned[result.name], layout)
     return out
 
 
-def _shape(result: Result, tensor: Tensor, layout: str) -> Tensor:
-    """View a returned tensor in the shape of its result. Raises WrongSize."""
+def in_layout(result: Result, layout: str) -> list[tuple[int, ...]]:
+    """List the shapes in which a result comes, states in a layout."""
+    states_kv = layout == "kv" and len(result.shape) == 4
+    return [(*one[:-2], one[-1], one[-2]) if states_kv else one for one in result.shapes]
+
+
+def _rows(result: Result, tensor: Tensor, layout: str) -> Tensor:
+    """View a returned tensor as the rows of its result. Raises WrongForm."""
     inner = result.shape[1:]
-    expected = result.held * math.prod(inner)
-    if tensor.numel() != expected:
-        message = f"returned shape {tuple(tensor.shape)}, expected {expected} elements"
-        raise WrongSize(result.name, message)
-    if layout == "kv" and len(inner) == 3:
+    states_kv = layout == "kv" and len(inner) == 3
+    shapes = in_layout(result, layout)
+    if shapes and tuple(tensor.shape) not in shapes:
+        _refuse("wrong_shape", result.name, [str(list(one)) for one in shapes], list(tensor.shape))
+    came = str(tensor.dtype).removeprefix("torch.")
+    if result.dtypes and came not in result.dtypes:
+        _refuse("wrong_dtype", result.name, result.dtypes, came)
+    if states_kv:
         tensor = tensor.mT
     return tensor.reshape(result.held, *inner)[: result.shape[0]]
+
+
+def _refuse_more(names: Sequence[str], returned: Any, passed: list[Any]) -> None:
+    """Raise WrongForm for a tensor that nothing asks for. One element is none: it stands for no output."""
+    if len(names) == 1 and isinstance(returned, tuple):
+        _refuse("wrong_shape", names[0] or "o", ["a tensor"], f"a tuple of {len(returned)}")
+    for n, value in enumerate(returned if isinstance(returned, tuple) else (returned,)):
+        wanted = n < len(names) and names[n]
+        if wanted or not hasattr(value, "data_ptr") or any(value is one for one in passed):
+            continue
+        if value.numel() > 1:
+            _refuse("not_asked", f"value {n + 1}", ["None, as nothing asks for it"], list(value.shape))
+
+
+def _refuse(kind: str, name: str, expected: Iterable[str], came: object) -> None:
+    """Raise WrongForm in words: what was expected, and what came."""
+    raise WrongForm(kind, name, f"expected {' or '.join(dict.fromkeys(expected))}, got {came}")
 
 
 def tail_of(case: Case, output: Tensor) -> Tensor:
@@ -218,14 +279,28 @@ def returned_names(case: Case) -> tuple[str, ...]:
     return ("o", *(name if name in asked else "" for name in ("final", "boundary")))
 
 
-def by_name(names: Iterable[str], returned: Any) -> dict[str, Any]:
+def by_name(
+    names: Sequence[str],
+    returned: Any,
+    asked: Mapping[str, str] | None = None,
+    passed: Iterable[Any] | None = None,
+) -> dict[str, Any]:
     """Name the tensors that a function returned, by `returned_names`, without those that are None.
 
-    Raises TypeError for a value that is no tensor, and for an output that is None.
+    asked: the keyword that asks for a result, by its name: it has to be there. passed: the arguments of the
+    call, where no more than what is asked for may come, but for one of these; None where more may. Raises
+    TypeError for a value that is no tensor, and for an output that is None; WrongForm for what did not come
+    or may not.
     """
     values = returned if isinstance(returned, tuple) else (returned,)
+    if passed is not None:
+        _refuse_more(names, returned, list(passed))
     found = {name: value for name, value in zip(names, values, strict=False) if name}
     for name, value in found.items():
         if not (hasattr(value, "data_ptr") or (value is None and name != "o")):
             raise TypeError(f"returned {type(value).__name__} for {name}, expected a tensor")
-    return {name: value for name, value in found.items() if value is not None}
+    found = {name: value for name, value in found.items() if value is not None}
+    for name, keyword in (asked or {}).items():
+        if name not in found:
+            raise WrongForm("not_returned", name, f"returned no {name}, which {keyword}=True asks for")
+    return found

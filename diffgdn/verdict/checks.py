@@ -7,6 +7,7 @@ tensor, the place and the size of the trouble, in that order.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -16,9 +17,10 @@ from diffgdn.reference import noise
 from diffgdn.tensors import poison
 from diffgdn.tensors.poison import Stray
 from diffgdn.tensors.region import Change
-from diffgdn.tensors.results import result_of
+from diffgdn.tensors.results import WrongForm, result_of
 from diffgdn.verdict.comparison import Comparison, describe_place
 from diffgdn.verdict.failures import (
+    FORMS,
     BeyondBound,
     ExecutionDiffers,
     GuardWritten,
@@ -42,6 +44,12 @@ def _count(mask: Tensor) -> str:
 def _first(mask: Tensor) -> tuple[int, ...]:
     """Index of the first True."""
     return tuple(int(i) for i in mask.nonzero()[0])
+
+
+def refuse_form(case: Case, error: WrongForm) -> NoReturn:
+    """Raise the failure of a result that did not come, or in another shape or dtype than its own."""
+    failure = next(form for form in FORMS if form.kind == error.kind)
+    raise failure(case.op, error.name, None, str(error)) from None
 
 
 def check_memory(case: Case, change: Change | None) -> None:

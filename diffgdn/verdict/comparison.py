@@ -91,6 +91,30 @@ class Comparison:
         return describe_place(self.case, self.name, (self.origins[index[0]], *index[1:]))
 
 
+TAIL = "o behind the last sequence"  # the name of what follows
+
+
+class TailComparison(Comparison):
+    """The output rows of padding tokens, [tail, HV, V], beside the zeros that a target promises."""
+
+    @property
+    def origins(self) -> list[int]:
+        """Number the padding tokens."""
+        return list(range(self.got.shape[0]))
+
+    def place(self, index: tuple[int, ...]) -> str:
+        """Words for an index: padding token, head, V."""
+        words = zip(("padding token", "head", "V"), index, strict=False)
+        return "(" + ", ".join(f"{word} {i}" for word, i in words) + ")"
+
+
+def compare_tail(case: Case, rows: Tensor, pattern: int) -> TailComparison:
+    """Put output rows of padding tokens, [tail, HV, V] on the CPU, beside zeros. pattern: of their memory."""
+    zeros = torch.zeros(rows.shape, dtype=torch.float64)
+    unwritten = poison.unwritten(rows, pattern).view(rows.shape)
+    return TailComparison(case, TAIL, rows.dtype, rows.double(), zeros, zeros, zeros, unwritten)
+
+
 def compare_results(
     case: Case, results: Mapping[str, Tensor], reference: Reference, patterns: Mapping[str, int] | None = None
 ) -> Iterator[Comparison]:

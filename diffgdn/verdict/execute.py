@@ -19,11 +19,11 @@ from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import Data
 from diffgdn.tensors.layout import arrange
 from diffgdn.tensors.poison import PoisonedEmpty
-from diffgdn.tensors.results import WrongSize, collect, results_of, tail_of
+from diffgdn.tensors.results import Result, WrongForm, collect, results_of, tail_of
 from diffgdn.verdict import checks, earlier_calls, executions, leak_source
-from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
+from diffgdn.verdict.comparison import TAIL, Comparison, compare_results, compare_tail, received_dtypes
 from diffgdn.verdict.error_counts import count_errors
-from diffgdn.verdict.failures import CheckFailure, Errors, KernelRaised, Verdict
+from diffgdn.verdict.failures import CheckFailure, Errors, KernelRaised, TailNotZero, Verdict
 
 GPU_ORACLE_STATE = 50_000  # elements of all states from which the oracle is quicker on the GPU
 
@@ -74,9 +74,8 @@ def run(case: Case, target: Target, backend: str, explain: bool = False, errors:
         failure = found
     finally:
         run.release()
-    comparison = (
-        run.current if failure is not None and failure.tensor == getattr(run.current, "name", None) else None
-    )
+    about = TAIL if isinstance(failure, TailNotZero) else getattr(failure, "tensor", None)
+    comparison = run.current if run.current is not None and run.current.name == about else None
     return Verdict(
         case,
         target.name,
@@ -185,9 +184,10 @@ class Run:
                     if self.collects:
                         self.errors.append(count_errors(comparison))
                     checks.check_bounded(comparison)
-            self.current = None
             if tail is not None:
+                self.current = compare_tail(case, tail, patterns["o"])
                 checks.check_tail(case, tail, patterns["o"])
+                self.current = None
             checks.check_slots(case, change)
         with clock("kernel"):
             self._check_repeats(returned, results)
@@ -220,7 +220,7 @@ class Run:
         only: tuple[int, str] | None = None,
         again: bool = False,
     ) -> dict[str, Tensor]:
-        """Call the target once, fresh memory poisoned. Raises KernelRaised.
+        """Call the target once, fresh memory poisoned. Raises KernelRaised, and NotReturned.
 
         zeros, only: as in `PoisonedEmpty`. again: it is the second call. Returns what the target returns,
         by name of the result.
@@ -231,18 +231,24 @@ class Run:
                 returned = self.target.run(self.case, arguments)
             if self.device == "cuda":
                 torch.cuda.synchronize()
+        except WrongForm as error:
+            checks.refuse_form(self.case, error)
         except Exception as error:
             message = interpreter.explain(str(error).strip()) or "no message"
             raise KernelRaised(self.case.op, None, None, f"{type(error).__name__}: {message}") from error
         return returned
 
+    def expected(self) -> tuple[Result, ...]:
+        """List the results that the case has, in the dtypes that the target promises."""
+        return results_of(self.case, promises_of(self.target).of(self.case.op))
+
     def results(self, arguments: Arguments, returned: dict[str, Tensor]) -> dict[str, Tensor]:
         """Collect every result that this case has and the target returns, see `results.collect`. Raises
-        KernelRaised for one of another size."""
+        WrongShape and WrongDtype."""
         try:
-            return collect(results_of(self.case), arguments, returned, arguments.layout)
-        except WrongSize as error:
-            raise KernelRaised(self.case.op, error.name, None, str(error)) from None
+            return collect(self.expected(), arguments, returned, arguments.layout)
+        except WrongForm as error:
+            checks.refuse_form(self.case, error)
 
     def promised_tail(self, returned: dict[str, Tensor]) -> Tensor | None:
         """Copy the output rows that are promised to be zero, [tail, HV, V] on the CPU; None if none are."""

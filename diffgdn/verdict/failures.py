@@ -82,6 +82,30 @@ class KernelHung(CheckFailure):
     kind = "hung"
 
 
+class NotReturned(CheckFailure):
+    """A result that a keyword asks for was not returned."""
+
+    kind = "not_returned"
+
+
+class NotAsked(CheckFailure):
+    """A result came that nothing asks for, where a target promises to return none such."""
+
+    kind = "not_asked"
+
+
+class WrongShape(CheckFailure):
+    """A result came in another shape than the contract's."""
+
+    kind = "wrong_shape"
+
+
+class WrongDtype(CheckFailure):
+    """A result came in a dtype that the contract, or what the target promises, does not name."""
+
+    kind = "wrong_dtype"
+
+
 class InputChanged(CheckFailure):
     """A tensor that the caller passed to be read was written."""
 
@@ -184,6 +208,10 @@ ALL: tuple[type[CheckFailure], ...] = (
     KernelRaised,
     KernelCrashed,
     KernelHung,
+    NotReturned,
+    NotAsked,
+    WrongShape,
+    WrongDtype,
     InputChanged,
     GuardWritten,
     NeverWritten,
@@ -198,6 +226,10 @@ ALL: tuple[type[CheckFailure], ...] = (
     ExecutionDiffers,
     RelationBroken,
 )
+
+# Of a result as a whole, whatever it holds.
+FORMS: tuple[type[CheckFailure], ...] = (NotReturned, NotAsked, WrongShape, WrongDtype)
+FORM_KINDS = tuple(form.kind for form in FORMS)
 
 # What ends the process that runs the kernel, or leaves it good for nothing.
 FAULTS: tuple[type[CheckFailure], ...] = (KernelCrashed, KernelHung)

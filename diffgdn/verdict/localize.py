@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffgdn.cases.case import Case
 from diffgdn.verdict import pattern, picture
-from diffgdn.verdict.comparison import Comparison
+from diffgdn.verdict.comparison import TAIL, Comparison
 from diffgdn.verdict.pattern import Tile
 from diffgdn.verdict.picture import Panel
 
@@ -58,6 +58,8 @@ def summary(comparison: Comparison, tile: Tile = UNKNOWN) -> list[str]:
     lines += [f"pattern: {'; '.join(found)}"] if found else []
     if comparison.name in ("o", "steps"):
         lines += _tokens(case, hit)
+    elif comparison.name == TAIL:
+        lines += [f"padding tokens: {_which(hit, mask.shape[0])}"]
     elif comparison.name in ("boundary", "tracked"):
         lines += [f"boundary states: {_which(hit, mask.shape[0])}"]
     else:
@@ -191,13 +193,18 @@ def _signs(
 def _panels(comparison: Comparison, tile: Tile) -> tuple[Panel, Panel]:
     """Cut two panels out of a result that is not empty.
 
-    [HV, rows] of all of it; then the head with the worst element: [tokens, V] of its sequence's outputs, or
-    [V, K] of one state.
+    [HV, rows] of all of it; then the head with the worst element: [tokens, V] of its sequence's outputs or of
+    the padding behind, or [V, K] of one state.
     """
     values, mask, worst, case = ratio(comparison), wrong(comparison), comparison.worst(), comparison.case
-    word = {"o": "tokens", "steps": "tokens", "boundary": "chunks", "tracked": "chunks"}.get(
-        comparison.name, "sequences"
-    )
+    words = {
+        "o": "tokens",
+        "steps": "tokens",
+        "boundary": "chunks",
+        "tracked": "chunks",
+        TAIL: "padding tokens",
+    }
+    word = words.get(comparison.name, "sequences")
     overview = Panel(
         values.flatten(2).amax(2).T, mask.flatten(2).any(2).T,
         f"all heads and {word}, the worst element of each", "heads", word, {}, _starts(comparison),
@@ -207,7 +214,10 @@ def _panels(comparison: Comparison, tile: Tile) -> tuple[Panel, Panel]:
         {"tile": list(range(size, extent, size)) if size else []}
         for extent, size in zip(values.shape[2:], (tile.V, tile.K), strict=False)
     ]
-    if values.dim() == 3:
+    if comparison.name == TAIL:
+        title = f"padding tokens, head {head}"
+        detail = Panel(values[:, head], mask[:, head], title, word, "V", {}, tiles[0])
+    elif values.dim() == 3:
         n, _ = _owner(case, row)
         start, stop = case.starts[n], case.starts[n + 1]
         chunks = range(case.chunk_size, stop - start, case.chunk_size) if case.operation.is_chunked else ()

@@ -129,6 +129,10 @@ class _Trace:
     def first(self) -> Stage | None:
         """Find the first stage with a wrong element."""
         results = self._wrong_results()
+        if not any(results.values()):
+            tail = self._of_tail()
+            if tail is not None:
+                return tail
         if not self.case.operation.is_chunked:
             return self._of_one_stage(results)
         found = self._wrong_intermediates()
@@ -158,6 +162,25 @@ class _Trace:
                 self._kept |= {(one.name, row) for row in one.origins}
             found[one.name] = Stage(one.name, one.place(tuple(hit[0, :2].tolist()))) if len(hit) else None
         return found
+
+    def _of_tail(self) -> Stage | None:
+        """Choose between chunk table and output where a row of padding is not zero: in extend the table says
+        which rows are padding, and the output stage zeroes them."""
+        rows = self.run.promised_tail(self._returned)
+        wrong = [] if rows is None else (rows != 0).flatten(1).any(1).nonzero().flatten().tolist()
+        if rows is None or not wrong:
+            return None
+        if not self.case.operation.is_chunked:
+            return Stage("o", f"(padding token {wrong[0]})", made="no state goes into it")
+        if not self._left:
+            return None
+        covered = set[int]()
+        for start, count in self._left["table"].tolist():
+            covered |= set(range(start, start - count))
+        missed = [token for token in wrong if self.case.total + token not in covered]
+        if missed:
+            return Stage("table", f"(padding token {missed[0]})")
+        return Stage("o", f"(padding token {wrong[0]})", made="the chunk table has it as padding")
 
     def _wrong_intermediates(self) -> dict[str, Stage | None] | None:
         """Find the first wrong element of each intermediate; None if they are not known."""

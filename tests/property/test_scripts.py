@@ -47,7 +47,9 @@ FAULTS = {
     "unowned step": "slot_changed",
     "not_repeatable": "not_repeatable",
     "memory returned twice": "not_repeatable",
-    "of another shape": "raised",
+    "of another shape": "wrong_shape",
+    "turned": "wrong_shape",
+    "of another dtype": "wrong_dtype",
     "no tensor": "raised",
 }
 
@@ -56,7 +58,8 @@ def expected_kind(fault: str, case: Case) -> str | None:
     """What a fault is on an operation; None where the operation has nothing for it to spoil."""
     if fault == "unowned step" and not case.keeps_steps:
         return None
-    if fault in ("memory returned twice", "of another shape", "no tensor") and case.operation.single_token:
+    returned = ("memory returned twice", "of another shape", "turned", "of another dtype", "no tensor")
+    if fault in returned and case.operation.single_token:
         return None  # what it returns is not looked at
     if fault == "tail_not_zero" and not case.tail:
         return None

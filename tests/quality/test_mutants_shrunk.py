@@ -20,10 +20,12 @@ from diffgdn.mutants.known_smallest import (
     FURTHER,
     KNOWN_SMALLEST,
     ONE_STEP,
+    OTHER_WAYS,
     SMALLEST,
     grade,
     least,
     marks,
+    nearest,
     within_twice,
 )
 from diffgdn.mutants.mutant_targets import name_of
@@ -218,6 +220,41 @@ def test_the_smallest_case_fails_on_the_mutant_alone(child: InChild, name: str) 
     case = KNOWN_SMALLEST[name]
     assert execute.run(case, targets.get("vk"), "interpret").failure is None
     assert child.run(case, name_of(name)).failure is not None
+
+
+WAYS = [(name, kind, case) for name, ways in OTHER_WAYS.items() for kind, case in ways]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("name", "kind", "case"), WAYS, ids=[f"{name}-{c.op}" for name, _, c in WAYS])
+def test_the_smallest_case_of_another_way_fails_so_on_the_mutant_alone(
+    child: InChild, name: str, kind: str, case: Case
+) -> None:
+    """And is another way: another operation or kind of failure, or plainer laws."""
+    assert execute.run(case, targets.get("vk"), "interpret").failure is None
+    failure = child.run(case, name_of(name)).failure
+    assert failure is not None
+    assert failure.kind == kind
+    known = KNOWN_SMALLEST[name]
+    before = child.run(known, name_of(name)).failure
+    assert before is not None
+    plainer = len(marks(case)) < len(marks(known))
+    assert plainer or (case.op, kind) != (known.op, before.kind)
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "expected"),
+    [
+        (least("gdn.extend", lens=(32,), chunk_size=32), "beyond_bound", SMALLEST),
+        (least("gdn.extend", lens=(33,), chunk_size=32), "beyond_bound", ONE_STEP),
+        (least("gdn.extend", lens=(32,), chunk_size=32), "not_finite", FURTHER),
+        (least("gdn.extend", lens=(12,), values=Values(law="parallel")), "not_finite", SMALLEST),
+    ],
+)
+def test_a_case_is_compared_with_the_smallest_that_fails_in_its_way(
+    case: Case, kind: str, expected: str
+) -> None:
+    assert nearest("neumann-slow-decay", case, kind) == expected
 
 
 @pytest.mark.nightly

@@ -219,6 +219,19 @@ def _no_shape(given: Given, returned: Any) -> Any:
     return tuple(parts) if isinstance(returned, tuple) else parts[0]
 
 
+def _turned(given: Given, returned: Any) -> Any:
+    """The output has another shape with as many elements: heads where V was."""
+    parts = list(returned) if isinstance(returned, tuple) else [returned]
+    parts[0] = parts[0].reshape(*parts[0].shape[:2], *parts[0].shape[:1:-1])
+    return tuple(parts) if isinstance(returned, tuple) else parts[0]
+
+
+def _other_dtype(given: Given, returned: Any) -> Any:
+    parts = list(returned) if isinstance(returned, tuple) else [returned]
+    parts[-1] = parts[-1].to(torch.float64)
+    return tuple(parts) if isinstance(returned, tuple) else parts[0]
+
+
 def _dirty_tail(given: Given, returned: Any) -> Any:
     if "out" in given:
         return returned
@@ -260,6 +273,8 @@ FAULTS: dict[str, Callable[[Given, Any], Any]] = {
     "not_repeatable": _other_bits,
     "memory returned twice": _same_memory,
     "of another shape": _no_shape,
+    "turned": _turned,
+    "of another dtype": _other_dtype,
     "no tensor": _no_tensor,
     "set": _set,
 }
@@ -276,5 +291,7 @@ def _planted(op: str) -> Callable[..., Any]:
 
 
 planted = FunctionTarget(
-    "planted", {op: _planted(op) for op in OPERATIONS}, promises=Promises(tail_output="zero")
+    "planted",
+    {op: _planted(op) for op in OPERATIONS},
+    promises=Promises(tail_output="zero", result_form="exact"),
 )

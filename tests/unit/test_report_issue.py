@@ -21,6 +21,7 @@ from diffgdn import targets
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.lay import Lay
 from diffgdn.cli import report_command, run
+from diffgdn.findings import repro
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
 from diffgdn.findings.repro import call_script, call_source
@@ -33,6 +34,7 @@ from diffgdn.runner import script_check
 from diffgdn.runner.script_check import Ran
 from diffgdn.targets import recording
 from diffgdn.targets.recording import Recorded
+from diffgdn.verdict.execute import run as run_case
 
 WRONG = "* 1.5"
 # As if diffgdn were not there, but for its kernels, of which the package under test is made.
@@ -200,6 +202,59 @@ def test_a_tail_that_is_not_zero_is_asserted_where_it_comes_out() -> None:
     assert (made.fails, made.why_not) == (True, "")
     assert "    (returned[0][0, 17, 0, 0], 0.0, 0)," in made.text
     assert call_script.make(told, targets.get("vk"), guarded=True).why_not == "the result is right now"
+
+
+FORMS = """\
+import os
+
+import diffgdn
+from diffgdn.kernels import chunk_gated_delta_rule
+
+
+def extend(q, k, v, g, beta, scale, initial_state, initial_state_indices, cu_seqlens, inplace_update,
+           use_qk_l2norm_in_kernel, output_final_state, output_boundary_states, chunk_size):
+    o, final, h = chunk_gated_delta_rule(**locals())
+    spoiled = {
+        "not_returned": (o, None, h), "wrong_dtype": (o, final.bfloat16(), h), "wrong_shape": (o, final[0], h)
+    }
+    return spoiled.get(os.environ.get("FORM"), (o, final, h))
+
+
+target = diffgdn.target("gdn.extend")(extend)
+"""
+SAID = {
+    "not_returned": "returned no final, which output_final_state=True asks for",
+    "wrong_dtype": "expected float32 or float64, got bfloat16",
+    "wrong_shape": "expected [1, 1, 16, 16], got [1, 16, 16]",
+}
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_a_result_that_did_not_come_or_in_another_form_is_shown_by_both_scripts(
+    kind: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "forms.py").write_text(FORMS)
+    name, case = "forms.py:target", Case("gdn.extend", chunk_size=16)
+    monkeypatch.setenv("FORM", kind)
+    failure = run_case(case, targets.get(name), "interpret").failure
+    assert failure is not None
+    assert (failure.kind, failure.tensor, failure.message) == (kind, "final", SAID[kind])
+    told = Finding(case, name, "interpret", kind, failure.message, "final")
+    short = call_script.make(told, targets.get(name), guarded=False)
+    assert (short.fails, short.why_not) == (True, "")
+    long = repro.script(told)
+    for script, says in ((short.text, "AssertionError"), (long, f"final: {SAID[kind]}")):
+        done = execute(script, here)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert says in done.stdout + done.stderr
+    path = Corpus(here / "findings").save(told)
+    assert run(["show", str(path)]) == 0
+    assert SAID[kind] in capsys.readouterr().out
+    monkeypatch.setenv("FORM", "right")
+    for script in (short.text, long):
+        done = execute(script, here)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert call_script.make(told, targets.get(name), guarded=False).why_not == "the result is right now"
 
 
 def test_what_no_one_call_shows_has_no_such_script() -> None:

@@ -11,6 +11,7 @@ import pytest
 from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
 from diffgdn.cases.state_options import StateOptions
 from diffgdn.search import by_field, moves
+from diffgdn.tensors import inputs
 
 # An unlucky case of each kind: many sequences, heads and flags.
 EXTEND = Case(
@@ -151,6 +152,25 @@ def test_no_case_is_asked_for_once_the_time_is_up() -> None:
     found = by_field.simplest(EXTEND, runs, lambda: len(runs.asked) >= 9)
     assert len(runs.asked) == 9
     assert found.id == runs.met[-1]
+
+
+def test_a_chunk_of_64_becomes_one_of_32_where_16_is_too_short() -> None:
+    case = Case("kda.extend", lens=(50,), pool=Pool(indices=(-1,)), chunk_size=64)
+    found = by_field.simplest(case, lambda c: min(max(c.lens), c.chunk_size) >= 20)
+    assert found == Case("kda.extend", lens=(20,), chunk_size=32)
+
+
+def test_a_rare_number_is_looked_for_under_other_seeds_before_it_costs_a_head_or_a_token() -> None:
+    """Raw gates past 88, of which there is one in three."""
+
+    def fails(case: Case) -> bool:
+        return case.gates.law == "extreme" and bool((inputs.draw(case)["a"] > 88.0).any())
+
+    alone = replace(Case("gdn.decode"), gates=Gates(law="extreme"))
+    assert not fails(alone)
+    found = by_field.simplest(replace(alone, lens=(3,), HV=3), fails)
+    assert (found.lens, found.HV, found.values.law) == ((1,), 1, "ones")
+    assert fails(found)
 
 
 def test_a_buffer_of_steps_goes_with_what_is_said_of_it() -> None:

@@ -280,6 +280,43 @@ def test_it_is_said_in_words_where_a_finding_is_shown(name: str, words: str, tmp
     assert image.suffix == ".png" or words in image.read_text().splitlines()
 
 
+TAILS = {
+    "pad-rows-last-chunk-only": (
+        Case(GDN, tail=17, chunk_size=16),
+        ("chunk table (padding token 16)", "it is made of the arguments", "padding tokens: only 16 of 17"),
+    ),
+    "out-left-empty": (
+        Case(KDA, tail=2, HV=2, chunk_size=16),
+        ("output (padding token 0)", "the chunk table has it as padding", "padding tokens: every one"),
+    ),
+    "off-by-one@tile_table.chunk_table_kernel.4": (
+        Case(GDN, tail=2, chunk_size=16),
+        ("chunk table (padding token 0)", "it is made of the arguments", "padding tokens: every one"),
+    ),
+    "skip-last@recurrent_steps.zero_rows.1": (
+        Case("gdn.recurrent", (1,), pool=Pool(slots=1, indices=()), tail=3),
+        ("output (padding token 2)", "no state goes into it", "padding tokens: only 2 of 3"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAILS)
+def test_padding_that_is_not_zero_has_a_stage_and_a_picture(name: str, tmp_path: Path) -> None:
+    (case, (place, made, rows)), target = TAILS[name], name_of(name)
+    verdict = InProcess("interpret").run(case, target, picture=True)
+    assert verdict.failure is not None
+    assert verdict.failure.kind == "tail_not_zero"
+    assert verdict.picture is not None
+    lines = verdict.picture.splitlines()
+    assert f"stage: {place} is the first to leave its bound; {made}" in lines
+    assert rows in lines
+    assert "padding tokens, head 0:" in lines
+    assert "of o behind the last sequence are wrong" in lines[0]
+    finding = Finding(case, target, "interpret", "tail_not_zero", "it is not zero", "o")
+    assert len(InProcess("interpret").document(finding, tmp_path, picture=True)) == 2
+    assert stages.first_wrong(case, targets.get("vk"), "interpret") is None
+
+
 def test_an_output_is_blamed_where_the_state_that_it_is_read_from_came_back_right() -> None:
     def half(**given: Any) -> Any:
         o, final = kernels.fused_recurrent_gated_delta_rule(**given)

@@ -28,6 +28,7 @@ from diffgdn.cases import size_limits, target_names
 from diffgdn.cases.case import Case
 from diffgdn.cases.operand_options import NONE, passes_beta
 from diffgdn.cases.prelude import Call
+from diffgdn.cases.promises import EXACT
 from diffgdn.findings import corpus
 from diffgdn.findings.finding import Finding, shows_in_company
 from diffgdn.findings.repro import inline, literals, standalone, texts
@@ -78,6 +79,9 @@ def script(finding: Finding) -> str:
     twice, ordered = execute.is_repeated(case, finding.backend), execute.is_turned(case, finding.backend)
     shared = inline.copied(standalone.__name__, SHARED + ("program_order",) * ordered)
     noises, unrounded = _noise(finding, target, data)
+    promises = targets.promises_of(target).of(case.op)
+    given = _keywords(target, case, arguments)
+    asked = calls.asked_for(case, target.declares(case.op, given))
     return _fill(
         texts.ALONE,
         finding,
@@ -88,13 +92,15 @@ def script(finding: Finding) -> str:
         constants=_constants(finding),
         arguments="\n".join(_arguments(case, arguments)),
         recurrence="\n".join(_recurrence(case, arguments)),
-        calls=_calls(case, "\n".join(_call(target, case, arguments)), ordered),
-        results=textwrap.indent("\n".join(f"{result!r}," for result in results_of(case)), " " * 4),
+        calls=_calls(case, "\n".join(_call(given, arguments)), ordered),
+        results=textwrap.indent("\n".join(f"{result!r}," for result in results_of(case, promises)), " " * 4),
         limit=f"{noise.MAX_SIGMAS:g}",
         noise=textwrap.indent(noises, " " * 4),
         names=repr(returned_names(case)),
         unrounded=repr(unrounded),
-        tail=f", tail={case.tail}" if execute.has_zero_tail(case, target) else "",
+        asked=(f", tail={case.tail}" if execute.has_zero_tail(case, target) else "")
+        + (f", asked={asked}" if asked else "")
+        + (", exact=True" if promises.result_form == EXACT else ""),
         again=str(("call_backwards" if ordered else "call") if twice else None),
     )
 
@@ -261,9 +267,9 @@ def _keywords(target: FunctionTarget, case: Case, arguments: Arguments) -> dict[
     return given
 
 
-def _call(target: FunctionTarget, case: Case, arguments: Arguments) -> Iterable[str]:
-    """Write the keyword arguments of the call, one a line."""
-    for keyword, value in _keywords(target, case, arguments).items():
+def _call(given: dict[str, Any], arguments: Arguments) -> Iterable[str]:
+    """Write keyword arguments of a call, one a line."""
+    for keyword, value in given.items():
         if isinstance(value, Tensor):
             value = next(name for name, tensor in arguments.tensors.items() if tensor is value)
             yield f"{keyword}={value},"

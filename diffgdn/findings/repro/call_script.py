@@ -33,15 +33,16 @@ from diffgdn.targets import FunctionTarget, Target, calls, provenance_of, record
 from diffgdn.targets.recording import Recorded
 from diffgdn.tensors import inputs
 from diffgdn.tensors.layout import arrange
-from diffgdn.tensors.results import collect, results_of, tail_of
+from diffgdn.tensors.results import collect, in_layout, results_of, returned_names, tail_of
 from diffgdn.verdict import execute, localize
 from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
-from diffgdn.verdict.failures import FAULT_KINDS, CheckFailure
+from diffgdn.verdict.failures import FAULT_KINDS, FORM_KINDS, CheckFailure
 from diffgdn.verdict.pattern import Tile
 
 MOST_ELEMENTS = 4  # of a wrong result that are asserted, the worst ones
 VALUES = ("beyond_bound", "not_exact", "not_finite", "poison_leaked", "never_written", "tail_not_zero")
 STATE_KINDS = ("input_changed", "slot_changed", "guard_written")
+ONE_CALL = (*VALUES, *STATE_KINDS, *FAULT_KINDS, *FORM_KINDS, "raised")
 SAME = "rtol=0, atol=0, equal_nan=True"
 DEVICE = """\
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -101,6 +102,7 @@ class _Made:
     call: Recorded
     comparison: Comparison | None = None
     elements: list[tuple[str, float, float]] = field(default_factory=list)  # expression, expected, bound
+    wrong: str = ""  # what holds once a result has its own form, as an expression
     fails: bool | None = None
     tile: dict[str, int] = field(default_factory=dict)  # of the kernels launched, see `launches.tiles`
 
@@ -139,7 +141,7 @@ def _beyond(finding: Finding, target: Target) -> str | None:
         return "it takes other calls before it"
     if case.execution != Case.execution and finding.backend == "gpu":
         return f"its call is executed as {case.execution!r}"
-    if finding.kind not in (*VALUES, *STATE_KINDS, *FAULT_KINDS, "raised"):
+    if finding.kind not in ONE_CALL:
         return f"{finding.kind} is about two calls"
     if size_limits.elements(case) > LARGEST:
         return "its tensors are too large to be written out; `diffgdn shrink` may find a smaller case"
@@ -187,6 +189,9 @@ def _run(finding: Finding, target: Target) -> _Made:
     found = _Made(made[0], tile=sizes)
     if finding.kind == "raised":
         found.fails = raised is not None
+    elif finding.kind in FORM_KINDS:
+        found.wrong = _form(finding, target, run, raised, returned, found.call)
+        found.fails = bool(found.wrong)
     elif finding.kind == "tail_not_zero" and raised is None:
         rows = run.promised_tail(returned)
         if rows is not None:
@@ -200,6 +205,47 @@ def _run(finding: Finding, target: Target) -> _Made:
     elif finding.kind in STATE_KINDS and raised is None:
         found.fails = run.arguments.find_change() is not None
     return found
+
+
+def _form(
+    finding: Finding,
+    target: Target,
+    run: execute.Run,
+    raised: CheckFailure | None,
+    returned: dict[str, Tensor],
+    made: Recorded,
+) -> str:
+    """Write what is asserted of a result that did not come, or in another form; "" if it is right now.
+
+    Raises NotWritten where it is a copy that the target makes.
+    """
+    name, wrong = finding.tensor or "", raised
+    assert run.arguments is not None
+    if wrong is None:
+        try:
+            run.results(run.arguments, returned)
+        except CheckFailure as error:
+            wrong = error
+    if wrong is None or (wrong.kind, wrong.tensor) != (finding.kind, name):
+        return ""
+    if finding.kind in ("not_returned", "not_asked") and _is_released(target):
+        raise NotWritten("the target names itself what the function returns")
+    if finding.kind == "not_returned":
+        return call_source.has_part(made, returned_names(finding.case).index(name))
+    if finding.kind == "not_asked":
+        number = int(name.split()[-1]) - 1
+        return f"returned[{number}] is None" if isinstance(made.returned, tuple) else "returned.numel() == 1"
+    if isinstance(made.returned, tuple) and not returned:
+        return "isinstance(returned, torch.Tensor)"
+    one = returned[name]
+    same = [place for place, tensor in call_source.named(made) if tensor is one]
+    if not same:
+        raise NotWritten("the wrong result is a copy that the target makes of what the function returns")
+    result = next(found for found in run.expected() if found.name == name)
+    if finding.kind == "wrong_dtype":
+        allowed = ", ".join(f"torch.{dtype}" for dtype in result.dtypes)
+        return f"{same[0]}.dtype in ({allowed},)"
+    return f"tuple({same[0]}.shape) in {in_layout(result, run.arguments.layout)}"
 
 
 def _watching(target: Target, op: str) -> AbstractContextManager[None]:
@@ -361,6 +407,10 @@ def _asserted(finding: Finding, made: _Made) -> tuple[list[str], list[str], str]
         after = f"torch.testing.assert_close({name}{index}, before{index}, {SAME})"
         return [f"before = {name}.clone()"], [after], ""
     said = finding.message.splitlines()[0].replace("\\", "/")
+    if kind in FORM_KINDS:
+        if not made.wrong:
+            raise NotWritten("the result is right now")
+        return [f"# {finding.tensor}: {said}"], [f"assert {made.wrong}"], "returned = "
     return [f"# {said}"], [], ""
 
 

@@ -191,6 +191,13 @@ def named(made: Recorded) -> Iterator[tuple[str, Tensor]]:
             yield variable(name), value
 
 
+def has_part(made: Recorded, number: int) -> str:
+    """Write that a value of those that a call returned is there."""
+    if isinstance(made.returned, tuple):
+        return f"len(returned) > {number} and returned[{number}] is not None"
+    return f"isinstance(returned, tuple) and returned[{number}] is not None"
+
+
 def not_zero(made: Recorded, rows: Tensor, at: Tensor, most: int) -> Iterator[tuple[str, float, float]]:
     """List elements that are to be zero and are not: where they come out, their truth and bound.
 

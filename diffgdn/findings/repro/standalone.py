@@ -28,7 +28,7 @@ from diffgdn.reference.noise.tolerance import (
 from diffgdn.tensors.far_memory import lazily
 from diffgdn.tensors.poison import POISON, PoisonedEmpty, fill, unwritten
 from diffgdn.tensors.region import aligned
-from diffgdn.tensors.results import Result, by_name, collect, of_truth
+from diffgdn.tensors.results import Result, WrongForm, by_name, collect, of_truth
 
 BESIDE = 3  # elements shown on either side of the worst
 
@@ -283,16 +283,22 @@ def judge(
     unrounded: Sequence[str],
     again: Callable[[], Any] | None,
     tail: int = 0,
+    asked: dict[str, str] | None = None,
+    exact: bool = False,
 ) -> bool:
     """Make the call, print what is wrong, and return whether nothing is.
 
     `names` are those of what the kernel returns; `truth` and `noise` are by `Result.truth`; `unrounded` names
     truths that no rounding but the last one changes; `again` makes the call again, from the same memory. The
-    output of `tail` padding tokens is promised to be zero.
+    output of `tail` padding tokens is promised to be zero. `asked` has the keyword that asks for a result;
+    with `exact` nothing else may be returned.
     """
     memory.snapshot(results)
     try:
-        fresh, returned, found = called(memory, call, names, results)
+        fresh, returned, found = called(memory, call, names, results, asked, exact)
+    except WrongForm as error:
+        print(f"{error.name}: {error}")
+        return False
     except (Exception, SystemExit) as error:
         print(f"the kernel raised {type(error).__name__}: {error}")
         return False
@@ -330,15 +336,22 @@ def zero_rows(rows: Tensor) -> bool:
 
 
 def called(
-    memory: Memory, call: Callable[[], Any], names: Sequence[str], results: Sequence[Result]
+    memory: Memory,
+    call: Callable[[], Any],
+    names: Sequence[str],
+    results: Sequence[Result],
+    asked: dict[str, str] | None = None,
+    exact: bool = False,
 ) -> tuple[PoisonedEmpty, dict[str, Tensor], dict[str, Tensor]]:
     """Make the call, and return what was allocated in it, what it returned, and every result.
 
     Memory that torch allocates inside the call starts as NaN, so that an element left unwritten shows.
+    Raises WrongForm for a result that did not come, or in another shape or dtype than its own, and with
+    `exact` for what nothing asks for.
     """
     fresh = PoisonedEmpty()
     with fresh:
-        returned = by_name(names, call())
+        returned = by_name(names, call(), asked, memory.views.values() if exact and names else None)
     if "out" in memory.views:
         returned = {"o": memory.views["out"]}
     if any(view.is_cuda for view in memory.views.values()):

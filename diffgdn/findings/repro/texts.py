@@ -56,7 +56,7 @@ $noise
 $calls
 
 
-right = judge(memory, call, $names, results, truth, noise, $unrounded, again=$again$tail)
+right = judge(memory, call, $names, results, truth, noise, $unrounded, again=$again$asked)
 print("right" if right else "WRONG")
 sys.exit(0 if right else 1)
 """

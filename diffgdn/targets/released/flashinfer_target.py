@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diffgdn.cases.case import Case
 from diffgdn.cases.lay import STRIDES
+from diffgdn.cases.promises import ANY
 from diffgdn.cases.spans import Span
 from diffgdn.reference.noise import Contract
 from diffgdn.targets import calls
@@ -81,6 +82,7 @@ STEPS: dict[str, Any] = {
     "A_log": ("float32",),
     "dt_bias": ("bfloat16", "float32"),
     "softplus": False,  # softplus_beta=1.0, softplus_threshold=20.0
+    "result_form": ANY,  # o is bf16 whatever q is, as `steps` says below
     "strides": ("compact", *(word for word in STRIDES if not word.endswith(" buffers"))),
     **ALIGNED,
 }

@@ -227,6 +227,9 @@ def _promised(op: str, function: Function) -> dict[str, Any]:
         out["step_rows"] = ("given",)
     if kind in ("update", "decode", "packed_decode", "verify"):
         out["execution"] = PADDED
+    if op == "kda.recurrent":
+        # `o = torch.empty_like(k)` in fused_recurrent_kda_fwd to 0.5.9, `q.new_empty(NK, *v.shape)` since.
+        out["result_form"] = "any"
     if kind != "recurrent":
         out["strides"] = ("compact", *(PACKED_STRIDES if kind == "packed_decode" else SLOT_STRIDES))
     return out

@@ -20,6 +20,7 @@ from torch import Tensor
 from diffgdn.cases.case import Case
 from diffgdn.cases.lay import STRIDES
 from diffgdn.cases.operand_options import dtype_of
+from diffgdn.cases.promises import ANY
 from diffgdn.reference.noise import Contract
 from diffgdn.targets.released import stand_ins, vllm_calls
 from diffgdn.targets.released.case_target import Call, CaseTarget
@@ -228,6 +229,7 @@ def _promised_kda(kind: str) -> dict[str, Any]:
     if kind != "update":
         out["scale"] = ("default",)
     return out | {
+        "result_form": ANY,  # `o = torch.empty_like(k)`, in the dtype of k: fused_recurrent_kda_fwd
         "no_beta": False,
         # `assert q.stride(1) == k.stride(1) == v.stride(1)` and dense heads, so that K == V.
         "square": (True,),
