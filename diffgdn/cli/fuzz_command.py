@@ -30,13 +30,13 @@ from diffgdn.cli.options import (
     seed_option,
     unreached_option,
     workers_option,
-    writable_file,
     writable_folder,
 )
+from diffgdn.cli.report_options import REPORT_OPTIONS, check_files, problems, reports, told
 from diffgdn.report.finding_lines import DEFAULT_CORPUS
 
 if TYPE_CHECKING:
-    from diffgdn.campaign.events import Event, Listener
+    from diffgdn.campaign.events import Listener
 
 DEFAULT_SECONDS = 60.0
 
@@ -60,6 +60,7 @@ CAMPAIGN_OPTIONS = (
         help="Folder of findings: replayed first, added to.",
     ),
     json_option("Write the result of the campaign to this file."),
+    *REPORT_OPTIONS,
     hang_option,
     unreached_option,
     crashes_option,
@@ -132,6 +133,9 @@ def explore(
     seed: int | None,
     corpus: Path,
     json_file: Path | None,
+    html_file: Path | None,
+    junit_file: Path | None,
+    events_file: Path | None,
     hang_seconds: float | None,
     allow_unreached: bool,
     run_known_crashes: bool,
@@ -149,8 +153,7 @@ def explore(
     backend, known = chosen_backend(backend), known_failures(run_known_crashes)
     target = placed(target, place)
     writable_folder(corpus, "--corpus")
-    if json_file is not None:
-        writable_file(json_file, "--json")
+    check_files(json=json_file, html=html_file, junit=junit_file, events=events_file)
 
     from rich.console import Console
 
@@ -180,20 +183,14 @@ def explore(
     )
     with base_of(target, against) as base, ConsoleReport(Console(highlight=False)) as console:
         config = replace(config, base=base)
-        listeners: list[Listener] = [console, *also]
-        report = None if json_file is None else JsonFile(json_file)
-        if report is not None:
-            listeners.append(report)
-
-        def listen(event: Event) -> None:
-            for listener in listeners:
-                listener(event)
-
+        files = reports(html_file, junit_file, events_file)
+        if json_file is not None:
+            files.append(JsonFile(json_file))
         try:
-            outcome = campaign.run(config, listen)
+            outcome = campaign.run(config, told([console, *also], files))
         except CorpusError as error:
             raise Problem(f"--corpus: {error}") from None
-    problems = [problem for problem in (outcome.problem, report and report.problem) if problem]
-    for problem in problems:
+    unable = [*([outcome.problem] if outcome.problem else []), *problems(files)]
+    for problem in unable:
         click.echo(f"diffgdn: {problem}", err=True)
-    return outcome.exit_code or (2 if problems else 0)
+    return outcome.exit_code or (2 if unable else 0)
