@@ -159,6 +159,22 @@ class FindingReplayed(Event):
 
 
 @dataclass(frozen=True)
+class FindingPulled(Event):
+    """Another machine has found it, and the storage that both share has brought it. path: its file."""
+
+    finding: Finding
+    path: str
+
+
+@dataclass(frozen=True)
+class StorageSaid(Event):
+    """The storage of findings does not answer (gone), or does again, or holds what is none."""
+
+    words: str
+    gone: bool = False
+
+
+@dataclass(frozen=True)
 class OperationSkipped(Event):
     """An operation takes no (further) part in the campaign."""
 

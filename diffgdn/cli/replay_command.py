@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from diffgdn.backend import selection as backends
+from diffgdn.cli.corpus_option import corpus_option
 from diffgdn.cli.options import (
     CONTEXT,
     Problem,
@@ -44,14 +45,6 @@ if TYPE_CHECKING:
 DEFAULT_REPEAT = 3
 YELLOW = ("ERROR", "KNOWN", "SKIPPED")
 MOST_WORKERS = 8  # each takes seconds to start, a finding rarely takes one to run
-
-corpus_option = click.option(
-    "--corpus",
-    type=click.Path(path_type=Path),
-    default=findings.DEFAULT_CORPUS,
-    show_default=True,
-    help="The folder that IDs belong to.",
-)
 
 replay_workers_option = workers_option(f"Processes; auto: one a core, at most {MOST_WORKERS}.")
 

@@ -73,6 +73,10 @@ class ConsoleReport:
                 self._print(f"{_shrunk(event)}: {findings.headline(event.finding)}", style="red")
             case events.FindingReplayed():
                 self._replayed(event)
+            case events.FindingPulled():
+                self._print(f"from another machine: {findings.headline(event.finding)}", style="yellow")
+            case events.StorageSaid():
+                self._print(event.words, style="yellow")
             case events.OperationSkipped():
                 self._skipped.setdefault(event.reason, []).append(event.operation)
                 return
@@ -105,6 +109,7 @@ class ConsoleReport:
         self._print(
             f"{mode.command} {config.target} on backend {config.backend}: "
             f"{' or '.join(limits) or 'no limit'}, {workers}, seed {config.seed}"
+            f"{'' if config.shard == (1, 1) else ', shard {} of {}'.format(*config.shard)}"
             f"{'' if config.base is None else f', against {config.base.words}'}"
         )
         if self._console.is_terminal:

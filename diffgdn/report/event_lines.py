@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 FLUSH_SECONDS = 1.0  # so that a file can be followed, and little is lost where a machine is
 LEFT_OUT = {"errors"}  # large, and counted elsewhere: `--json` of calibrate
-CONFIG = ("target", "operations", "backend", "seed", "workers", "max_time", "max_cases", "mode", "coverage")
+CONFIG = ("target", "operations", "backend", "seed", "shard", "workers", "max_time", "max_cases", "mode")
 
 
 class EventLines(FileReport):
@@ -93,6 +93,7 @@ def _plain(value: Any) -> Any:
             return value.to_json()
         case Config():
             told = {name: _plain(getattr(value, name)) for name in CONFIG}
+            told["coverage"] = value.coverage
             return {**told, "corpus": str(value.corpus), "against": value.base and value.base.words}
         case Counts():
             return {"cases": value.cases, "values": dict(value.values)}

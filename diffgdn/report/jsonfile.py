@@ -47,6 +47,7 @@ def summary(tally: Tally) -> dict[str, Any]:
         "backend": config.backend,
         "device": tally.device,
         "seed": config.seed,
+        "shard": list(config.shard),
         "workers": config.workers,
         "max_time": config.max_time,
         "max_cases": config.max_cases,

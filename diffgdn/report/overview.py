@@ -87,6 +87,7 @@ def _of_campaign(tally: Tally, began: str) -> Overview:
         "backend": config.backend,
         "device": tally.device or "none",
         "seed": str(config.seed),
+        **({} if config.shard == (1, 1) else {"shard": "{} of {}".format(*config.shard)}),
         "workers": str(config.workers),
         "limit": " or ".join(limits) or "none",
         "began": began,

@@ -268,6 +268,8 @@ def every_event(made: ModuleType, folder: Path) -> list[Event]:
     """One of each kind at least, so far as campaigns without processes tell them, and the others made up."""
     told = [*made.campaign(folder), *made.replay(folder), *made.campaign(folder, stopped="no")]
     more = [
+        events.FindingPulled(made.finding(), "f.json"),
+        events.StorageSaid("s3://team: gone", True),
         events.CompileProgress("gdn.decode", 0.5),
         events.FindingShrunk(made.finding(), "f.json", "before", 1.0),
         events.CasesLeftOut("geometries", 3, "outside"),
