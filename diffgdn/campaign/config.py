@@ -53,7 +53,9 @@ class Config:
     mode: how each case is asked about, one of question.MODES. max_time: seconds of exploration, for which
     start-up, replay and compilation do not count; max_cases: cases explored, without those of shrinks and
     those that the target refuses. None: no such limit. corpus: the folder of findings; it need not exist.
-    hang_seconds, memory_bytes, isolation, coverage, known, base: as of `Workers`. allow_unreached: operations
+    shard: which part of the seed's stream to explore, and of how many. storage: URL of what the folder is
+    exchanged with, so that many machines share their findings. hang_seconds, memory_bytes, isolation,
+    coverage, known, base: as of `Workers`. allow_unreached: operations
     that no case reached, or that were given up, are no problem.
     """
 
@@ -73,6 +75,8 @@ class Config:
     coverage: bool = False
     known: KnownFailures = NOTHING
     base: Base | None = None
+    shard: tuple[int, int] = (1, 1)
+    storage: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -85,6 +89,9 @@ class Config:
                 raise ValueError(f"{name}: expected more than 0, got {value}")
         if self.mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {self.mode!r}")
+        part, parts = self.shard
+        if not 1 <= part <= parts:
+            raise ValueError(f"shard: expected 1 to {parts} of {parts}, got {part}")
         if not self.operations:
             raise ValueError("operations: expected at least one")
 

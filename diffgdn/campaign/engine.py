@@ -16,6 +16,7 @@ from diffgdn.campaign import events, tasks
 from diffgdn.campaign.config import GRACE_SECONDS, Config, Outcome, shrink_seconds
 from diffgdn.campaign.depth import Shrinks
 from diffgdn.campaign.events import Listener
+from diffgdn.campaign.exchange import INTERRUPTED_SECONDS, LAST_SECONDS, Exchange, Pulled
 from diffgdn.campaign.inbox import Inbox, Unable
 from diffgdn.campaign.overtime import LEEWAY_SECONDS
 from diffgdn.campaign.reach import problem
@@ -25,7 +26,9 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.promises import OUTSIDE
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
+from diffgdn.findings.storage import Storage
 from diffgdn.search import hypothesis_search
+from diffgdn.search.seeds import derive_seed
 from diffgdn.strategies.domain import Domain, domain, of_traces
 
 CLOSING_SECONDS = 60.0  # for scripts that are missing when all else has ended
@@ -56,21 +59,32 @@ def run(config: Config, listener: Listener) -> Outcome:
     Raises CorpusError if the corpus holds a file that is no finding, before anything else happens.
     """
     corpus = Corpus(config.corpus)
+    exchange = None if config.storage is None else Exchange(Storage.at(config.storage), corpus)
+    if exchange is not None:
+        exchange.start()
     old = [finding for finding in corpus.findings() if finding.target == config.target]
     old = [finding for finding in old if finding.operation in config.operations]
     with tempfile.TemporaryDirectory(prefix="diffgdn-") as folder:
-        return _Campaign(config, listener, corpus, Pool(config.pool, Path(folder))).run(old)
+        return _Campaign(config, listener, corpus, Pool(config.pool, Path(folder)), exchange).run(old)
 
 
 class _Campaign:
     """The phases of one campaign, and the tasks that its workers are given."""
 
-    def __init__(self, config: Config, listener: Listener, corpus: Corpus, pool: Pool) -> None:
-        self.config, self.emit, self.pool = config, listener, pool
-        self.inbox = Inbox(config, listener, corpus, pool)
+    def __init__(
+        self, config: Config, listener: Listener, corpus: Corpus, pool: Pool, exchange: Exchange | None = None
+    ) -> None:
+        self.config, self.listener, self.pool, self.exchange = config, listener, pool, exchange
+        self.inbox = Inbox(config, self.emit, corpus, pool)
         seconds = shrink_seconds(config.max_time)
         self.shrinks = Shrinks(self.inbox.ledger, seconds, config.workers, config.max_time)
         self.asked: tuple[str, ...] = ()  # operations, of those that the target has
+
+    def emit(self, event: events.Event) -> None:
+        """Tell whoever listens, and the exchange."""
+        self.listener(event)
+        if self.exchange is not None:
+            self.exchange(event)
 
     def run(self, old: list[Finding]) -> Outcome:
         config, inbox, begin = self.config, self.inbox, time.monotonic()
@@ -87,9 +101,14 @@ class _Campaign:
             interrupted = True
         except Unable as error:
             unable = str(error)
+        self._hear()
+        try:
+            unshared = self._close_exchange(interrupted)
+        except KeyboardInterrupt:
+            interrupted, unshared = True, None
         findings, reach = inbox.ledger.findings, inbox.reach
         unreached = reach.unreached(self.asked, config.max_time, config.max_cases)
-        trouble = unable or inbox.fault or inbox.ledger.problem
+        trouble = unable or inbox.fault or inbox.ledger.problem or unshared
         if trouble is None and not interrupted and not config.allow_unreached:
             trouble = problem(unreached, len(self.asked), None if reach.ended else reach.word)
         seconds = time.monotonic() - begin
@@ -122,6 +141,7 @@ class _Campaign:
             config.max_cases,
             shrink_seconds(config.max_time),
             menu,
+            shard=config.shard,
             questions={op: question.asked_of(op, config.target, has) for op in operations},
             shrinks=not config.shrinks_apart,
         )
@@ -152,10 +172,16 @@ class _Campaign:
         """Draw what kernels are compiled for."""
         assert self.inbox.ready is not None
         promises = self.inbox.ready.promises
-        menu = strategies.Menu.draw(self.config.seed, operations, backend="gpu", promises=promises)
+        menu = strategies.Menu.draw(self._menu_seed, operations, backend="gpu", promises=promises)
         if not self.inbox.ready.heads_compiled:
             return menu
         return strategies.specialised(menu, self.inbox.ready.configurations, promises)
+
+    @property
+    def _menu_seed(self) -> int:
+        """Each shard compiles for a menu of its own, so that together they meet more builds."""
+        seed, shard = self.config.seed, self.config.shard
+        return seed if shard == (1, 1) else derive_seed(seed, "menu", *shard)
 
     def _domain(self, menu: strategies.Menu | None, operations: tuple[str, ...]) -> Domain:
         """What the cases of this campaign can reach."""
@@ -242,8 +268,25 @@ class _Campaign:
             if not self.pool.busy() and (over or self.pool.idle()):
                 return
             self.inbox.receive()
+            self._hear()
             if over and self._given_up():
                 return  # what is still being shrunk stays as it was found
+
+    def _hear(self) -> None:
+        """Take in what the storage has brought, and say what is wrong with it."""
+        for news in self.exchange.news() if self.exchange is not None else ():
+            if isinstance(news, Pulled):
+                self.inbox.pulled(news.finding, news.path)
+            else:
+                self.emit(events.StorageSaid(news.words, news.gone))
+
+    def _close_exchange(self, interrupted: bool) -> str | None:
+        """Push what is left; why that was not possible, or None."""
+        if self.exchange is None:
+            return None
+        unshared = self.exchange.close(INTERRUPTED_SECONDS if interrupted else LAST_SECONDS)
+        self._hear()
+        return unshared
 
     def _confirm(self, worker: int) -> tasks.Confirm | None:
         """What is to be asked again in fresh processes; once the time is up, it stays as it is."""

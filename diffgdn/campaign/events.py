@@ -2,7 +2,7 @@
 
 Events hold numbers, text and findings, never tensors, and travel between processes. In order: one
 CampaignStarted; for each phase a PhaseStarted, whatever happens in it, a PhaseEnded; one CampaignEnded, also
-after Ctrl-C.
+after Ctrl-C. `diffgdn replay` has one ReplayStarted, a FindingReplayed for each finding, and one ReplayEnded.
 """
 
 from __future__ import annotations
@@ -144,13 +144,34 @@ class FindingShrunk(Event):
 @dataclass(frozen=True)
 class FindingReplayed(Event):
     """A finding of the corpus was run again. status: FAILED, FIXED, KNOWN if it fails as is known, or REFUSED
-    with a reason.
+    with a reason; of `diffgdn replay` one that it prints, too.
     """
 
     finding: Finding
     path: str
     status: str
     reason: str | None = None
+
+    @property
+    def fails(self) -> bool:
+        """Tell whether it fails, if only by turns, and not as is known."""
+        return self.status == "FAILED" or self.status.startswith("FLAKY ")
+
+
+@dataclass(frozen=True)
+class FindingPulled(Event):
+    """Another machine has found it, and the storage that both share has brought it. path: its file."""
+
+    finding: Finding
+    path: str
+
+
+@dataclass(frozen=True)
+class StorageSaid(Event):
+    """The storage of findings does not answer (gone), or does again, or holds what is none."""
+
+    words: str
+    gone: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,3 +229,21 @@ class CampaignEnded(Event):
     stopped: str | None = None
     unreached: Mapping[str, str] = field(default_factory=dict)
     known: tuple[Seen, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReplayStarted(Event):
+    """Findings are to be run again, `repeat` times each. backend: None for the one that each was found on."""
+
+    count: int
+    backend: str | None
+    repeat: int
+
+
+@dataclass(frozen=True)
+class ReplayEnded(Event):
+    """known: known failures of which findings were run, with what came of them. interrupted: by Ctrl-C."""
+
+    seconds: float
+    known: tuple[Seen, ...] = ()
+    interrupted: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from diffgdn.campaign import events, tasks
@@ -186,6 +187,21 @@ class Inbox:
             self.emit(events.FindingReplayed(finding, str(path), "FIXED" if finding.reproduced else "FLAKY"))
         else:
             self.emit(events.FindingReplayed(finding, str(path), "REFUSED", done.error or done.refused))
+
+    def pulled(self, finding: Finding, path: Path) -> None:
+        """Take in what another machine has found, if it is of what this campaign tests."""
+        config = self.config
+        if (finding.target, finding.backend) != (config.target, config.backend):
+            return
+        if finding.operation not in config.operations or not finding.reproduced:
+            return
+        before = self.ledger.adopt(finding, path)
+        self.emit(events.FindingPulled(finding, str(path)))
+        if before is not None:
+            self.emit(events.FindingShrunk(finding, str(path), before.id, 0.0))
+            self.scripts.want(finding)
+        for index in self.pool.busy():
+            self.pool.tell(index, tasks.Known(tasks.key(finding)))
 
     def _died(self, worker: int, died: Died) -> None:
         """Report it, keep the case it died of as a finding, and put a new worker in its place."""

@@ -21,6 +21,7 @@ class Record:
     """A finding as it stands.
 
     owner: the worker that is shrinking it. small: it has been shrunk once. final: nothing is left to shrink.
+    foreign: another machine found it, and this campaign has not met it.
     """
 
     finding: Finding
@@ -28,6 +29,7 @@ class Record:
     owner: int | None = None
     small: bool = False
     final: bool = False
+    foreign: bool = False
 
 
 class Ledger:
@@ -48,7 +50,8 @@ class Ledger:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """Each once, in the order they were found."""
-        every = [*(record.finding for record in self._records.values()), *self._alike]
+        met = [record.finding for record in self._records.values() if not record.foreign]
+        every = [*met, *self._alike]
         return tuple({finding.id: finding for finding in every}.values())
 
     @property
@@ -80,7 +83,7 @@ class Ledger:
             self._alike.append(finding)
 
     def found(self, finding: Finding, owner: int | None, final: bool = False) -> Record | None:
-        """Save a failure and return its record, if it is new.
+        """Save a failure and return its record, if it is new, or has so far been another machine's.
 
         owner: the worker that will shrink it; it also takes over a failure that nobody has shrunk yet.
         """
@@ -88,10 +91,27 @@ class Ledger:
         if record is not None:
             if not record.final and record.owner is None:
                 record.owner = owner
-            return None
+            met, record.foreign = record.foreign, False
+            return record if met else None
         record = Record(finding, self._save(finding), owner, final)
         self._records[key(finding)] = record
         return record
+
+    def adopt(self, finding: Finding, path: Path) -> Finding | None:
+        """Take in what another machine has found: nobody here need attend to that failure any more.
+
+        Returns the finding of this campaign that it replaces, as it is smaller; None where it is new, or what
+        is here is in hand, or as small.
+        """
+        record = self._records.setdefault(key(finding), Record(finding, path, None, True, True, True))
+        before = record.finding
+        smaller = finding.shrink == COMPLETE != before.shrink
+        if not smaller or record.owner is not None or before.id == finding.id:
+            return None
+        record.finding, record.path, record.small, record.final = finding, path, True, True
+        if before.id in self._saved:
+            self._remove(before, finding)
+        return None if record.foreign else before
 
     def take(self, finding: Finding, owner: int) -> None:
         """A worker is about to make a finding smaller."""
@@ -122,6 +142,7 @@ class Ledger:
         record.owner, record.small, record.final = None, True, last or smaller.shrink == COMPLETE
         if other is not record:
             # Two places, one bug: one finding stands for both.
+            other.foreign = False
             for bucket in [bucket for bucket, one in self._records.items() if one is record]:
                 self._records[bucket] = other
         self._records[key(smaller)] = other

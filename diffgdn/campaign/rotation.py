@@ -40,14 +40,17 @@ class Rotation:
         clock: Callable[[], float] = time.monotonic,
         questions: Mapping[str, Sequence[Question]] | None = None,
         shrinks: bool = True,
+        shard: tuple[int, int] = (1, 1),
     ) -> None:
         """questions: of each operation, to be asked in turn, one a batch; None to compare with the oracle.
         shrinks: whether batches shrink what fails themselves; else each failure is told of and let pass.
+        shard: which machine this is of how many with this seed: theirs are the batches of one, dealt out.
         """
         self._queue = list(operations)
         self._backend, self._seed, self._left = backend, seed, max_cases
         self._shrink_seconds, self._menu, self._clock = shrink_seconds, menu, clock
         self._questions, self._shrinks = questions or {}, shrinks
+        self._part, self._parts = shard[0] - 1, shard[1]
         self._asked: Counter[tuple[str, Question]] = Counter()  # batches; "" for all operations
         self._deadline: float | None = None
         self._shrink_until: float | None = None
@@ -121,7 +124,7 @@ class Rotation:
         return Explore(
             operation=operation,
             cases=cases,
-            seed=derive_seed(self._seed, operation, number),
+            seed=derive_seed(self._seed, operation, number * self._parts + self._part),
             shrink_seconds=self._shrink_seconds,
             deadline=self._deadline,
             shrink_until=self._shrink_until,

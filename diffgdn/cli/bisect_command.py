@@ -10,6 +10,7 @@ import click
 
 from diffgdn.backend import selection as backends
 from diffgdn.cases import target_names
+from diffgdn.cli.corpus_option import corpus_option
 from diffgdn.cli.options import (
     CONTEXT,
     Problem,
@@ -18,7 +19,7 @@ from diffgdn.cli.options import (
     isolation_option,
     trust_option,
 )
-from diffgdn.cli.replay_command import asked_backend, corpus_option, located
+from diffgdn.cli.replay_command import asked_backend, located
 from diffgdn.findings import corpus as corpora
 from diffgdn.findings import trust
 from diffgdn.findings.finding import EXAMPLE, Finding

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from diffgdn.cli.causes_command import causes
+from diffgdn.cli.corpus_option import corpus_option
 from diffgdn.cli.options import CONTEXT, Problem, isolation_option, known_failures, trust_option
-from diffgdn.cli.replay_command import MOST_WORKERS, corpus_option, located, replay_workers_option
+from diffgdn.cli.replay_command import MOST_WORKERS, located, replay_workers_option
 from diffgdn.findings import bucket, corpus, prune_export
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding

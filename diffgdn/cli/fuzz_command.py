@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from diffgdn.cli.base_option import against_option, base_of
+from diffgdn.cli.corpus_option import Corpora, Place, Shard, checked
 from diffgdn.cli.options import (
     CONTEXT,
     Problem,
@@ -30,13 +31,12 @@ from diffgdn.cli.options import (
     seed_option,
     unreached_option,
     workers_option,
-    writable_file,
-    writable_folder,
 )
+from diffgdn.cli.report_options import REPORT_OPTIONS, check_files, problems, reports, told
 from diffgdn.report.finding_lines import DEFAULT_CORPUS
 
 if TYPE_CHECKING:
-    from diffgdn.campaign.events import Event, Listener
+    from diffgdn.campaign.events import Listener
 
 DEFAULT_SECONDS = 60.0
 
@@ -54,12 +54,21 @@ CAMPAIGN_OPTIONS = (
     seed_option("Explore the same cases as the campaign with this seed."),
     click.option(
         "--corpus",
-        type=click.Path(path_type=Path),
+        type=Corpora(),
         default=DEFAULT_CORPUS,
         show_default=True,
-        help="Folder of findings: replayed first, added to.",
+        help="Folder of findings, or a URL (s3://..., gs://..., ssh://...) that many machines share: "
+        "replayed first, added to.",
+    ),
+    click.option(
+        "--shard",
+        type=Shard(),
+        default="1/1",
+        metavar="N/M",
+        help="Explore the Nth of M parts of what --seed stands for: one for each of M machines.",
     ),
     json_option("Write the result of the campaign to this file."),
+    *REPORT_OPTIONS,
     hang_option,
     unreached_option,
     crashes_option,
@@ -130,8 +139,12 @@ def explore(
     max_cases: int | None,
     workers: int,
     seed: int | None,
-    corpus: Path,
+    corpus: Place,
+    shard: tuple[int, int],
     json_file: Path | None,
+    html_file: Path | None,
+    junit_file: Path | None,
+    events_file: Path | None,
     hang_seconds: float | None,
     allow_unreached: bool,
     run_known_crashes: bool,
@@ -148,9 +161,10 @@ def explore(
     """
     backend, known = chosen_backend(backend), known_failures(run_known_crashes)
     target = placed(target, place)
-    writable_folder(corpus, "--corpus")
-    if json_file is not None:
-        writable_file(json_file, "--json")
+    checked(corpus)
+    if shard != (1, 1) and seed is None:
+        raise Problem("--shard: it is a part of what a seed stands for: give each machine the same --seed")
+    check_files(json=json_file, html=html_file, junit=junit_file, events=events_file)
 
     from rich.console import Console
 
@@ -168,7 +182,9 @@ def explore(
         backend=backend,
         seed=secrets.randbelow(2**32) if seed is None else seed,
         workers=workers or automatic_workers(backend),
-        corpus=corpus,
+        corpus=corpus.path,
+        storage=corpus.url,
+        shard=shard,
         max_time=max_time,
         max_cases=max_cases,
         hang_seconds=hang_seconds,
@@ -180,20 +196,14 @@ def explore(
     )
     with base_of(target, against) as base, ConsoleReport(Console(highlight=False)) as console:
         config = replace(config, base=base)
-        listeners: list[Listener] = [console, *also]
-        report = None if json_file is None else JsonFile(json_file)
-        if report is not None:
-            listeners.append(report)
-
-        def listen(event: Event) -> None:
-            for listener in listeners:
-                listener(event)
-
+        files = reports(html_file, junit_file, events_file)
+        if json_file is not None:
+            files.append(JsonFile(json_file))
         try:
-            outcome = campaign.run(config, listen)
+            outcome = campaign.run(config, told([console, *also], files))
         except CorpusError as error:
             raise Problem(f"--corpus: {error}") from None
-    problems = [problem for problem in (outcome.problem, report and report.problem) if problem]
-    for problem in problems:
+    unable = [*([outcome.problem] if outcome.problem else []), *problems(files)]
+    for problem in unable:
         click.echo(f"diffgdn: {problem}", err=True)
-    return outcome.exit_code or (2 if problems else 0)
+    return outcome.exit_code or (2 if unable else 0)

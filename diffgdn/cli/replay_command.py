@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import click
 
 from diffgdn.backend import selection as backends
+from diffgdn.cli.corpus_option import corpus_option
 from diffgdn.cli.options import (
     CONTEXT,
     Problem,
@@ -26,6 +29,7 @@ from diffgdn.cli.options import (
     trust_option,
     workers_option,
 )
+from diffgdn.cli.report_options import Report, check_files, problems, report_options, reports, told
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import Finding
 from diffgdn.findings.parse import CorpusError, read
@@ -33,20 +37,14 @@ from diffgdn.report import finding_lines as findings
 from diffgdn.runner import sanitize
 
 if TYPE_CHECKING:
+    from diffgdn.campaign.events import Listener
     from diffgdn.campaign.replay_findings import Result
     from diffgdn.findings.known import KnownFailures
+    from diffgdn.findings.known_seen import Seen
 
 DEFAULT_REPEAT = 3
 YELLOW = ("ERROR", "KNOWN", "SKIPPED")
 MOST_WORKERS = 8  # each takes seconds to start, a finding rarely takes one to run
-
-corpus_option = click.option(
-    "--corpus",
-    type=click.Path(path_type=Path),
-    default=findings.DEFAULT_CORPUS,
-    show_default=True,
-    help="The folder that IDs belong to.",
-)
 
 replay_workers_option = workers_option(f"Processes; auto: one a core, at most {MOST_WORKERS}.")
 
@@ -98,6 +96,7 @@ def asked_backend(backend: str | None) -> str | None:
     help="Run each finding once on a GPU under this tool of compute-sanitizer, and tell what it says.",
 )
 @replay_workers_option
+@report_options
 @from_option
 @trust_option
 @hang_option
@@ -110,6 +109,9 @@ def replay(
     repeat: int,
     sanitizer: str | None,
     workers: int,
+    html_file: Path | None,
+    junit_file: Path | None,
+    events_file: Path | None,
     place: str | None,
     trusted: bool,
     hang_seconds: float | None,
@@ -131,34 +133,90 @@ def replay(
     from diffgdn.campaign import replay_findings as replays
     from diffgdn.campaign.worker_pool import automatic_workers
 
+    check_files(html=html_file, junit=junit_file, events=events_file)
     backend, known = asked_backend(backend), known_failures(run_known_crashes)
     given = names or (str(corpus),)
     if not names and not corpus.is_dir():
         raise Problem(f"--corpus {corpus}: no such folder")
-    entries = {finding.id: finding for name in given for finding, _ in located(name, corpus, place)}
+    entries = {
+        finding.id: (finding, str(path)) for name in given for finding, path in located(name, corpus, place)
+    }
     if not entries:
         click.echo("no findings to replay")
         return 0
-    found = list(entries.values())
-    if sanitizer is not None:
-        return _watched(found, sanitizer, trusted or place is not None, backend)
-    workers = workers or min(MOST_WORKERS, automatic_workers("interpret"))
-    results = replays.run(
-        found,
-        backend,
-        repeat,
-        workers,
-        done=lambda result: _say(result, known),
-        isolation=isolation,
-        trusted=trusted or place is not None,
-        hang_seconds=hang_seconds,
-        known=known,
-    )
-    status = _counted(result.status for result in results)
-    mended = replays.seen(results, known).mended
-    for one in mended:
-        click.echo(findings.mended(one))
-    return 1 if mended else status
+    found = [finding for finding, _ in entries.values()]
+    paths = {name: path for name, (_, path) in entries.items()}
+    files = reports(html_file, junit_file, events_file)
+    with Telling(told((), files), len(found), backend, 1 if sanitizer else repeat, paths) as tell:
+        if sanitizer is not None:
+            return _ended(_watched(found, sanitizer, trusted or place is not None, backend, tell), files)
+        workers = workers or min(MOST_WORKERS, automatic_workers("interpret"))
+        results = replays.run(
+            found,
+            backend,
+            repeat,
+            workers,
+            done=lambda result: tell(result.finding, result.status, *_details(result, known)),
+            isolation=isolation,
+            trusted=trusted or place is not None,
+            hang_seconds=hang_seconds,
+            known=known,
+        )
+        status = _counted(result.status for result in results)
+        tell.seen = tuple(replays.seen(results, known))
+        mended = [one for one in tell.seen if one.mended]
+        for one in mended:
+            click.echo(findings.mended(one))
+    return _ended(1 if mended else status, files)
+
+
+class Telling:
+    """Says what becomes of each finding, on the console and to a listener, which hears the end in any case.
+
+    paths: of their files, by id. seen: of known failures, once all is done.
+    """
+
+    def __init__(
+        self,
+        emit: Listener,
+        count: int,
+        backend: str | None,
+        repeat: int,
+        paths: Mapping[str, str],
+    ) -> None:
+        self._emit, self._asked, self._paths = emit, (count, backend, repeat), paths
+        self.seen: tuple[Seen, ...] = ()
+
+    def __enter__(self) -> Telling:
+        from diffgdn.campaign import events
+
+        self._began = time.monotonic()
+        self._emit(events.ReplayStarted(*self._asked))
+        return self
+
+    def __call__(self, finding: Finding, status: str, *details: str) -> None:
+        """Say it."""
+        from diffgdn.campaign import events
+
+        _tell(status, finding, *details)
+        reason = "\n".join(details) or None
+        self._emit(events.FindingReplayed(finding, self._paths[finding.id], status, reason))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        from diffgdn.campaign import events
+
+        stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self._emit(events.ReplayEnded(time.monotonic() - self._began, self.seen, stopped))
+
+
+def _ended(status: int, files: list[Report]) -> int:
+    """Say which reports could not be written; the exit status."""
+    unable = problems(files)
+    for problem in unable:
+        click.echo(f"diffgdn: {problem}", err=True)
+    return status or (2 if unable else 0)
 
 
 def _counted(statuses: Iterable[str]) -> int:
@@ -170,7 +228,7 @@ def _counted(statuses: Iterable[str]) -> int:
     return 2 if counts["ERROR"] else 0
 
 
-def _watched(found: list[Finding], tool: str, trusted: bool, backend: str | None) -> int:
+def _watched(found: list[Finding], tool: str, trusted: bool, backend: str | None, tell: Telling) -> int:
     """Each finding under a tool of compute-sanitizer. Raises Problem where there is no GPU or no tool."""
     if backend == "interpret":
         raise Problem(f"--sanitizer {tool}: it watches kernels on a GPU, and the backend is interpret")
@@ -184,9 +242,9 @@ def _watched(found: list[Finding], tool: str, trusted: bool, backend: str | None
     told = []
     for finding in found:
         watched = sanitize.watch(finding, tool, trusted)
-        _tell(
-            watched.status,
+        tell(
             finding,
+            watched.status,
             *watched.lines,
             *([f"checks: {watched.verdict}"] if watched.verdict else ()),
         )
@@ -194,10 +252,12 @@ def _watched(found: list[Finding], tool: str, trusted: bool, backend: str | None
     return _counted(told)
 
 
-def _say(result: Result, known: KnownFailures) -> None:
+def _details(result: Result, known: KnownFailures) -> list[str]:
+    """Why a finding ended so, in lines."""
     details = [] if result.detail is None else [result.detail]
-    details += [f"known ({one.name}): {one.reason}" for one in known.entries if one.name == result.known]
-    _tell(result.status, result.finding, *details)
+    return details + [
+        f"known ({one.name}): {one.reason}" for one in known.entries if one.name == result.known
+    ]
 
 
 def _tell(status: str, finding: Finding, *details: str) -> None:

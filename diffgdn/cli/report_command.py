@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from diffgdn.backend import selection as backends
+from diffgdn.cli.corpus_option import corpus_option
 from diffgdn.cli.options import (
     CONTEXT,
     Problem,
@@ -19,7 +20,7 @@ from diffgdn.cli.options import (
     trust_option,
     writable_file,
 )
-from diffgdn.cli.replay_command import asked_backend, corpus_option, located
+from diffgdn.cli.replay_command import asked_backend, located
 from diffgdn.findings import trust
 from diffgdn.findings.finding import EXAMPLE, UNFINISHED, Finding, versions
 from diffgdn.report import finding_lines

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from diffgdn.cli.corpus_option import corpus_option
 from diffgdn.cli.options import (
     CONTEXT,
     backend_option,
@@ -20,7 +21,6 @@ from diffgdn.cli.options import (
 from diffgdn.cli.replay_command import (
     MOST_WORKERS,
     asked_backend,
-    corpus_option,
     located,
     replay_workers_option,
 )

@@ -17,11 +17,10 @@ from diffgdn.campaign import events
 from diffgdn.campaign.events import Event
 from diffgdn.findings.finding import OUT_OF_TIME
 from diffgdn.findings.known import BASE
-from diffgdn.findings.parse import printable
-from diffgdn.report import coverage_table
+from diffgdn.report import coverage_table, sentences
 from diffgdn.report import finding_lines as findings
-from diffgdn.report.modes import REPORTS, taking_part
-from diffgdn.report.table_style import percent
+from diffgdn.report.modes import REPORTS
+from diffgdn.report.sentences import counted, duration, reached
 from diffgdn.report.tally import Tally
 
 LINE_SECONDS = 5.0
@@ -74,20 +73,24 @@ class ConsoleReport:
                 self._print(f"{_shrunk(event)}: {findings.headline(event.finding)}", style="red")
             case events.FindingReplayed():
                 self._replayed(event)
+            case events.FindingPulled():
+                self._print(f"from another machine: {findings.headline(event.finding)}", style="yellow")
+            case events.StorageSaid():
+                self._print(event.words, style="yellow")
             case events.OperationSkipped():
                 self._skipped.setdefault(event.reason, []).append(event.operation)
                 return
             case events.CasesLeftOut():
                 self._print(
-                    f"{event.phase}: {_count(event.count, 'case')} left out, {event.reason}", style="yellow"
+                    f"{event.phase}: {counted(event.count, 'case')} left out, {event.reason}",
+                    style="yellow",
                 )
             case events.WorkerDied():
-                case = f" in {event.operation}, case {event.case_id}" if event.case_id else ""
-                self._print(f"worker {event.worker} died{case}: {event.reason}", style="red")
+                self._print(sentences.death(event), style="red")
             case events.CaseAwaited():
                 self._print(
                     f"the time is up: waiting for a case of {event.operation} that has run for "
-                    f"{_duration(event.seconds)}; after {_duration(event.most)} it counts as hung",
+                    f"{duration(event.seconds)}; after {duration(event.most)} it counts as hung",
                     style="yellow",
                 )
             case events.CampaignEnded():
@@ -99,13 +102,14 @@ class ConsoleReport:
         """Print what is asked for; on a terminal, start the live table."""
         config, mode = self._tally.config, REPORTS[self._tally.mode]
         limits = [
-            *([_duration(config.max_time)] if config.max_time is not None else []),
+            *([duration(config.max_time)] if config.max_time is not None else []),
             *([f"{config.max_cases} {mode.word}s"] if config.max_cases is not None else []),
         ]
         workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
         self._print(
             f"{mode.command} {config.target} on backend {config.backend}: "
             f"{' or '.join(limits) or 'no limit'}, {workers}, seed {config.seed}"
+            f"{'' if config.shard == (1, 1) else ', shard {} of {}'.format(*config.shard)}"
             f"{'' if config.base is None else f', against {config.base.words}'}"
         )
         if self._console.is_terminal:
@@ -179,22 +183,19 @@ class ConsoleReport:
         self._known(event)
         self._base()
         self._console.print()
-        for line in _unreached(event):
+        for line in sentences.unreached(event):
             self._print(line, style="yellow")
         style = "yellow" if event.stopped is not None or not self._tally.cases else "bold green"
         bad = bool(self._tally.findings) or any(one.mended for one in event.known)
-        self._print(_conclusion(self._tally, event), style="bold red" if bad else style)
+        self._print(sentences.conclusion(self._tally, event), style="bold red" if bad else style)
 
     def _known(self, event: events.CampaignEnded) -> None:
         """Print what was met of each known failure, and which fail no more."""
         if event.known:
             self._console.print()
             self._print("known failures, and cases under their conditions:")
-        for one in event.known:
-            entry = one.entry
-            self._print(
-                f"  {entry.name}  {entry.about}: {one.words}: {printable(entry.reason)}", style="yellow"
-            )
+        for line in sentences.known(event):
+            self._print(f"  {line}", style="yellow")
         for one in event.known:
             if one.mended:
                 self._print(findings.mended(one), style="bold red")
@@ -205,34 +206,12 @@ class ConsoleReport:
         if base is not None and self._tally.base:
             self._console.print()
             self._print(f"fails in {base.words} too, and so is no finding:")
-            for (operation, kind), cases in sorted(self._tally.base.items()):
-                self._print(f"  {operation}  {kind}: {_count(cases, 'case')}", style="yellow")
+            for line in sentences.base(self._tally):
+                self._print(f"  {line}", style="yellow")
 
     def _print(self, text: str, style: str = "") -> None:
         """Print text as it is: no markup, no colours by content, no line breaks in a command to be copied."""
         self._console.print(Text(text, style=style), soft_wrap=True)
-
-
-def _duration(seconds: float) -> str:
-    """Write seconds in the units of a person: 4.2 s, 1 min 05 s, 2 h 03 min."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s".replace(".0 s", " s")
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-
-
-def _count(number: int, word: str) -> str:
-    """Write a number and a word, with an s unless it is one."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
-
-
-def _reached(tally: Tally) -> str:
-    """Write how many of the operations that take part had a case."""
-    part = taking_part(tally)
-    return f"{sum(one.cases > 0 for one in part.values())} of {_count(len(part), 'operation')}"
 
 
 def _words(tally: Tally) -> str:
@@ -246,12 +225,12 @@ def _words(tally: Tally) -> str:
 def _status(tally: Tally) -> str:
     """Write how far the phase has come, in one line."""
     words, mode = _words(tally), REPORTS[tally.mode]
-    found = _count(len(tally.findings), "finding")
+    found = counted(len(tally.findings), "finding")
     if tally.phase != "explore":
         return f"{words}: {tally.steps_done} of {tally.steps}, {found}"
     return (
-        f"{words}, {_duration(tally.phase_seconds)}: {tally.cases} {mode.word}s, {tally.rate:.1f}/s, "
-        f"{_reached(tally)}, {found}"
+        f"{words}, {duration(tally.phase_seconds)}: {tally.cases} {mode.word}s, {tally.rate:.1f}/s, "
+        f"{reached(tally)}, {found}"
     )
 
 
@@ -268,11 +247,11 @@ def _progress(tally: Tally) -> RenderableType:
     row = Table.grid(padding=(0, 1))
     bar = ProgressBar(total=total or None, completed=min(done, total), width=24, pulse=total == 0)
     if tally.phase == "explore":
-        limit = f" of {_duration(config.max_time)}" if config.max_time else ""
+        limit = f" of {duration(config.max_time)}" if config.max_time else ""
         word = REPORTS[tally.mode].word
-        text = f"{_duration(tally.phase_seconds)}{limit}  {tally.cases} {word}s  {tally.rate:.1f}/s"
+        text = f"{duration(tally.phase_seconds)}{limit}  {tally.cases} {word}s  {tally.rate:.1f}/s"
     else:
-        text = f"{tally.steps_done} of {tally.steps}" if tally.steps else _duration(tally.phase_seconds)
+        text = f"{tally.steps_done} of {tally.steps}" if tally.steps else duration(tally.phase_seconds)
     row.add_row(_words(tally), bar, text)
     return row
 
@@ -282,70 +261,15 @@ def _compiled(tally: Tally, seconds: float) -> str:
     most = tally.config.max_time
     cut = most is not None and seconds >= most
     of, rest = (f" of {tally.steps}", "; others compile when a case meets them") if cut else ("", "")
-    return f"compiled {tally.compiled}{of} variants in {_duration(seconds)}, shared by all workers{rest}"
+    return f"compiled {tally.compiled}{of} variants in {duration(seconds)}, shared by all workers{rest}"
 
 
 def _shrunk(event: events.FindingShrunk) -> str:
     """Say how a shrink ended."""
     if event.finding.shrink != OUT_OF_TIME:
-        return f"shrunk in {_duration(event.seconds)}"
+        return f"shrunk in {duration(event.seconds)}"
     if not event.last:
-        return f"shrunk for {_duration(event.seconds)}, to go on later"
+        return f"shrunk for {duration(event.seconds)}, to go on later"
     if event.finding.id == event.before:
         return "not shrunk, the time was up"
-    return f"shrunk for {_duration(event.seconds)}, then out of time"
-
-
-def _unreached(event: events.CampaignEnded) -> list[str]:
-    """Write one line a reason why operations were not reached; none after Ctrl-C, which is reason enough."""
-    if event.interrupted:
-        return []
-    operations: dict[str, list[str]] = {}
-    for operation, reason in event.unreached.items():
-        operations.setdefault(reason, []).append(operation)
-    return [f"not reached: {', '.join(names)}: {reason}" for reason, names in operations.items()]
-
-
-def _conclusion(tally: Tally, event: events.CampaignEnded) -> str:
-    """Write the last line: how many cases, how fast, and what was found."""
-    mode = REPORTS[tally.mode]
-    exact = sum(one.exact for one in tally.operations.values())
-    shrinking = sum(one.shrinking for one in tally.operations.values())
-    parts = [
-        f"{tally.cases} {mode.word}s in {_duration(tally.explore_seconds)} ({tally.rate:.1f}/s)",
-        f"{_reached(tally)}",
-        *([f"{exact} exact"] if mode.exact else []),
-    ]
-    if tally.oracle_share is not None:
-        parts.append(f"oracle and noise {percent(tally.oracle_share)} of a case's time")
-    if shrinking:
-        parts.append(f"{shrinking} more {'traces' if mode.word == 'trace' else 'cases'} run while shrinking")
-    if tally.deaths:
-        parts.append(_count(len(tally.deaths), "worker death"))
-    head = "Interrupted: " if event.interrupted else ""
-    return f"{head}{', '.join(parts)}: {_found(tally)}{_of_known(tally, event)}."
-
-
-def _of_known(tally: Tally, event: events.CampaignEnded) -> str:
-    """Say how many known failures were met, in how many cases, and how many fail no more."""
-    alive, mended = sum(one.alive for one in event.known), sum(one.mended for one in event.known)
-    skipped = sum(one.skipped for one in event.known)
-    base = tally.base.total()
-    known = tally.known_cases - base
-    said = [f"; {_count(alive, 'known failure')} in {_count(known, 'case')}"] if alive else []
-    said += [f"; {_count(base, 'case')} failing in the base too"] if base else []
-    said += [f"; {_count(skipped, 'case')} known to crash or hang not run"] if skipped else []
-    said += [f"; {_count(mended, 'known failure')} no longer failing"] if mended else []
-    return "".join(said)
-
-
-def _found(tally: Tally) -> str:
-    """Say what came of it all."""
-    mode = REPORTS[tally.mode]
-    if tally.cases and (said := mode.found(tally)) is not None:
-        return said
-    if tally.findings:
-        return _count(len(tally.findings), "finding")
-    ended = "trace" if mode.word == "trace" else "case"
-    new = "nothing new found" if tally.known_cases else "nothing found"
-    return new if tally.cases else f"no {ended} ended, so nothing is known"
+    return f"shrunk for {duration(event.seconds)}, then out of time"

@@ -9,37 +9,28 @@ from typing import Any
 
 from diffgdn.campaign import events
 from diffgdn.campaign.events import Event
-from diffgdn.findings import corpus
 from diffgdn.report import coverage_table
+from diffgdn.report.file_report import FileReport
 from diffgdn.report.modes import REPORTS
 from diffgdn.report.tally import Tally
 
 FORMAT_VERSION = 2  # 2: `backend`, which was `lane`
 
 
-class JsonFile:
-    """Leave a file with the result of a campaign: a listener.
-
-    Attributes:
-        problem: why the file could not be written, in one line; None if it was, or the campaign has not
-            ended.
-    """
+class JsonFile(FileReport):
+    """Leave a file with the result of a campaign: a listener."""
 
     def __init__(self, path: Path) -> None:
         """Take the path of the file."""
-        self._path = path
+        super().__init__(path)
         self._tally = Tally()
-        self.problem: str | None = None  # why it could not be written, in one line
 
     def __call__(self, event: Event) -> None:
         """Add an event up; write the file when the campaign ends, unless it never began."""
         self._tally(event)
         if isinstance(event, events.CampaignEnded) and self._tally.phase != "start":
             text = json.dumps(summary(self._tally), indent=1, allow_nan=False, ensure_ascii=False)
-            try:
-                corpus.write(self._path, text.encode(errors="backslashreplace") + b"\n")
-            except OSError as error:
-                self.problem = f"{self._path}: {error.strerror or error}"
+            self.write(text + "\n")
 
 
 def summary(tally: Tally) -> dict[str, Any]:
@@ -56,6 +47,7 @@ def summary(tally: Tally) -> dict[str, Any]:
         "backend": config.backend,
         "device": tally.device,
         "seed": config.seed,
+        "shard": list(config.shard),
         "workers": config.workers,
         "max_time": config.max_time,
         "max_cases": config.max_cases,

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import json
-from html import escape
 from typing import Any
 
 from diffgdn.findings.finding import today, versions
 from diffgdn.probe.cells import FAILED, Cell, Matrix, Row
 from diffgdn.probe.fitted_promises import fit
 from diffgdn.report import promises_text
+from diffgdn.report.page import render
 from diffgdn.report.probe_table import cell_of, command, names, summary, word
 
 FORMAT_VERSION = 1
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 80em; padding: 0 1em;
-  color: #222 }
-table { border-collapse: collapse }
-th, td { padding: .1em .6em; border-bottom: 1px solid #ddd; text-align: left }
-thead th { position: sticky; top: 0; background: #fff } pre, code { background: #f5f5f5; font-size: 13px }
-pre { padding: .8em; overflow-x: auto } td.right { background: #e3f5e3 } td.wrong { background: #f9d0d0 }
-td.raises { background: #fbeec5 } td.crashes, td.hangs { background: #ecd0f5 } td.refused { color: #777 }
-td.broken { font-weight: bold }
-summary { cursor: pointer }
-@media (prefers-color-scheme: dark) {
-  body, thead th { background: #1c1c1c; color: #ddd } pre, code { background: #2a2a2a }
-  th, td { border-color: #444 } td.right { background: #1f3a22 } td.wrong { background: #5a2020 }
-  td.raises { background: #50431a } td.crashes, td.hangs { background: #432050 }
-}
-"""
 
 
 def to_json(matrix: Matrix) -> dict[str, Any]:
@@ -87,49 +71,17 @@ def text(matrix: Matrix) -> str:
 
 def html(matrix: Matrix) -> str:
     """Write a page that stands alone: the table, what is not right, and the promises that fit."""
-    (python, toml), title = _fitted(matrix), f"diffgdn probe {matrix.target}"
-    said = versions(matrix.device)
-    where = ", ".join(f"{name} {value}" for name, value in {"backend": matrix.backend, **said}.items())
-    failed = [cell for cell in matrix.every if cell.status in FAILED]
-    parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title>",
-        f"<style>{STYLE}</style><h1>{escape(title)}</h1><p>{escape(summary(matrix))}</p>",
-        f"<p>{escape(where)}. In parentheses: not promised. Empty: no such thing there.</p>",
-        _table(matrix),
-        "<h2>What is not right</h2>" if failed else "",
-        *(_detail(cell, matrix.target) for cell in failed),
-        f"<h2>Promises that fit what was seen</h2><h3>Python</h3><pre>{escape(python)}</pre>"
-        if python
-        else "",
-        f"<h3>diffgdn.toml</h3><pre>{escape(toml)}</pre>" if toml else "",
-        "</html>",
-    ]
-    return "\n".join(part for part in parts if part) + "\n"
-
-
-def _table(matrix: Matrix) -> str:
-    heads = "".join(f"<th>{escape(row.op)}</th>" for row in matrix.rows)
-    lines = [f"<table><thead><tr><th></th>{heads}</tr></thead><tbody>"]
-    lines.append(_line("plain", [row.plain for row in matrix.rows]))
-    lines += [_line(name, [cell_of(row, name) for row in matrix.rows]) for name in names(matrix.rows)]
-    return "\n".join([*lines, "</tbody></table>"])
-
-
-def _line(name: str, cells: list[Cell | None]) -> str:
-    return f"<tr><th>{escape(name)}</th>{''.join(map(_data, cells))}</tr>"
-
-
-def _data(cell: Cell | None) -> str:
-    if cell is None:
-        return "<td></td>"
-    kind = cell.status.replace(" ", "-") + (" broken" if cell.breaks_promise else "")
-    about = f' title="{escape(cell.message, quote=True)}"' if cell.message else ""
-    return f'<td class="{kind}"{about}>{escape(word(cell))}</td>'
-
-
-def _detail(cell: Cell, target: str) -> str:
-    said = "known" if cell.known else "promised" if cell.promised else "not promised"
-    head = f"{cell.op}  {cell.name}: {cell.status}, {said}"
-    body = "\n".join([cell.message or "no message", repr(cell.case), command(cell, target)])
-    opened = " open" if cell.breaks_promise else ""
-    return f"<details{opened}><summary>{escape(head)}</summary><pre>{escape(body)}</pre></details>"
+    python, toml = _fitted(matrix)
+    said = {"backend": matrix.backend, **versions(matrix.device)}
+    return render(
+        "probe.html",
+        matrix=matrix,
+        summary=summary(matrix),
+        where=", ".join(f"{name} {value}" for name, value in said.items()),
+        lines=[(name, [cell_of(row, name) for row in matrix.rows]) for name in names(matrix.rows)],
+        failed=[cell for cell in matrix.every if cell.status in FAILED],
+        python=python,
+        toml=toml,
+        word=word,
+        command=lambda cell: command(cell, matrix.target),
+    )

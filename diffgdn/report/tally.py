@@ -13,6 +13,7 @@ from diffgdn.campaign.coverage import Coverage
 from diffgdn.campaign.events import Event
 from diffgdn.findings.finding import Finding
 from diffgdn.findings.known import BASE
+from diffgdn.report import share_bins
 from diffgdn.report.calibration_table import CalibrationTally
 from diffgdn.report.vacuity_table import VacuityTally
 from diffgdn.verdict.failures import relation_of
@@ -26,6 +27,7 @@ class OperationTally:
 
     Attributes:
         worst: the largest error as a share of its bound, None if there was none.
+        shares: how many cases had their worst error in each of `share_bins`, those that failed too.
         seconds: of its cases; parts: of these, by what was done.
         reached: seconds from the start of the campaign until its first case, None before that.
         skipped: why it was left out.
@@ -43,6 +45,7 @@ class OperationTally:
     refused: int = 0
     shrinking: int = 0
     worst: float | None = None
+    shares: Counter[int] = field(default_factory=Counter)
     seconds: float = 0.0
     parts: dict[str, float] = field(default_factory=dict)
     reached: float | None = None
@@ -83,6 +86,8 @@ class Tally:
     clock: Callable[[], float] = time.monotonic
     started: events.CampaignStarted | None = None
     ended: events.CampaignEnded | None = None
+    replay: events.ReplayStarted | None = None
+    replay_ended: events.ReplayEnded | None = None
     phase: str = ""
     steps: int = 0
     steps_done: int = 0
@@ -130,7 +135,7 @@ class Tally:
                 self._replace(event)
             case events.FindingReplayed():
                 self.replayed.append(event)
-                if event.status == "FAILED":
+                if event.fails:
                     self.findings[event.finding.id] = event.finding, event.path
             case events.OperationSkipped():
                 self.operations[event.operation].skipped = event.reason
@@ -140,6 +145,10 @@ class Tally:
                 self.coverage.counts.merge(event.counts)
             case events.CampaignEnded():
                 self.ended = event
+            case events.ReplayStarted():
+                self.replay = event
+            case events.ReplayEnded():
+                self.replay_ended = event
 
     def _case(self, event: events.CaseRun) -> None:
         """Add up a case that was run in a phase that counts."""
@@ -179,6 +188,7 @@ class Tally:
             tally.reached = self.clock() - self._begin
         if event.share is not None and event.known is None:
             tally.worst = event.share if tally.worst is None else max(tally.worst, event.share)
+            tally.shares[share_bins.index(event.share)] += 1
 
     def _asked(self, tally: RelationTally, event: events.CaseRun) -> None:
         """Add up a relation that was asked of a case."""

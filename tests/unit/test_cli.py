@@ -80,6 +80,10 @@ WRONG = [
     ("fuzz --corpus a-file/findings", "--corpus a-file/findings: a-file is not a folder"),
     ("fuzz --corpus broken", "--corpus: broken/bad.json: format_version: this diffgdn reads 1 to 2, got 99"),
     ("fuzz --json .", "--json .: it is a folder"),
+    ("fuzz --html .", "--html .: it is a folder"),
+    ("fuzz --junit nowhere/r.xml", "--junit nowhere/r.xml: folder nowhere does not exist"),
+    ("serving --events .", "--events .: it is a folder"),
+    ("replay --junit . good", "--junit .: it is a folder"),
     ("fuzz --json nowhere/report.json", "--json nowhere/report.json: folder nowhere does not exist"),
     (
         "fuzz --workers 1 --target nonesuch",
@@ -348,6 +352,9 @@ SHARED = {
         "probe",
         "targets",
     },
+    "--html": {"fuzz", "calibrate", "serving", "replay", "probe"},
+    "--junit": {"fuzz", "calibrate", "serving", "replay"},
+    "--events": {"fuzz", "calibrate", "serving", "replay"},
     "--from": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "targets"}
     | {"probe", "report", "corpus causes"},
     "--backend": {"fuzz", "calibrate", "serving", "mutants", "replay", "show", "shrink", "selftest faults"}
@@ -365,6 +372,9 @@ KINDS = {  # what a value of it is, wherever it is taken
     "--seed": "integer range",
     "--workers": "workers",
     "--json": "path",
+    "--html": "path",
+    "--junit": "path",
+    "--events": "path",
     "--from": "path",
     "--backend": "choice",
     "--hang-after": "time",

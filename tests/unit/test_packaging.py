@@ -65,3 +65,4 @@ def test_wheel_holds_every_module_and_no_other_top_level_name(tmp_path: Path) ->
     assert modules == set(modules_on_disk())
     assert {name.split("/")[0] for name in files} == {"diffgdn", f"diffgdn-{diffgdn.__version__}.dist-info"}
     assert "diffgdn/py.typed" in files
+    assert {"style.css", "frame.html", "run.html", "probe.html"} <= {Path(name).name for name in files}
