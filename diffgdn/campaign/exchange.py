@@ -183,7 +183,11 @@ class Exchange:
                 self._dropped.discard(name)
 
     def _pull(self, there: set[str]) -> None:
-        """Take findings that are new here; of those that another process has put into the folder, tell."""
+        """Take findings that are new here; of those that another process has put into the folder, tell.
+
+        Raises StorageError for one that cannot be read, when all others have been.
+        """
+        unread: StorageError | None = None
         local, synced = self._local(), self._synced()
         with self._lock:
             found = {name for name in there if name.endswith(".json")} - self._met
@@ -197,6 +201,9 @@ class Exchange:
                     self._note({name})
                 if self._running:
                     self._news.put(Pulled(self._corpus.read(path), path))
+            except StorageError as error:
+                unread = StorageError(f"{name}: {error}")
+                continue
             except CorpusError as error:
                 self._doubts[name] += 1
                 if self._doubts[name] < DOUBTS:
@@ -204,6 +211,8 @@ class Exchange:
                 self._news.put(Said(f"{self._place}: {error}; it is left out", False))
             with self._lock:
                 self._met.add(name)
+        if unread is not None:
+            raise unread
 
     def _local(self) -> set[str]:
         """Names of files in the folder that belong to findings."""

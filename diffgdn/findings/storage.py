@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from diffgdn.findings.corpus import SIDE_FILES
-from diffgdn.findings.parse import CorpusError, printable, read
+from diffgdn.findings.parse import MAX_BYTES, CorpusError, printable, read
 
 KINDS = (".json", *SIDE_FILES)
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.(json|py|png|txt)")
@@ -79,8 +79,8 @@ class Storage:
         return {name for name in found if NAME.fullmatch(name)}
 
     def get(self, name: str) -> bytes:
-        """Return the content of a file."""
-        content: bytes = self._do("cat_file", self._path(name))
+        """Return the content of a file; of a large one enough to show that it is too large for a finding."""
+        content: bytes = self._do("cat_file", self._path(name), end=MAX_BYTES + 1)
         return content
 
     def put(self, name: str, content: bytes) -> None:

@@ -102,7 +102,7 @@ def _of_campaign(tally: Tally, began: str) -> Overview:
     return Overview(
         title=f"{mode.command} {config.target}",
         conclusion=sentences.conclusion(tally, ended) if ran else "It could not begin.",
-        good=not tally.findings and not mended and ended.stopped is None and tally.cases > 0,
+        good=not (tally.findings or mended or ended.stopped or ended.interrupted) and tally.cases > 0,
         problem=ended.stopped,
         facts=facts,
         findings=_findings(tally),
@@ -195,7 +195,7 @@ def _notes(tally: Tally) -> Iterator[tuple[str, list[str]]]:
     """List what else happened, by heading."""
     ended = tally.ended
     assert ended is not None
-    yield "Not reached", sentences.unreached(ended)
+    yield "Not reached", [] if ended.interrupted else sentences.by_reason(ended.unreached)
     left_out = {name: one.skipped for name, one in tally.operations.items() if one.skipped}
     yield "Left out", sentences.by_reason(left_out)
     yield "Known failures", sentences.known(ended)

@@ -25,7 +25,7 @@ from diffgdn.cli import run
 from diffgdn.findings import storage
 from diffgdn.findings.corpus import Corpus
 from diffgdn.findings.finding import COMPLETE, UNSHRUNK, Finding
-from diffgdn.findings.parse import CorpusError
+from diffgdn.findings.parse import MAX_BYTES, CorpusError
 from diffgdn.findings.storage import Storage, StorageError
 
 pytest.importorskip("fsspec")
@@ -134,6 +134,13 @@ class TestStorage:
                 storage.take(name, given, tmp_path / "f")
             assert list((tmp_path / "f").iterdir()) == []
         assert Corpus(tmp_path / "f").read(storage.take(f"{good.id}.json", content, tmp_path / "f")) == good
+
+    def test_what_is_too_large_for_a_finding_is_not_read_whole(self, shared: Storage, tmp_path: Path) -> None:
+        shared.put("large.json", b" " * (2 * MAX_BYTES))
+        content = shared.get("large.json")
+        assert len(content) == MAX_BYTES + 1
+        with pytest.raises(CorpusError, match=f"^large.json: larger than {MAX_BYTES} bytes"):
+            storage.take("large.json", content, tmp_path)
 
     def test_each_url_has_a_folder_of_its_own_and_no_password_is_shown(self) -> None:
         one = storage.mirror("ssh://me:secret@host/findings", Path("findings"))
@@ -263,6 +270,29 @@ class TestExchange:
         assert said.startswith("memory://team/findings: bad.json: not JSON: ")
         assert one.news() == []
         assert one.names == {f"{finding().id}.json"}
+
+    def test_one_that_cannot_be_read_keeps_no_other_away(
+        self, machines: tuple[Machine, Machine], shared: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one, two = machines
+        one.finds(finding(3))
+        one.finds(finding(4))
+        one.news()
+        first, second = sorted([finding(3).id, finding(4).id])
+        reads = type(shared.system).cat_file
+
+        def refused(self: Any, path: str, **named: Any) -> Any:
+            if first in path:
+                raise PermissionError("not yours")
+            return reads(self, path, **named)
+
+        monkeypatch.setattr(type(shared.system), "cat_file", refused)
+        said = (
+            f"{URL}: {first}.json: PermissionError: not yours; findings are kept here, and it is tried again"
+        )
+        assert two.news() == [second, said]
+        monkeypatch.undo()
+        assert two.news() == [first, f"{URL} answers again"]
 
     def test_what_went_from_here_is_not_pulled_again(self, machines: tuple[Machine, Machine]) -> None:
         """A smaller one stands for it, and the storage was gone when it should have gone from there."""

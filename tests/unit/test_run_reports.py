@@ -108,6 +108,7 @@ class TestPage:
             "7 cases in 30 s (0.2/s), 2 of 2 operations",
             "Not as asked: no time for it",
             "gdn.verify: not implemented by target my_kernel.py:decode",
+            "\nkda.update, kda.verify: no time\n",
             "worker 1 died in kda.decode, case 0123456789ab: signal 11",
             "6 cases, half of them below 0.12 of the bound",
         ):
@@ -141,6 +142,14 @@ class TestPage:
         assert len(articles) == MOST_FINDINGS
         assert "And 2 more:" in page.text
         assert made.finding(3 + MOST_FINDINGS).id in page.text
+
+    @pytest.mark.parametrize(("interrupted", "look"), [(False, "good"), (True, "warn")])
+    def test_only_a_campaign_that_ended_by_itself_is_good(
+        self, folder: Path, made: ModuleType, interrupted: bool, look: str
+    ) -> None:
+        *happened, _ = made.campaign(folder / "findings", found=0)
+        page = page_of(folder, [*happened, events.CampaignEnded(9.0, (), interrupted)])
+        assert f"conclusion {look}" in page.attributes("class")
 
     def test_a_campaign_that_could_not_begin_has_one_too(self, folder: Path, made: ModuleType) -> None:
         page = page_of(folder, made.campaign(folder, begins=False, stopped="unknown target 'x'"))

@@ -90,7 +90,8 @@ def campaign(
         yield events.FindingFound(one, saved(folder, one))
     yield events.WorkerDied(1, "signal 11", "kda.decode", "0123456789ab")
     yield events.PhaseEnded("explore", 30.0)
-    yield events.CampaignEnded(31.0, every, stopped=stopped)
+    unreached = {} if stopped is None else {"kda.update": "no time", "kda.verify": "no time"}
+    yield events.CampaignEnded(31.0, every, stopped=stopped, unreached=unreached)
 
 
 def replay(folder: Path) -> Iterator[Event]:
