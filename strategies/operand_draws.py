@@ -27,7 +27,7 @@ def drawn(draw: st.DrawFn, case: Case, backend: str, own: Promises) -> Case:
     # All is drawn, whether it is needed or not: a case that takes fewer choices would pass for simpler.
     varied, first = draw(rarely(SHARE)), draw(among(*ways(case.op)))
     second, n = draw(among(None, None, None, *ways(case.op))), draw(whole(0, MOST_VALUES - 1))
-    bound, wild = draw(among(*inside.bounds(own, BOUNDS))), draw(rarely(2))
+    bound = draw(among(*inside.bounds(own, BOUNDS)))
     form = Form(
         case.op,
         case.dtype,
@@ -39,7 +39,7 @@ def drawn(draw: st.DrawFn, case: Case, backend: str, own: Promises) -> Case:
     if varied:
         form = first(form, n)
         form = second(form, n // 2) if second is not None else form
-    return having(case, fitted(form, own), bound, wild)
+    return having(case, fitted(form, own), bound, wild=2 * n >= MOST_VALUES)
 
 
 def having(case: Case, form: Form, bound: float, wild: bool) -> Case:

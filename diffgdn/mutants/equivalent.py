@@ -11,7 +11,6 @@ _BY_REASON = {
         guard-never@gates.kda_gate_kernel.1 off-by-one@gates.kda_gate_kernel.1
         guard-never@wy_gdn.wy_gdn_kernel.1 off-by-one@wy_gdn.wy_gdn_kernel.1
         guard-never@wy_kda.wy_kda_kernel.1 off-by-one@wy_kda.wy_kda_kernel.1
-        guard-never@output.output_kernel.1
     """,
     "a chunk without rows has been left before, so that 0 does not come here": """
         off-by-one@output.output_kernel.2

@@ -221,7 +221,7 @@ KNOWN_SMALLEST: dict[str, Case] = {
 }
 
 _STEPS = Pool(slots=2, indices=(1,))
-_ACCEPTED = {"slots": ((0, 1),), "accepted": (2,)}
+_ACCEPTED: dict[str, Any] = {"slots": ((0, 1),), "accepted": (2,)}
 
 # By mutant: (kind of failure, case), each the smallest of its operation and kind, or of its laws.
 OTHER_WAYS: dict[str, tuple[tuple[str, Case], ...]] = {

@@ -102,6 +102,7 @@ def _heads(case: Case) -> Iterator[Case | None]:
         (1, case.HV),
         (case.H, case.H),
         *((h, h) for h in smaller_numbers(case.H)),
+        *((h, 2 * h) for h in (2, case.H)),  # two groups, or as many as there are, of two
     ]
     for H, HV in pairs:
         if (H, HV) != (case.H, case.HV) and H <= case.H and HV <= case.HV:

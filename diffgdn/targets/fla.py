@@ -180,9 +180,8 @@ class _Callee:
             out["bounded"] = [False]
         # tl.dot takes operands of one dtype; the recurrent kernels load everything as fp32.
         out |= {"mixed_qkv": not self.chunked, "no_beta": self.beta_is_optional}
-        out["neg_eigval"] = "allow_neg_eigval" in self.names
-        out["output_dtype"] = AS_V  # empty_like(v) or zeros_like(v) in all; final states come in fp32
-        return out
+        # The output is empty_like(v) or zeros_like(v) in all.
+        return out | {"neg_eigval": "allow_neg_eigval" in self.names, "output_dtype": AS_V}
 
     @property
     def layouts(self) -> int:

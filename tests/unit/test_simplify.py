@@ -154,6 +154,12 @@ def test_no_case_is_asked_for_once_the_time_is_up() -> None:
     assert found.id == runs.met[-1]
 
 
+def test_groups_of_heads_become_two_of_two() -> None:
+    case = Case("gdn.decode", H=4, HV=16)
+    assert by_field.simplest(case, lambda c: 1 < c.H < c.HV) == Case("gdn.decode", H=2, HV=4)
+    assert by_field.simplest(case, lambda c: c.H == 4 and c.HV > 4) == Case("gdn.decode", H=4, HV=8)
+
+
 def test_a_chunk_of_64_becomes_one_of_32_where_16_is_too_short() -> None:
     case = Case("kda.extend", lens=(50,), pool=Pool(indices=(-1,)), chunk_size=64)
     found = by_field.simplest(case, lambda c: min(max(c.lens), c.chunk_size) >= 20)

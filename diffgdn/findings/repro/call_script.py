@@ -26,14 +26,14 @@ from diffgdn.cases import size_limits, target_names
 from diffgdn.cases.case import Case
 from diffgdn.cases.prelude import Call
 from diffgdn.findings.finding import Finding, shows_in_company
-from diffgdn.findings.repro import LARGEST, OUR_KERNELS, call_source
+from diffgdn.findings.repro import LARGEST, OUR_KERNELS, call_source, form_source
 from diffgdn.findings.repro.call_source import NotWritten
 from diffgdn.reference import noise
 from diffgdn.targets import FunctionTarget, Target, calls, provenance_of, recording
 from diffgdn.targets.recording import Recorded
 from diffgdn.tensors import inputs
 from diffgdn.tensors.layout import arrange
-from diffgdn.tensors.results import collect, in_layout, results_of, returned_names, tail_of
+from diffgdn.tensors.results import collect, results_of, tail_of
 from diffgdn.verdict import execute, localize
 from diffgdn.verdict.comparison import Comparison, compare_results, received_dtypes
 from diffgdn.verdict.failures import FAULT_KINDS, FORM_KINDS, CheckFailure
@@ -68,13 +68,6 @@ for name, module in list(sys.modules.items()):
         if kernel is not None and kernel.configs:
             kernel.configs = [kernel.configs[{entry} % len(kernel.configs)]]
 """
-AROUND = '''\
-def around(x):
-    """Copy the bits of all memory of x's allocation that is not x."""
-    outside = torch.ones_like(x._base, dtype=torch.bool)
-    outside.as_strided(x.shape, x.stride(), x.storage_offset()).fill_(False)
-    return x._base[outside].view(torch.int16)
-'''
 
 
 @dataclass(frozen=True)
@@ -190,7 +183,8 @@ def _run(finding: Finding, target: Target) -> _Made:
     if finding.kind == "raised":
         found.fails = raised is not None
     elif finding.kind in FORM_KINDS:
-        found.wrong = _form(finding, target, run, raised, returned, found.call)
+        released = _is_released(target)
+        found.wrong = form_source.asserted(finding, released, run, raised, returned, found.call)
         found.fails = bool(found.wrong)
     elif finding.kind == "tail_not_zero" and raised is None:
         rows = run.promised_tail(returned)
@@ -205,47 +199,6 @@ def _run(finding: Finding, target: Target) -> _Made:
     elif finding.kind in STATE_KINDS and raised is None:
         found.fails = run.arguments.find_change() is not None
     return found
-
-
-def _form(
-    finding: Finding,
-    target: Target,
-    run: execute.Run,
-    raised: CheckFailure | None,
-    returned: dict[str, Tensor],
-    made: Recorded,
-) -> str:
-    """Write what is asserted of a result that did not come, or in another form; "" if it is right now.
-
-    Raises NotWritten where it is a copy that the target makes.
-    """
-    name, wrong = finding.tensor or "", raised
-    assert run.arguments is not None
-    if wrong is None:
-        try:
-            run.results(run.arguments, returned)
-        except CheckFailure as error:
-            wrong = error
-    if wrong is None or (wrong.kind, wrong.tensor) != (finding.kind, name):
-        return ""
-    if finding.kind in ("not_returned", "not_asked") and _is_released(target):
-        raise NotWritten("the target names itself what the function returns")
-    if finding.kind == "not_returned":
-        return call_source.has_part(made, returned_names(finding.case).index(name))
-    if finding.kind == "not_asked":
-        number = int(name.split()[-1]) - 1
-        return f"returned[{number}] is None" if isinstance(made.returned, tuple) else "returned.numel() == 1"
-    if isinstance(made.returned, tuple) and not returned:
-        return "isinstance(returned, torch.Tensor)"
-    one = returned[name]
-    same = [place for place, tensor in call_source.named(made) if tensor is one]
-    if not same:
-        raise NotWritten("the wrong result is a copy that the target makes of what the function returns")
-    result = next(found for found in run.expected() if found.name == name)
-    if finding.kind == "wrong_dtype":
-        allowed = ", ".join(f"torch.{dtype}" for dtype in result.dtypes)
-        return f"{same[0]}.dtype in ({allowed},)"
-    return f"tuple({same[0]}.shape) in {in_layout(result, run.arguments.layout)}"
 
 
 def _watching(target: Target, op: str) -> AbstractContextManager[None]:
@@ -387,7 +340,7 @@ def _helpers(tensors: list[str], finding: Finding) -> Iterator[str]:
         beside = "nan" if finding.kind != "guard_written" else "-7.0"
         yield f"\n\n{Template(call_source.LAID).substitute(gap=beside)}"
     if finding.kind == "guard_written":
-        yield f"\n{AROUND}"
+        yield f"\n{call_source.AROUND}"
 
 
 def _asserted(finding: Finding, made: _Made) -> tuple[list[str], list[str], str]:

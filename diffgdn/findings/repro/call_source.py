@@ -32,6 +32,15 @@ def laid(values, strides, first=0, last=0):
     return memory.as_strided(values.shape, strides, first).copy_(values)
 '''
 
+# What a script takes to see that memory beside a tensor stays as it was.
+AROUND = '''\
+def around(x):
+    """Copy the bits of all memory of x's allocation that is not x."""
+    outside = torch.ones_like(x._base, dtype=torch.bool)
+    outside.as_strided(x.shape, x.stride(), x.storage_offset()).fill_(False)
+    return x._base[outside].view(torch.int16)
+'''
+
 
 class NotWritten(ValueError):
     """Raised for what no short script can show, in words that say why."""
@@ -189,13 +198,6 @@ def named(made: Recorded) -> Iterator[tuple[str, Tensor]]:
     for name, value in made.given.items():
         if isinstance(value, Tensor):
             yield variable(name), value
-
-
-def has_part(made: Recorded, number: int) -> str:
-    """Write that a value of those that a call returned is there."""
-    if isinstance(made.returned, tuple):
-        return f"len(returned) > {number} and returned[{number}] is not None"
-    return f"isinstance(returned, tuple) and returned[{number}] is not None"
 
 
 def not_zero(made: Recorded, rows: Tensor, at: Tensor, most: int) -> Iterator[tuple[str, float, float]]:
