@@ -128,6 +128,15 @@ def test_what_is_promised_has_its_source(target: CaseTarget) -> None:
     assert target.missing["gdn.recurrent"].startswith("its functions know dense states of one token")
 
 
+def test_a_lower_bound_below_what_its_engine_asserts_is_not_asked(target: CaseTarget) -> None:
+    promised = target.promises
+    case = Case(op="kda.extend", gates=Gates(raw=True, lower_bound=-5.0), final=False)
+    assert promised.broken_by(case) is None
+    said = promised.broken_by(replace(case, gates=replace(case.gates, lower_bound=-20.0)))
+    assert said is not None
+    assert "lower_bound" in said
+
+
 def test_rows_behind_the_live_ones_of_a_graph_name_no_slot(target: CaseTarget) -> None:
     for op in ("gdn.update", "gdn.decode", "kda.packed_decode", "kda.verify"):
         promised = targets.promises_of(target).of(op).execution

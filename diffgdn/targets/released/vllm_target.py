@@ -21,6 +21,7 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.lay import STRIDES
 from diffgdn.cases.operand_options import dtype_of
 from diffgdn.cases.promises import ANY
+from diffgdn.cases.spans import Span
 from diffgdn.reference.noise import Contract
 from diffgdn.targets.released import stand_ins, vllm_calls
 from diffgdn.targets.released.case_target import Call, CaseTarget
@@ -143,6 +144,7 @@ ASKED = {
     "gdn.verify": frozenset({"num_accepted_tokens"}),
     "kda.verify": frozenset({"num_accepted_tokens"}),
 }
+LEAST_LOWER_BOUND = -5.0
 NO_RECURRENT = "its functions know dense states of one token a sequence alone: h0 + bos * HV * V * K"
 # chunk.py and what it calls: A (solve_tril: `output_dtype=k.dtype`), w and u, h (`k.new_empty`) and v_new are
 # stored in the dtype of k; products of fp32 operands take tl.dot's default. Gates and states are fp32.
@@ -255,6 +257,8 @@ def _promised_extend(op: str, function: Function) -> dict[str, Any]:
     if "raw_g" in declared(function):
         raw = "raw_beta" in declared(function)
         out |= {"raw_gates": (True,), "raw_beta": (raw,), "neg_eigval": False}
+        # "KDA gate lower bound must be in [-5.0, 0)", kimi_k3/nvidia/kda.py: 16 tokens of -20 overflow exp2.
+        out["lower_bound"] = Span(LEAST_LOWER_BOUND, 0.0)
         if "lower_bound" not in declared(function):
             out["bounded"] = (False,)
     return out
