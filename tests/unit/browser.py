@@ -41,7 +41,7 @@ def look(theme: str, widths: list[int], pages: list[str]) -> list[dict[str, Any]
 
     asked: list[str] = []
 
-    class Requests(QWebEngineUrlRequestInterceptor):
+    class Requests(QWebEngineUrlRequestInterceptor):  # type: ignore[misc,unused-ignore]
         def interceptRequest(self, info: Any) -> None:
             asked.append(info.requestUrl().scheme())
 
