@@ -31,6 +31,7 @@ PROMISED: dict[str, Any] = {
     "cu_dtype": ("int64",),  # cu_seqlens: torch.LongTensor
     "raw_gates": (False,),  # "g should be in log space (pre-computed decay)"
     "raw_beta": (False,),
+    "empty": False,  # chunk/cp/autocp/decision.py: ValueError("invalid sequence lengths: ...")
     "boundary": (False,),  # it returns o and the final state
     "execution": ("eager", "stream", "device"),  # utils/index.py: assert not is_capturing
 }
