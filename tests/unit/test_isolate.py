@@ -22,7 +22,7 @@ from diffgdn.runner import in_child as isolated_module
 from diffgdn.runner import in_process
 from diffgdn.runner.ways import InChild, RunnerError, SetupError
 from diffgdn.selftest.faulty_target import Planted
-from diffgdn.verdict.failures import Verdict
+from diffgdn.verdict.failures import KernelCrashed, Verdict
 
 FAULTS = Path(__file__).with_name("faults.py")
 CASE = Case("gdn.decode")
@@ -33,6 +33,23 @@ MEMORY_BYTES = 1 << 30  # twice what a child needs that has imported torch
 
 def isolated(folder: Path) -> InChild:
     return InChild("interpret", folder / "log", HANG_SECONDS, MEMORY_BYTES)
+
+
+def test_a_crash_is_asked_again_of_the_target_as_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A verdict from a child has the target's own name, which may be that of another version of a package."""
+    runner, asked = isolated(tmp_path), []
+    crash = Verdict(CASE, "sglang", "gpu", KernelCrashed("gdn.decode", None, None, "context lost"))
+
+    def once(subject: Case, target: str, *_: object) -> tuple[Verdict, bool]:
+        asked.append((subject, target))
+        return crash, False
+
+    monkeypatch.setattr(runner, "_once", once)
+    assert runner.run(CASE, "sglang@/somewhere") == crash
+    runner.close()
+    assert asked == [(CASE, "sglang@/somewhere")] * 2
 
 
 @pytest.fixture(scope="module")
