@@ -27,9 +27,8 @@ FIRST_SECONDS = 60.0  # that a campaign waits for its first round, ...
 LAST_SECONDS = 60.0  # ... and for the last one
 INTERRUPTED_SECONDS = 5.0  # for the last one after Ctrl-C
 POLL_SECONDS, CLOSING_SECONDS = 0.2, 1.0
-SYNCED = (
-    ".synced"  # in the folder: names that have been in the storage; what went from there is not pushed again
-)
+# In the folder: names that have been in the storage. What went from there is not pushed again.
+SYNCED = ".synced"
 DOUBTS = 2  # rounds in which a file is no finding before that is told: it may have been half written
 
 
@@ -53,7 +52,7 @@ class Said:
 
 
 class Exchange:
-    """Keeps a folder and a storage alike, as far as findings are new: a listener, to be started and closed.
+    """Keep a folder and a storage alike, as far as findings are new: a listener, to be started and closed.
 
     problem: why the storage does not answer, None while it does.
     """
@@ -103,7 +102,7 @@ class Exchange:
         self._wanted.set()
 
     def news(self) -> Iterator[Pulled | Said]:
-        """What has happened since this was last asked."""
+        """Give what has happened since this was last asked."""
         while True:
             try:
                 yield self._news.get_nowait()
@@ -111,7 +110,8 @@ class Exchange:
                 return
 
     def close(self, seconds: float = LAST_SECONDS) -> str | None:
-        """Push what is left, for at most so many seconds; why that was not possible, in one line, or None."""
+        """Push what is left, for at most so many seconds. Returns, in one line, why not all of it was
+        pushed; None if it was."""
         self._closing = True
         self._wanted.set()
         self._thread.join(seconds)

@@ -112,11 +112,10 @@ class Promises(Record):
     module of that name.
 
     Results: `tail_output`, what the output rows of `tail` hold: "zero", or "any", which nobody looks at.
-    `output_dtype`, whether the output has the dtype of "q" or of "v". `result_form`, in which dtype a new
-    tensor comes: "exact", the contract's, boundary states as [B, chunks, ...], and nothing that was not asked
-    for; "wider", that dtype or one
-    that holds all its numbers, and boundary states of all sequences in a row too; "any", any dtype, else as
-    "wider".
+    `output_dtype`, whether the output has the dtype of "q" or of "v". `result_form`, in which form a new
+    tensor is returned: "exact", in the contract's dtype, boundary states as [B, chunks, ...], and nothing
+    that was not asked for; "wider", in that dtype or one that holds all its numbers, and boundary states of
+    all sequences in a row too; "any", in any dtype, else as "wider".
 
     `operations` holds, by name of an operation, fields that are otherwise there.
 

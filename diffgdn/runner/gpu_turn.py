@@ -1,4 +1,4 @@
-"""Gives cases that take much of a GPU's memory their turns, one at a time on each GPU, across processes.
+"""Give cases that take much of a GPU's memory their turns, one at a time on each GPU, across processes.
 
 A far argument takes tens of gigabytes on a GPU. Several at once would fill it: they would wait for each
 other for minutes, which looks like a hang, and cases beside them would find no memory, which looks like a
