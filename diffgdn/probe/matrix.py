@@ -27,6 +27,7 @@ from diffgdn.probe.feature_pairs import Pair, pairs
 from diffgdn.probe.features import Feature, cases, features
 from diffgdn.probe.needs_of_cases import MET, OPEN, Known
 from diffgdn.probe.plan import Plan, usual
+from diffgdn.runner.gpu_turn import needs_turn
 
 Listener = Callable[[str, int, int], None]
 NO_GPU = "it needs a GPU"
@@ -126,6 +127,8 @@ class _Run:
         self._until = began + config.max_seconds
         self._jobs: dict[Future[Any], Callable[[Any], None]] = {}
         self._pool = ThreadPoolExecutor(config.workers)
+        # Large cases take turns on a GPU: workers that waited for theirs would ask about nothing else.
+        self._large_pool = ThreadPoolExecutor(1)
 
     def run(self) -> None:
         """Ask until nothing is left to ask. Raises what an answer raises."""
@@ -138,6 +141,7 @@ class _Run:
                     self._jobs.pop(job)(job.result())
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
+            self._large_pool.shutdown(wait=False, cancel_futures=True)
 
     def leave_out(self) -> None:
         """Take what has not been asked for not reached."""
@@ -148,8 +152,17 @@ class _Run:
                 if feature not in one.cells:
                     self._decide(one, feature, NOT_REACHED, INTERRUPTED)
 
-    def _submit(self, then: Callable[[Any], None], work: Callable[..., Any], *arguments: Any) -> None:
-        self._jobs[self._pool.submit(work, *arguments)] = then
+    def _submit(
+        self,
+        then: Callable[[Any], None],
+        work: Callable[..., Any],
+        *arguments: Any,
+        some: Collection[Case] = (),
+    ) -> None:
+        """Have a worker do something, and take what it returns. some: the cases that it asks about."""
+        large = any(needs_turn(case, self._config.backend) for case in some)
+        pool = self._large_pool if large else self._pool
+        self._jobs[pool.submit(work, *arguments)] = then
 
     def _tell(self, cell: Cell) -> None:
         done = sum(len(one.cells) for one in self._table)
@@ -244,7 +257,7 @@ class _Run:
 
         one.running += 1
         about = Asked(one.op, feature.name, feature.axis, feature.value)
-        self._submit(then, self._asker.cell, about, some, one.own)
+        self._submit(then, self._asker.cell, about, some, one.own, some=some)
 
     def _pair_up(self, one: _Operation) -> None:
         """Begin to ask about pairs of features that are right."""
@@ -274,7 +287,7 @@ class _Run:
             self._pair(one)
 
         about = Asked(one.op, pair.name, pair.first.axis, pair.first.value)
-        self._submit(then, self._asker.cell, about, [pair.case], one.own)
+        self._submit(then, self._asker.cell, about, [pair.case], one.own, some=[pair.case])
 
     def _shrink(self, one: _Operation) -> None:
         """Look for smaller cases of what is wrong, while there is time."""
@@ -290,7 +303,9 @@ class _Run:
             one.cells[feature] = smaller
 
         allowed = one.known.promises(feature, cell.case)
-        self._submit(then, self._asker.smallest, cell, allowed, (feature.axis,), self._until)
+        self._submit(
+            then, self._asker.smallest, cell, allowed, (feature.axis,), self._until, some=[cell.case]
+        )
 
 
 def _wanted(every: Collection[Feature], plan: Plan, pattern: str) -> list[Feature]:

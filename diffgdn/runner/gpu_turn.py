@@ -24,6 +24,11 @@ LARGE_ELEMENTS = 1 << 28  # of one argument and its gaps: a gigabyte in fp32
 MOST_SECONDS = 600.0  # to wait for a turn; after that a case goes on without
 
 
+def needs_turn(subject: Subject, backend: str) -> bool:
+    """Tell whether a case or a trace takes so much of a GPU's memory that it waits for its turn."""
+    return backend == "gpu" and size_limits.reach(call_of(subject)) >= LARGE_ELEMENTS
+
+
 @contextmanager
 def gpu_turn(
     subject: Subject,
@@ -36,7 +41,7 @@ def gpu_turn(
     environment: what the process that runs the case has beside this one's variables; they say on which GPU.
     most_seconds: how long to wait. A machine on which no lock can be had does without turns.
     """
-    if backend != "gpu" or size_limits.reach(call_of(subject)) < LARGE_ELEMENTS:
+    if not needs_turn(subject, backend):
         yield
         return
     lock = FileLock(_path({**os.environ, **(environment or {})}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -23,6 +24,7 @@ from diffgdn.findings.finding import Finding
 from diffgdn.findings.repro import call_script
 from diffgdn.findings.repro.call_script import CallScript
 from diffgdn.runner import heap
+from diffgdn.runner.gpu_turn import needs_turn
 from diffgdn.runner.messages import About, Familiar, RunnerError, SetupError, unfamiliar
 from diffgdn.targets import Target
 from diffgdn.verdict import localize, stages
@@ -90,6 +92,8 @@ class InProcess:
             if picture and verdict.comparison is not None:
                 stage = self._stage(verdict.case, loaded, question)
                 verdict = replace(verdict, picture=localize.text(verdict.comparison, Tile(**sizes), stage))
+        if needs_turn(subject, self._backend):
+            give_back_memory(verdict)  # before the turn of the GPU goes to another process
         if verdict.ok:
             return verdict
         ran = targets.provenance_of(loaded, verdict.case.op)
@@ -185,6 +189,16 @@ class InProcess:
 
 def _no_room(subject: Subject, target: Target, backend: str) -> Verdict:
     return Verdict(call_of(subject), target.name, backend, refused="no room in the GPU's memory")
+
+
+def give_back_memory(verdict: Verdict) -> None:
+    """Give the GPU memory of a case back to the GPU, with what lives on in the traceback of its failure.
+
+    torch would keep it for the next case of this process, which may be idle by then.
+    """
+    _let_go(verdict)
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _let_go(verdict: Verdict | None) -> None:

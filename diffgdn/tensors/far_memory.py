@@ -23,8 +23,10 @@ from diffgdn.tensors.region import Change, Region, locate
 # Elements watched on either side of a run of elements: so many, or fewer where there are many runs.
 WATCHED_BESIDE, LEAST_BESIDE, WATCHED_IN_ALL = 4096, 64, 1 << 16
 SPARE_BYTES = 1 << 30  # GPU memory that must stay free beside a far argument
-TRIES, PAUSE_SECONDS = 600, 0.1  # how long to wait for it
+WAIT_SECONDS, AGAIN_SECONDS, PAUSE_SECONDS = 20.0, 60.0, 0.1  # how long to wait for it, and how often
 MAP_NORESERVE = 0x4000  # Linux; in Python's mmap from 3.13 on
+
+_in_vain = -AGAIN_SECONDS  # when a wait last ended without
 
 
 @dataclass
@@ -151,9 +153,19 @@ def lazily(words: int, device: torch.device | str) -> Tensor:
 
 
 def wait_for_memory(device: torch.device, needed: int) -> None:
-    """Wait until other workers have given back enough GPU memory; after a minute go on without."""
-    for _ in range(TRIES):
+    """Wait until other processes have given back enough GPU memory; go on without, after WAIT_SECONDS.
+
+    Who has waited in vain does not wait again for AGAIN_SECONDS: a case has several far arguments, and its
+    waits together would look like a hang.
+    """
+    global _in_vain
+    began = time.monotonic()
+    while True:
         torch.cuda.empty_cache()
-        if torch.cuda.mem_get_info(device)[0] > needed + SPARE_BYTES:
+        free, total = torch.cuda.mem_get_info(device)
+        if free > needed + SPARE_BYTES or total < needed or began < _in_vain + AGAIN_SECONDS:
+            return
+        if time.monotonic() > began + WAIT_SECONDS:
+            _in_vain = time.monotonic()
             return
         time.sleep(PAUSE_SECONDS)

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from diffgdn.cases.case import Case, Pool
 from diffgdn.kernels import chunk_gated_delta_rule, fused_recurrent_gated_delta_rule_update
+from diffgdn.runner.in_process import InProcess
+from diffgdn.verdict.failures import KernelRaised
 
 pytestmark = pytest.mark.gpu
 
@@ -67,3 +70,12 @@ def test_tensors_on_a_device_that_is_not_current(function: Callable[..., Any]) -
             returned[device] = (o[0] if isinstance(o, tuple) else o).cpu()
             assert torch.cuda.current_device() == 0
     assert torch.equal(returned["cuda:1"], returned["cuda:0"])
+
+
+def test_a_far_case_that_fails_leaves_the_memory_of_its_gpu_free() -> None:
+    if torch.cuda.mem_get_info()[0] < FREE_BYTES:
+        pytest.skip(f"less than {FREE_BYTES >> 30} GiB of GPU memory is free")
+    far = Case(op="gdn.decode", pool=Pool(slots=3, pitch=1 << 30), scale=2.0)
+    verdict = InProcess("gpu").run(far, f"{SCRIPT.with_name('probed.py')}:faulty")
+    assert isinstance(verdict.failure, KernelRaised)
+    assert torch.cuda.memory_reserved() < 1 << 30

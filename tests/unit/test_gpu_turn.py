@@ -6,21 +6,27 @@ import contextlib
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
+from diffgdn import targets
 from diffgdn.cases.case import Case, Pool
 from diffgdn.cases.lay import Lay
 from diffgdn.cases.prelude import History
+from diffgdn.probe import matrix
+from diffgdn.probe.asker import Asker
+from diffgdn.probe.matrix import Config
 from diffgdn.runner import in_child
 from diffgdn.runner.gpu_turn import gpu_turn
 from diffgdn.runner.in_process import InProcess
 from diffgdn.runner.kernel_child import Ended
-from diffgdn.verdict.failures import KernelCrashed
+from diffgdn.tensors import far_memory
+from diffgdn.verdict.failures import KernelCrashed, KernelRaised, Verdict
 from diffgdn.verdict.question import ORACLE, CompareWithOracle
 
 SMALL = Case(op="gdn.decode")
@@ -142,3 +148,77 @@ def test_a_context_lost_for_lack_of_memory_is_no_crash_of_the_kernel(
         assert verdict.refused == "no room in the GPU's memory"
     else:
         assert isinstance(verdict.failure, kind)
+
+
+def test_memory_goes_back_to_the_gpu_before_the_turn_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    alive: list[Callable[[], object | None]] = []
+    given: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(alive[-1]() is None))
+
+    class Held:
+        pass
+
+    class Asking(CompareWithOracle):
+        def answer(self, subject: Any, target: Any, *_: Any) -> Verdict:
+            try:
+                held = Held()
+                alive.append(weakref.ref(held))
+                raise KernelRaised(subject.op, None, None, "no")
+            except KernelRaised as failure:
+                return Verdict(subject, "vk", "gpu", failure)
+
+    runner = InProcess("gpu")
+    monkeypatch.setattr(runner, "_target", lambda name: type("Named", (), {"name": name}))
+    monkeypatch.setattr(targets, "provenance_of", lambda target, op: {})
+    runner.run(SMALL, "vk", Asking())
+    assert given == []  # a small case keeps what torch has, for the next one
+    runner.run(FAR_POOL, "vk", Asking())
+    assert given == [True]
+
+
+@pytest.fixture
+def full_gpu(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A GPU of 80 GB with 10 free, and a clock that waiting moves; what was waited for."""
+    now, waited = [1000.0], list[float]()
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 << 30, 80 << 30))
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(far_memory, "_in_vain", -far_memory.AGAIN_SECONDS)
+    return waited
+
+
+def test_the_far_arguments_of_a_case_wait_once_together(full_gpu: list[float]) -> None:
+    for _ in range(4):
+        far_memory.wait_for_memory(torch.device("cuda"), 20 << 30)
+    assert far_memory.WAIT_SECONDS <= sum(full_gpu) < far_memory.WAIT_SECONDS + 1
+
+
+def test_what_a_gpu_has_no_room_for_is_not_waited_for(full_gpu: list[float]) -> None:
+    far_memory.wait_for_memory(torch.device("cuda"), 90 << 30)
+    far_memory.wait_for_memory(torch.device("cuda"), 1 << 30)
+    assert full_gpu == []
+
+
+def test_large_cases_of_a_probe_keep_no_worker_from_the_others() -> None:
+    config = Config("vk", "gpu", ("gdn.decode",), workers=1)
+    run = matrix._Run(config, cast(Asker, None), [], 0.0, lambda *_: None)
+    inside, done = threading.Event(), threading.Event()
+
+    def large() -> None:
+        inside.set()
+        assert done.wait(5)
+
+    run._submit(lambda _: None, large, some=[SMALL, FAR_POOL])
+    assert inside.wait(5)
+    run._submit(lambda _: None, done.set, some=[SMALL])  # would wait for the large one behind the same worker
+    assert done.wait(5)
+    run._pool.shutdown()
+    run._large_pool.shutdown()
