@@ -37,7 +37,9 @@ def fused_sigmoid_gating_delta_rule_verify(
     )
     B, T, H, HV, K, V = check.qkv(q, k, v)
     _check_changes(step_changes, change_numbers(H, HV, K, V, is_kda), written=True)
-    if initial_state_source is None and step_change_indices is None:
+    if initial_state_indices is not None:
+        check.tensor("initial_state_indices", initial_state_indices, check.INTEGERS, ndim=1)
+    elif step_change_indices is None:
         raise check.wrong_type("step_change_indices", "a torch.Tensor, without slots to go by", "None")
     tensors = dict(q=q, k=k, v=v) | {name: gates[name] for name in ("a", "b", "A_log", "dt_bias")}
     tensors |= dict(step_changes=step_changes, step_change_indices=step_change_indices)
