@@ -118,6 +118,35 @@ def commit_accepted_steps(
     return pool
 
 
+def fused_sigmoid_gating_delta_rule_verify_commit(
+    A_log, a, dt_bias, softplus_beta, softplus_threshold, q, k, v, b, initial_state_source,
+    initial_state_indices, step_changes, num_accepted_steps, step_change_indices=None, scale=None,
+    use_qk_l2norm_in_kernel=False, cu_seqlens=None, is_kda=False, lower_bound=None,
+    retrieve_parent_token=None, accepted_path=None, *, layout="vk", batch_invariant=False, validate=None,
+):  # fmt: skip
+    """Verify drafts and commit what is accepted of them, one call after the other: where that is known.
+
+    The arguments are those of fused_sigmoid_gating_delta_rule_verify and commit_accepted_steps, of which the
+    first writes step_changes and the second the pool.
+
+    Returns o [B, T, HV, V] in q's dtype, zero past cu_seqlens[-1].
+    Raises ValueError or TypeError for arguments that do not fit together; those of the commit alone after the
+    verify has written step_changes.
+    """
+    shared = dict(step_change_indices=step_change_indices, is_kda=is_kda, layout=layout)
+    shared |= dict(batch_invariant=batch_invariant, validate=validate)
+    o = fused_sigmoid_gating_delta_rule_verify(
+        A_log, a, dt_bias, softplus_beta, softplus_threshold, q, k, v, b, initial_state_source,
+        initial_state_indices, step_changes, scale=scale, use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
+        cu_seqlens=cu_seqlens, lower_bound=lower_bound, retrieve_parent_token=retrieve_parent_token, **shared,
+    )  # fmt: skip
+    commit_accepted_steps(
+        initial_state_source, initial_state_indices, step_changes, num_accepted_steps,
+        accepted_path=accepted_path, **shared,
+    )  # fmt: skip
+    return o
+
+
 def _check_changes(changes, numbers, written):
     """Check changes of steps [rows, steps, numbers]; numbers: None for any."""
     check.tensor("step_changes", changes, (torch.float32,), ndim=3)

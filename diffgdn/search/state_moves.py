@@ -17,6 +17,9 @@ def states(case: Case) -> Iterator[Case | None]:
     if options == StateOptions():
         return
     yield _without(case)
+    if case.operation.commits:
+        yield from _accepted(case)
+        return
     yield from _each(case)
     if options.slots:
         yield from _token_slots(case)
@@ -54,6 +57,15 @@ def _each(case: Case) -> Iterator[Case | None]:
             yield changed(case, state_options=replace(case.state_options, **left), pool=_plain_pool(case))
         else:
             yield changed(case, state_options=replace(case.state_options, **left))
+
+
+def _accepted(case: Case) -> Iterator[Case | None]:
+    """Accept all steps of a draft, or fewer, each alone."""
+    counts = case.accepted
+    for n, count in enumerate(counts):
+        for other in dict.fromkeys((case.lens[n], 0, *smaller_numbers(count))):
+            if other != count:
+                yield _changed(case, accepted=(*counts[:n], other, *counts[n + 1 :]))
 
 
 def _token_slots(case: Case) -> Iterator[Case | None]:

@@ -77,7 +77,7 @@ def case_of(op: str, dtype: str, pool_dtype: str, exact: bool = False, **changed
     operation = OPERATIONS[op]
     lens = (18, 0, 2) if operation.is_chunked else (1, 1, 1) if operation.single_token else (3, 0, 2)
     pool = Pool(slots=4, indices=(3, 0, -1), pitch=3) if operation.has_pool else Pool(indices=())
-    if operation.keeps_steps:
+    if operation.drafts:
         pool = replace(pool, steps=4, buffer=3, rows=(1, 0, -1))
     case = Case(
         op=op,

@@ -153,9 +153,7 @@ def test_emulated_results_are_those_of_a_run(op: str) -> None:
     from diffgdn.verdict.execute import Run
 
     length = 1 if OPERATIONS[op].single_token else 2
-    keeps: dict[str, Any] = (
-        {"steps": length, "buffer": 2, "rows": (1, -1)} if OPERATIONS[op].keeps_steps else {}
-    )
+    keeps: dict[str, Any] = {"steps": length, "buffer": 2, "rows": (1, -1)} if OPERATIONS[op].drafts else {}
     case = Case(
         op,
         (length, length),

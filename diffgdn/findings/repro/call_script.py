@@ -384,6 +384,7 @@ def _argument(finding: Finding, made: _Made) -> str:
     wanted = {"state": ("initial_state_source", "initial_state"), "buffer": ("intermediate_states_buffer",)}
     wanted |= {"indices": ("initial_state_indices", "ssm_state_indices"), "track": ("track_state",)}
     wanted |= {"rows": ("intermediate_state_indices",), "parents": ("retrieve_parent_token",)}
+    wanted |= {"changes": ("step_changes",)}
     tensor = finding.tensor or ""
     for name in (*wanted.get(tensor, ()), tensor):
         if name in made.call.given:
