@@ -14,12 +14,12 @@ from diffgdn.search.changes import changed, smaller_numbers
 def states(case: Case) -> Iterator[Case | None]:
     """Leave all options out, then one after another; then simplify those that name places or chunks."""
     options = case.state_options
-    if options == StateOptions():
-        return
-    yield _without(case)
     if case.operation.commits:
         yield from _accepted(case)
         return
+    if options == StateOptions():
+        return
+    yield _without(case)
     yield from _each(case)
     if options.slots:
         yield from _token_slots(case)
@@ -60,8 +60,14 @@ def _each(case: Case) -> Iterator[Case | None]:
 
 
 def _accepted(case: Case) -> Iterator[Case | None]:
-    """Accept all steps of a draft, or fewer, each alone."""
+    """Accept all steps of a draft, or fewer, each alone; first, of chains as many as of trees."""
     counts = case.accepted
+    if case.state_options.accepted:
+        yield _without(case)
+    if case.parents:
+        accepted = tuple(map(len, case.accepted_paths))
+        options = replace(case.state_options, accepted=accepted)
+        yield changed(case, parents=(), state_options=options)
     for n, count in enumerate(counts):
         for other in dict.fromkeys((case.lens[n], 0, *smaller_numbers(count))):
             if other != count:
