@@ -4,7 +4,6 @@ Tensors may lie anywhere: offsets are formed in 64 bits whatever a view's stride
 device of the tensors, whichever is current.
 """
 
-from .changes import change_numbers
 from .chunk.gdn import chunk_gated_delta_rule
 from .chunk.kda import chunk_kda
 from .draft_calls import (
@@ -15,6 +14,7 @@ from .draft_calls import (
 from .packed_decode import fused_recurrent_gated_delta_rule_packed_decode, fused_recurrent_kda_packed_decode
 from .pool_calls import fused_recurrent_gated_delta_rule_update, fused_sigmoid_gating_delta_rule_update
 from .sequences import fused_recurrent_gated_delta_rule, fused_recurrent_kda
+from .step_changes import change_numbers
 
 __all__ = [
     "change_numbers",

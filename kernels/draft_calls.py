@@ -8,9 +8,9 @@ commit reads it once more and writes it.
 import torch
 
 from . import arguments as check
-from .changes import change_numbers
 from .fold import launch_fold
 from .pool_calls import check_longest, check_pool, check_raw_gates, launch_raw, values_of_lengths
+from .step_changes import change_numbers
 
 
 def fused_sigmoid_gating_delta_rule_verify(

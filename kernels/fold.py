@@ -11,7 +11,6 @@ import triton
 import triton.language as tl
 
 from . import tiles
-from .changes import rows_of
 from .current_device import current
 from .recurrent_launch import is_aligned, strides
 from .recurrent_steps import (
@@ -24,6 +23,7 @@ from .recurrent_steps import (
     write_state,
     written,
 )
+from .step_changes import rows_of
 
 # As in `recurrent`: nothing that varies freely compiles another kernel, so each is a parameter of its own.
 TENSORS = ["h", "h_indices", "changes", "change_indices", "counts", "path"]

@@ -3,10 +3,10 @@
 import triton
 
 from . import tiles
-from .changes import rows_of
 from .current_device import current
 from .recurrent import recurrent_kernel
 from .recurrent_steps import BOUNDED, GIVEN, SOFTPLUS, Variant
+from .step_changes import rows_of
 
 
 def packed_tokens(x, cu_seqlens):

@@ -26,8 +26,8 @@ from diffgdn.cases.state_options import StateOptions
 
 # Each older version is still read, and written where it will do.
 # 2: `only`, and values of law "zero"; 3: `order`, and LATER_GATE_LAWS; 4: how a call is made, and
-# what is called before it.
-FORMAT_VERSION = 4
+# what is called before it; 5: the operations that commit.
+FORMAT_VERSION = 5
 ADDED = {
     "only": 2,
     "order": 3,
@@ -353,7 +353,7 @@ class Case(Record):
         needed = [version for name, version in ADDED.items() if getattr(self, name) != _defaults()[name]]
         laws = [2] * (self.values.law == "zero") + [3] * (self.gates.law in LATER_GATE_LAWS)
         raw = [4] * (self.gates.raw and self.op != "kda.extend")
-        return max([1, *needed, *laws, *raw])
+        return max([1, *needed, *laws, *raw, *[5] * self.operation.commits])
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict of all fields, defaults included, and `format_version`."""

@@ -32,7 +32,7 @@ ENTRIES = {
 }
 # Files, and functions as `file.function`, that serve fewer operations than what imports them.
 NARROWER = {
-    "changes.py": "*.verify_commit",
+    "step_changes.py": "*.verify_commit",
     "chunk/wy_gdn.py": "gdn.*",
     "chunk/wy_kda.py": "kda.*",
     "gates.kda_gate_kernel": "kda.*",

@@ -17,10 +17,10 @@ from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 from triton.runtime.jit import create_function_from_signature
 
-from diffgdn.kernels.changes import change_numbers
 from diffgdn.kernels.fold import launch_fold
 from diffgdn.kernels.recurrent import recurrent_kernel
 from diffgdn.kernels.recurrent_launch import launch
+from diffgdn.kernels.step_changes import change_numbers
 
 TARGET = GPUTarget("cuda", 90, 32)
 N, T, HV = 2, 3, 2

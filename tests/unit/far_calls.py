@@ -227,6 +227,10 @@ CALLS: dict[str, tuple[str, list[tuple[Make, tuple[str, ...]]]]] = {
             (lambda: commit(False, layout="kv"), STATES),
         ],
     ),
+    "both": (
+        "fused_sigmoid_gating_delta_rule_verify_commit",
+        [(lambda: keeping(True) | {"num_accepted_steps": torch.tensor([3, 1, 2])}, CHANGES)],
+    ),
     "packed_decode_gdn": (
         "fused_recurrent_gated_delta_rule_packed_decode",
         [(lambda: packed_decode(False), EVERY)],

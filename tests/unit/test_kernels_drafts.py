@@ -24,8 +24,8 @@ from diffgdn.kernels import (  # noqa: E402
     fused_sigmoid_gating_delta_rule_update,
     fused_sigmoid_gating_delta_rule_verify,
 )
-from diffgdn.kernels.changes import parts  # noqa: E402
 from diffgdn.kernels.device import INTERPRETED  # noqa: E402
+from diffgdn.kernels.step_changes import parts  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32

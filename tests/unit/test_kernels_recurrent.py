@@ -32,11 +32,11 @@ from diffgdn.kernels import (  # noqa: E402
     fused_sigmoid_gating_delta_rule_update,
     tiles,
 )
-from diffgdn.kernels.changes import change_numbers  # noqa: E402
 from diffgdn.kernels.device import INTERPRETED  # noqa: E402
 from diffgdn.kernels.fold import fold_kernel, launch_fold  # noqa: E402
 from diffgdn.kernels.recurrent import recurrent_kernel  # noqa: E402
 from diffgdn.kernels.recurrent_launch import is_aligned, launch  # noqa: E402
+from diffgdn.kernels.step_changes import change_numbers  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
