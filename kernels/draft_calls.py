@@ -70,8 +70,8 @@ def commit_accepted_steps(
 ):  # fmt: skip
     """Bring slots of a pool, in place, to the state after the accepted steps of each sequence's draft.
 
-    S <- exp(g) S + d k^T for each of them in order, in fp32 and rounded once: the state that the verify had
-    there, bit for bit, as long as the slot holds what the verify started from.
+    S <- exp(g) S + d k^T for each of them in order, in fp32 and rounded once: what the verify did there, as
+    long as the slot holds what it started from.
 
     initial_state_source [slots, HV, V, K]: the pool, in fp32, bf16 or fp16, a view with any leading strides.
     initial_state_indices [N]: each sequence's slot; negative: padding, which writes nothing. step_changes

@@ -44,6 +44,7 @@ class FoldVariant(NamedTuple):
     WHOLE_ROWS: bool
     WHOLE_COLUMNS: bool
     ALIGNED: bool
+    CHANGES_ALIGNED: bool
     PACKED_ROWS: bool
     KV: bool
     KDA: bool
@@ -52,10 +53,10 @@ class FoldVariant(NamedTuple):
 @triton.jit
 def read_change(p_step, places, rows, columns, VARIANT: tl.constexpr):
     """Return the change of a step, as `advance` returns it, from its numbers at p_step."""
-    b_d = read(row(p_step, places[0], VARIANT.ALIGNED), rows, VARIANT.WHOLE_ROWS)
-    b_k = read(row(p_step, places[1], VARIANT.ALIGNED), columns, VARIANT.WHOLE_COLUMNS)
+    b_d = read(row(p_step, places[0], VARIANT.CHANGES_ALIGNED), rows, VARIANT.WHOLE_ROWS)
+    b_k = read(row(p_step, places[1], VARIANT.CHANGES_ALIGNED), columns, VARIANT.WHOLE_COLUMNS)
     if VARIANT.KDA:
-        b_g = read(row(p_step, places[2], VARIANT.ALIGNED), columns, VARIANT.WHOLE_COLUMNS)
+        b_g = read(row(p_step, places[2], VARIANT.CHANGES_ALIGNED), columns, VARIANT.WHOLE_COLUMNS)
     else:
         b_g = tl.load(p_step + places[2])
     return b_d, b_k, b_g
@@ -113,15 +114,14 @@ def fold_kernel(
     offsets = state_offsets(rows, columns, stride_h_row, VARIANT)
     b_h = read_state(p_h, offsets, i_slot, rows, columns, VARIANT)
     places = change_places(i_hv // GROUP, i_hv, i_v, HV, GROUP, VARIANT)
-    p_row = row(changes, i_row * stride_change_row, VARIANT.ALIGNED)
+    p_row = changes + i_row * stride_change_row
     for i in range(count):
         if path is None:
             step = i
         else:
             step = tl.load(path + i_n * stride_path_seq + i * stride_path_step).to(tl.int64)
             step = tl.maximum(tl.minimum(step, steps - 1), 0)
-        p_step = row(p_row, step * stride_change_step, VARIANT.ALIGNED)
-        b_d, b_k, b_g = read_change(p_step, places, rows, columns, VARIANT)
+        b_d, b_k, b_g = read_change(p_row + step * stride_change_step, places, rows, columns, VARIANT)
         b_h = written(decayed(b_h, b_g, VARIANT), b_d, b_k)
     write_state(p_h, offsets, b_h, rows, columns, VARIANT)
 
@@ -138,10 +138,10 @@ def launch_fold(h, h_indices, changes, change_indices, counts, path, *, H, kda, 
         return
     tile = tiles.pick(V, kda)
     BK = max(triton.next_power_of_2(K), 16)
-    rows = [h, *rows_of(changes, H, HV, K, V, kda)]
     variant = FoldVariant(
         K=K, V=V, BK=BK, BV=tile.BV, WHOLE_ROWS=V % tile.BV == 0, WHOLE_COLUMNS=K == BK,
-        ALIGNED=all(is_aligned(x, batch_invariant) for x in rows),
+        ALIGNED=is_aligned(h, batch_invariant),
+        CHANGES_ALIGNED=all(is_aligned(x, batch_invariant) for x in rows_of(changes, H, HV, K, V, kda)),
         PACKED_ROWS=h.shape[-2] == 1 or h.stride(-2) == h.shape[-1], KV=kv, KDA=kda,
     )  # fmt: skip
     grid = (N * HV * triton.cdiv(V, tile.BV),)

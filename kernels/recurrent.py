@@ -196,11 +196,12 @@ def recurrent_kernel(
     kept_states = None
     if cache is not None:
         i_cache = tl.load(cache_indices + i_n * stride_cache_index).to(tl.int64)
-        p_cache = row(cache, i_cache * stride_cache_slot + i_hv * stride_cache_head, VARIANT.ALIGNED)
+        p_cache = cache + i_cache * stride_cache_slot
         kept = tl.where(i_cache >= 0, cache_steps, 0)
         if VARIANT.KEEPS_CHANGES:
             cache_offsets = change_places(i_h, i_hv, pid % NV, HV, GROUP, VARIANT)
         else:
+            p_cache = row(p_cache, i_hv * stride_cache_head, VARIANT.ALIGNED)
             cache_offsets = state_offsets(rows, columns, stride_cache_row, VARIANT)
         kept_states = (p_cache, stride_cache_step, cache_offsets, kept)
     token_slots = None

@@ -46,8 +46,6 @@ def launch(
     changes = cache is not None and cache.ndim == 3
     states = [x for x in (h0, ht, None if changes else cache) if x is not None]
     rows_read = [q, k, v, *states] if o is None else [q, k, v, flat_o, *states]
-    if changes:
-        rows_read += rows_of(cache, H, HV, K, V, kda)
     if kda:
         rows_read += [g] if dt_bias is None else [g, dt_bias.view(HV, K)]
     token_slots = h_indices is not None and h_indices.ndim == 2
@@ -64,7 +62,10 @@ def launch(
         KV=kv, KDA=kda, L2NORM=l2norm, RAW_BETA=raw_beta, NEG_EIGVAL=neg_eigval,
         GATE=GIVEN.value if A_log is None else SOFTPLUS.value if lower_bound is None else BOUNDED.value,
         ONE_TOKEN=cu_seqlens is None and T == 1, FINAL_APART=final_apart, TOKEN_SLOTS=token_slots,
-        KEEPS_CHANGES=changes, ZERO_PADDED=zero_padded,
+        KEEPS_CHANGES=changes,
+        CHANGES_ALIGNED=changes
+        and all(is_aligned(x, batch_invariant) for x in rows_of(cache, H, HV, K, V, kda)),
+        ZERO_PADDED=zero_padded,
     )  # fmt: skip
     grid = (N * HV * triton.cdiv(V, tile.BV),)
     with current(k.device):

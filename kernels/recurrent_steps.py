@@ -34,6 +34,7 @@ class Variant(NamedTuple):
     FINAL_APART: bool  # ht is not h0: every row of it is written, those of empty sequences too
     TOKEN_SLOTS: bool  # the state after each token goes to a slot of its own, of h0; no tree, no ht
     KEEPS_CHANGES: bool  # cache takes what each token changes of the state, not the state after it
+    CHANGES_ALIGNED: bool  # as ALIGNED, of the rows of d, k and g in it
     ZERO_PADDED: bool  # the output of padding is zero, not what a zero state gives
 
 
@@ -218,12 +219,12 @@ def write_change(p_step, places, change, rows, columns, VARIANT: tl.constexpr):
 
     places: what change_places returns.
     """
-    write(row(p_step, places[0], VARIANT.ALIGNED), rows, change[0], VARIANT.WHOLE_ROWS)
+    write(row(p_step, places[0], VARIANT.CHANGES_ALIGNED), rows, change[0], VARIANT.WHOLE_ROWS)
     if places[3]:
-        write(row(p_step, places[1], VARIANT.ALIGNED), columns, change[1], VARIANT.WHOLE_COLUMNS)
+        write(row(p_step, places[1], VARIANT.CHANGES_ALIGNED), columns, change[1], VARIANT.WHOLE_COLUMNS)
     if places[4]:
         if VARIANT.KDA:
-            write(row(p_step, places[2], VARIANT.ALIGNED), columns, change[2], VARIANT.WHOLE_COLUMNS)
+            write(row(p_step, places[2], VARIANT.CHANGES_ALIGNED), columns, change[2], VARIANT.WHOLE_COLUMNS)
         else:
             tl.store(p_step + places[2], change[2])
 
@@ -341,7 +342,7 @@ def walk(
                 else:
                     write_state(p_cache, cache_offsets, b_h, rows, columns, VARIANT)
             if not VARIANT.ONE_TOKEN:
-                p_cache = row(p_cache, step_cache, VARIANT.ALIGNED)
+                p_cache = row(p_cache, step_cache, VARIANT.ALIGNED and not VARIANT.KEEPS_CHANGES)
         if slots is not None:
             if i_t < kept_slots:
                 i_slot = tl.load(p_slots + i_t * step_slots).to(tl.int64)

@@ -786,7 +786,7 @@ def fold(N: int = 3, HV: int = 3, steps: int = 5, slots: int = 4, offset: int = 
     """Commit paths of a tree."""
     row = torch.zeros(N + 1, dtype=torch.int32, device=DEVICE)[offset : offset + N]
     pool = torch.zeros(slots * HV * 16 * K + 1, device=DEVICE)[offset:][: slots * HV * 16 * K]
-    changes = torch.zeros(N, steps, change_numbers(1, HV, K, 16), device=DEVICE)
+    changes = torch.zeros(N, steps, 1024, device=DEVICE)[..., : change_numbers(1, HV, K, 16)]
     path = torch.zeros(N, steps, dtype=torch.int64, device=DEVICE)
     launch_fold(
         pool.view(slots, HV, 16, K), row, changes, row, row, path, H=1, kda=False, kv=False,
