@@ -125,9 +125,7 @@ def _check_softplus(case: Case) -> None:
         f"operands.softplus: beta above 0, threshold 0 to {MOST_THRESHOLD:g}, got {operands}",
     )
     takes = case.operation.is_sigmoid_gating and case.gates.lower_bound is None
-    require(
-        operands.plain_softplus or takes, "operands.softplus: of unbounded raw gates, not in packed_decode"
-    )
+    require(operands.plain_softplus or takes, "operands.softplus: of unbounded gates in decode and verify")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
