@@ -158,7 +158,7 @@ def test_where_no_state_is_written_none_is_compared(op: str, agree: Agreement) -
     """Padding alone, or no token at all."""
     case = case_of(op, "bfloat16", "float32")
     if case.operation.has_pool:
-        rows = (-1, -1, -1) if case.keeps_steps else ()
+        rows = (-1, -1, -1) if case.has_rows else ()
         case = replace(case, pool=replace(case.pool, indices=(-1, -1, -1), rows=rows))
     if not case.operation.single_token:
         case = replace(case, lens=(0, 0, 0))

@@ -370,12 +370,13 @@ def test_representatives_are_cases_of_their_build(op: str) -> None:
         for case in representatives(op, build):
             assert specialised(case).__dict__ | {"crowded": build.crowded} == build.__dict__
         assert representative(op, build) == representatives(op, build)[0]
-        assert len(representatives(op, build)) == (1 if op in EXTEND else build.variants(op))
+        kernels = 2 if OPERATIONS[op].commits else 1  # each compiled for one case
+        assert len(representatives(op, build)) == (1 if op in EXTEND else build.variants(op) // kernels)
 
 
-def test_a_menu_compiles_no_more_than_190_kernels() -> None:
+def test_a_menu_compiles_no_more_than_200_kernels() -> None:
     """All operations together, whatever the seed."""
-    assert max(Menu.draw(number, OPERATIONS).variants for number in range(200)) <= 190
+    assert max(Menu.draw(number, OPERATIONS).variants for number in range(200)) <= 200
 
 
 def test_menus_differ_between_seeds_and_repeat_for_one() -> None:
