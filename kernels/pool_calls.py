@@ -63,7 +63,7 @@ def fused_recurrent_gated_delta_rule_update(
     if beta is not None:
         check.per_token("beta", beta, "[B, T, HV]", (B, T, HV), (torch.float32, q.dtype))
     check.flag("disable_output_calculation", disable_output_calculation)
-    options = _check_pool(
+    options = check_pool(
         q, v, dict(q=q, k=k, v=v, g=g, beta=beta), scale, initial_state_source, initial_state_indices,
         cu_seqlens, use_qk_l2norm_in_kernel, disable_state_update, intermediate_states_buffer,
         intermediate_state_indices, cache_steps, retrieve_parent_token, num_accepted_tokens, layout,
@@ -93,7 +93,34 @@ def fused_sigmoid_gating_delta_rule_update(
     HV] or [B, T, HV]. a and b in fp32 or q's dtype. Everything else as in
     fused_recurrent_gated_delta_rule_update.
     """
-    B, T, H, HV, K, V = check.qkv(q, k, v)
+    gates = check_raw_gates(
+        q, k, v, a, b, A_log, dt_bias, is_kda, lower_bound, softplus_beta, softplus_threshold
+    )
+    tensors = dict(q=q, k=k, v=v) | {name: gates[name] for name in ("a", "b", "A_log", "dt_bias")}
+    options = check_pool(
+        q, v, tensors, scale, initial_state_source,
+        initial_state_indices, cu_seqlens, use_qk_l2norm_in_kernel, disable_state_update,
+        intermediate_states_buffer, intermediate_state_indices, cache_steps, retrieve_parent_token,
+        num_accepted_tokens, layout, batch_invariant, validate,
+    )  # fmt: skip
+    return launch_raw(q, k, v, gates, options)
+
+
+def launch_raw(q, k, v, gates, options):
+    """Launch with raw gates, what check_raw_gates returns, and the options of check_pool; return o."""
+    o = q.new_empty(v.shape)
+    launch(q, k, v, gates.pop("a"), gates.pop("b"), o, raw_beta=True, **gates, **options)
+    return o
+
+
+def check_raw_gates(
+    q, k, v, a, b, A_log, dt_bias, is_kda, lower_bound, softplus_beta, softplus_threshold
+):  # fmt: skip
+    """Check q, k, v and raw gates; return by name a, b [B, T, HV] (is_kda: a [.., K]) and the gates' options.
+
+    The names are those of launch, and a and b. Raises ValueError or TypeError.
+    """
+    B, T, _, HV, K, _ = check.qkv(q, k, v)
     check.flag("is_kda", is_kda)
     A_log, dt_bias = check.gate_weights(A_log, dt_bias, HV, K if is_kda else None)
     a = _raw("a", a, B, T, HV, K if is_kda else None, q.dtype)
@@ -106,18 +133,10 @@ def fused_sigmoid_gating_delta_rule_update(
     if softplus_beta <= 0:
         raise check.wrong_value("softplus_beta", "a number above 0", softplus_beta)
     softplus_threshold = check.number("softplus_threshold", softplus_threshold)
-    options = _check_pool(
-        q, v, dict(q=q, k=k, v=v, a=a, b=b, A_log=A_log, dt_bias=dt_bias), scale, initial_state_source,
-        initial_state_indices, cu_seqlens, use_qk_l2norm_in_kernel, disable_state_update,
-        intermediate_states_buffer, intermediate_state_indices, cache_steps, retrieve_parent_token,
-        num_accepted_tokens, layout, batch_invariant, validate,
+    return dict(
+        a=a, b=b, A_log=A_log, dt_bias=dt_bias, kda=is_kda, lower_bound=lower_bound,
+        softplus_beta=softplus_beta, softplus_threshold=softplus_threshold,
     )  # fmt: skip
-    o = q.new_empty(v.shape)
-    launch(
-        q, k, v, a, b, o, kda=is_kda, raw_beta=True, A_log=A_log, dt_bias=dt_bias, lower_bound=lower_bound,
-        softplus_beta=softplus_beta, softplus_threshold=softplus_threshold, **options,
-    )  # fmt: skip
-    return o
 
 
 def _raw(name, x, B, T, HV, K, dtype):
@@ -138,7 +157,7 @@ def _raw(name, x, B, T, HV, K, dtype):
     return x if x.ndim == 2 + len(tail) else x.unflatten(0, (B, T))
 
 
-def _check_pool(
+def check_pool(
     q, v, tensors, scale, pool, indices, cu_seqlens, l2norm, disable_state_update, buffer, buffer_indices,
     cache_steps, parents, accepted, layout, batch_invariant, validate,
 ):  # fmt: skip
@@ -188,9 +207,9 @@ def _check_pool(
         )
     )
     if check.values_wanted(validate, q):
-        lengths = [T] * N if cu_seqlens is None else _values_of_lengths(cu_seqlens, B * T)
+        lengths = [T] * N if cu_seqlens is None else values_of_lengths(cu_seqlens, B * T)
         if token_slots:
-            _check_longest("initial_state_indices", indices.shape[1], lengths)
+            check_longest("initial_state_indices", indices.shape[1], lengths)
             values_of_token_slots(indices, accepted, lengths, pool.shape[0])
         elif pool is not None:
             check.values_of_indices(
@@ -202,9 +221,9 @@ def _check_pool(
             )
         if buffer is not None:
             _values_of_buffer_indices(buffer, buffer_indices, indices)
-            _check_longest("intermediate_states_buffer", steps, lengths)
+            check_longest("intermediate_states_buffer", steps, lengths)
         if parents is not None:
-            _check_longest("retrieve_parent_token", parents.shape[1], lengths)
+            check_longest("retrieve_parent_token", parents.shape[1], lengths)
             _values_of_parents(parents, lengths)
     return dict(
         h0=pool, ht=None if disable_state_update or token_slots else pool, h_indices=indices,
@@ -257,7 +276,7 @@ def _check_tree(parents, N, needed):
         raise check.wrong_value("retrieve_parent_token", expected, tuple(parents.shape))
 
 
-def _values_of_lengths(cu_seqlens, tokens):
+def values_of_lengths(cu_seqlens, tokens):
     """Check the values of cu_seqlens, which cut `tokens` tokens; return each sequence's length."""
     return [end - start for start, end in pairwise(check.values_of_cu_seqlens(cu_seqlens, tokens))]
 
@@ -270,7 +289,7 @@ def _values_of_buffer_indices(buffer, buffer_indices, indices):
     check.values_of_indices(name, rows, buffer.shape[0], True, "intermediate_states_buffer")
 
 
-def _check_longest(name, steps, lengths):
+def check_longest(name, steps, lengths):
     """Raise ValueError if a sequence is longer than `steps`, what the argument `name` has room for."""
     if max(lengths, default=0) > steps:
         raise check.wrong_value(

@@ -21,6 +21,7 @@ import triton.language as tl
 
 from .recurrent_steps import (
     GIVEN,
+    change_places,
     gate_weights,
     read_state,
     row,
@@ -63,7 +64,8 @@ def recurrent_kernel(
     ht,  # where final states go, h0 itself or a tensor apart; None: nowhere
     h_indices,  # [N] (TOKEN_SLOTS: [N, slot_steps]), row of h0; negative: padding; None: its number
     cu_seqlens,  # [N + 1]; None: dense
-    cache,  # states after every step, [slots, steps, HV, V, K]; None: not kept
+    cache,  # [slots, steps, HV, V, K]: states after every step; KEEPS_CHANGES: [slots, steps, numbers], what
+    # each step changes, fp32; None: not kept
     cache_indices,  # [N]
     parents,  # [N, steps]: the tree; None: a chain
     accepted,  # [N], TOKEN_SLOTS: the start is the slot of step accepted - 1; None: of step 0
@@ -118,9 +120,9 @@ def recurrent_kernel(
 
     One program each of N sequences * HV heads * cdiv(V, BV) tiles. Written: o, rows past the last sequence
     with zeros; ht, the final states, not those of negative slots; cache, the states after the first
-    cache_steps tokens, not where the index is negative; with TOKEN_SLOTS the states after each token, to the
-    slots of h0 that h_indices has for it. All else is read only. Loads are of any dtype, arithmetic is in
-    fp32, and what is stored is rounded once.
+    cache_steps tokens or what these change, not where the index is negative; with TOKEN_SLOTS the states
+    after each token, to the slots of h0 that h_indices has for it. All else is read only. Loads are of any
+    dtype, arithmetic is in fp32, and what is stored is rounded once.
     """
     # Value tiles, then heads, then sequences along one axis: only the first grid axis goes beyond 65535.
     NV: tl.constexpr = (VARIANT.V + VARIANT.BV - 1) // VARIANT.BV
@@ -194,9 +196,13 @@ def recurrent_kernel(
     kept_states = None
     if cache is not None:
         i_cache = tl.load(cache_indices + i_n * stride_cache_index).to(tl.int64)
-        p_cache = row(cache, i_cache * stride_cache_slot + i_hv * stride_cache_head, VARIANT.ALIGNED)
+        p_cache = cache + i_cache * stride_cache_slot
         kept = tl.where(i_cache >= 0, cache_steps, 0)
-        cache_offsets = state_offsets(rows, columns, stride_cache_row, VARIANT)
+        if VARIANT.KEEPS_CHANGES:
+            cache_offsets = change_places(i_h, i_hv, pid % NV, HV, GROUP, VARIANT)
+        else:
+            p_cache = row(p_cache, i_hv * stride_cache_head, VARIANT.ALIGNED)
+            cache_offsets = state_offsets(rows, columns, stride_cache_row, VARIANT)
         kept_states = (p_cache, stride_cache_step, cache_offsets, kept)
     token_slots = None
     if VARIANT.TOKEN_SLOTS:

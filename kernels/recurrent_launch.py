@@ -6,6 +6,7 @@ from . import tiles
 from .current_device import current
 from .recurrent import recurrent_kernel
 from .recurrent_steps import BOUNDED, GIVEN, SOFTPLUS, Variant
+from .step_changes import rows_of
 
 
 def packed_tokens(x, cu_seqlens):
@@ -25,9 +26,10 @@ def launch(
     """Run all sequences of q, k [B, T, H, K], v, o [B, T, HV, V], g, beta [B, T, HV] (kda: g [B, T, HV, K]).
 
     g: natural log decay, or with A_log the raw gate; beta, None for ones. Written: o (None: not wanted), ht
-    (h0 itself, or a tensor apart), cache [rows, steps, HV, V, K], its first cache_steps steps, and, if
-    h_indices has two dimensions, the slots of h0 that it names. The rest as the public functions have it.
-    Nothing is checked, and nothing is copied but by packed_tokens, and cu_seqlens where it has a stride.
+    (h0 itself, or a tensor apart), cache [rows, steps, HV, V, K] or, for the changes, [rows, steps, numbers],
+    its first cache_steps steps, and, if h_indices has two dimensions, the slots of h0 that it names. The rest
+    as the public functions have it. Nothing is checked, and nothing is copied but by packed_tokens, and
+    cu_seqlens where it has a stride.
     """
     q, k, v, g, beta, flat_o = (packed_tokens(x, cu_seqlens) for x in (q, k, v, g, beta, o))
     B, T, H, K = k.shape
@@ -41,7 +43,8 @@ def launch(
             o.zero_()
         return
 
-    states = [x for x in (h0, ht, cache) if x is not None]
+    changes = cache is not None and cache.ndim == 3
+    states = [x for x in (h0, ht, None if changes else cache) if x is not None]
     rows_read = [q, k, v, *states] if o is None else [q, k, v, flat_o, *states]
     if kda:
         rows_read += [g] if dt_bias is None else [g, dt_bias.view(HV, K)]
@@ -59,6 +62,9 @@ def launch(
         KV=kv, KDA=kda, L2NORM=l2norm, RAW_BETA=raw_beta, NEG_EIGVAL=neg_eigval,
         GATE=GIVEN.value if A_log is None else SOFTPLUS.value if lower_bound is None else BOUNDED.value,
         ONE_TOKEN=cu_seqlens is None and T == 1, FINAL_APART=final_apart, TOKEN_SLOTS=token_slots,
+        KEEPS_CHANGES=changes,
+        CHANGES_ALIGNED=changes
+        and all(is_aligned(x, batch_invariant) for x in rows_of(cache, H, HV, K, V, kda)),
         ZERO_PADDED=zero_padded,
     )  # fmt: skip
     grid = (N * HV * triton.cdiv(V, tile.BV),)
@@ -71,7 +77,8 @@ def launch(
             h_indices.shape[1] if token_slots else 0,
             *strides(q, sequence), *strides(k, sequence), *strides(v, sequence),
             *strides(g, sequence), *strides(beta, sequence), *strides(flat_o, sequence),
-            *strides(h0, (0, 1, 2)), *strides(ht, (0, 1, 2)), *strides(cache, (0, 1, 2, 3)),
+            *strides(h0, (0, 1, 2)), *strides(ht, (0, 1, 2)),
+            *((*strides(cache, (0, 1)), 0, 0) if changes else strides(cache, (0, 1, 2, 3))),
             *(strides(h_indices, (0, 1)) if token_slots else (*strides(h_indices, (0,)), 0)),
             *strides(accepted, (0,)), *strides(cache_indices, (0,)), *strides(parents, (0, 1)),
             VARIANT=variant, num_warps=tile.num_warps, num_stages=tile.num_stages,

@@ -33,6 +33,8 @@ class Variant(NamedTuple):
     ONE_TOKEN: bool  # dense with T = 1
     FINAL_APART: bool  # ht is not h0: every row of it is written, those of empty sequences too
     TOKEN_SLOTS: bool  # the state after each token goes to a slot of its own, of h0; no tree, no ht
+    KEEPS_CHANGES: bool  # cache takes what each token changes of the state, not the state after it
+    CHANGES_ALIGNED: bool  # as ALIGNED, of the rows of d, k and g in it
     ZERO_PADDED: bool  # the output of padding is zero, not what a zero state gives
 
 
@@ -147,11 +149,29 @@ def log_decay(b_g, gate, gate_numbers, GATE: tl.constexpr):
 
 
 @triton.jit
+def decayed(b_h, b_g, VARIANT: tl.constexpr):
+    """Return exp(g) S for the state b_h [BV, BK]; b_g: the natural log decay, for KDA [BK]."""
+    b_a = tl.exp(b_g)
+    if VARIANT.KDA:
+        b_a = b_a[None, :]
+    return b_h * b_a
+
+
+@triton.jit
+def written(b_h, b_d, b_k):
+    """Return S + d k^T for the state b_h [BV, BK], b_d [BV] and b_k [BK]."""
+    # One rounding order in every copy of the state that the compiler keeps (two for BK = 16, BV = 1):
+    # contracted each in its own way they drift apart, and d, taken from one, no longer corrects the other.
+    return tl.fma(b_d[:, None], b_k[None, :], b_h)
+
+
+@triton.jit
 def advance(b_h, token, p_beta, gate, gate_numbers, rows, columns, VARIANT: tl.constexpr):
-    """Return the state b_h [BV, BK] after one more token: S as in `recurrent`, without o.
+    """Return the state b_h [BV, BK] after one more token, S as in `recurrent` without o, and its change.
 
     token: addresses of its k, v and g. p_beta: of its beta, None for one. gate, gate_numbers: as log_decay
-    has them. All arithmetic is in fp32.
+    has them. All arithmetic is in fp32. The change (b_d [BV], b_k [BK], b_g) is what `fold` makes the same
+    state of: S <- exp(g) S + d k^T, with d = beta (v - exp(g) S k).
     """
     p_k, p_v, p_g = token
     b_k = read(p_k, columns, VARIANT.WHOLE_COLUMNS)
@@ -163,19 +183,50 @@ def advance(b_h, token, p_beta, gate, gate_numbers, rows, columns, VARIANT: tl.c
     b_g = log_decay(b_g, gate, gate_numbers, VARIANT.GATE)
     if VARIANT.L2NORM:
         b_k = l2norm(b_k, 0)
-    b_a = tl.exp(b_g)
-    if VARIANT.KDA:
-        b_a = b_a[None, :]
-    b_h = b_h * b_a
+    b_h = decayed(b_h, b_g, VARIANT)
     b_d = b_v - tl.sum(b_h * b_k[None, :], 1)  # [BV]
     if p_beta is not None:
         b_beta = tl.load(p_beta).to(tl.float32)
         if VARIANT.RAW_BETA:
             b_beta = write_strength(b_beta, VARIANT.NEG_EIGVAL)
         b_d = b_d * b_beta
-    # One rounding order in every copy of the state that the compiler keeps (two for BK = 16, BV = 1):
-    # contracted each in its own way they drift apart, and d, taken from one, no longer corrects the other.
-    return tl.fma(b_d[:, None], b_k[None, :], b_h)
+    return written(b_h, b_d, b_k), (b_d, b_k, b_g)
+
+
+@triton.jit
+def change_places(i_h, i_hv, i_v, HV, GROUP, VARIANT: tl.constexpr):
+    """Return where d, k and g of a value head lie in the numbers of a step, and who writes k, and g.
+
+    The numbers are d [HV, V], k [H, K] and g [HV] or (KDA) [HV, K], end to end; i_h: the query head. Of the
+    programs that all have the same k or g, one writes it: that of the first rows (i_v), and the first head.
+    """
+    k_start = HV * VARIANT.V
+    g_start = k_start + HV // GROUP * VARIANT.K
+    g_width: tl.constexpr = VARIANT.K if VARIANT.KDA else 1
+    first = i_v == 0
+    return (
+        i_hv * VARIANT.V,
+        k_start + i_h * VARIANT.K,
+        g_start + i_hv * g_width,
+        first & (i_hv % GROUP == 0),
+        first,
+    )
+
+
+@triton.jit
+def write_change(p_step, places, change, rows, columns, VARIANT: tl.constexpr):
+    """Store the change of a token, as advance returns it, among the fp32 numbers of its step at p_step.
+
+    places: what change_places returns.
+    """
+    write(row(p_step, places[0], VARIANT.CHANGES_ALIGNED), rows, change[0], VARIANT.WHOLE_ROWS)
+    if places[3]:
+        write(row(p_step, places[1], VARIANT.CHANGES_ALIGNED), columns, change[1], VARIANT.WHOLE_COLUMNS)
+    if places[4]:
+        if VARIANT.KDA:
+            write(row(p_step, places[2], VARIANT.CHANGES_ALIGNED), columns, change[2], VARIANT.WHOLE_COLUMNS)
+        else:
+            tl.store(p_step + places[2], change[2])
 
 
 @triton.jit
@@ -212,7 +263,7 @@ def replay(b_h, bits, last, token, p_beta, steps, gate, gate_numbers, rows, colu
                 row(p_v, i_s * steps[1], VARIANT.ALIGNED),
                 row(p_g, i_s * steps[2], VARIANT.ALIGNED and VARIANT.KDA),
             )
-            b_h = advance(b_h, one, p_beta_s, gate, gate_numbers, rows, columns, VARIANT)
+            b_h, _ = advance(b_h, one, p_beta_s, gate, gate_numbers, rows, columns, VARIANT)
     return b_h
 
 
@@ -242,7 +293,8 @@ def walk(
 
     token, p_beta, steps: as replay has them. gate, gate_numbers: as log_decay has them. out: addresses of q
     and o of the first token, and their strides. cache: address of the state after it, the stride from step to
-    step, the offsets within a state, and how many steps are kept. slots: address of slot 0 of the pool, the
+    step, the offsets within a state, and how many steps are kept; with KEEPS_CHANGES address of its change,
+    and what change_places returns in place of the offsets. slots: address of slot 0 of the pool, the
     stride from slot to slot, those offsets, address and stride of the numbers of the slots that the steps go
     to, and how many there are. tree: address, stride and length of this sequence's parents. start: what
     read_state needs to read the initial state once more. out, cache, slots, tree and start are None if no
@@ -277,7 +329,7 @@ def walk(
 
         if out is not None:
             b_q = query(p_q, columns, scale, VARIANT)
-        b_h = advance(b_h, (p_k, p_v, p_g), p_beta, gate, gate_numbers, rows, columns, VARIANT)
+        b_h, change = advance(b_h, (p_k, p_v, p_g), p_beta, gate, gate_numbers, rows, columns, VARIANT)
         if out is not None:
             write(p_o, rows, tl.sum(b_h * b_q[None, :], 1), VARIANT.WHOLE_ROWS)
             if not VARIANT.ONE_TOKEN:
@@ -285,9 +337,12 @@ def walk(
                 p_o = row(p_o, step_o, VARIANT.ALIGNED)
         if cache is not None:
             if i_t < kept:
-                write_state(p_cache, cache_offsets, b_h, rows, columns, VARIANT)
+                if VARIANT.KEEPS_CHANGES:
+                    write_change(p_cache, cache_offsets, change, rows, columns, VARIANT)
+                else:
+                    write_state(p_cache, cache_offsets, b_h, rows, columns, VARIANT)
             if not VARIANT.ONE_TOKEN:
-                p_cache = row(p_cache, step_cache, VARIANT.ALIGNED)
+                p_cache = row(p_cache, step_cache, VARIANT.ALIGNED and not VARIANT.KEEPS_CHANGES)
         if slots is not None:
             if i_t < kept_slots:
                 i_slot = tl.load(p_slots + i_t * step_slots).to(tl.int64)

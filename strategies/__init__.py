@@ -1,4 +1,4 @@
-"""Hypothesis strategies for cases of the twelve operations, and the menus of what kernels specialise on."""
+"""Hypothesis strategies for cases of the fourteen operations, and the menus of what kernels specialise on."""
 
 from diffgdn.strategies import geometries
 from diffgdn.strategies.generate import cases, representative, representatives

@@ -87,7 +87,8 @@ class Sequence(NamedTuple):
     """One sequence as drawn.
 
     wanted: its length in tokens, if the batch has room for it. padding: its slot is -1. slot, row: its places
-    in the pool and in verify's buffer, if they are free. kept: whether its steps are kept there.
+    in the pool and in verify's buffer, if they are free. kept: whether its steps are kept there. refused: how
+    many of its last tokens are not accepted, where some are committed.
     """
 
     wanted: int
@@ -95,6 +96,7 @@ class Sequence(NamedTuple):
     slot: int = 0
     row: int = 0
     kept: bool = True
+    refused: int = 0
 
 
 @lru_cache(maxsize=4096)
@@ -105,8 +107,8 @@ def sequences(
 
     grain: tokens of a chunk; lengths near its multiples are drawn more often. 1: there are no chunks.
     """
-    keeps_steps = operation.keeps_steps or build.steps
-    element = _sequence(operation, keeps_steps, longest, grain, min(2 * count, reach), reach)
+    has_rows = operation.drafts or build.steps
+    element = _sequence(operation, has_rows, longest, grain, min(2 * count, reach), reach)
     return st.lists(element, min_size=1, max_size=count)
 
 
@@ -114,7 +116,7 @@ def sequences(
 def _sequence(
     draw: st.DrawFn,
     operation: Operation,
-    keeps_steps: bool,
+    has_rows: bool,
     longest: int,
     grain: int,
     rows: int,
@@ -122,7 +124,7 @@ def _sequence(
 ) -> Sequence:
     """Draw one sequence of up to `longest` tokens. rows, reach: last buffer row and last slot it may name."""
     # Hypothesis deletes five choices in a row at most: an element of more would often stay for good.
-    roles = ROLES + ("padding", "padding") * operation.has_pool + ("unkept", "unkept") * keeps_steps
+    roles = ROLES + ("padding", "padding") * operation.has_pool + ("unkept", "unkept") * has_rows
     wanted = 1
     if operation.single_token:
         role = draw(among(*roles))
@@ -137,8 +139,9 @@ def _sequence(
     if role == "empty":
         wanted = 0
     slot = draw(whole(0, reach)) if operation.has_pool else 0
-    row = draw(whole(0, rows)) if keeps_steps else 0
-    return Sequence(wanted, role == "padding", slot, row, role != "unkept")
+    row = draw(whole(0, rows)) if has_rows else 0
+    refused = draw(whole(0, longest)) if operation.commits else 0
+    return Sequence(wanted, role == "padding", slot, row, role != "unkept", refused)
 
 
 @lru_cache
@@ -161,6 +164,7 @@ class Batch:
     parents: tuple[tuple[int, ...], ...]
     tail: int
     batched: bool
+    accepted: tuple[int, ...] = ()
 
 
 def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room, own: Promises) -> Batch:
@@ -175,8 +179,8 @@ def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room, 
     reach = draw(among(0, room.sequences, room.slots - 1))
     # At least two may be drawn: a list of fixed size takes fewer choices, and would pass for simpler.
     found = draw(sequences(operation, build, longest, room.grain, max(2, crowd), reach))
-    batched = draw(rarely(4)) and build.packed and operation.kind in ("decode", "verify")
-    if build.packed and operation.kind in ("decode", "verify"):
+    batched = draw(rarely(4)) and build.packed and operation.is_sigmoid_gating
+    if build.packed and operation.is_sigmoid_gating:
         batched = "packed" not in own.batch or (batched and "batched" in own.batch)
     tail = draw(among(*inside.tails(own, room.grain)))
     if not build.packed or batched or operation.single_token:
@@ -199,7 +203,10 @@ def draw_batch(draw: st.DrawFn, operation: Operation, build: Build, room: Room, 
     if build.tree:
         trees = draw(_trees(room.longest))
         parents = tuple(_tree(trees[n % len(trees)], length) for n, length in enumerate(lens))
-    return Batch(lens, pool, parents, tail, batched)
+    accepted: tuple[int, ...] = ()
+    if any(length and one.refused for one, length in zip(found, lens, strict=True)):
+        accepted = tuple(max(0, length - one.refused) for one, length in zip(found, lens, strict=True))
+    return Batch(lens, pool, parents, tail, batched, accepted)
 
 
 def _lengths(
@@ -268,6 +275,7 @@ def _draw_pool(
     if not build.given:
         return Pool(indices=(-1,) * len(lens), dtype=build.state_dtype)
     keeps_steps = operation.keeps_steps or build.steps
+    has_rows = keeps_steps or operation.commits
     live = [not (own.padding and (all_padding or sequence.padding)) for sequence in found]
     least = 0 if own.slot_zero else 1
     wanted = [max(least, sequence.slot) for sequence in found]
@@ -287,7 +295,7 @@ def _draw_pool(
         indices = _spread([least] * len(wanted), live, shared)
     slots = max(0, *indices, *[0]) + 1 + (0 if far else spare)
     pool = Pool(slots=slots, indices=indices, pitch=pitch, dtype=build.state_dtype)
-    if not keeps_steps:
+    if not has_rows:
         return pool
     kept = [a and (s.kept or not own.unkept) for a, s in zip(live, found, strict=True)]
     rows = _spread([s.row for s in found], kept, False)

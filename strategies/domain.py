@@ -311,7 +311,7 @@ def _batch(op: str, picks: Mapping[str, Any], own: Promises) -> dict[str, set[st
     if False in picks["packed"]:
         words["batch"].add("dense")
     if True in picks["packed"]:
-        batched = operation.kind in ("decode", "verify") and "batched" in own.batch
+        batched = operation.is_sigmoid_gating and "batched" in own.batch
         words["batch"] |= {"packed"} & set(own.batch) | ({"batched"} if batched else set())
         grains = picks.get("chunk_size", {1})
         words["tail"] = {axes.tail(n) for grain in grains for n in inside.tails(own, grain)}
@@ -338,10 +338,11 @@ def _pool(op: str, picks: Mapping[str, Any], own: Promises) -> dict[str, set[str
         words["padding"] = {NONE, "some", "all"} if own.padding else {NONE}
         may = own.shared and op not in ("gdn.packed_decode", "kda.packed_decode")
         keeps = operation.keeps_steps or True in picks.get("steps", {False})
+        may = may and not operation.commits
         shared = may and (keeps or False in picks.get("inplace", {True}))
         words["shared"] = {"no", "yes"} if shared else {"no"}
         words["slot_zero"] = {"no", "yes"} if own.slot_zero else {"no"}
-    if operation.keeps_steps or True in picks.get("steps", {False}):
+    if operation.drafts or True in picks.get("steps", {False}):
         words["unkept"] = {"no", "yes"} if own.unkept else {"no"}
         words["spare_steps"] = {"no", "yes"} if own.spare_steps else {"no"}
         trees = {True: {"chain", "branching"}, False: {NONE}}

@@ -57,7 +57,7 @@ def _operands(operation: Operation, own: Promises) -> dict[str, set[str]]:
         by_others = {AS_GATE, *DTYPES_BY_Q} & {*own.dt_bias}
         biases = {*own.dt_bias} | ({*own.dtype, "float32"} if by_others else set())
         found["dt_bias"] = biases & {*FLOATS, NONE}
-    if kind in ("decode", "verify") and not (operation.is_kda and False not in own.bounded):
+    if operation.is_sigmoid_gating and not (operation.is_kda and False not in own.bounded):
         found["softplus"] = _may(own.softplus)
     return found
 
@@ -88,9 +88,9 @@ def _strides(operation: Operation, own: Promises) -> set[str]:
         "weights": _raw(operation, own),
         "indices": operation.has_pool,
         "bounds": not operation.single_token and "packed" in own.batch,
-        "trees": _keeps_steps(operation, own) and True in own.tree,
+        "trees": (_keeps_steps(operation, own) or operation.commits) and True in own.tree,
         "states": True,
-        "buffers": _keeps_steps(operation, own) and False in own.token_slots,
+        "buffers": operation.commits or (_keeps_steps(operation, own) and False in own.token_slots),
     }
     found = {one for one in own.strides if there.get(one.partition(" ")[2], True)}
     if operation.single_token:  # its tokens are its batch, and a row of a token is one axis

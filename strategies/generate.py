@@ -10,6 +10,7 @@ from hypothesis.errors import InvalidArgument
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operations import OPERATIONS, Operation
 from diffgdn.cases.promises import EVERYTHING, Promises
+from diffgdn.cases.state_options import StateOptions
 from diffgdn.strategies import (
     geometries,
     inside,
@@ -171,6 +172,7 @@ def _assemble(op: str, build: Build, batch: Batch, H: int, HV: int, gates: Gates
         batch_invariant=build.batch_invariant,
         parents=batch.parents,
         operands=build.operands,
+        state_options=StateOptions(accepted=batch.accepted),
     )
 
 
@@ -266,7 +268,7 @@ def _representative(op: str, build: Build, wanted: int, own: Promises) -> Case:
         pool = Pool(first + 2, (first, first + 1), pitch, build.state_dtype)
     elif operation.has_pool:
         pool = replace(pool, indices=(-1, -1))
-    if operation.keeps_steps or build.steps:
+    if operation.drafts or build.steps:
         pool = replace(pool, steps=length, buffer=2, rows=(0, 1))
     parents = ((-1, *range(length - 1)),) * 2 if build.tree else ()
     batched = build.packed and not operation.single_token and "packed" not in own.batch

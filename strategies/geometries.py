@@ -50,6 +50,7 @@ LENS = {  # small token counts that still cross a chunk, hold an empty sequence,
     "decode": (1, 1, 1),
     "packed_decode": (1, 1, 1),
     "verify": (4, 4),
+    "verify_commit": (4, 4),
 }
 
 
@@ -68,7 +69,7 @@ def cases(op: str) -> list[Case]:
         pool = Pool(indices=())
         if operation.has_pool:
             pool = Pool(slots=len(lens) + 1, indices=tuple(range(len(lens), 0, -1)))
-        if operation.keeps_steps:
+        if operation.drafts:
             pool = replace(pool, steps=max(lens), buffer=len(lens), rows=tuple(range(len(lens))))
         raw = operation.raw_gates or op == "kda.extend"
         bound = geometry.lower_bound if raw and operation.is_kda else None

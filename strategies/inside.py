@@ -115,7 +115,7 @@ def _unequal(dim: int, own: Promises) -> tuple[int, int]:
 
 
 def _can_be_batched(op: str) -> bool:
-    return OPERATIONS[op].kind in ("decode", "verify")
+    return OPERATIONS[op].is_sigmoid_gating
 
 
 @lru_cache(maxsize=256)

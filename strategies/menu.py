@@ -24,7 +24,7 @@ from diffgdn.strategies.state_builds import with_states
 
 BACKENDS = ("interpret", "gpu")
 MOST_DRAWS = 400  # of builds for one operation of a menu
-PER_OPERATION = 6  # entries a menu: all twelve operations together stay under 160 compiled kernels
+PER_OPERATION = 6  # entries a menu: all operations together stay within 200 compiled kernels
 STAGES = {"gdn": 3, "kda": 4}  # of an extend, each a kernel that is compiled for the build
 TABLES = 6  # kernels that lay out chunks: shared by all builds of a chunk size and dtype of cu_seqlens
 STATES = 64  # states (sequences * value heads) up to which a recurrent kernel has one tile, unless crowded
@@ -92,7 +92,8 @@ class Build:
         """Return how many kernels this build makes the compiler compile, at most."""
         if OPERATIONS[op].is_chunked:
             return STAGES[OPERATIONS[op].family] + self.l2norm
-        return TILES if self.crowded and not self.batch_invariant else 1
+        calls = 2 if OPERATIONS[op].commits else 1
+        return calls * (TILES if self.crowded and not self.batch_invariant else 1)
 
 
 def exactable(op: str, backend: str, menu: Menu | None, promises: Promises = EVERYTHING) -> dict[str, float]:
@@ -164,7 +165,7 @@ def options(op: str, backend: str, promises: Promises = EVERYTHING) -> dict[str,
         table["inplace"] = (True, True, True, False)
     if kind == "update":
         table["steps"] = rare
-    if kind in ("update", "verify"):
+    if kind == "update" or operation.drafts:
         table["tree"] = flag
     if not operation.single_token:
         table |= {"packed": (True, True, False), "one": (True, False, False), "cu_dtype": ("int32", "int64")}

@@ -130,7 +130,7 @@ def ways(op: str) -> tuple[Way, ...]:
         return (_dt_bias, _beta_dtype, _A_log)
     if kind == "update":
         return (_v, _k, _beta, _beta_dtype)
-    if kind in ("decode", "verify"):
+    if OPERATIONS[op].is_sigmoid_gating:
         return (_v, _k, _dt_bias, _dt_bias, _beta_dtype, _A_log, _softplus, _softplus)
     return (_v, _k, _v, _k, _raw, _beta, _neg_eigval, _dt_bias, _dt_bias, _beta_dtype, _A_log)
 

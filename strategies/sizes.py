@@ -32,10 +32,11 @@ LONGEST = {
     "decode": ((4, 8), (8, 32)),
     "packed_decode": ((1, 1), (1, 1)),
     "verify": ((6, 12), (12, 40)),
+    "verify_commit": ((6, 12), (12, 40)),
 }
 # Tokens of a sequence in the interpreter, now and then: what loops over a tree loops again past 32.
 LONG_DRAFT = 40
-LONG_KINDS = ("verify", "recurrent")
+LONG_KINDS = ("verify", "verify_commit", "recurrent")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def room(op: str, backend: str, build: Build, HV: int, roomy: bool, long: bool =
         sequences = min(40 if roomy else 12, tokens)
         if build.tree:
             longest = min(longest, MAX_TREE_STEPS - MOST_STEPS_MORE)
-        if kind == "verify" or build.steps:  # the state after every step is kept, and compared
+        if OPERATIONS[op].drafts or build.steps:  # the state after every step is kept, and compared
             sequences = min(sequences, max(1, walk // (4 * longest)))
         if not build.crowded:
             sequences = max(1, min(sequences, STATES // HV))

@@ -198,7 +198,7 @@ def _slots(case: Case) -> Iterator[tuple[str, str]]:
     if case.operation.has_pool and case.values.state != "none":
         padded = sum(index < 0 for index in case.pool.indices)
         yield "padding", "all" if padded == len(case.lens) else "some" if padded else NONE
-    if case.keeps_steps:
+    if case.needs_steps:
         chain = all(parent == step - 1 for tree in case.parents for step, parent in enumerate(tree))
         yield "tree", NONE if not case.parents else "chain" if chain else "branching"
 

@@ -26,8 +26,8 @@ from diffgdn.cases.state_options import StateOptions
 
 # Each older version is still read, and written where it will do.
 # 2: `only`, and values of law "zero"; 3: `order`, and LATER_GATE_LAWS; 4: how a call is made, and
-# what is called before it.
-FORMAT_VERSION = 4
+# what is called before it; 5: the operations that commit.
+FORMAT_VERSION = 5
 ADDED = {
     "only": 2,
     "order": 3,
@@ -49,8 +49,8 @@ class Pool(Record):
     in a view of a larger envelope). `dtype` is that of the states.
 
     Operations that keep the state after every step have an intermediate buffer [buffer, steps, HV, V, K];
-    `rows` gives each sequence its row of it, or -1. Other operations leave `steps`, `buffer` and `rows`
-    empty.
+    `rows` gives each sequence its row of it, or -1. In verify_commit it holds the change of every step
+    instead. Other operations leave `steps`, `buffer` and `rows` empty.
     """
 
     slots: int = 1
@@ -245,6 +245,42 @@ class Case(Record):
         return self.keeps_steps and not self.state_options.slots
 
     @property
+    def has_rows(self) -> bool:
+        """Tell whether sequences have rows of a buffer, of states or (verify_commit) of changes."""
+        return self.has_buffer or self.operation.commits
+
+    @property
+    def needs_steps(self) -> bool:
+        """Tell whether the state after any step may be asked for: kept, or committed."""
+        return self.keeps_steps or self.operation.commits
+
+    @property
+    def numbers(self) -> int:
+        """Count the numbers of a step's change: d [HV, V], k [H, K] and g [HV] or, for kda, [HV, K]."""
+        gates = self.HV * (self.K if self.operation.is_kda else 1)
+        return self.HV * self.V + self.H * self.K + gates
+
+    @property
+    def accepted(self) -> tuple[int, ...]:
+        """List how many steps of each sequence's draft are accepted (verify_commit), 0 for none; of a tree
+        it is the token before that number, with its ancestors.
+        """
+        counts = self.state_options.accepted or self.lens
+        return tuple(min(count, length) for count, length in zip(counts, self.lens, strict=True))
+
+    @property
+    def accepted_paths(self) -> tuple[tuple[int, ...], ...]:
+        """List the accepted steps of each sequence's draft in their order (verify_commit)."""
+        paths = []
+        for n, count in enumerate(self.accepted):
+            path, step = list[int](), count - 1
+            while step >= 0:
+                path.insert(0, step)
+                step = self.parents[n][step] if self.parents else step - 1
+            paths.append(tuple(path))
+        return tuple(paths)
+
+    @property
     def writes_state(self) -> bool:
         """Tell whether the call leaves the state after the last token in the caller's state."""
         if self.op == "kda.recurrent":
@@ -256,19 +292,22 @@ class Case(Record):
     @property
     def stored(self) -> tuple[int, ...]:
         """List the sequences whose state must hold a new value after the call: those that have a slot and a
-        token.
+        token, in verify_commit an accepted one whose change was kept.
         """
         slots = self.pool.indices if self.operation.has_pool else (0,) * len(self.lens)
+        lens = self.lens
+        if self.operation.commits:
+            lens = tuple(
+                count if row >= 0 else 0 for count, row in zip(self.accepted, self.pool.rows, strict=True)
+            )
         return tuple(
-            n
-            for n, (slot, length) in enumerate(zip(slots, self.lens, strict=True))
-            if slot >= 0 and length > 0
+            n for n, (slot, length) in enumerate(zip(slots, lens, strict=True)) if slot >= 0 and length > 0
         )
 
     @property
     def kept(self) -> tuple[tuple[int, int, int], ...]:
         """List (token, buffer row, step) for every step that must be in the intermediate buffer after the
-        call; with slots for each token (token, slot, step).
+        call, or whose change is kept (verify_commit); with slots for each token (token, slot, step).
         """
         places = self.state_options.slots
         if not places:
@@ -314,7 +353,7 @@ class Case(Record):
         needed = [version for name, version in ADDED.items() if getattr(self, name) != _defaults()[name]]
         laws = [2] * (self.values.law == "zero") + [3] * (self.gates.law in LATER_GATE_LAWS)
         raw = [4] * (self.gates.raw and self.op != "kda.extend")
-        return max([1, *needed, *laws, *raw])
+        return max([1, *needed, *laws, *raw, *[5] * self.operation.commits])
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict of all fields, defaults included, and `format_version`."""

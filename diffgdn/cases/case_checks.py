@@ -110,8 +110,8 @@ def _check_layout(case: Case) -> None:
         require(case.tail == 0, "tail: a dense batch has no padding tokens")
     if case.batched:
         require(
-            case.packed and equal and case.tail == 0 and case.operation.kind in ("decode", "verify"),
-            "batched: equal lengths in decode or verify only",
+            case.packed and equal and case.tail == 0 and case.operation.is_sigmoid_gating,
+            "batched: equal lengths in decode, verify and verify_commit only",
         )
     if case.operation.single_token:
         require(
@@ -146,12 +146,13 @@ def _check_slots(case: Case) -> None:
 def _check_step_buffer(case: Case) -> None:
     """Check the intermediate buffer of the operations that keep the state after every step."""
     pool = case.pool
-    if not case.has_buffer:
+    if not case.has_rows:
         require(
             not pool.rows and pool.steps == 0 and pool.buffer == 0,
-            f"pool.rows, steps, buffer: only verify and update have them, got {pool}",
+            f"pool.rows, steps, buffer: only verify, verify_commit and update have them, got {pool}",
         )
         return
+    require(case.inplace or not case.operation.commits, f"inplace: {case.op} always writes its states")
     require(
         pool.steps >= max(case.lens) and pool.steps >= 1,
         f"pool.steps: at least the longest draft, got {pool.steps} for {case.lens}",
@@ -197,7 +198,7 @@ def _check_gates(case: Case) -> None:
 
 def _check_parents(case: Case) -> None:
     """Check that there is one tree for each sequence, and that each token follows an earlier one."""
-    require(case.keeps_steps, f"parents: only verify and update with steps take trees, got {case.op}")
+    require(case.needs_steps, f"parents: only drafts and update with steps take trees, got {case.op}")
     require(len(case.parents) == len(case.lens), f"parents: one tuple a sequence, got {len(case.parents)}")
     longest = case.pool.steps
     require(longest <= MAX_TREE_STEPS, f"parents: trees of up to {MAX_TREE_STEPS} steps, got {longest}")

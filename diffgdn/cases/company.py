@@ -61,7 +61,7 @@ def _new_values(case: Case) -> Case:
     pool = replace(pool, indices=_turned(pool.indices), rows=_turned(pool.rows))
     pool, lens = _in_rows(case, pool, len(case.lens)), _turned(case.lens)
     if lens == case.lens and not case.parents and case.packed and not case.batched and len(lens) > 1:
-        longest = pool.steps if case.keeps_steps else lens[0] + 1
+        longest = pool.steps if case.needs_steps else lens[0] + 1
         if lens[0] > 1 and longest > lens[0]:
             lens = (lens[0] + 1, *lens[1:-1], lens[-1] - 1)
     return replace(

@@ -23,7 +23,7 @@ KINDS = {
     "bounds": ("cu_seqlens",),
     "trees": ("parents",),
     "states": ("state",),
-    "buffers": ("buffer",),
+    "buffers": ("buffer", "changes"),
 }
 NAMES = tuple(name for names in KINDS.values() for name in names)
 KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
@@ -96,6 +96,8 @@ def shapes(case: Case) -> dict[str, tuple[int, ...]]:
         out["buffer"] = (pool.buffer, pool.steps, *state)
         if options.step_rows == "given":
             out["rows"] = (count,)
+    if operation.commits:
+        out["changes"], out["rows"] = (pool.buffer, pool.steps, case.numbers), (count,)
     if case.parents:
         out["parents"] = (count, pool.steps)
     return out

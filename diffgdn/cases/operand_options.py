@@ -124,7 +124,7 @@ def _check_softplus(case: Case) -> None:
         0.0 < operands.softplus_beta < float("inf") and 0.0 <= operands.softplus_threshold <= MOST_THRESHOLD,
         f"operands.softplus: beta above 0, threshold 0 to {MOST_THRESHOLD:g}, got {operands}",
     )
-    takes = case.operation.kind in ("decode", "verify") and case.gates.lower_bound is None
+    takes = case.operation.is_sigmoid_gating and case.gates.lower_bound is None
     require(operands.plain_softplus or takes, "operands.softplus: of unbounded gates in decode and verify")
 
 
@@ -158,5 +158,5 @@ def asked(case: Case) -> Iterator[tuple[str, Any]]:
     if case.raw_gates:
         yield "dt_bias", NONE if operands.dt_bias == NONE else dtype_of(case, "dt_bias")
         yield "A_log", operands.A_log
-    if kind in ("decode", "verify") and case.gates.lower_bound is None:
+    if case.operation.is_sigmoid_gating and case.gates.lower_bound is None:
         yield "softplus", not operands.plain_softplus

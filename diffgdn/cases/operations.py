@@ -1,4 +1,4 @@
-"""The twelve operations: what each computes, which tensors it takes, and what it leaves behind.
+"""The fourteen operations: what each computes, which tensors it takes, and what it leaves behind.
 
 An operation is named `family.kind`. The family says how the gate acts (gdn: one number per head; kda: a
 vector over K), the kind says how the state is addressed and what comes in.
@@ -10,7 +10,7 @@ import fnmatch
 from dataclasses import dataclass
 
 FAMILIES = ("gdn", "kda")
-KINDS = ("extend", "recurrent", "update", "decode", "packed_decode", "verify")
+KINDS = ("extend", "recurrent", "update", "decode", "packed_decode", "verify", "verify_commit")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,14 @@ class Operation:
     @property
     def raw_gates(self) -> bool:
         """Tell whether the kernel computes g and beta itself, from a, b, A_log and dt_bias."""
-        return self.kind in ("decode", "packed_decode", "verify")
+        return self.kind == "packed_decode" or self.is_sigmoid_gating
+
+    @property
+    def is_sigmoid_gating(self) -> bool:
+        """Tell whether its function takes raw gates of several tokens: with numbers of their softplus, and
+        batches in every form.
+        """
+        return self.kind in ("decode", "verify", "verify_commit")
 
     @property
     def has_pool(self) -> bool:
@@ -52,12 +59,24 @@ class Operation:
     @property
     def writes_pool(self) -> bool:
         """Tell whether the pool's named slots end with the state after the last token."""
-        return self.kind in ("extend", "update", "decode", "packed_decode")
+        return self.kind in ("extend", "update", "decode", "packed_decode") or self.commits
 
     @property
     def keeps_steps(self) -> bool:
         """Tell whether the state after every step is kept in an intermediate buffer."""
         return self.kind == "verify"
+
+    @property
+    def commits(self) -> bool:
+        """Tell whether tokens are a draft of which the accepted ones reach the pool, in a call of their own:
+        the change of each step is kept between the two.
+        """
+        return self.kind == "verify_commit"
+
+    @property
+    def drafts(self) -> bool:
+        """Tell whether tokens are always a draft, which may be a tree and has a row for its steps."""
+        return self.keeps_steps or self.commits
 
     @property
     def single_token(self) -> bool:
@@ -67,7 +86,8 @@ class Operation:
     @property
     def layouts(self) -> tuple[str, ...]:
         """List the state layouts in which kernels of this operation exist here."""
-        return ("vk", "kv") if self.kind in ("extend", "update", "decode", "verify") else ("vk",)
+        both = self.kind in ("extend", "update") or self.is_sigmoid_gating
+        return ("vk", "kv") if both else ("vk",)
 
 
 OPERATIONS: dict[str, Operation] = {

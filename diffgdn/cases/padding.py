@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from diffgdn.cases.case import Case
+from diffgdn.cases.state_options import StateOptions
 
 # States up to which stages of extend have one tile. A padded batch stays below where its case does, so that
 # no kernel is compiled for the padding alone.
@@ -46,8 +47,17 @@ def padded(case: Case, sequences: int, tokens: int = 0, room: bool = True) -> Ca
         lens=case.lens + (length,) * more,
         pool=replace(case.pool, **_places(case, sequences, room)),
         parents=case.parents + (chain,) * more if case.parents else (),
+        state_options=_accepting(case, more),
         tail=case.tail + tokens if ragged else case.tail,
     )
+
+
+def _accepting(case: Case, more: int) -> StateOptions:
+    """Return the options of states, with no step accepted of so many sequences more."""
+    options = case.state_options
+    if not (case.operation.commits and options.accepted):
+        return options
+    return replace(options, accepted=options.accepted + (0,) * more)
 
 
 def _places(case: Case, sequences: int, room: bool) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def _slots(case: Case) -> Iterator[tuple[str, Any]]:
         yield "padding", len(live) < len(pool.indices)
         yield "shared", len(set(live)) < len(live)
         yield "slot_zero", 0 in live
-    if case.has_buffer:
+    if case.has_rows:
         unkept = any(row < 0 <= index for row, index in zip(pool.rows, pool.indices, strict=True))
         yield "unkept", unkept
         yield "spare_steps", pool.steps > max(1, *case.lens)
@@ -243,5 +243,5 @@ def _options(case: Case) -> Iterator[tuple[str, Any]]:
             yield "lower_bound", case.gates.lower_bound
     if kind == "update":
         yield "steps", case.keeps_steps
-    if case.keeps_steps:
+    if case.needs_steps:
         yield "tree", bool(case.parents)

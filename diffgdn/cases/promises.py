@@ -343,12 +343,12 @@ def _check_left(own: Promises, operation: Operation) -> None:
     if operation.single_token:
         require(spans.holds(own.length, 1), f"{op}: length must allow 1, the only one that it has")
         return
-    forms = BATCHES if operation.kind in ("decode", "verify") else BATCHES[:2]
+    forms = BATCHES if operation.is_sigmoid_gating else BATCHES[:2]
     require(
         not set(forms).isdisjoint(own.batch),
         f"{op}: batch must name one of {', '.join(forms)}, got {own.batch}",
     )
-    if own.tree == (True,) and (operation.keeps_steps or (operation.kind == "update" and True in own.steps)):
+    if own.tree == (True,) and (operation.drafts or (operation.kind == "update" and True in own.steps)):
         least = spans.nearest(own.length, 1)
         require(least <= MOST_TREE, f"{op}: length must allow {MOST_TREE} or less where only trees are taken")
     state_options.check_left(own, operation)

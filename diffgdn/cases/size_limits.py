@@ -30,7 +30,7 @@ def elements(case: Case) -> int:
     """Estimate the elements of a call's tensors and results; of a pool only the named states count."""
     state = case.HV * case.V * case.K
     results = case.tokens * case.HV * case.V + len(case.lens) * state
-    return sum(tensors(case).values()) + results + (case.total * state if case.keeps_steps else 0)
+    return sum(tensors(case).values()) + results + (case.total * state if case.needs_steps else 0)
 
 
 def reach(case: Case) -> int:

@@ -39,6 +39,9 @@ class StateOptions(Record):
     after step t goes to slot t of them (-1: nowhere), and the sequence starts from slot `accepted` - 1 of
     them, which is the one that `pool.indices` has.
 
+    In verify_commit `accepted` has, if not empty, how many steps of each sequence's draft are accepted, at
+    most all it has; in a tree it is the token before that number, with its ancestors. Empty: all.
+
     `output`: the output is wanted (update). `indices`: slots are passed; without them row n of the pool is
     sequence n (extend). `initial` has, if not empty, a flag for each sequence: without it, it starts from a
     zero state, whatever its slot holds (extend). `track` has, if not empty, a chunk for each sequence (-1:
@@ -114,7 +117,9 @@ def check(case: Case) -> None:
     if options == StateOptions():
         return
     _check_words(case, options)
-    if options.slots or options.accepted:
+    if case.operation.commits:
+        _check_accepted(case, options)
+    elif options.slots or options.accepted:
         _check_slots(case, options)
     if not options.indices:
         order = tuple(range(len(case.lens)))
@@ -147,6 +152,14 @@ def _check_words(case: Case, options: StateOptions) -> None:
         options.step_rows == "given" or case.pool.rows == case.pool.indices,
         f"state_options.step_rows: rows are slots, got {case.pool}",
     )
+
+
+def _check_accepted(case: Case, options: StateOptions) -> None:
+    """Check the counts of accepted steps, which are all that verify_commit has."""
+    plain = (options.slots, options.step_rows, options.cache_steps) == ((), "given", "buffer")
+    require(plain, f"state_options: {case.op} has accepted alone, got {options}")
+    fits = len(options.accepted) in (0, len(case.lens)) and all(count >= 0 for count in options.accepted)
+    require(fits, f"state_options.accepted: one count of 0 or more a sequence, got {options.accepted}")
 
 
 def _check_slots(case: Case, options: StateOptions) -> None:

@@ -54,6 +54,7 @@ stale-graph-tail tail-rows-over-next program-order-race key-heads-grid scale-fro
 scratch-by-tokens uniform-verify-length split-truncated eps-on-mean max-not-sum inf-times-zero-gate
 neumann-slow-decay alignment-hint-too-early snapshot-precision snapshot-wrong-chunk
 snapshot-never-written commit-into-freed-slot rollback-after-two-drafts inverse-state-layout-of-segment
+commit-one-too-many commit-path-as-chain commit-without-decay
 """
 ROWS = tuple(_NAMES.split())
 

@@ -99,7 +99,7 @@ _BY_REASON = {
         ignore-option@strides.in_units.2
     """,
     "it picks a tile or tells the compiler of alignment, of which the interpreter does neither": """
-        drop-option@packed_decode._packed_decode.10 drop-option@pool_calls._check_pool.11
+        drop-option@packed_decode._packed_decode.10 drop-option@pool_calls.check_pool.11
         drop-option@sequences.fused_recurrent_gated_delta_rule.9 drop-option@sequences.fused_recurrent_kda.10
         ignore-option@state.state_pass.2
     """,

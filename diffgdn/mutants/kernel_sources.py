@@ -28,9 +28,11 @@ ENTRIES = {
     "sequences.py": "*.recurrent",
     "packed_decode.py": "*.packed_decode",
     "pool_calls.py": "*.update, *.decode, *.verify",
+    "draft_calls.py": "*.verify_commit",
 }
 # Files, and functions as `file.function`, that serve fewer operations than what imports them.
 NARROWER = {
+    "step_changes.py": "*.verify_commit",
     "chunk/wy_gdn.py": "gdn.*",
     "chunk/wy_kda.py": "kda.*",
     "gates.kda_gate_kernel": "kda.*",
@@ -42,8 +44,10 @@ NARROWER = {
     "sequences.fused_recurrent_kda": "kda.*",
     "pool_calls.fused_recurrent_gated_delta_rule_update": "*.update",
     "pool_calls.fused_sigmoid_gating_delta_rule_update": "*.decode, *.verify",
-    "recurrent_steps.ancestors": "*.update, *.verify",
-    "recurrent_steps.replay": "*.update, *.verify",
+    "recurrent_steps.ancestors": "*.update, *.verify, *.verify_commit",
+    "recurrent_steps.replay": "*.update, *.verify, *.verify_commit",
+    "recurrent_steps.change_places": "*.verify_commit",
+    "recurrent_steps.write_change": "*.verify_commit",
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from diffgdn.cases.case import Case, Edit, Gates, Pool, Values
 from diffgdn.cases.lay import Lay
 from diffgdn.cases.operations import OPERATIONS
+from diffgdn.cases.sparsity import Only
 from diffgdn.cases.state_options import StateOptions
 
 SMALLEST, ONE_STEP, FURTHER = "smallest", "one step", "further"
@@ -28,7 +29,7 @@ LESS = {("values", "law"): ("ones", "zero"), ("values", "state"): ("law", "zero"
 def least(op: str, **changes: Any) -> Case:
     """Return the simplest case of an operation, with changes."""
     pool = Pool() if OPERATIONS[op].has_pool else Pool(indices=())
-    if OPERATIONS[op].keeps_steps:
+    if OPERATIONS[op].drafts:
         pool = Pool(steps=1, buffer=1, rows=(0,))
     chunk_size = 16 if OPERATIONS[op].is_chunked else Case.chunk_size
     return Case(**{"op": op, "pool": pool, "chunk_size": chunk_size, **changes})
@@ -218,6 +219,16 @@ KNOWN_SMALLEST: dict[str, Case] = {
     "ab-not-gathered": least("kda.recurrent", lens=(0, 2)),
     "delta-inside-branch": least("kda.decode", gates=Gates(lower_bound=-5.0)),
     "default-buffer-aliased": least("kda.decode"),
+    "commit-one-too-many": least("gdn.verify_commit", pool=Pool(steps=2, buffer=1, rows=(0,))),
+    # Siblings write the same where all tokens are alike.
+    "commit-path-as-chain": least(
+        "gdn.verify_commit",
+        lens=(3,),
+        pool=Pool(steps=3, buffer=1, rows=(0,)),
+        values=Values(law="normal"),
+        parents=((-1, 0, 0),),
+    ),
+    "commit-without-decay": least("gdn.verify_commit", gates=Gates(law="constant")),
 }
 
 _STEPS = Pool(slots=2, indices=(1,))
@@ -258,6 +269,21 @@ OTHER_WAYS: dict[str, tuple[tuple[str, Case], ...]] = {
             ),
         )
         for op in ("gdn.update", "kda.update")
+    ),
+    # The second token alone writes, and is not accepted.
+    "commit-one-too-many": tuple(
+        (
+            "beyond_bound",
+            least(
+                op,
+                lens=(2,),
+                pool=Pool(steps=2, buffer=1, rows=(0,)),
+                values=Values(state="zero"),
+                only=(Only("k", tokens=(1,)),),
+                state_options=StateOptions(accepted=(1,)),
+            ),
+        )
+        for op in ("gdn.verify_commit", "kda.verify_commit")
     ),
     # The second token goes where the state was read; without an output the hole is seen there.
     "rollback-after-two-drafts": tuple(

@@ -119,8 +119,8 @@ BUGS = (
         (
             Edit(
                 "recurrent_launch.py",
-                "*strides(cache, (0, 1, 2, 3)),",
-                "*((0,) * 4 if cache is None"
+                "strides(cache, (0, 1, 2, 3))),",
+                "(0,) * 4 if cache is None"
                 " else (cache_steps * cache.stride(1), *strides(cache, (1, 2, 3)))),",
             ),
         ),

@@ -161,9 +161,9 @@ BUGS = (
         (
             Edit(
                 "recurrent_launch.py",
-                "    states = [x for x in (h0, ht, cache) if x is not None]\n",
+                "    changes = cache is not None and cache.ndim == 3\n",
                 "    A_log, dt_bias = (x if x is None else x.to(q.dtype) for x in (A_log, dt_bias))\n"
-                "    states = [x for x in (h0, ht, cache) if x is not None]\n",
+                "    changes = cache is not None and cache.ndim == 3\n",
             ),
         ),
     ),

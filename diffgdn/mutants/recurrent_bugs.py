@@ -105,8 +105,8 @@ BUGS = (
         (
             Edit(
                 "recurrent_steps.py",
-                "return tl.fma(b_d[:, None], b_k[None, :], b_h)",
-                "return tl.fma(b_d[:, None], b_k[None, :], b_h).to(p_k.dtype.element_ty).to(tl.float32)",
+                "return written(b_h, b_d, b_k), ",
+                "return written(b_h, b_d, b_k).to(p_k.dtype.element_ty).to(tl.float32), ",
             ),
         ),
     ),
@@ -180,9 +180,9 @@ BUGS = (
         (
             Edit(
                 "recurrent_steps.py",
-                "    return tl.fma(b_d[:, None], b_k[None, :], b_h)",
+                "    return written(b_h, b_d, b_k), ",
                 "    if VARIANT.GATE == BOUNDED:\n        b_d = b_d * 0.0\n"
-                "    return tl.fma(b_d[:, None], b_k[None, :], b_h)",
+                "    return written(b_h, b_d, b_k), ",
             ),
         ),
         "kda.*",
@@ -199,5 +199,32 @@ BUGS = (
                 "    o = _kept.setdefault((v.shape, q.dtype, q.device), q.new_empty(v.shape))\n",
             ),
         ),
+    ),
+    Mutant(
+        "commit-one-too-many",
+        "a slip that a commit invites",
+        "a step more than are accepted reaches the pool",
+        (Edit("fold.py", "for i in range(count):", "for i in range(tl.minimum(count + 1, steps)):"),),
+        "*.verify_commit",
+    ),
+    Mutant(
+        "commit-path-as-chain",
+        "a slip that a commit invites",
+        "the first steps of a tree are committed, as many as the accepted path has",
+        (
+            Edit(
+                "fold.py",
+                "step = tl.maximum(tl.minimum(step, steps - 1), 0)",
+                "step = tl.maximum(tl.minimum(step * 0 + i, steps - 1), 0)",
+            ),
+        ),
+        "*.verify_commit",
+    ),
+    Mutant(
+        "commit-without-decay",
+        "a slip that a commit invites",
+        "what a step writes is committed, and not how it decays the state",
+        (Edit("fold.py", "written(decayed(b_h, b_g, VARIANT), b_d, b_k)", "written(b_h, b_d, b_k)"),),
+        "*.verify_commit",
     ),
 )

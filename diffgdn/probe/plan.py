@@ -22,6 +22,7 @@ LENS = {  # tokens that two sequences usually have: a few, in extend more and le
     "decode": (1, 1),
     "packed_decode": (1, 1),
     "verify": (4, 4),
+    "verify_commit": (4, 4),
 }
 CHUNK = 64
 # How tensors are drawn: nothing is special, and every wrong result differs from the right one. One of the
@@ -96,7 +97,7 @@ class Plan:
     def case(self, variant: int = 0) -> Case:
         """Build a case. variant: of VARIANTS. Raises ValueError where the operation has no such case."""
         operation = OPERATIONS[self.op]
-        if operation.single_token and not self.inplace:
+        if (operation.single_token or operation.commits) and not self.inplace:
             raise ValueError(f"{self.op} always writes its states")
         values, gates, order = VARIANTS[variant]
         same = self.gate_dtype == "float32"
@@ -160,7 +161,7 @@ class Plan:
             slots = [self.first] * count
         indices = tuple(-1 if n in self.padded or not live else slot for n, slot in enumerate(slots))
         pool = Pool(max(1, *slots) + 2, indices, self.pitch, self.state_dtype)
-        if not (operation.keeps_steps or self.steps):
+        if not (operation.drafts or self.steps):
             return pool
         rows = [-1 if index < 0 else count - n for n, index in enumerate(indices)]
         if self.unkept:

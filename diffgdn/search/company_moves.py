@@ -73,7 +73,7 @@ def _of(case: Case, lens: tuple[int, ...], word: str, fields: dict[str, Any]) ->
     """Make the simplest case of these sequences with one earlier call; None if there is none such."""
     operation, count = case.operation, len(lens)
     pool = Pool(slots=count, indices=tuple(range(count))) if operation.has_pool else Pool(indices=())
-    if case.keeps_steps:
+    if case.needs_steps:
         pool = replace(pool, steps=max(lens), buffer=count, rows=tuple(range(count)))
     chunk = 16 if operation.is_chunked else Case.chunk_size
     try:

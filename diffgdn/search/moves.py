@@ -58,7 +58,7 @@ def bare(case: Case, length: int, slot: int) -> Case | None:
     order, after the calls that it makes before; None if the operation has none.
     """
     pool = Pool(indices=(slot,)) if case.operation.has_pool else Pool(indices=())
-    if case.operation.keeps_steps:
+    if case.operation.drafts:
         pool = replace(pool, steps=max(1, length), buffer=1, rows=(slot,))
     try:
         return Case(

@@ -14,6 +14,9 @@ from diffgdn.search.changes import changed, smaller_numbers
 def states(case: Case) -> Iterator[Case | None]:
     """Leave all options out, then one after another; then simplify those that name places or chunks."""
     options = case.state_options
+    if case.operation.commits:
+        yield from _accepted(case)
+        return
     if options == StateOptions():
         return
     yield _without(case)
@@ -54,6 +57,21 @@ def _each(case: Case) -> Iterator[Case | None]:
             yield changed(case, state_options=replace(case.state_options, **left), pool=_plain_pool(case))
         else:
             yield changed(case, state_options=replace(case.state_options, **left))
+
+
+def _accepted(case: Case) -> Iterator[Case | None]:
+    """Accept all steps of a draft, or fewer, each alone; first, of chains as many as of trees."""
+    counts = case.accepted
+    if case.state_options.accepted:
+        yield _without(case)
+    if case.parents:
+        accepted = tuple(map(len, case.accepted_paths))
+        options = replace(case.state_options, accepted=accepted)
+        yield changed(case, parents=(), state_options=options)
+    for n, count in enumerate(counts):
+        for other in dict.fromkeys((case.lens[n], 0, *smaller_numbers(count))):
+            if other != count:
+                yield _changed(case, accepted=(*counts[:n], other, *counts[n + 1 :]))
 
 
 def _token_slots(case: Case) -> Iterator[Case | None]:

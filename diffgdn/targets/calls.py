@@ -29,6 +29,8 @@ FUNCTIONS = {
     "kda.packed_decode": "fused_recurrent_kda_packed_decode",
     "gdn.verify": "fused_sigmoid_gating_delta_rule_update",
     "kda.verify": "fused_sigmoid_gating_delta_rule_update",
+    "gdn.verify_commit": "fused_sigmoid_gating_delta_rule_verify_commit",
+    "kda.verify_commit": "fused_sigmoid_gating_delta_rule_verify_commit",
 }
 # Keywords that exist here and not in SGLang's functions; a kernel that does not name one is called without
 # it.
@@ -88,6 +90,7 @@ def keywords(case: Case, arguments: Arguments) -> dict[str, Any]:
         "update": _update,
         "decode": _sigmoid_gating,
         "verify": _sigmoid_gating,
+        "verify_commit": _sigmoid_gating,
         "packed_decode": _packed_decode,
     }
     out = builders[case.operation.kind](case, arguments)
@@ -162,6 +165,14 @@ def _recurrent(case: Case, arguments: Arguments) -> dict[str, Any]:
 
 def _steps(case: Case, arguments: Arguments) -> dict[str, Any]:
     options = case.state_options
+    if case.operation.commits:
+        return {
+            "step_changes": arguments["changes"],
+            "step_change_indices": arguments["rows"],
+            "num_accepted_steps": arguments["accepted"],
+            "retrieve_parent_token": arguments.get("parents"),
+            "accepted_path": arguments.get("path"),
+        }
     if options.slots:
         return {"num_accepted_tokens": arguments["accepted"]}
     if not case.keeps_steps:

@@ -66,7 +66,10 @@ class Eager:
             out[part] = 0 if case.operation.single_token and slots[n] < 0 else o
             boundaries += before
             finals.append(states[-1])
-            _store(case, arguments, slots[n], places[n], states)
+            if case.operation.commits:
+                _commit(case, arguments, n, slots[n], places[n], states)
+            else:
+                _store(case, arguments, slots[n], places[n], states)
             _track(case, arguments, n, before)
         shape = arguments["out"].shape if case.operation.single_token else arguments["v"].shape
         results = {"o": out.view(shape)} if case.state_options.output else {}
@@ -144,7 +147,7 @@ def _read_indices(case: Case, arguments: Arguments, name: str) -> list[Any]:
 def _slots(case: Case, arguments: Arguments) -> list[int]:
     """Read the slot that each sequence starts from."""
     slots, accepted = _read_indices(case, arguments, "indices"), arguments.get("accepted")
-    if accepted is None:
+    if accepted is None or case.operation.commits:
         return slots
     return [row[count - 1] for row, count in zip(slots, accepted.tolist(), strict=True)]
 
@@ -198,6 +201,14 @@ def _store(case: Case, arguments: Arguments, slot: int, place: Any, states: list
                 arguments["state"][own] = S.to(arguments["state"].dtype)
     if case.writes_state and slot >= 0:
         arguments["state"][slot] = states[-1].to(arguments["state"].dtype)
+
+
+def _commit(case: Case, arguments: Arguments, n: int, slot: int, row: int, states: list[Tensor]) -> None:
+    """Write the state after a sequence's last accepted step to its slot, unless its row is negative."""
+    count, path = int(arguments["accepted"][n]), arguments.get("path")
+    if count and slot >= 0 and row >= 0:
+        last = count - 1 if path is None else int(path[n, count - 1])
+        arguments["state"][slot] = states[last + 1].to(arguments["state"].dtype)
 
 
 def _track(case: Case, arguments: Arguments, n: int, before: list[Tensor]) -> None:

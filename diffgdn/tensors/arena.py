@@ -23,7 +23,7 @@ class Arguments:
 
     tensors: q, k, v; g and beta or a, b, A_log, dt_bias; cu_seqlens (None for dense); state (pool or dense,
         in the target's layout; None if the case has none); indices; mixed_qkv and out (packed_decode);
-        buffer, rows and parents (verify).
+        buffer, rows and parents (verify); changes, accepted and path (verify_commit).
     layout: of states, "vk" or "kv".
     arena: the allocation, [16-bit words], int16.
     regions, columns: where each tensor lies in it.

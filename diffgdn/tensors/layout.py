@@ -33,6 +33,7 @@ INDEX_DTYPE = {"int32": torch.int32, "int64": torch.int64}
 # Arguments that a case may be without; asking for them gives None.
 OPTIONAL = (
     *("cu_seqlens", "state", "indices", "accepted", "has_initial", "parents", "rows", "buffer"),
+    *("changes", "path"),
     *("track", "track_chunk"),
 )
 
@@ -54,6 +55,8 @@ def arrange(
         _plan_state(plan, data["state"])
     if case.has_buffer:
         plan.add_fresh("buffer", (case.pool.buffer, case.pool.steps, *plan.inner), plan.state_dtype)
+    if case.operation.commits:
+        plan.add_fresh("changes", (case.pool.buffer, case.pool.steps, case.numbers), torch.float32)
     if case.state_options.track:
         plan.add_fresh("track", (len(case.lens), *plan.inner), torch.float32)
         chunks = torch.tensor(case.state_options.track)
@@ -61,6 +64,9 @@ def arrange(
     arena, tensors = plan.build(device)
     written = [result for result in results_of(case) if result.lies != RETURNED]
     writable = {result.lies: result.index for result in written}
+    if case.operation.commits:  # steps of a draft, of which nobody asks
+        rows, steps = [row for _, row, _ in case.kept], [step for _, _, step in case.kept]
+        writable["changes"] = (rows, steps)
     far = plan.build_far(device)
     for one in far:
         one.writable = writable.pop(one.region.name, None)
@@ -260,13 +266,27 @@ def _plan_indices(plan: _Plan) -> None:
         plan.add("cu_seqlens", starts, (len(case.starts),), INDEX_DTYPE[case.cu_dtype])
     if case.operation.has_pool and case.values.state != "none":
         _plan_slots(plan, index_dtype)
-    if case.has_buffer and case.state_options.step_rows == "given":
+    if case.has_rows and case.state_options.step_rows == "given":
         plan.add("rows", torch.tensor(pool.rows), (len(pool.rows),), index_dtype)
     if case.parents:
         table = torch.zeros(len(case.lens), pool.steps, dtype=index_dtype)
         for n, tree in enumerate(case.parents):
             table[n, : len(tree)] = torch.tensor(tree, dtype=table.dtype)
         plan.add("parents", table, tuple(table.shape), table.dtype, (pool.steps + 1, 1))
+    if case.operation.commits:
+        _plan_accepted(plan, index_dtype)
+
+
+def _plan_accepted(plan: _Plan, index_dtype: torch.dtype) -> None:
+    """Plan how many steps are accepted, and of trees which; past their number a table holds nothing."""
+    paths = plan.case.accepted_paths
+    counts = torch.tensor([len(path) for path in paths])
+    plan.add("accepted", counts, (len(paths),), index_dtype)
+    if plan.case.parents:
+        table = torch.full((len(paths), plan.case.pool.steps), -1, dtype=index_dtype)
+        for n, path in enumerate(paths):
+            table[n, : len(path)] = torch.tensor(path, dtype=table.dtype)
+        plan.add("path", table, tuple(table.shape), table.dtype, (plan.case.pool.steps + 1, 1))
 
 
 def _plan_slots(plan: _Plan, index_dtype: torch.dtype) -> None:

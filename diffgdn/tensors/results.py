@@ -121,6 +121,9 @@ def _state(case: Case) -> Result | None:
         return None
     slots = case.pool.indices if case.operation.has_pool else range(len(case.lens))
     at = tuple((slots[n],) for n in case.stored)
+    if case.operation.commits:
+        last = tuple(case.starts[n] + case.accepted[n] - 1 for n in case.stored)
+        return _states(case, "state", "steps", len(at), case.pool.dtype, "state", at, last)
     return _states(case, "state", "state", len(at), case.pool.dtype, "state", at, case.stored)
 
 

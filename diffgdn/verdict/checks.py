@@ -34,7 +34,12 @@ from diffgdn.verdict.failures import (
     TailNotZero,
 )
 
-STATE_ARGUMENTS = ("state", "buffer", "track")  # in which a call may write some states and not others
+STATE_ARGUMENTS = (
+    "state",
+    "buffer",
+    "changes",
+    "track",
+)  # of which a call may write some rows alone
 
 
 def _count(mask: Tensor) -> str:
@@ -114,11 +119,11 @@ def check_slots(case: Case, change: Change | None) -> None:
             "no chunk of this sequence is tracked, and its row was written "
             f"({change.count} 16-bit words changed)",
         )
-    if change.tensor == "buffer":
+    if change.tensor in ("buffer", "changes"):
         owner = f"row {row} step {change.index[1]}"
         raise SlotChanged(
             case.op,
-            "buffer",
+            change.tensor,
             owner,
             f"a step that no draft token owns was written ({change.count} 16-bit words changed)",
         )

@@ -81,8 +81,8 @@ class Comparison:
 
     @property
     def origins(self) -> list[int]:
-        """For each row of the result its token (o, steps), chunk (boundary) or sequence (state, final) in the
-        whole batch: a result holds only what the operation leaves behind."""
+        """For each row of the result its token (`holds_tokens`), chunk (boundary) or sequence (state, final)
+        in the whole batch: a result holds only what the operation leaves behind."""
         rows = result_of(self.case, self.name).rows
         return list(range(self.got.shape[0]) if rows is None else rows)
 
@@ -148,9 +148,14 @@ def received_dtypes(case: Case, results: Mapping[str, Tensor]) -> list[tuple[str
     return [(result_of(case, name).truth, tensor.dtype) for name, tensor in results.items()]
 
 
+def holds_tokens(case: Case, name: str) -> bool:
+    """Tell whether rows of the truth of a result are tokens: of outputs, and of states after any step."""
+    return name in ("o", "steps") or (name == "state" and case.operation.commits)
+
+
 def describe_place(case: Case, name: str, index: tuple[int, ...]) -> str:
     """Words for an index into the truth of a result of a case (see `oracle.Expected` for the shapes)."""
-    if name in ("o", "steps"):
+    if holds_tokens(case, name):
         sequence = max(n for n in range(len(case.lens)) if case.starts[n] <= index[0] and case.lens[n] > 0)
         words = [f"sequence {sequence}", f"token {index[0] - case.starts[sequence]}"]
     elif name in ("boundary", "tracked"):

@@ -54,6 +54,6 @@ def _describe(change: Change) -> str:
     place = list(change.index)
     if change.tensor == "state":
         return f"state slot {place[0]}, which no sequence names, at {place}"
-    if change.tensor in ("out", "buffer"):
+    if change.tensor in ("out", "buffer", "changes"):
         return f"{change.tensor} at {place}, before it was written"
     return f"{change.tensor} of a padding token, at {place}"

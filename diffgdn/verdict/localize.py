@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffgdn.cases.case import Case
 from diffgdn.verdict import pattern, picture
-from diffgdn.verdict.comparison import TAIL, Comparison
+from diffgdn.verdict.comparison import TAIL, Comparison, holds_tokens
 from diffgdn.verdict.pattern import Tile
 from diffgdn.verdict.picture import Panel
 
@@ -56,7 +56,7 @@ def summary(comparison: Comparison, tile: Tile = UNKNOWN) -> list[str]:
     lines.append(pattern.first(comparison, mask, tile))
     found = pattern.patterns(comparison, mask, _by_sequence(comparison, hit), tile)
     lines += [f"pattern: {'; '.join(found)}"] if found else []
-    if comparison.name in ("o", "steps"):
+    if holds_tokens(case, comparison.name):
         lines += _tokens(case, hit)
     elif comparison.name == TAIL:
         lines += [f"padding tokens: {_which(hit, mask.shape[0])}"]
@@ -74,7 +74,7 @@ def _by_sequence(comparison: Comparison, hit: list[int]) -> dict[int, list[int]]
     """Sort affected rows of the output into sequences, each as its own tokens; nothing of other results."""
     tokens: dict[int, list[int]] = {}
     owner = [(n, t) for n, length in enumerate(comparison.case.lens) for t in range(length)]
-    for row in hit if comparison.name in ("o", "steps") else ():
+    for row in hit if holds_tokens(comparison.case, comparison.name) else ():
         n, token = owner[row]
         tokens.setdefault(n, []).append(token)
     return tokens
@@ -232,7 +232,7 @@ def _panels(comparison: Comparison, tile: Tile) -> tuple[Panel, Panel]:
 def _starts(comparison: Comparison) -> dict[str, list[int]]:
     """List the rows of a result, but the first, with which a sequence begins, and those of chunks in it."""
     case, size = comparison.case, comparison.case.chunk_size
-    if comparison.name in ("o", "steps"):
+    if holds_tokens(case, comparison.name):
         chunk = size if case.operation.is_chunked else max(case.total, 1)
         owners = [(n, t // chunk) for n, length in enumerate(case.lens) for t in range(length)]
     elif comparison.name in ("boundary", "tracked"):

@@ -282,8 +282,8 @@ class _Trace:
             if wrong is not None:
                 return wrong if name == "steps" else replace(wrong, word="state", made=ARGUMENTS)
         output = results.get("o")
-        if output is None:
-            return None
+        if output is None or self.case.operation.commits:  # of a draft's states one at most came back
+            return output
         sequence = int(output.place.split()[1].rstrip(","))
         tokens = range(self.case.starts[sequence], self.case.starts[sequence + 1])
         kept = {("state", sequence), ("final", sequence), *(("steps", token) for token in tokens)}

@@ -201,6 +201,22 @@ def _last_dropped(right: Right) -> Iterator[Results]:
     yield wrong
 
 
+def _all_accepted(case: Case) -> str | None:
+    if not case.operation.commits:
+        return "nothing is committed"
+    if not any(0 < case.accepted[n] < case.lens[n] for n in case.stored):
+        return "no draft is accepted in part"
+    return None
+
+
+def _whole_draft(right: Right) -> Iterator[Results]:
+    """Leave in each slot the state after the last token of the draft."""
+    case, steps = right.case, right.reference.truth.steps
+    assert steps is not None
+    last = [case.starts[n + 1] - 1 for n in case.stored]
+    yield {"state": steps[last].to(right.results["state"].dtype)}
+
+
 WRONG: dict[str, Wrong] = {
     "zeros": Wrong("the output is zero", _no_output, _zeros),
     "constant": Wrong("the output is one number everywhere", _no_second_element, _constant),
@@ -209,6 +225,7 @@ WRONG: dict[str, Wrong] = {
     "unchanged state": Wrong("the state is as it was", _no_state, _unchanged),
     "swapped heads": Wrong("each head has its neighbour's results", _no_second_head, _heads),
     "neighbour's slot": Wrong("each sequence starts from another's state", _no_neighbour, _neighbour),
+    "whole draft": Wrong("all of a draft is committed", _all_accepted, _whole_draft),
     "last token dropped": Wrong(
         "the last token has no output, or did not reach the state", _no_token, _last_dropped
     ),

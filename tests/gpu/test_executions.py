@@ -34,7 +34,7 @@ def small(op: str, execution: str, **changes: Any) -> Case:
     operation = OPERATIONS[op]
     length = 1 if operation.single_token else 3
     pool = Pool(3, (2, 0)) if operation.has_pool else Pool(indices=())
-    if operation.keeps_steps:
+    if operation.drafts:
         pool = replace(pool, steps=4, buffer=2, rows=(1, 0))
     case = Case(op, (length, length), 1, 2, 32, 32, pool=pool, final=not operation.is_chunked)
     case = replace(case, gates=Gates("model", beta="uniform"), values=Values("normal"), **changes)

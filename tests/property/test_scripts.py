@@ -77,7 +77,7 @@ def case_of(op: str, dtype: str, pool_dtype: str, exact: bool = False, **changed
     operation = OPERATIONS[op]
     lens = (18, 0, 2) if operation.is_chunked else (1, 1, 1) if operation.single_token else (3, 0, 2)
     pool = Pool(slots=4, indices=(3, 0, -1), pitch=3) if operation.has_pool else Pool(indices=())
-    if operation.keeps_steps:
+    if operation.drafts:
         pool = replace(pool, steps=4, buffer=3, rows=(1, 0, -1))
     case = Case(
         op=op,
@@ -158,7 +158,7 @@ def test_where_no_state_is_written_none_is_compared(op: str, agree: Agreement) -
     """Padding alone, or no token at all."""
     case = case_of(op, "bfloat16", "float32")
     if case.operation.has_pool:
-        rows = (-1, -1, -1) if case.keeps_steps else ()
+        rows = (-1, -1, -1) if case.has_rows else ()
         case = replace(case, pool=replace(case.pool, indices=(-1, -1, -1), rows=rows))
     if not case.operation.single_token:
         case = replace(case, lens=(0, 0, 0))

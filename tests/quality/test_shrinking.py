@@ -19,7 +19,7 @@ Minimal = Callable[[SearchStrategy[Case], Condition], Case]
 def simplest(op: str, **changes: Any) -> Case:
     """The simplest case of an operation, with changes."""
     pool = Pool() if OPERATIONS[op].has_pool else Pool(indices=())
-    if OPERATIONS[op].keeps_steps:
+    if OPERATIONS[op].drafts:
         pool = Pool(steps=1, buffer=1, rows=(0,))
     chunk_size = 16 if OPERATIONS[op].is_chunked else Case.chunk_size
     return Case(**{"op": op, "pool": pool, "chunk_size": chunk_size, **changes})

@@ -1,4 +1,5 @@
-"""Compiles the recurrent kernel for a GPU, without one: a variant with every tensor, and the plainest.
+"""Compiles the recurrent kernel for a GPU, without one: a variant with every tensor, and the plainest; the
+fold, too.
 
 Prints, for each, the widest load of the code. Run by test_kernels_recurrent.py in a process that does not
 interpret.
@@ -16,8 +17,10 @@ from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 from triton.runtime.jit import create_function_from_signature
 
+from diffgdn.kernels.fold import launch_fold
 from diffgdn.kernels.recurrent import recurrent_kernel
 from diffgdn.kernels.recurrent_launch import launch
+from diffgdn.kernels.step_changes import change_numbers
 
 TARGET = GPUTarget("cuda", 90, 32)
 N, T, HV = 2, 3, 2
@@ -64,8 +67,18 @@ def plainest() -> None:
     launch(k, k, k, k[..., 0], None, None, kda=False, ht=torch.zeros(1, 1, 16, 16), scale=0.5)
 
 
+def fold() -> None:
+    """Commit accepted paths of trees, kda."""
+    changes, row = torch.zeros(N, T, change_numbers(1, HV, 16, 16, True)), torch.zeros(N, dtype=torch.int32)
+    path = torch.zeros(N, T, dtype=torch.int32)
+    launch_fold(
+        torch.zeros(N, HV, 16, 16), row, changes, row, row, path, H=1, kda=True, kv=False,
+        batch_invariant=False,
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
     type(recurrent_kernel).run = compiled
-    calls: list[Callable[[], None]] = [lambda: everything(16), lambda: everything(17), plainest]
+    calls: list[Callable[[], None]] = [lambda: everything(16), lambda: everything(17), fold, plainest]
     for call in calls:
         call()

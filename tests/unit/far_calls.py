@@ -44,9 +44,11 @@ VECTORS: tuple[str, ...] = (
     "initial_state_indices",
     "ssm_state_indices",
     "intermediate_state_indices",
+    "step_change_indices",
+    "num_accepted_steps",
     "cu_seqlens",
 )
-VECTORS += ("retrieve_parent_token",)
+VECTORS += ("retrieve_parent_token", "accepted_path")
 
 
 def draw(*shape: int, dtype: torch.dtype = BF16) -> Tensor:
@@ -129,6 +131,29 @@ def verify(kda: bool, packed: bool = False, layout: str = "vk") -> dict[str, Any
     }
 
 
+def keeping(kda: bool, packed: bool = False, layout: str = "vk") -> dict[str, Any]:
+    """Verify that keeps changes."""
+    out = verify(kda, packed, layout)
+    del out["intermediate_states_buffer"], out["intermediate_state_indices"]
+    changes = draw(3, T, kernels.change_numbers(H, HV, K, V, kda), dtype=FP32)
+    return {**out, "step_changes": changes, **slots("step_change_indices")}
+
+
+def commit(kda: bool, path: bool = False, layout: str = "vk") -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "initial_state_source": draw(3, HV, V, K),
+        **slots("initial_state_indices"),
+        "step_changes": draw(3, T, kernels.change_numbers(H, HV, K, V, kda), dtype=FP32),
+        **slots("step_change_indices"),
+        "num_accepted_steps": torch.tensor([3, 1, 2], dtype=torch.int32),
+        "is_kda": kda,
+        "layout": layout,
+    }
+    if path:
+        out["accepted_path"] = torch.tensor([[0, 1, 4], [1, 2, 3], [0, 2, 3]], dtype=torch.int32)
+    return out
+
+
 def packed_decode(kda: bool) -> dict[str, Any]:
     return {
         "mixed_qkv": draw(N, 2 * H * K + HV * V),
@@ -148,6 +173,7 @@ Found = dict[str, Tensor]
 EVERY: tuple[str, ...] = ()
 NORMALISED = ("q", "k", "cu_seqlens")
 STATES = ("initial_state", "initial_state_source", "intermediate_states_buffer")
+CHANGES = ("step_changes", "step_change_indices")
 CALLS: dict[str, tuple[str, list[tuple[Make, tuple[str, ...]]]]] = {
     "chunk_gdn": (
         "chunk_gated_delta_rule",
@@ -188,6 +214,22 @@ CALLS: dict[str, tuple[str, list[tuple[Make, tuple[str, ...]]]]] = {
             (lambda: verify(True, packed=True), EVERY),
             (lambda: verify(True, layout="kv"), STATES),
         ],
+    ),
+    "keeping": (
+        "fused_sigmoid_gating_delta_rule_verify",
+        [(lambda: keeping(False), EVERY), (lambda: keeping(True, packed=True), CHANGES)],
+    ),
+    "commit": (
+        "commit_accepted_steps",
+        [
+            (lambda: commit(False), EVERY),
+            (lambda: commit(True, path=True), EVERY),
+            (lambda: commit(False, layout="kv"), STATES),
+        ],
+    ),
+    "both": (
+        "fused_sigmoid_gating_delta_rule_verify_commit",
+        [(lambda: keeping(True) | {"num_accepted_steps": torch.tensor([3, 1, 2])}, CHANGES)],
     ),
     "packed_decode_gdn": (
         "fused_recurrent_gated_delta_rule_packed_decode",

@@ -90,6 +90,21 @@ def token_slots() -> dict[str, Any]:
     )
 
 
+def keeping() -> dict[str, Any]:
+    return decode() | dict(
+        step_changes=floats(3, STEPS, HV * V + H * K + HV), step_change_indices=ints(2, -1),
+        retrieve_parent_token=ints(*[0, 0, 1, 0] * B).view(B, STEPS),
+    )  # fmt: skip
+
+
+def commit() -> dict[str, Any]:
+    return dict(
+        initial_state_source=floats(SLOTS, HV, V, K), initial_state_indices=ints(3, 0),
+        step_changes=floats(3, STEPS, HV * V + H * K + HV), num_accepted_steps=ints(2, 0),
+        step_change_indices=ints(2, -1), accepted_path=ints(0, 2, 9, 9, 9, 9).view(B, 3), validate=True,
+    )  # fmt: skip
+
+
 FUNCTIONS = {
     whole: "fused_recurrent_gated_delta_rule",
     whole_kda: "fused_recurrent_kda",
@@ -100,6 +115,8 @@ FUNCTIONS = {
     decode_kda: "fused_sigmoid_gating_delta_rule_update",
     packed: "fused_recurrent_gated_delta_rule_packed_decode",
     packed_kda: "fused_recurrent_kda_packed_decode",
+    keeping: "fused_sigmoid_gating_delta_rule_verify",
+    commit: "commit_accepted_steps",
 }
 MISSING = object()
 every_second = lambda x: torch.cat([x, x], -1)[..., ::2]
@@ -259,6 +276,72 @@ BAD: list[tuple[Callable[[], dict[str, Any]], dict[str, Any], type[Exception], s
     (update, dict(cu_seqlens=ints(0, 3, 2)), ValueError, "cu_seqlens: expected non-decreasing values, got 3 then 2 at position 2"),
     (decode, dict(cu_seqlens=ints(0, 3, 7)), ValueError,
      "cu_seqlens: expected a last value of at most 6, the number of tokens, got 7"),
+    # verify that keeps changes, and commit
+    (keeping, dict(q=None), TypeError, "q: expected a torch.Tensor, got None"),
+    (keeping, dict(lower_bound=-5.0), ValueError, "lower_bound: expected None unless is_kda, got -5.0"),
+    (keeping, dict(step_changes=None), TypeError, "step_changes: expected a torch.Tensor, got None"),
+    (keeping, dict(step_changes=floats(3, STEPS, 44, dtype=torch.bfloat16)), TypeError,
+     "step_changes: expected dtype torch.float32, got torch.bfloat16"),
+    (keeping, dict(step_changes=floats(3, STEPS, 43)), ValueError,
+     "step_changes: expected shape [rows, steps, numbers] = (3, 4, 44), got (3, 4, 43)"),
+    (keeping, dict(step_changes=floats(1, STEPS, 44).expand(3, STEPS, 44)), ValueError,
+     "step_changes: expected elements that do not overlap"),
+    (keeping, dict(step_changes=every_second(floats(3, STEPS, 44))), ValueError,
+     "step_changes: expected its last dimension contiguous (stride 1), got stride 2"),
+    (keeping, dict(step_changes=floats(3, 2, 44)), ValueError,
+     "step_changes: expected at least 3 steps, one for each token, got 2"),
+    (keeping, dict(step_changes=meta(floats(3, STEPS, 44))), ValueError, "step_changes: expected device"),
+    (keeping, dict(step_change_indices=ints(0)), ValueError, "step_change_indices: expected shape [N] = (2,), got (1,)"),
+    (keeping, dict(step_change_indices=ints(3, 0)), ValueError,
+     "step_change_indices: expected indices below 3, the number of rows of step_changes, got 3"),
+    (keeping, dict(step_change_indices=ints(1, 1)), ValueError,
+     "step_change_indices: expected distinct live indices, because step_changes is written, got 1 2 times"),
+    (keeping, dict(step_change_indices=None), ValueError, "initial_state_indices: expected indices below 3"),
+    (keeping, dict(step_change_indices=None, initial_state_source=None, initial_state_indices=None), TypeError,
+     "step_change_indices: expected a torch.Tensor, without slots to go by, got None"),
+    (keeping, dict(cu_seqlens=ints(0, 5, 6), retrieve_parent_token=None), ValueError,
+     "step_changes: expected at least 5 steps, the length of the longest sequence, got 4"),
+    (keeping, dict(retrieve_parent_token=ints(0, 0, 2, 0, 0, 0, 0, 0).view(B, STEPS)), ValueError,
+     "retrieve_parent_token: expected entry [0, 2] from 0 to 1, got 2"),
+    (keeping, dict(initial_state_indices=ints(*range(B * T)).view(B, T)), ValueError,
+     "initial_state_indices: expected 1 dimensions, got 2"),
+    (commit, dict(initial_state_source=None), TypeError, "initial_state_source: expected a torch.Tensor, got None"),
+    (commit, dict(initial_state_source=floats(1, HV, V, K).expand(SLOTS, HV, V, K)), ValueError,
+     "initial_state_source: expected elements that do not overlap"),
+    (commit, dict(initial_state_source=floats(SLOTS, HV, V, 257)), ValueError,
+     "initial_state_source: expected a head dimension K from 1 to 256, got K = 257"),
+    (commit, dict(initial_state_indices=floats(B)), TypeError,
+     "initial_state_indices: expected dtype torch.int32 or torch.int64, got torch.float32"),
+    (commit, dict(initial_state_indices=ints(5, 0)), ValueError,
+     "initial_state_indices: expected indices below 5, the number of rows of initial_state_source, got 5"),
+    (commit, dict(initial_state_indices=ints(3, 3)), ValueError,
+     "initial_state_indices: expected distinct live indices, because initial_state_source is written, got 3 2 times"),
+    (commit, dict(step_changes=floats(3, STEPS, 44, dtype=torch.float16)), TypeError,
+     "step_changes: expected dtype torch.float32, got torch.float16"),
+    (commit, dict(step_changes=floats(3, STEPS, 52)), ValueError,
+     "step_changes: expected shape [rows, steps, change_numbers(H, HV, K, V, is_kda)] with HV a multiple of H "
+     "and HV, K, V, is_kda = (4, 8, 6, False), got (3, 4, 52)"),
+    (commit, dict(is_kda=True), ValueError, "step_changes: expected shape [rows, steps, change_numbers("),
+    (commit, dict(is_kda=1), TypeError, "is_kda: expected True or False, got 1"),
+    (commit, dict(layout="vkk"), ValueError, "layout: expected 'vk' or 'kv', got 'vkk'"),
+    (commit, dict(batch_invariant=None), TypeError, "batch_invariant: expected True or False, got None"),
+    (commit, dict(validate="yes"), TypeError, "validate: expected True, False or None, got 'yes'"),
+    (commit, dict(step_change_indices=ints(3, -1)), ValueError,
+     "step_change_indices: expected indices below 3, the number of rows of step_changes, got 3"),
+    (commit, dict(step_change_indices=ints(0, 0, 0)), ValueError, "step_change_indices: expected shape [N] = (2,), got (3,)"),
+    (commit, dict(num_accepted_steps=None), TypeError, "num_accepted_steps: expected a torch.Tensor, got None"),
+    (commit, dict(num_accepted_steps=ints(2)), ValueError, "num_accepted_steps: expected shape [N] = (2,), got (1,)"),
+    (commit, dict(num_accepted_steps=ints(2, 4)), ValueError, "num_accepted_steps: expected entry 1 from 0 to 3, got 4"),
+    (commit, dict(num_accepted_steps=ints(-1, 0), accepted_path=None), ValueError,
+     "num_accepted_steps: expected entry 0 from 0 to 4, got -1"),
+    (commit, dict(accepted_path=floats(B, 3)), TypeError, "accepted_path: expected dtype torch.int32 or torch.int64"),
+    (commit, dict(accepted_path=ints(0, 1)), ValueError, "accepted_path: expected 2 dimensions, got 1 (shape (2,))"),
+    (commit, dict(accepted_path=ints(0, 1, 2).view(1, 3)), ValueError, "accepted_path: expected shape [N, P] = (2, 3), got (1, 3)"),
+    (commit, dict(accepted_path=ints(1, 0, 2, 0, 1, 2).view(B, 3)), ValueError,
+     "accepted_path: expected entry [0, 1] from 2 to 3, got 0"),
+    (commit, dict(accepted_path=ints(0, 4, 2, 0, 1, 2).view(B, 3)), ValueError,
+     "accepted_path: expected entry [0, 1] from 1 to 3, got 4"),
+    (commit, dict(step_changes=meta(floats(3, STEPS, 44))), ValueError, "step_changes: expected device"),
 ]  # fmt: skip
 
 

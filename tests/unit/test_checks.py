@@ -200,7 +200,7 @@ def test_a_result_whose_memory_the_next_call_takes_is_named() -> None:
 @pytest.mark.parametrize("op", OPERATIONS)
 def test_a_right_kernel_passes(op: str) -> None:
     operation = OPERATIONS[op]
-    steps = 2 if operation.keeps_steps else 0
+    steps = 2 if operation.drafts else 0
     pool = Pool(
         indices=(0,) if operation.has_pool else (), steps=steps, buffer=steps // 2, rows=(0,) * (steps // 2)
     )

@@ -77,4 +77,4 @@ def test_each_axis_of_promises_is_a_word_and_says_what_a_case_has() -> None:
 def _least(op: str) -> dict[str, Any]:
     if not OPERATIONS[op].has_pool:
         return {"pool": Pool(indices=())}
-    return {"pool": Pool(steps=1, buffer=1, rows=(0,))} if OPERATIONS[op].keeps_steps else {}
+    return {"pool": Pool(steps=1, buffer=1, rows=(0,))} if OPERATIONS[op].drafts else {}

@@ -159,12 +159,12 @@ BAD = {
     "operation": (changed(operation="kda.decode"), "operation: 'kda.decode', but the case is of gdn.decode"),
     "case of a later version": (
         with_case(format_version=9),
-        "case: format_version: this diffgdn reads 1 to 4, got 9",
+        "case: format_version: this diffgdn reads 1 to 5, got 9",
     ),
     "case with an unknown field": (with_case(heads=3), "case: case: unknown field 'heads'"),
     "case with a wrong type": (with_case(K="16"), "case: case.K: expected int, got '16'"),
     "case outside the contract": (with_case(K=1000), "case: K, V: expected 1 to 256, got K=1000"),
-    "unshrunk": (changed(unshrunk={}), "unshrunk: format_version: this diffgdn reads 1 to 4, got None"),
+    "unshrunk": (changed(unshrunk={}), "unshrunk: format_version: this diffgdn reads 1 to 5, got None"),
     "too large": (b" " * MAX_BYTES + b"{}", "larger than 1048576 bytes"),
 }
 

@@ -181,6 +181,20 @@ EXAMPLES = {
         message="it is wrong",
         tensor="tracked",
     ),
+    "finding-1-case-6": Finding(
+        case=Case(
+            "kda.verify_commit",
+            lens=(3, 1),
+            pool=Pool(slots=2, indices=(1, 0), steps=3, buffer=2, rows=(0, 1)),
+            parents=((-1, 0, 0), (-1,)),
+            state_options=StateOptions(accepted=(3, 0)),
+        ),
+        target="my_kernel.py:both",
+        backend="gpu",
+        kind="slot_changed",
+        message="a slot of which nothing is accepted was written",
+        tensor="state",
+    ),
     "finding-1-trace-3": Finding(
         case=SNAPSHOTS.last_call(),
         target="eager",
@@ -220,8 +234,8 @@ def test_what_is_written_in_a_version_stays_as_it_was(name: str) -> None:
     ("inside", "name", "reads"),
     [
         ((), "finding-1-case-1", "1 to 2"),
-        (("case",), "finding-1-case-1", "1 to 4"),
-        (("unshrunk",), "finding-1-case-1", "1 to 4"),
+        (("case",), "finding-1-case-1", "1 to 5"),
+        (("unshrunk",), "finding-1-case-1", "1 to 5"),
         (("trace",), "finding-1-trace-1", "1 to 3"),
     ],
 )

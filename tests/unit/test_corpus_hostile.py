@@ -116,7 +116,7 @@ HOSTILE: dict[str, tuple[Put, str]] = {
     "a huge wrong value": (with_case(lens="x" * 900_000), "case.lens: expected a list of integers"),
     "a huge wrong list": (with_case(lens=[-1] * 200_000), "lens: negative length"),
     "a version of the future": (changed(format_version=3, more=1), "this diffgdn reads 1 to 2, got 3"),
-    "a version before the first": (with_case(format_version=0), "this diffgdn reads 1 to 4, got 0"),
+    "a version before the first": (with_case(format_version=0), "this diffgdn reads 1 to 5, got 0"),
     "a version that is text": (changed(format_version="1"), "this diffgdn reads 1 to 2, got '1'"),
     # names
     "a kind that is a path": (changed(kind="../../x"), "kind: expected a word"),

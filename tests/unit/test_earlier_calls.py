@@ -160,7 +160,7 @@ def test_our_kernels_are_right_after_every_word(op: str) -> None:
     """Of two sequences of two tokens, and one."""
     tokens = 1 if OPERATIONS[op].single_token else 2
     pool = TWO if OPERATIONS[op].has_pool else Pool(indices=())
-    if OPERATIONS[op].keeps_steps:
+    if OPERATIONS[op].drafts:
         pool = replace(pool, steps=3, buffer=2, rows=(0, 1))
     case = Case(op, (tokens, tokens), dtype="bfloat16", pool=pool, values=Values(law="normal"), chunk_size=16)
     words = tuple(word for word in company.EARLIER if company.earlier(case, word) is not None)

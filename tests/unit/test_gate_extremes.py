@@ -15,6 +15,7 @@ import torch
 from diffgdn import targets
 from diffgdn.backend import selection
 from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.operations import OPERATIONS
 from diffgdn.reference import noise, oracle
 from diffgdn.reference.oracle import Exact
 from diffgdn.tensors import inputs
@@ -23,12 +24,12 @@ from diffgdn.verdict import execute
 BACKEND = selection.detect()
 VALUES = Values("normal", seed=4)
 TWO = Pool(2, (0, 1))
-RAW = ("gdn.decode", "kda.decode", "gdn.packed_decode", "kda.packed_decode", "gdn.verify", "kda.verify")
+RAW = tuple(op for op, operation in OPERATIONS.items() if operation.raw_gates)
 
 
 def case_of(op: str, law: str, bound: float | None, K: int) -> Case:
     """Two sequences in three heads, and with K = 17 channels that are beyond K in a kernel's block."""
-    pool = replace(TWO, steps=3, buffer=2, rows=(0, 1)) if op.endswith("verify") else TWO
+    pool = replace(TWO, steps=3, buffer=2, rows=(0, 1)) if OPERATIONS[op].drafts else TWO
     lens, raw = (1, 1) if "packed" in op else (3, 2), op.endswith("extend")
     gates = Gates(law, beta="uniform", lower_bound=bound, raw=raw)
     return Case(op, lens, HV=5, K=K, pool=pool, gates=gates, values=VALUES, chunk_size=16 if raw else 64)

@@ -33,8 +33,10 @@ from diffgdn.kernels import (  # noqa: E402
     tiles,
 )
 from diffgdn.kernels.device import INTERPRETED  # noqa: E402
+from diffgdn.kernels.fold import fold_kernel, launch_fold  # noqa: E402
 from diffgdn.kernels.recurrent import recurrent_kernel  # noqa: E402
 from diffgdn.kernels.recurrent_launch import is_aligned, launch  # noqa: E402
+from diffgdn.kernels.step_changes import change_numbers  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -706,9 +708,18 @@ def test_the_same_call_twice_gives_the_same_bits(kda: bool) -> None:
 
 @pytest.fixture
 def compiled_for(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What Triton looks compiled kernels up by, of each launch of the recurrent kernel, which is left out."""
+    return watch(recurrent_kernel, monkeypatch)
+
+
+@pytest.fixture
+def folds_compiled_for(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    return watch(fold_kernel, monkeypatch)
+
+
+def watch(own: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What Triton looks compiled kernels up by, of each launch of this kernel, which is left out."""
     found = list[Any]()
-    jit = JITFunction(recurrent_kernel.fn, **recurrent_kernel.kwargs) if INTERPRETED else recurrent_kernel
+    jit = JITFunction(own.fn, **own.kwargs) if INTERPRETED else own
     specialised = create_function_from_signature(
         jit.signature, jit.params, CUDABackend(GPUTarget("cuda", 90, 32))
     )
@@ -716,7 +727,7 @@ def compiled_for(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def run(kernel: Any, *args: Any, grid: Any, warmup: Any, **options: Any) -> None:
         found.append(str(specialised(*args, **options)[1:]))
 
-    monkeypatch.setattr(type(recurrent_kernel), "run", run)
+    monkeypatch.setattr(type(own), "run", run)
     return found
 
 
@@ -771,6 +782,33 @@ def test_no_size_stride_or_place_compiles_another_kernel(
     assert first == second
 
 
+def fold(N: int = 3, HV: int = 3, steps: int = 5, slots: int = 4, offset: int = 0, K: int = 17) -> None:
+    """Commit paths of a tree."""
+    row = torch.zeros(N + 1, dtype=torch.int32, device=DEVICE)[offset : offset + N]
+    pool = torch.zeros(slots * HV * 16 * K + 1, device=DEVICE)[offset:][: slots * HV * 16 * K]
+    changes = torch.zeros(N, steps, 1024, device=DEVICE)[..., : change_numbers(1, HV, K, 16)]
+    path = torch.zeros(N, steps, dtype=torch.int64, device=DEVICE)
+    launch_fold(
+        pool.view(slots, HV, 16, K), row, changes, row, row, path, H=1, kda=False, kv=False,
+        batch_invariant=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"N": 1}, {"N": 16}, {"HV": 1}, {"HV": 16}, {"steps": 1}, {"steps": 16}, {"slots": 1}, {"offset": 1}],
+    ids=str,
+)
+def test_no_size_stride_or_place_compiles_another_fold(
+    other: dict[str, int], folds_compiled_for: list[Any]
+) -> None:
+    fold()
+    fold(**other)
+    fold(K=16)
+    first, second, third = folds_compiled_for
+    assert first == second != third
+
+
 @pytest.mark.parametrize("other", [{"K": 16}, {"K": 33}], ids=str)
 def test_a_head_dimension_compiles_another_kernel(other: dict[str, int], compiled_for: list[Any]) -> None:
     launch_verify()
@@ -786,5 +824,5 @@ def test_it_compiles_for_a_gpu_with_wide_loads_where_rows_are_aligned(tmp_path: 
         [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    aligned, unaligned, _ = done.stdout.split()
-    assert (aligned, unaligned) == ("4", "1")
+    aligned, unaligned, fold, _ = done.stdout.split()
+    assert (aligned, unaligned, fold) == ("4", "1", "4")

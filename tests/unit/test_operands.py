@@ -48,7 +48,7 @@ OWN = (
 
 def case_of(op: str, **changes: Any) -> Case:
     pool = Pool(2, (0, 1)) if OPERATIONS[op].has_pool else Pool(indices=())
-    if op.endswith("verify"):
+    if OPERATIONS[op].drafts:
         pool = replace(pool, steps=3, buffer=2, rows=(0, 1))
     lens, chunk = (1, 1) if "packed" in op else (3, 2), 16 if op.endswith("extend") else 64
     case = Case(op, lens, HV=2, K=17, V=8, pool=pool, values=Values("normal", seed=4), chunk_size=chunk)

@@ -106,6 +106,7 @@ def test_every_axis_of_promises_that_an_operation_has_is_asked_about(op: str) ->
         for axis, _ in promise_axes.asked(case)
     }
     goes_by_others = {"HV"} | ({"empty", "shared"} if OPERATIONS[op].single_token else set())
+    goes_by_others |= {"shared"} if OPERATIONS[op].commits else set()
     assert asked - goes_by_others <= {feature.axis for feature in features(op, plan.usual(op))}
 
 

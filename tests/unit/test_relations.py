@@ -104,6 +104,7 @@ GATES, VALUES = Gates(law="uniform", beta="uniform"), Values(law="normal", seed=
 STEPS = Pool(slots=3, indices=(2, 0), steps=4, buffer=2, rows=(0, 1))
 UPDATE = Case("gdn.update", (4, 4), H=1, HV=2, pool=Pool(3, (2, 0)), gates=GATES, values=VALUES)
 VERIFY = Case("gdn.verify", (2, 2), H=1, HV=2, pool=STEPS, gates=GATES, values=VALUES)
+COMMIT = replace(VERIFY, op="gdn.verify_commit")
 TREE = Case("kda.verify", (3, 3), pool=STEPS, gates=GATES, values=VALUES, parents=((-1, 0, 0),) * 2)
 EXTEND = Case(
     "gdn.extend", (70, 3), H=1, HV=2, pool=Pool(3, (2, 0)), gates=GATES, values=VALUES, boundary=True
@@ -111,7 +112,7 @@ EXTEND = Case(
 RECURRENT = Case("kda.recurrent", (5,), H=2, HV=2, V=32, pool=Pool(indices=()), gates=GATES, values=VALUES)
 FRESH = replace(RECURRENT, values=replace(VALUES, state="zero"))
 PADDED = replace(UPDATE, pool=Pool(3, (2, -1)))
-RIGHT = (UPDATE, VERIFY, TREE, EXTEND, RECURRENT, FRESH, PADDED)
+RIGHT = (UPDATE, VERIFY, COMMIT, TREE, EXTEND, RECURRENT, FRESH, PADDED)
 
 BUGS: dict[str, tuple[Case, Bug, bool]] = {
     "twice": (RECURRENT, Counted(), False),
@@ -120,6 +121,7 @@ BUGS: dict[str, tuple[Case, Bug, bool]] = {
     "append": (VERIFY, times(1.01, lambda case: case.lens[0] == 3), False),
     "split": (UPDATE, times(1.01, lambda case: case.lens[0] == 2 and case.values.state == "law"), False),
     "steps": (VERIFY, times(1.01, lambda case: case.op == "gdn.decode"), False),
+    "stored": (COMMIT, times(1.01, lambda case: case.op == "gdn.verify"), False),
     "paths": (TREE, times(1.01, lambda case: not case.parents), False),
     "recurrent": (EXTEND, times(1.1, lambda case: case.op == "gdn.recurrent"), False),
     "channels": (UPDATE, times(1.01, lambda case: case.op == "kda.update"), False),

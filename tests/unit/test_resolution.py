@@ -310,7 +310,7 @@ WRONG = [
         "--cases 3 --max-cases 36",
         "--max-cases: of all operations together; leave out --cases, which is of each",
     ),
-    ("--max-cases 11", "--max-cases 11: fewer than 12 operations; choose some with --op"),
+    ("--max-cases 13", "--max-cases 13: fewer than 14 operations; choose some with --op"),
     ("--dtype float8", "Invalid value for '--dtype': 'float8' is not one of "),
     ("--seed -1", "Invalid value for '--seed': -1 is not in the range"),
     ("--workers 0", "Invalid value for '--workers': expected auto or a number from 1 to 1024, got '0'"),

@@ -39,7 +39,7 @@ def cases() -> list[Case]:
     found = []
     for number, (op, operation) in enumerate(OPERATIONS.items()):
         pool = Pool(slots=3, indices=(2, -1)) if operation.has_pool else Pool(indices=())
-        if operation.keeps_steps:
+        if operation.drafts:
             pool = replace(pool, steps=2, buffer=2, rows=(1, -1))
         case = Case(
             op=op,

@@ -12,6 +12,7 @@ import torch
 from diffgdn import targets
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operations import OPERATIONS
+from diffgdn.cases.state_options import StateOptions
 from diffgdn.reference import reference_kernel
 from diffgdn.strategies.informative import make_informative
 from diffgdn.verdict import vacuity
@@ -28,6 +29,7 @@ CHUNKED = Case(
     "gdn.extend", (20, 3), H=1, HV=2, chunk_size=16, pool=PAIR, gates=GATES, values=VALUES, boundary=True
 )
 RAW = Case("kda.decode", (2, 2), H=1, HV=2, pool=PAIR, gates=GATES, values=VALUES, dtype="bfloat16")
+COMMITTED = replace(KEPT, op="gdn.verify_commit", state_options=StateOptions(accepted=(1, 2)))
 IDLE = Gates(law="zero", beta="zero")  # the state stays as it is
 VACUOUS = {
     "zeros": replace(INFORMATIVE, values=Values(law="zero")),
@@ -37,8 +39,10 @@ VACUOUS = {
     "unchanged state": replace(INFORMATIVE, gates=IDLE),
     "swapped heads": replace(INFORMATIVE, gates=Gates(), values=Values(law="ones")),
     "neighbour's slot": replace(INFORMATIVE, values=Values(law="ones")),
+    "whole draft": replace(COMMITTED, gates=IDLE),
     "last token dropped": replace(INFORMATIVE, values=Values(law="zero")),
 }
+EVERY = [INFORMATIVE, KEPT, COMMITTED, RETURNED, CHUNKED, RAW]
 
 
 def asked(case: Case) -> dict[str, bool]:
@@ -46,13 +50,14 @@ def asked(case: Case) -> dict[str, bool]:
     return vacuity.run(case, EAGER, "interpret").rejected
 
 
-@pytest.mark.parametrize("case", [INFORMATIVE, KEPT, RETURNED, CHUNKED, RAW], ids=lambda case: case.op)
+@pytest.mark.parametrize("case", EVERY, ids=lambda case: case.op)
 def test_an_informative_case_rejects_every_wrong_result(case: Case) -> None:
-    """All eight apply, and not one passes."""
-    assert asked(case) == dict.fromkeys(WRONG, True)
+    """All apply, that of a commit to a commit alone, and not one passes."""
+    names = [name for name in WRONG if name != "whole draft" or case.operation.commits]
+    assert asked(case) == dict.fromkeys(names, True)
 
 
-@pytest.mark.parametrize("case", [INFORMATIVE, KEPT, RETURNED, CHUNKED, RAW], ids=lambda case: case.op)
+@pytest.mark.parametrize("case", EVERY, ids=lambda case: case.op)
 def test_right_results_pass(case: Case) -> None:
     """What is rejected is wrong: the truth, rounded once, is not."""
     right = vacuity.prepare(case, EAGER.contract(case.op))
@@ -153,9 +158,7 @@ def test_emulated_results_are_those_of_a_run(op: str) -> None:
     from diffgdn.verdict.execute import Run
 
     length = 1 if OPERATIONS[op].single_token else 2
-    keeps: dict[str, Any] = (
-        {"steps": length, "buffer": 2, "rows": (1, -1)} if OPERATIONS[op].keeps_steps else {}
-    )
+    keeps: dict[str, Any] = {"steps": length, "buffer": 2, "rows": (1, -1)} if OPERATIONS[op].drafts else {}
     case = Case(
         op,
         (length, length),

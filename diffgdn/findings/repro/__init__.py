@@ -57,6 +57,7 @@ SHARED = (
     "judge",
 )
 OUR_KERNELS = ("vk", "kv")  # built-in targets whose functions are those of diffgdn.kernels
+UNWRITTEN = ("buffer", "changes", "out", "track")  # arguments that hold nothing before the call
 LARGEST = 1 << 20  # elements, some 4 MB of source; shrunk cases have a few hundred
 
 
@@ -201,7 +202,7 @@ def _arguments(case: Case, arguments: Arguments) -> Iterable[str]:
         assert view is not None
         where, name = f"{region.start}, {_strides(view)}", region.name
         pooled = name == "state" and case.operation.has_pool
-        if pooled or name in ("buffer", "out", "track"):
+        if pooled or name in UNWRITTEN:
             pattern = "" if pooled else f", {poison.FRESH}"
             room = f"{name!r}, {tuple(view.shape)}, {view.dtype}, {where}{pattern}"
             yield f"{name} = memory.room({room})"
@@ -218,7 +219,7 @@ def _arguments(case: Case, arguments: Arguments) -> Iterable[str]:
         room = f"{name!r}, {tuple(view.shape)}, {view.dtype}, {far.region.start}, {_strides(view)}"
         pattern = ", 0" if has_zero_gaps(far.region) else ""
         yield f"{name} = memory.far_room({room}, {far.words.numel()}, {far.watched}{pattern})"
-        if name in ("buffer", "out", "track"):
+        if name in UNWRITTEN:
             yield f"fill({name}, {poison.FRESH})"
         elif name == "state" and case.operation.has_pool:
             yield from _written(case)

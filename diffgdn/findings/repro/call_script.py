@@ -383,7 +383,8 @@ def _argument(finding: Finding, made: _Made) -> str:
     """Name the variable of the argument that a finding is about."""
     wanted = {"state": ("initial_state_source", "initial_state"), "buffer": ("intermediate_states_buffer",)}
     wanted |= {"indices": ("initial_state_indices", "ssm_state_indices"), "track": ("track_state",)}
-    wanted |= {"rows": ("intermediate_state_indices",), "parents": ("retrieve_parent_token",)}
+    wanted |= {"rows": ("intermediate_state_indices", "step_change_indices"), "changes": ("step_changes",)}
+    wanted |= {"parents": ("retrieve_parent_token",), "accepted": ("num_accepted_steps",)}
     tensor = finding.tensor or ""
     for name in (*wanted.get(tensor, ()), tensor):
         if name in made.call.given:
@@ -395,6 +396,5 @@ def _row(finding: Finding) -> str:
     """Write the index of the slot, or of the row and step, that was changed; none for a whole tensor."""
     if finding.kind != "slot_changed":
         return ""
-    words = (finding.place or "").split()
-    numbers = [word for word in words if word.isdecimal()]
+    numbers = [word for word in (finding.place or "").split() if word.isdecimal()]
     return f"[{', '.join(numbers)}]" if numbers else ""

@@ -180,7 +180,7 @@ def _recurrence(
     case: Case, lanes: Lanes, errors: InputErrors, contract: Contract, draws: Draws
 ) -> tuple[Expected, Expected]:
     """Compute the truth by the recurrence, and the mean squares of its errors, both laid out as results."""
-    every, trees, keep = oracle.every(case), oracle.parents(case), case.keeps_steps
+    every, trees, keep = oracle.every(case), oracle.parents(case), case.needs_steps
     parts = []
     for here in groups.split(lanes, draws.samples * case.K * case.V, 1 if trees is None else case.HV):
         some, parents = groups.of_lanes(lanes, here), None

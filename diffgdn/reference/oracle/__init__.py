@@ -26,7 +26,7 @@ class Expected:
     Attributes:
         o: [..., total, HV, V], tokens of sequences only, one sequence after another.
         state: [..., N, HV, V, K], after the last token.
-        steps: [..., total, HV, V, K], the state after every token (verify), else None.
+        steps: [..., total, HV, V, K], the state after every token (verify, verify_commit), else None.
         boundary: [..., NT, HV, V, K], the state before every chunk, sequence by sequence (extend with
             `boundary` or a tracked chunk), else None.
     """
@@ -150,7 +150,7 @@ def along(
 
     The other arguments, and what is returned, are those of `expected`.
     """
-    steps = recurrence.run(batch, rounding, parents(case), case.keeps_steps, every(case), follow)
+    steps = recurrence.run(batch, rounding, parents(case), case.needs_steps, every(case), follow)
     return assemble(case, *steps)
 
 

@@ -22,6 +22,7 @@ from packaging.version import Version
 from torch import Tensor
 
 from diffgdn.cases.case import Case
+from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promises import EVERYTHING, Promises
 from diffgdn.reference.noise import Contract
 from diffgdn.targets import launches, pinning, recording
@@ -35,6 +36,7 @@ Function = Callable[..., Any]
 ANY = object()  # a keyword that may be dropped whatever it says
 CONFIGURATIONS = 8  # at most, of an operation: each compiles its kernels anew
 NO_FUNCTION = "this version has no function for it"
+NO_COMMIT = "of no released package is a verify without stored states called"
 NO_BLOCK_POINTERS = (
     "its kernels take tl.make_block_ptr, which Triton has no more since 3.9; Triton 3.6 to 3.8 have it"
 )
@@ -240,7 +242,8 @@ class ReleasedTarget(FunctionTarget):
         """
         self.found, self._contracts = found, dict(contracts)
         self._promised = {op: {**promised.get(op, {}), "batch_invariant": (False,)} for op in adapters}
-        self.missing = {**found.missing, **(missing or {})}
+        commits = (op for op, operation in OPERATIONS.items() if operation.commits and op not in adapters)
+        self.missing = {**found.missing, **(missing or {}), **dict.fromkeys(commits, NO_COMMIT)}
         self._launched: dict[str, dict[str, None]] = {}
         self._found_tuners: dict[str, list[Any]] = {}
         self._loaded: tuple[int, list[Any]] = (-1, [])

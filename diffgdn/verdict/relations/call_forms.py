@@ -24,7 +24,7 @@ def packed(case: Case, data: Data, calls: Calls) -> list[Side]:
     chosen = [n for n, tokens in enumerate(case.lens) if tokens == length]
     parents = tuple(case.parents[n] for n in chosen) if case.parents else ()
     forms = [(True, False), (False, False)]
-    if case.operation.kind in ("decode", "verify"):
+    if case.operation.is_sigmoid_gating:
         forms.append((True, True))
     sides = []
     for packed, batched in forms:

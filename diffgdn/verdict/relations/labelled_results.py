@@ -64,6 +64,8 @@ def row_labels(case: Case, name: str) -> list[Label]:
         return [("S", n, t) for n in every for t in range(0, case.lens[n], case.chunk_size)]
     if name == "tracked":
         return [("S", n, t * case.chunk_size) for n, t in enumerate(case.state_options.track) if t >= 0]
+    if name == "state" and case.operation.commits:
+        return [("S", n, case.accepted[n]) for n in case.stored]
     return [("S", n, case.lens[n]) for n in (case.stored if name == "state" else every)]
 
 

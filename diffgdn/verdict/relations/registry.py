@@ -62,7 +62,7 @@ def _no_split(case: Case) -> str | None:
 
 
 def _no_chain(case: Case) -> str | None:
-    if not case.keeps_steps:
+    if not case.needs_steps:
         return "no steps are kept"
     if case.parents and any(tree != tuple(range(-1, len(tree) - 1)) for tree in case.parents):
         return "a tree"
@@ -166,8 +166,14 @@ RELATIONS: dict[str, Relation] = {
             "steps",
             "a draft as one-token calls, the state carried over",
             "verify is what decode or update does, token by token",
-            kinds=("verify", "update"),
+            kinds=("verify", "verify_commit", "update"),
             unless=_no_chain,
+        ),
+        Relation(
+            "stored",
+            "verify with the state after each step stored",
+            "what is committed is the state that a verify stores after the last accepted step",
+            kinds=("verify_commit",),
         ),
         Relation(
             "paths",
@@ -225,7 +231,7 @@ RELATIONS: dict[str, Relation] = {
             "slots that hold zeros for index -1",
             "promised: index -1 starts from a zero state, and slots change no bits",
             bitwise=True,
-            kinds=("extend", "update", "decode", "verify"),
+            kinds=("extend", "update", "decode", "verify", "verify_commit"),
             unless=_no_padding,
         ),
         Relation(
@@ -271,7 +277,9 @@ def counterpart(name: str, op: str, has: tuple[str, ...]) -> str | None:
     elif name == "channels":
         family = "kda"
     elif name == "steps":
-        kinds = ("decode",) if kind == "verify" else ("update",)
+        kinds = ("update",) if kind == "update" else ("decode",)
+    elif name == "stored":
+        kinds = ("verify",)
     return next((other for k in kinds if (other := f"{family}.{k}") in has), None)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from diffgdn.cases.case import Case, Pool
+from diffgdn.cases.state_options import StateOptions
 from diffgdn.tensors.inputs import Data
 
 PER_TOKEN = ("q", "k", "v", "g", "beta", "a", "b")
@@ -42,6 +43,7 @@ def pick(case: Case, data: Data, parts: Sequence[Part], **changes: Any) -> tuple
         "parents": (),
         "edits": (),  # they are in the tensors, as `only` is
         "only": (),
+        "state_options": _accepted_of(case, parts),
     }
     other = replace(case, **{**made, **changes})
     tokens = torch.tensor([case.starts[n] + t for n, part in parts for t in part], dtype=torch.long)
@@ -55,6 +57,12 @@ def pick(case: Case, data: Data, parts: Sequence[Part], **changes: Any) -> tuple
         else:
             out[name] = tensor
     return other, out
+
+
+def _accepted_of(case: Case, parts: Sequence[Part]) -> StateOptions:
+    """Return the options of states, of which a relation meets accepted steps alone, of these sequences."""
+    options = case.state_options
+    return replace(options, accepted=tuple(options.accepted[n] for n, _ in parts if options.accepted))
 
 
 def own_slots(case: Case, count: int, **changes: Any) -> Pool:

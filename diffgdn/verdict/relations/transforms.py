@@ -10,6 +10,7 @@ import torch
 
 from diffgdn import targets
 from diffgdn.cases.case import Case, Pool
+from diffgdn.cases.state_options import StateOptions
 from diffgdn.tensors.inputs import Data
 from diffgdn.verdict.relations import call_forms, registry
 from diffgdn.verdict.relations.labelled_results import Label, Side, join, states_left
@@ -62,7 +63,7 @@ def append(case: Case, data: Data, calls: Calls) -> Side:
     """Call with the first token once more, after the last; in a tree as a child of the last."""
     parts = [(n, [*range(length), *([0] if length else [])]) for n, length in enumerate(case.lens)]
     pool = case.pool
-    if case.keeps_steps:
+    if case.needs_steps:
         pool = replace(pool, steps=max(pool.steps, max(case.lens) + 1))
     parents = tuple((*tree, len(tree) - 1) if tree else () for tree in case.parents)
     return calls(*pick(case, data, parts, pool=pool, parents=parents))
@@ -107,6 +108,7 @@ def steps(case: Case, data: Data, calls: Calls) -> Side:
         live = [n for n, length in enumerate(case.lens) if length > t]
         pool = replace(own_slots(case, len(live)))
         changes: dict[str, Any] = {"op": op, "pool": pool, "tail": 0, "inplace": True}
+        changes["state_options"] = StateOptions()
         step, tensors = pick(case, data, [(n, [t]) for n in live], **changes)
         tensors["state"] = torch.stack([states[n] for n in live])
         side = calls(step, tensors, measured=True)
@@ -114,6 +116,13 @@ def steps(case: Case, data: Data, calls: Calls) -> Side:
         states |= {n: left[i, 1] for i, n in enumerate(live)}
         sides.append(side.relabel(_relabelling(live, t)))
     return join(sides)
+
+
+def stored(case: Case, data: Data, calls: Calls) -> Side:
+    """Verify the draft with the state after each step stored, of which some are those committed."""
+    op = calls.counterpart("stored", case)
+    other = replace(case, op=op, state_options=StateOptions(), edits=(), only=())
+    return replace(calls(other, data, measured=True), repeats=False)
 
 
 def paths(case: Case, data: Data, calls: Calls) -> Side:
@@ -224,6 +233,7 @@ MAKERS: dict[str, Make] = {
     "append": append,
     "split": split,
     "steps": steps,
+    "stored": stored,
     "paths": paths,
     "recurrent": recurrent,
     "channels": channels,
