@@ -1,0 +1,238 @@
+"""Prepares, checks and times the calls of one target in this process, row by row."""
+
+from __future__ import annotations
+
+import math
+import sys
+import traceback
+import warnings
+from dataclasses import dataclass, replace
+
+import torch
+
+from diffgdn import targets
+from diffgdn.backend import interpreter
+from diffgdn.bench import direct_calls, row_check, timed_data
+from diffgdn.bench.bench_records import (
+    CRASHED,
+    NO_ROOM,
+    RAISED,
+    REFUSED,
+    WRONG,
+    Machine,
+    Prepared,
+    Turn,
+    Untimed,
+)
+from diffgdn.bench.direct_calls import Calls
+from diffgdn.bench.floors import Limits, moved_bytes
+from diffgdn.bench.timers import CudaTimer, Graph, HostTimer, Timer
+from diffgdn.cases.case import Case
+from diffgdn.cases.target_names import RELEASED
+from diffgdn.runner.messages import SetupError
+from diffgdn.targets import Target
+from diffgdn.tensors.layout import arrange
+from diffgdn.verdict.execute import device_of
+from diffgdn.verdict.failures import CheckFailure, KernelRaised
+
+TURN_MICROSECONDS = 8_000.0  # how long each of a turn's measurements takes, about
+LEAST_CALLS, MOST_CALLS = 3, 200  # of a measurement
+MOST_REPLAYS = 50
+ADAPTER_CALLS = 3  # of a measurement of the whole call
+OTHER_DTYPES = ({}, {"cu_dtype": "int64"}, {"cu_dtype": "int64", "index_dtype": "int64"})  # of index tables
+
+
+class TimingRunner:
+    """A runner of the bench: one row at a time is prepared, measured in turns, and let go.
+
+    A kernel that breaks the GPU context leaves a process in which nothing can be measured: `broken` says so
+    from then on.
+    """
+
+    def __init__(self, backend: str, timer: Timer | None = None) -> None:
+        """timer: None for that of the backend. Raises SetupError if torch cannot use the GPU."""
+        if backend == "gpu" and not torch.cuda.is_available():
+            raise SetupError("backend gpu: torch finds no usable GPU")
+        if backend == "interpret":
+            interpreter.repair()
+        self._backend = backend
+        self._timer = timer or (CudaTimer() if backend == "gpu" else HostTimer())
+        self._targets: dict[str, Target] = {}
+        self._judged: dict[tuple[str, str], Untimed | dict[str, float]] = {}
+        self._row: _Row | None = None
+        self._broken: str | None = None
+        warnings.simplefilter("ignore")  # of packages, about the machine they find
+        torch.set_grad_enabled(False)
+
+    @property
+    def broken(self) -> str | None:
+        """Why nothing more can be measured in this process, or None."""
+        return self._broken
+
+    def machine(self) -> Machine:
+        """Say what there is to run on, and which released targets are installed."""
+        gpu = self._backend == "gpu"
+        absent = {name: targets.missing(name, self._backend) for name in RELEASED}
+        return Machine(
+            torch.cuda.get_device_name() if gpu else "cpu",
+            self._cache,
+            tuple(name for name, reason in absent.items() if reason is None),
+            {name: reason for name, reason in absent.items() if reason is not None},
+        )
+
+    @property
+    def _cache(self) -> int:
+        """Bytes of the GPU's L2 cache; 0 without a GPU."""
+        if self._backend != "gpu":
+            return 0
+        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size)
+
+    def limits(self) -> Limits | None:
+        """Measure what the machine does at most, as `Timer.limits`."""
+        found = self._timer.limits()
+        self._let_go()
+        return found
+
+    def load(self, target: str) -> None:
+        """Import a target. Raises SetupError where it cannot be had."""
+        reason = targets.missing(target, self._backend)
+        if reason is not None:
+            raise SetupError(f"target {target}: {reason}")
+        try:
+            self._targets[target] = targets.get(target)
+        except targets.TargetError as error:
+            raise SetupError(str(error)) from None
+
+    def prepare(self, target: str, case: Case) -> Prepared | Untimed:
+        """Check a target on the case of a row, and make its calls ready to be timed."""
+        self.release()
+        loaded = self._targets[target]
+        taken, refused = _taken(loaded, case, self._backend)
+        if refused is not None:
+            return Untimed(REFUSED, refused)
+        try:
+            return self._prepared(target, loaded, taken)
+        except torch.OutOfMemoryError:
+            found = Untimed(NO_ROOM, "no room in the GPU's memory")
+        except KernelRaised as failure:
+            found = Untimed(RAISED, failure.message)
+        except CheckFailure as failure:
+            found = Untimed(WRONG, str(failure))
+        except Exception as error:
+            found = _raised(error)
+        return self._ended(found)
+
+    def turn(self) -> Turn | Untimed:
+        """Measure the calls of the row once."""
+        assert self._row is not None
+        try:
+            return self._row.turn(self._timer)
+        except Exception as error:
+            return self._ended(_raised(error))
+
+    def release(self) -> None:
+        """Let the tensors of the row go."""
+        self._row = None
+        self._let_go()
+
+    def _ended(self, found: Untimed) -> Untimed:
+        """Let a row go that was not timed, and find out whether the GPU context has survived it."""
+        self._row = None
+        try:
+            self._let_go()
+        except Exception as error:
+            self._broken = str(error).strip().splitlines()[0]
+            return Untimed(CRASHED, f"the kernel broke its GPU context: {self._broken}")
+        return found
+
+    def _let_go(self) -> None:
+        if self._backend == "gpu":
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+
+    def _prepared(self, name: str, target: Target, case: Case) -> Prepared | Untimed:
+        judged = self._judge(name, target, case)
+        if isinstance(judged, Untimed):
+            return judged
+        data = timed_data.draw(case)
+        arguments = arrange(case, data, device_of(self._backend), target.layout)
+        shares = row_check.judge_lanes(case, data, arguments, target, self._backend)
+        copies = timed_data.copies_for(moved_bytes(case), self._cache)
+        sets = [timed_data.copied(arguments) for _ in range(copies)]
+        del arguments, data
+        self._let_go()
+        calls = direct_calls.of(target, case, sets)
+        self._row = _Row.of(calls, self._timer)
+        return Prepared(
+            {result: max(share, judged.get(result, 0.0)) for result, share in shares.items()},
+            row_check.lanes_of(case).words,
+            copies,
+            calls.own,
+            self._row.graph if isinstance(self._row.graph, str) else None,
+            targets.provenance_of(target, case.op),
+        )
+
+    def _judge(self, name: str, target: Target, case: Case) -> Untimed | dict[str, float]:
+        """Reach the verdict on the cut case of a row: once, as many rows have the same one. Returns the worst
+        shares of bounds by result, or what is the matter."""
+        key = name, row_check.cut(case).id
+        if key not in self._judged:
+            verdict = row_check.judge_cut(case, target, self._backend)
+            if verdict.refused is not None:
+                return Untimed(REFUSED, verdict.refused)
+            self._judged[key] = dict(verdict.shares)
+            if isinstance(verdict.failure, KernelRaised):
+                self._judged[key] = Untimed(RAISED, verdict.failure.message)
+            elif verdict.failure is not None:
+                self._judged[key] = Untimed(WRONG, str(verdict.failure))
+        return self._judged[key]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The calls of a row, how many a measurement makes of them, and their graph, or why there is none."""
+
+    calls: Calls
+    count: int
+    graph: Graph | str
+    replays: int
+
+    @classmethod
+    def of(cls, calls: Calls, timer: Timer) -> _Row:
+        """Warm the calls up, and see how long they take."""
+        some = len(calls.direct)
+        timer.between(calls.direct, some)  # compiles, and tunes
+        wanted = TURN_MICROSECONDS / max(timer.between(calls.direct, some), 1e-3)
+        count = max(some, LEAST_CALLS, min(MOST_CALLS, math.ceil(wanted)))
+        graph = timer.capture(calls.direct)
+        return cls(calls, count, graph, max(1, min(MOST_REPLAYS, math.ceil(wanted / some))))
+
+    def turn(self, timer: Timer) -> Turn:
+        """Measure call to call, kernels and graph, once each."""
+        direct = self.calls.direct
+        timer.between(direct, len(direct))  # the clocks may have fallen while others had their turn
+        call = timer.between(direct, self.count)
+        kernels = timer.kernels(direct, self.count)
+        graph = None if isinstance(self.graph, str) else self.graph.replay(self.replays)
+        whole = timer.kernels(self.calls.whole, ADAPTER_CALLS) if self.calls.whole else {}
+        return Turn(call, kernels, graph, sum(whole.values()) or None)
+
+
+def _taken(target: Target, case: Case, backend: str) -> tuple[Case, str | None]:
+    """Find the dtypes of index tables with which a target takes a case, and why it takes none of them, as it
+    says for the usual ones; None if it takes it."""
+    first: str | None = None
+    for fields in OTHER_DTYPES:
+        one = replace(case, **fields)  # type: ignore[arg-type]
+        refused = targets.refusal(target, one, backend)
+        if refused is None:
+            return one, None
+        first = first or refused
+    return case, first
+
+
+def _raised(error: Exception) -> Untimed:
+    """Put what a call raised into a line; its traceback goes to the log."""
+    print("".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
+    line = (str(error).strip() or "no message").splitlines()[0]
+    return Untimed(RAISED, f"{type(error).__name__}: {line}")
