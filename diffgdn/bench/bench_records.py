@@ -90,8 +90,8 @@ class Spread:
 class Cell:
     """One target on one row: times, or why there are none.
 
-    kernel, call, graph, whole: as in Turn. kernels: the share of each kernel in the kernel time. torch_share: of
-    kernels that are torch's own. untimed: set if there are no times.
+    kernel, call, graph, whole: as in Turn. kernels: the share of each kernel in the kernel time. untimed: set
+    if there are no times.
     """
 
     target: str

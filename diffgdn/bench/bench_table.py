@@ -36,7 +36,8 @@ def row_lines(row: Row) -> Iterator[str]:
         yield f"{beside}{target_names.label(cell.target):<14}{_times(row, cell)}".rstrip()
         beside = " " * BESIDE
         if cell.whole and cell.kernel and cell.whole.median > WORTH_SAYING * cell.kernel.median:
-            yield f"{beside}{'':<14}{cell.whole.median:9.1f}  with the kernels of what the adapter does around it"
+            whole = f"{cell.whole.median:9.1f}"
+            yield f"{beside}{'':<14}{whole}  with the kernels of what the adapter does around it"
 
 
 def _times(row: Row, cell: Cell) -> str:
@@ -67,6 +68,7 @@ def end_lines(run: Run) -> Iterator[str]:
     for row in run.rows:
         for cell in row.cells:
             if cell.untimed is not None and cell.untimed.kind in FAULTS:
-                yield f"{cell.untimed.kind} and not timed: {cell.target} on {row.shape.name}: {cell.untimed.reason}"
+                where = f"{cell.target} on {row.shape.name}"
+                yield f"{cell.untimed.kind} and not timed: {where}: {cell.untimed.reason}"
     if run.left:
         yield f"left out for lack of time: {', '.join(run.left)}"
