@@ -8,6 +8,7 @@ The arguments are those of `runner.child`.
 from __future__ import annotations
 
 import sys
+import warnings
 
 from diffgdn.runner.child import Serving, serve
 
@@ -16,8 +17,12 @@ def main(backend: str, descriptor: int, parent: int) -> None:
     """Answer requests."""
 
     def runner() -> Serving:
+        import torch
+
         from diffgdn.bench.timing_runner import TimingRunner
 
+        torch.set_grad_enabled(False)
+        warnings.simplefilter("ignore")  # of packages, about the machine that they find
         return TimingRunner(backend)
 
     serve(backend, descriptor, parent, runner)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 import traceback
-import warnings
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,7 +38,8 @@ TURN_MICROSECONDS = 8_000.0  # how long each of a turn's measurements takes, abo
 LEAST_CALLS, MOST_CALLS = 3, 200  # of a measurement
 MOST_REPLAYS = 50
 ADAPTER_CALLS = 3  # of a measurement of the whole call
-OTHER_DTYPES = ({}, {"cu_dtype": "int64"}, {"cu_dtype": "int64", "index_dtype": "int64"})  # of index tables
+# Of cu_seqlens and of slot indices: what is tried in turn, as some packages take one of them alone.
+TABLE_DTYPES = (("int32", "int32"), ("int64", "int32"), ("int64", "int64"))
 
 
 class TimingRunner:
@@ -61,8 +61,6 @@ class TimingRunner:
         self._judged: dict[tuple[str, str], Untimed | dict[str, float]] = {}
         self._row: _Row | None = None
         self._broken: str | None = None
-        warnings.simplefilter("ignore")  # of packages, about the machine they find
-        torch.set_grad_enabled(False)
 
     @property
     def broken(self) -> str | None:
@@ -222,8 +220,8 @@ def _taken(target: Target, case: Case, backend: str) -> tuple[Case, str | None]:
     """Find the dtypes of index tables with which a target takes a case, and why it takes none of them, as it
     says for the usual ones; None if it takes it."""
     first: str | None = None
-    for fields in OTHER_DTYPES:
-        one = replace(case, **fields)  # type: ignore[arg-type]
+    for bounds, indices in TABLE_DTYPES:
+        one = replace(case, cu_dtype=bounds, index_dtype=indices)
         refused = targets.refusal(target, one, backend)
         if refused is None:
             return one, None

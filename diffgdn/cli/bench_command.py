@@ -163,6 +163,7 @@ def _run(
         run, workers = _begun(targets, where, folder, stack)
         click.echo(f"{run.machine.device}, {_versions(run)}\n{bench_table.limits_line(run.limits)}")
         click.echo(bench_table.HEAD)
+        _write(run, json_file)
         enough = lambda: max_time is not None and time.monotonic() - began >= max_time
         try:
             for row in bench_run.rows(rows, workers, run.limits, enough):

@@ -1,0 +1,371 @@
+"""The bench: its shapes and floors, what is checked before a time counts, and how times are made of turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffgdn.bench import direct_calls, floors, row_check, shapes, timed_data
+from diffgdn.bench.bench_records import NO_ROOM, RAISED, REFUSED, WRONG, Prepared, Turn, Untimed
+from diffgdn.bench.direct_calls import Call
+from diffgdn.bench.floors import Limits
+from diffgdn.bench.shapes import Shape
+from diffgdn.bench.timing_runner import TimingRunner
+from diffgdn.cases.case import Case
+from diffgdn.cases.operations import OPERATIONS
+from diffgdn.reference import oracle
+from diffgdn.targets import get
+from diffgdn.tensors import inputs
+from diffgdn.tensors.layout import arrange
+from diffgdn.verdict.failures import BeyondBound, NotFinite
+
+TOYS = Path(__file__).with_name("bench_toys.py")
+LIMITS = Limits(copy_gb=3000.0, in_place_gb=2900.0, matrix_tflops=800.0)
+TINY = [shape for op in OPERATIONS for shape in shapes.shapes(op, "tiny")]
+
+
+def tiny(op: str) -> Shape:
+    (shape,) = shapes.shapes(op, "tiny")
+    return shape
+
+
+def named(name: str) -> Shape:
+    return next(one for op in OPERATIONS for one in shapes.shapes(op, "full") if one.name == name)
+
+
+def long_case(length: int = 300) -> Case:
+    """Longer than the cut case, and small otherwise."""
+    return replace(one_sequence(tiny("gdn.extend").case), lens=(length,), H=2, HV=4)
+
+
+def one_sequence(case: Case) -> Case:
+    return replace(case, lens=case.lens[:1], pool=replace(case.pool, slots=1, indices=(0,)))
+
+
+# Shapes
+
+
+@pytest.mark.parametrize("chosen", shapes.SETS)
+def test_no_two_rows_have_one_name(chosen: str) -> None:
+    names = [shape.name for op in OPERATIONS for shape in shapes.shapes(op, chosen)]
+    assert len(set(names)) == len(names) > 0
+
+
+@pytest.mark.parametrize("op", OPERATIONS)
+def test_the_full_set_has_the_short_one(op: str) -> None:
+    short, full = ({shape.name for shape in shapes.shapes(op, chosen)} for chosen in ("short", "full"))
+    assert short <= full
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gdn.extend 1x32768 16/32",
+        "gdn.extend 8x1024 16/64",
+        "gdn.extend 1x65536 2/8",
+        "gdn.extend 1x8192 4/16",
+        "kda.extend 64x128 32/32",
+        "kda.extend 1x8192 12/12",
+        "kda.extend 1x65536 6/6",
+        "kda.extend 1x8192 32/32 raw",
+        "gdn.decode 512x1 16/32",
+        "kda.decode 64x1 96/96",
+        "kda.packed_decode 256x1 32/32 fp16",
+        "gdn.decode 64x1 16/32 bf16",
+        "kda.verify 256x4 32/32",
+        "gdn.verify 64x8 16/32",
+    ],
+)
+def test_a_row_that_serving_sees_is_timed(name: str) -> None:
+    case = named(name).case
+    assert (case.K, case.V, case.l2norm) == (128, 128, True)
+
+
+# Floors
+
+
+def test_decode_must_read_and_write_each_state_once() -> None:
+    """4 MiB a sequence at 32 value heads in fp32, half of it in bf16."""
+    case = named("gdn.decode 64x1 16/32").case
+    assert floors.state_bytes(case) == 64 * (4 << 20)
+    assert floors.state_bytes(named("gdn.decode 64x1 16/32 bf16").case) == 64 * (2 << 20)
+
+
+def test_verify_must_read_a_state_and_write_one_for_each_step() -> None:
+    assert floors.state_bytes(named("kda.verify 8x4 32/32").case) == 8 * (1 + 4) * (2 << 20)
+
+
+def test_the_bytes_of_tokens_are_those_of_what_comes_in_and_goes_out() -> None:
+    """All there is but the state, the two weights of a head and the index tables, and an output like v."""
+    for shape in TINY:
+        data = inputs.draw(shape.case)
+        read = sum(
+            one.numel() * one.element_size()
+            for name, one in data.items()
+            if name not in ("state", "A_log", "dt_bias")
+        )
+        output = data["v"].numel() * data["q"].element_size()
+        assert floors.token_bytes(shape.case) == read + output
+
+
+def test_prefill_must_form_products_by_chunk() -> None:
+    """8 C K + 6 K V for each token and value head, at chunk 64 for gdn and 16 for kda."""
+    assert floors.flops(named("gdn.extend 1x8192 16/32").case) == 8192 * 32 * 163_840
+    assert floors.flops(named("kda.extend 1x8192 32/32").case) == 8192 * 32 * 114_688
+    assert floors.flops(named("gdn.decode 1x1 16/32").case) == 32 * 98_304
+
+
+def test_the_floor_is_the_longer_of_the_two() -> None:
+    case = named("gdn.extend 1x8192 16/32").case
+    by_memory = floors.floor(case, LIMITS)
+    assert by_memory.bound == "memory"
+    assert by_memory.microseconds == pytest.approx(by_memory.bytes / 3e6)  # the better bandwidth, 3000 GB/s
+    by_matrix = floors.floor(case, replace(LIMITS, matrix_tflops=8.0))
+    assert by_matrix.bound == "matrix"
+    assert by_matrix.microseconds == pytest.approx(by_matrix.flops / 8e6)
+
+
+# Tensors of large shapes
+
+
+@pytest.mark.parametrize("shape", TINY, ids=lambda shape: shape.name)
+def test_repeated_tensors_have_the_form_of_drawn_ones(shape: Shape) -> None:
+    want, got = inputs.draw(shape.case), timed_data.draw(shape.case)
+    assert {name: (one.shape, one.dtype) for name, one in got.items()} == {
+        name: (one.shape, one.dtype) for name, one in want.items()
+    }
+
+
+def test_sequences_and_slots_far_apart_differ() -> None:
+    """What reads the token or the slot of another sequence, or chunk, gets other numbers."""
+    small = tiny("gdn.extend").case
+    case = replace(small, lens=(1024,) * 4, pool=replace(small.pool, slots=4, indices=(0, 1, 2, 3)))
+    data = timed_data.draw(case)
+    sequences = data["k"].view(4, 1024, -1)
+    assert all(not torch.equal(sequences[0, :64], sequences[n, :64]) for n in (1, 2, 3))
+    assert not torch.equal(sequences[0, :64], sequences[0, 64:128])
+    pool = replace(small.pool, slots=64, indices=tuple(range(64)))
+    many = replace(tiny("gdn.decode").case, lens=(1,) * 64, pool=pool)
+    states = timed_data.draw(many)["state"]
+    assert all(not torch.equal(states[0], states[n]) for n in (1, 2, 4, 8, 16, 32))
+
+
+def test_copies_fill_the_cache_several_times() -> None:
+    cache = 50 << 20
+    for moved in (1 << 20, 10 << 20, 100 << 20):
+        copies = timed_data.copies_for(moved, cache)
+        assert copies * moved >= 2 * cache or copies == timed_data.MOST_COPIES
+    assert timed_data.copies_for(1 << 33, cache) == timed_data.LEAST_COPIES
+    assert timed_data.copies_for(1 << 20, 0) == 1
+
+
+def test_a_copy_of_arguments_shares_no_memory_but_the_bounds_of_sequences() -> None:
+    case = tiny("gdn.extend").case
+    first = arrange(case, inputs.draw(case), "cpu")
+    second = timed_data.copied(first)
+    for name, tensor in first.tensors.items():
+        other = second.tensors[name]
+        if tensor is not None:
+            assert other is not None
+            assert torch.equal(other, tensor)
+            assert (other.data_ptr() == tensor.data_ptr()) == (name == "cu_seqlens")
+            assert other.stride() == tensor.stride()
+
+
+# What is checked
+
+
+def test_a_cut_case_is_small_and_has_the_same_build() -> None:
+    case = named("gdn.extend 8x1024 16/64").case
+    small = row_check.cut(case)
+    assert small.lens == (200, 200, 200)
+    assert replace(small, lens=case.lens, pool=case.pool) == case
+    verify = row_check.cut(named("kda.verify 256x4 32/32").case)
+    assert (verify.lens, verify.pool.steps, verify.pool.rows) == ((4, 4, 4), 4, (0, 1, 2))
+
+
+@pytest.mark.parametrize("op", ["gdn.extend", "kda.extend", "gdn.decode", "kda.verify"])
+def test_lanes_are_a_case_of_their_own(op: str) -> None:
+    """The oracle finds in them what it finds in the whole case."""
+    small = tiny(op).case
+    pool = replace(small.pool, slots=3, indices=(0, 1, 2), buffer=3 if small.pool.rows else 0)
+    pool = replace(pool, rows=(0, 1, 2) if small.pool.rows else ())
+    case = replace(small, lens=small.lens[:1] * 3, HV=4, H=2 if op.startswith("gdn") else 4, pool=pool)
+    data, lanes = inputs.draw(case), row_check.Lanes((0, 2), (0, 3))
+    part = row_check.case_of(case, lanes)
+    whole, own = oracle.expected(case, data), oracle.expected(part, row_check.data_of(case, data, lanes))
+    length = case.lens[0]
+    rows = torch.cat([torch.arange(length), torch.arange(2 * length, 3 * length)])
+    assert torch.equal(own.o, whole.o[rows][:, [0, 3]])
+    assert torch.equal(own.state, whole.state[[0, 2]][:, [0, 3]])
+
+
+def judged(toy: str, case: Case) -> dict[str, float]:
+    target, data = get(f"{TOYS}:{toy}"), timed_data.draw(case)
+    arguments = arrange(case, data, "cpu")
+    return row_check.judge_lanes(case, data, arguments, target, "interpret")
+
+
+def test_right_results_at_full_size_pass() -> None:
+    shares = judged("right", long_case())
+    assert set(shares) == {"o", "state"}
+    assert all(0.0 < share < 1.0 for share in shares.values())
+
+
+def test_what_is_wrong_at_full_size_alone_is_found_on_its_lanes() -> None:
+    """The cut case passes, and the token lies behind all that it has."""
+    target = get(f"{TOYS}:wrong_when_long")
+    assert row_check.judge_cut(long_case(), target, "interpret").ok
+    with pytest.raises(BeyondBound, match="error"):
+        judged("wrong_when_long", long_case())
+
+
+def test_what_is_no_number_is_found_outside_of_the_lanes_too() -> None:
+    assert 1 not in row_check.lanes_of(long_case()).heads
+    with pytest.raises(NotFinite, match="16 of 19200 elements"):
+        judged("hole_when_long", long_case())
+
+
+# Preparing and measuring
+
+
+class Clock:
+    """A timer that makes each call, and says what it is told to."""
+
+    def __init__(self, graph: str = "this one draws no graphs") -> None:
+        self.made, self._graph = 0, graph
+
+    def between(self, calls: Sequence[Call], count: int) -> float:
+        for i in range(count):
+            calls[i % len(calls)]()
+        self.made += count
+        return 4000.0
+
+    def kernels(self, calls: Sequence[Call], count: int) -> dict[str, float]:
+        return {"own_kernel": 30.0, "void at::native::copy": 10.0}
+
+    def capture(self, calls: Sequence[Call]) -> Any:
+        return self._graph
+
+    def limits(self) -> Limits:
+        return LIMITS
+
+
+def runner(*names: str) -> TimingRunner:
+    made = TimingRunner("interpret", Clock())
+    for name in names:
+        made.load(name)
+    return made
+
+
+def test_a_right_target_is_prepared_and_measured() -> None:
+    mine = runner("vk")
+    ready = mine.prepare("vk", tiny("gdn.decode").case)
+    assert isinstance(ready, Prepared)
+    assert set(ready.checked) == {"o", "state"}
+    assert (ready.own_call, ready.graph) == (True, "this one draws no graphs")
+    turn = mine.turn()
+    assert isinstance(turn, Turn)
+    assert (turn.call, turn.graph, turn.whole) == (4000.0, None, None)
+    assert turn.kernels == {"own_kernel": 30.0, "void at::native::copy": 10.0}
+
+
+def test_the_whole_call_of_a_target_that_is_no_function_is_timed() -> None:
+    name = f"{TOYS}:right"
+    mine = runner(name)
+    ready = mine.prepare(name, tiny("gdn.decode").case)
+    assert isinstance(ready, Prepared)
+    assert not ready.own_call
+    turn = mine.turn()
+    assert isinstance(turn, Turn)
+    assert turn.whole == 40.0
+
+
+@pytest.mark.parametrize(
+    ("toy", "op", "kind", "reason"),
+    [
+        ("wrong", "gdn.decode", WRONG, "gdn.decode o"),
+        ("raising", "gdn.decode", RAISED, "ZeroDivisionError: no such luck"),
+        ("right", "kda.decode", REFUSED, "right has no kda.decode"),
+    ],
+)
+def test_what_is_not_right_has_no_time(toy: str, op: str, kind: str, reason: str) -> None:
+    name = f"{TOYS}:{toy}"
+    found = runner(name).prepare(name, tiny(op).case)
+    assert isinstance(found, Untimed)
+    assert found.kind == kind
+    assert found.reason.startswith(reason)
+
+
+def test_what_is_wrong_on_the_lanes_alone_has_no_time() -> None:
+    name = f"{TOYS}:wrong_when_long"
+    found = runner(name).prepare(name, long_case())
+    assert isinstance(found, Untimed)
+    assert found.kind == WRONG
+
+
+def test_a_full_memory_is_nobody_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object) -> None:
+        raise torch.OutOfMemoryError("all taken")
+
+    monkeypatch.setattr(row_check, "judge_lanes", full)
+    found = runner("eager").prepare("eager", tiny("gdn.decode").case)
+    assert isinstance(found, Untimed)
+    assert found.kind == NO_ROOM
+
+
+def test_many_rows_with_one_cut_case_take_one_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    judge = row_check.judge_cut
+    monkeypatch.setattr(row_check, "judge_cut", lambda case, *rest: asked.append(case) or judge(case, *rest))  # type: ignore[func-returns-value]
+    mine = runner("eager")
+    for length in (300, 301):
+        assert isinstance(mine.prepare("eager", long_case(length)), Prepared)
+    assert len(asked) == 1
+
+
+def test_a_target_that_takes_wider_tables_gets_them() -> None:
+    case = tiny("gdn.extend").case
+    narrow = get("eager")
+
+    class Wide:
+        """Takes cu_seqlens in int64 alone, as some packages do."""
+
+        name, layout, operations = "wide", "vk", ("gdn.extend",)
+        run, contract, configurations = narrow.run, narrow.contract, narrow.configurations
+
+        def refuses(self, case: Case, backend: str) -> str | None:
+            return None if case.cu_dtype == "int64" else "cu_seqlens: int64"
+
+    mine = runner()
+    mine._targets["wide"] = Wide()
+    assert isinstance(mine.prepare("wide", case), Prepared)
+
+
+# The calls that are timed
+
+
+def test_a_function_is_called_with_the_keywords_of_its_target() -> None:
+    """And with nothing around it: the results are those of the target's call."""
+    case, target = tiny("gdn.decode").case, get("vk")
+    sets = [arrange(case, inputs.draw(case), "cpu") for _ in range(2)]
+    calls = direct_calls.of(target, case, sets[:1])
+    assert (calls.own, calls.whole, len(calls.direct)) == (True, (), 1)
+    assert torch.equal(calls.direct[0](), target.run(case, sets[1])["o"])
+    assert torch.equal(sets[0]["state"], sets[1]["state"])
+
+
+def test_a_turn_is_as_many_calls_as_a_measurement_takes() -> None:
+    """At 4 ms a call that is the least number; none is made but by the timer."""
+    clock = Clock()
+    mine = TimingRunner("interpret", clock)
+    mine.load("eager")
+    mine.prepare("eager", tiny("gdn.decode").case)
+    before = clock.made
+    mine.turn()
+    assert clock.made - before == 1 + 3  # a warm-up of each copy, of which there is one without a cache
