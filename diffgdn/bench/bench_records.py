@@ -16,6 +16,7 @@ FORMAT_VERSION = 1
 TORCH_KERNELS = ("at::native::", "void at::native::", "Memcpy", "Memset")  # how names of torch's own begin
 # What may be the matter with a target on a row. Those of FAULTS are the target's fault.
 REFUSED, NO_ROOM, WRONG, RAISED, CRASHED, HUNG = "refused", "no room", "wrong", "raised", "crashed", "hung"
+ALL = "all"  # operations together
 FAULTS = (WRONG, RAISED, CRASHED, HUNG)
 
 
@@ -171,14 +172,14 @@ class Run:
     interrupted: bool = False
 
     def means(self) -> dict[str, dict[str, tuple[float, int]]]:
-        """Geometric means of ratios to the base by target and operation ("all" for all), and of how many
+        """Geometric means of ratios to the base by target and operation (ALL for all), and of how many
         rows."""
         found: dict[str, dict[str, list[float]]] = {}
         for row in self.rows:
             for cell in row.cells[1:]:
                 ratio = row.ratio(cell)
                 if ratio is not None:
-                    for op in (row.shape.op, "all"):
+                    for op in (row.shape.op, ALL):
                         found.setdefault(cell.target, {}).setdefault(op, []).append(ratio)
         return {
             target: {op: (geometric_mean(ratios), len(ratios)) for op, ratios in by_op.items()}

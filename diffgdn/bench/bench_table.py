@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from diffgdn.bench.bench_records import FAULTS, Cell, Row, Run, Spread
+from diffgdn.bench.bench_records import ALL, FAULTS, Cell, Row, Run, Spread
 from diffgdn.bench.floors import Limits
 from diffgdn.cases import target_names
 
-HEAD = (
-    f"{'operation':<18}{'shape':<9}{'heads':<14}{'floor':>8}  {'target':<14}"
-    f"{'kernel':>9}  {'lowest..highest':<18}{'call':>9}{'graph':>9}  {'floor':>6}{'ratio':>7}"
-)
 BESIDE = 18 + 9 + 14 + 8 + 2  # columns of the row itself
 WORTH_SAYING = 1.02  # an adapter's share of a call, as a factor
+
+
+def head(targets: Sequence[str]) -> str:
+    """Write the heads of the columns."""
+    return (
+        f"{'operation':<18}{'shape':<9}{'heads':<14}{'floor':>8}  {'target':<{_width(targets)}}"
+        f"{'kernel':>9}  {'lowest..highest':<18}{'call':>9}{'graph':>9}  {'floor':>6}{'ratio':>7}"
+    )
+
+
+def _width(targets: Iterable[str]) -> int:
+    """The width of the column of targets."""
+    return 2 + max(len("target"), *(len(target_names.label(one)) for one in targets))
 
 
 def limits_line(limits: Limits | None) -> str:
@@ -31,13 +40,14 @@ def row_lines(row: Row) -> Iterator[str]:
     shape, floor = row.shape, row.floor
     heads = " ".join(filter(None, (shape.heads, shape.variant)))
     least = "" if floor is None else f"{floor.microseconds:.1f}"
+    width = _width(cell.target for cell in row.cells)
     beside = f"{shape.op:<18}{shape.label:<9}{heads:<14}{least:>8}  "
     for cell in row.cells:
-        yield f"{beside}{target_names.label(cell.target):<14}{_times(row, cell)}".rstrip()
+        yield f"{beside}{target_names.label(cell.target):<{width}}{_times(row, cell)}".rstrip()
         beside = " " * BESIDE
         if cell.whole and cell.kernel and cell.whole.median > WORTH_SAYING * cell.kernel.median:
             whole = f"{cell.whole.median:9.1f}"
-            yield f"{beside}{'':<14}{whole}  with the kernels of what the adapter does around it"
+            yield f"{beside}{'':<{width}}{whole}  with the kernels of what the adapter does around it"
 
 
 def _times(row: Row, cell: Cell) -> str:
@@ -63,7 +73,8 @@ def end_lines(run: Run) -> Iterator[str]:
     left."""
     base = target_names.label(run.targets[0])
     for target, by_op in run.means().items():
-        means = ", ".join(f"{op} {mean:.2f} ({rows})" for op, (mean, rows) in by_op.items())
+        ops = [*(op for op in by_op if op != ALL), ALL]
+        means = ", ".join(f"{op} {by_op[op][0]:.2f} ({by_op[op][1]})" for op in ops)
         yield f"{target_names.label(target)} takes, of the time of {base} (rows): {means}"
     for row in run.rows:
         for cell in row.cells:

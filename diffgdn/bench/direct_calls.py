@@ -32,12 +32,18 @@ class Calls:
     own: bool
 
 
-def of(target: Target, case: Case, sets: Sequence[Arguments]) -> Calls:
-    """Make the calls of a target on sets of tensors. Each set is used once where an adapter is around."""
+def of(target: Target, case: Case, sets: Sequence[Arguments], tuned: bool = True) -> Calls:
+    """Make the calls of a target on sets of tensors. Each set is used once where an adapter is around.
+
+    tuned: kernels are tuned as they are shipped. If not, only an adapter can pin them, and is never left out.
+    """
     if type(target) is FunctionTarget:
         function = target.functions[case.op]
         made = tuple(functools.partial(function, **target.given(case, one)) for one in sets)
         return Calls(made, (), own=True)
+    if not tuned:
+        whole = tuple(functools.partial(target.run, case, one) for one in sets)
+        return Calls(whole, whole, own=False)
     whole = tuple(functools.partial(_run, target, case, one) for one in sets)
     kept = [_kept(call) for call in whole]
     if any(len(calls) != 1 for calls in kept):

@@ -9,6 +9,7 @@ of their own.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -74,10 +75,16 @@ def _some(count: int) -> tuple[int, ...]:
     return tuple(sorted({0, 5 * count // 8, count - 1}))
 
 
+def tuned(backend: str) -> AbstractContextManager[None]:
+    """While active, autotuners choose as they are shipped; in the interpreter, where there is nothing to
+    choose by, they stay pinned."""
+    return pinning.as_shipped() if backend == "gpu" else nullcontext()
+
+
 def judge_cut(case: Case, target: Target, backend: str) -> Verdict:
     """Reach the verdict on the cut case of a shape, with kernels tuned as anybody's are."""
     small = cut(case)
-    with pinning.as_shipped():
+    with tuned(backend):
         _tune(small, target, backend)
         return execute.run(small, target, backend)
 
@@ -106,7 +113,7 @@ def judge_lanes(
     if backend == "interpret":
         interpreter.repair()
     run = Run(case, target, backend, explain=False)
-    with pinning.as_shipped():
+    with tuned(backend):
         run.call(arguments)
         arguments.restore()
         returned = run.call(arguments)

@@ -159,7 +159,7 @@ class TimingRunner:
         sets = [timed_data.copied(arguments) for _ in range(copies)]
         del arguments, data
         self._let_go()
-        calls = direct_calls.of(target, case, sets)
+        calls = direct_calls.of(target, case, sets, tuned=self._backend == "gpu")
         self._row = _Row.of(calls, self._timer)
         return Prepared(
             {result: max(share, judged.get(result, 0.0)) for result, share in shares.items()},

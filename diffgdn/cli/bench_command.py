@@ -162,7 +162,7 @@ def _run(
     with contextlib.ExitStack() as stack:
         run, workers = _begun(targets, where, folder, stack)
         click.echo(f"{run.machine.device}, {_versions(run)}\n{bench_table.limits_line(run.limits)}")
-        click.echo(bench_table.HEAD)
+        click.echo(bench_table.head(run.targets))
         _write(run, json_file)
         enough = lambda: max_time is not None and time.monotonic() - began >= max_time
         try:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from diffgdn.bench import direct_calls, floors, row_check, shapes, timed_data
-from diffgdn.bench.bench_records import NO_ROOM, RAISED, REFUSED, WRONG, Prepared, Turn, Untimed
-from diffgdn.bench.direct_calls import Call
+from diffgdn.bench import floors, row_check, shapes, timed_data
 from diffgdn.bench.floors import Limits
 from diffgdn.bench.shapes import Shape
-from diffgdn.bench.timing_runner import TimingRunner
 from diffgdn.cases.case import Case
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.reference import oracle
@@ -40,11 +35,9 @@ def named(name: str) -> Shape:
 
 def long_case(length: int = 300) -> Case:
     """Longer than the cut case, and small otherwise."""
-    return replace(one_sequence(tiny("gdn.extend").case), lens=(length,), H=2, HV=4)
-
-
-def one_sequence(case: Case) -> Case:
-    return replace(case, lens=case.lens[:1], pool=replace(case.pool, slots=1, indices=(0,)))
+    case = tiny("gdn.extend").case
+    pool = replace(case.pool, slots=1, indices=(0,))
+    return replace(case, lens=(length,), H=2, HV=4, pool=pool)
 
 
 # Shapes
@@ -229,143 +222,3 @@ def test_what_is_no_number_is_found_outside_of_the_lanes_too() -> None:
     assert 1 not in row_check.lanes_of(long_case()).heads
     with pytest.raises(NotFinite, match="16 of 19200 elements"):
         judged("hole_when_long", long_case())
-
-
-# Preparing and measuring
-
-
-class Clock:
-    """A timer that makes each call, and says what it is told to."""
-
-    def __init__(self, graph: str = "this one draws no graphs") -> None:
-        self.made, self._graph = 0, graph
-
-    def between(self, calls: Sequence[Call], count: int) -> float:
-        for i in range(count):
-            calls[i % len(calls)]()
-        self.made += count
-        return 4000.0
-
-    def kernels(self, calls: Sequence[Call], count: int) -> dict[str, float]:
-        return {"own_kernel": 30.0, "void at::native::copy": 10.0}
-
-    def capture(self, calls: Sequence[Call]) -> Any:
-        return self._graph
-
-    def limits(self) -> Limits:
-        return LIMITS
-
-
-def runner(*names: str) -> TimingRunner:
-    made = TimingRunner("interpret", Clock())
-    for name in names:
-        made.load(name)
-    return made
-
-
-def test_a_right_target_is_prepared_and_measured() -> None:
-    mine = runner("vk")
-    ready = mine.prepare("vk", tiny("gdn.decode").case)
-    assert isinstance(ready, Prepared)
-    assert set(ready.checked) == {"o", "state"}
-    assert (ready.own_call, ready.graph) == (True, "this one draws no graphs")
-    turn = mine.turn()
-    assert isinstance(turn, Turn)
-    assert (turn.call, turn.graph, turn.whole) == (4000.0, None, None)
-    assert turn.kernels == {"own_kernel": 30.0, "void at::native::copy": 10.0}
-
-
-def test_the_whole_call_of_a_target_that_is_no_function_is_timed() -> None:
-    name = f"{TOYS}:right"
-    mine = runner(name)
-    ready = mine.prepare(name, tiny("gdn.decode").case)
-    assert isinstance(ready, Prepared)
-    assert not ready.own_call
-    turn = mine.turn()
-    assert isinstance(turn, Turn)
-    assert turn.whole == 40.0
-
-
-@pytest.mark.parametrize(
-    ("toy", "op", "kind", "reason"),
-    [
-        ("wrong", "gdn.decode", WRONG, "gdn.decode o"),
-        ("raising", "gdn.decode", RAISED, "ZeroDivisionError: no such luck"),
-        ("right", "kda.decode", REFUSED, "right has no kda.decode"),
-    ],
-)
-def test_what_is_not_right_has_no_time(toy: str, op: str, kind: str, reason: str) -> None:
-    name = f"{TOYS}:{toy}"
-    found = runner(name).prepare(name, tiny(op).case)
-    assert isinstance(found, Untimed)
-    assert found.kind == kind
-    assert found.reason.startswith(reason)
-
-
-def test_what_is_wrong_on_the_lanes_alone_has_no_time() -> None:
-    name = f"{TOYS}:wrong_when_long"
-    found = runner(name).prepare(name, long_case())
-    assert isinstance(found, Untimed)
-    assert found.kind == WRONG
-
-
-def test_a_full_memory_is_nobody_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*given: object) -> None:
-        raise torch.OutOfMemoryError("all taken")
-
-    monkeypatch.setattr(row_check, "judge_lanes", full)
-    found = runner("eager").prepare("eager", tiny("gdn.decode").case)
-    assert isinstance(found, Untimed)
-    assert found.kind == NO_ROOM
-
-
-def test_many_rows_with_one_cut_case_take_one_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    judge = row_check.judge_cut
-    monkeypatch.setattr(row_check, "judge_cut", lambda case, *rest: asked.append(case) or judge(case, *rest))  # type: ignore[func-returns-value]
-    mine = runner("eager")
-    for length in (300, 301):
-        assert isinstance(mine.prepare("eager", long_case(length)), Prepared)
-    assert len(asked) == 1
-
-
-def test_a_target_that_takes_wider_tables_gets_them() -> None:
-    case = tiny("gdn.extend").case
-    narrow = get("eager")
-
-    class Wide:
-        """Takes cu_seqlens in int64 alone, as some packages do."""
-
-        name, layout, operations = "wide", "vk", ("gdn.extend",)
-        run, contract, configurations = narrow.run, narrow.contract, narrow.configurations
-
-        def refuses(self, case: Case, backend: str) -> str | None:
-            return None if case.cu_dtype == "int64" else "cu_seqlens: int64"
-
-    mine = runner()
-    mine._targets["wide"] = Wide()
-    assert isinstance(mine.prepare("wide", case), Prepared)
-
-
-# The calls that are timed
-
-
-def test_a_function_is_called_with_the_keywords_of_its_target() -> None:
-    """And with nothing around it: the results are those of the target's call."""
-    case, target = tiny("gdn.decode").case, get("vk")
-    sets = [arrange(case, inputs.draw(case), "cpu") for _ in range(2)]
-    calls = direct_calls.of(target, case, sets[:1])
-    assert (calls.own, calls.whole, len(calls.direct)) == (True, (), 1)
-    assert torch.equal(calls.direct[0](), target.run(case, sets[1])["o"])
-    assert torch.equal(sets[0]["state"], sets[1]["state"])
-
-
-def test_a_turn_is_as_many_calls_as_a_measurement_takes() -> None:
-    """At 4 ms a call that is the least number; none is made but by the timer."""
-    clock = Clock()
-    mine = TimingRunner("interpret", clock)
-    mine.load("eager")
-    mine.prepare("eager", tiny("gdn.decode").case)
-    before = clock.made
-    mine.turn()
-    assert clock.made - before == 1 + 3  # a warm-up of each copy, of which there is one without a cache
