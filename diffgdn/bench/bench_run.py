@@ -45,7 +45,7 @@ def rows(
     for shape in shapes:
         if enough():
             return
-        floor = None if limits is None else floors.floor(shape.case, limits)
+        floor = None if limits is None else floors.floor(shape.moved, shape.formed, limits)
         yield Row(shape, floor, tuple(_cells(shape, workers)))
 
 
@@ -71,7 +71,7 @@ def _cells(shape: Shape, workers: Mapping[str, Worker]) -> list[Cell]:
 
 def _prepared(shape: Shape, workers: Mapping[str, Worker]) -> dict[str, Prepared | Untimed]:
     """Have a row prepared by every target, at once unless its tensors are large."""
-    together = floors.moved_bytes(shape.case) <= TOGETHER_BYTES
+    together = shape.moved <= TOGETHER_BYTES
     begun: dict[str, Untimed | None] = {}
     ready: dict[str, Prepared | Untimed] = {}
     for name, worker in workers.items():

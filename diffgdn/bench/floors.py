@@ -91,9 +91,8 @@ def flops(case: Case) -> int:
     return case.total * case.HV * each
 
 
-def floor(case: Case, limits: Limits) -> Floor:
-    """Say how long a call takes at best on a GPU of these limits."""
-    moved, formed = moved_bytes(case), flops(case)
+def floor(moved: int, formed: int, limits: Limits) -> Floor:
+    """Say how long it takes at best to move some bytes and to form products of some FLOPs."""
     memory, matrix = moved / (limits.bandwidth * 1e3), formed / (limits.matrix_tflops * 1e6)
     return Floor(moved, formed, max(memory, matrix), "memory" if memory >= matrix else "matrix")
 

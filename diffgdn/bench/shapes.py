@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from diffgdn.bench import floors
 from diffgdn.cases.case import Case, Gates, Pool, Values
 from diffgdn.cases.operand_options import Operands
-from diffgdn.cases.operations import OPERATIONS
 
 PREFILL = ((1, 2048), (1, 8192), (1, 32768), (8, 1024), (64, 128))
 ALONE = ((1, 2048), (1, 8192), (1, 32768), (1, 65536))
@@ -26,6 +26,8 @@ SHARDS = {"gdn": ((2, 8), (4, 16)), "kda": ((12, 12), (6, 6))}
 DECODE_HEADS = {"gdn": ((2, 4), (32, 96)), "kda": ((4, 4), (96, 96))}
 STEP_KINDS = ("decode", "packed_decode", "verify")
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+STACK_LAYERS, STACK_HIDDEN = 36, 2048  # layers with a state, and hidden size, of Qwen3-Next-80B-A3B
+STACK_PREFILL = ((1, 2048), (1, 8192))
 LOWER_BOUND = -5.0  # of raw gates, as Kimi K3 has it
 
 Sizes = Sequence[tuple[int, int]]  # sequences, tokens of each
@@ -59,6 +61,46 @@ class Shape:
     def name(self) -> str:
         """The row's name, which no other has: operation, label, heads and variant."""
         return " ".join(filter(None, (self.op, self.label, self.heads, self.variant)))
+
+    @property
+    def moved(self) -> int:
+        """Bytes that a call must move."""
+        return floors.moved_bytes(self.case)
+
+    @property
+    def formed(self) -> int:
+        """FLOPs of the products that a call must form."""
+        return floors.flops(self.case)
+
+
+@dataclass(frozen=True)
+class StackShape(Shape):
+    """Hold one timed step of a whole stack of layers (`bench.stack`).
+
+    Attributes:
+        op: "stack.decode" or "stack.extend"; case: of each layer's operation.
+    """
+
+    layers: int = STACK_LAYERS
+    hidden: int = STACK_HIDDEN
+
+    @property
+    def weights(self) -> int:
+        """Numbers in the projections of a layer: of q, k, v and z, of a and b, and back."""
+        case = self.case
+        out = 2 * case.H * case.K + 2 * case.HV * case.V + 2 * case.HV
+        return self.hidden * (out + case.HV * case.V)
+
+    @property
+    def moved(self) -> int:
+        """Bytes of weights and states; what passes between kernels may stay in the cache."""
+        each = self.weights * floors.BYTES[self.case.dtype] + floors.state_bytes(self.case)
+        return self.layers * each
+
+    @property
+    def formed(self) -> int:
+        """FLOPs of the projections, two for each weight and token, and of the operations."""
+        return self.layers * (2 * self.weights * self.case.total + floors.flops(self.case))
 
 
 def _pool(case_op: str, sequences: int, length: int, state: str) -> Pool:
@@ -150,6 +192,16 @@ def shapes(op: str, chosen: str = "short") -> list[Shape]:
     return list(SETS[chosen](op))
 
 
-def labels() -> list[str]:
-    """List the labels of all sets."""
-    return sorted({shape.label for chosen in SETS for op in OPERATIONS for shape in shapes(op, chosen)})
+def stacks(tiny: bool = False) -> list[StackShape]:
+    """List the steps of a stack that are timed: decode of BATCHES, and prefill. tiny: for the interpreter."""
+    if tiny:
+        small = [shape for kind in ("decode", "extend") for shape in _tiny(f"gdn.{kind}")]
+        return [_stack(shape, layers=2, hidden=32) for shape in small]
+    heads = USUAL_HEADS["gdn"]
+    decode = [_shape("gdn.decode", n, 1, heads) for n in BATCHES]
+    prefill = [_shape("gdn.extend", *size, heads) for size in STACK_PREFILL]
+    return [_stack(shape) for shape in (*decode, *prefill)]
+
+
+def _stack(shape: Shape, **sizes: int) -> StackShape:
+    return StackShape(shape.op.replace("gdn", "stack"), shape.label, shape.case, **sizes)

@@ -63,7 +63,7 @@ class TimingProcess:
             self._child = self._new()
             self.load()
         self.loaded()
-        self._child.send(Request("prepare", (self._target, shape.case)))
+        self._child.send(Request("prepare", (self._target, shape)))
 
     def prepared(self) -> Prepared | Untimed:
         """Wait for a row that is being prepared."""

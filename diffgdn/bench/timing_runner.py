@@ -24,12 +24,15 @@ from diffgdn.bench.bench_records import (
     Untimed,
 )
 from diffgdn.bench.direct_calls import Calls
-from diffgdn.bench.floors import Limits, moved_bytes
+from diffgdn.bench.floors import Limits
+from diffgdn.bench.shapes import Shape, StackShape
+from diffgdn.bench.stack import Stack
 from diffgdn.bench.timers import CudaTimer, Graph, HostTimer, Timer
 from diffgdn.cases.case import Case
 from diffgdn.cases.target_names import RELEASED
 from diffgdn.runner.messages import SetupError
-from diffgdn.targets import Target
+from diffgdn.targets import FunctionTarget, Target
+from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.layout import arrange
 from diffgdn.verdict.execute import device_of
 from diffgdn.verdict.failures import CheckFailure, KernelRaised
@@ -101,15 +104,17 @@ class TimingRunner:
         except targets.TargetError as error:
             raise SetupError(str(error)) from None
 
-    def prepare(self, target: str, case: Case) -> Prepared | Untimed:
+    def prepare(self, target: str, shape: Shape) -> Prepared | Untimed:
         """Check a target on the case of a row, and make its calls ready to be timed."""
         self.release()
         loaded = self._targets[target]
-        taken, refused = _taken(loaded, case, self._backend)
+        if isinstance(shape, StackShape) and type(loaded) is not FunctionTarget:
+            return Untimed(REFUSED, "a stack calls functions, and has no use for an adapter")
+        case, refused = _taken(loaded, shape.case, self._backend)
         if refused is not None:
             return Untimed(REFUSED, refused)
         try:
-            return self._prepared(target, loaded, taken)
+            return self._prepared(target, loaded, replace(shape, case=case))
         except torch.OutOfMemoryError:
             found = Untimed(NO_ROOM, "no room in the GPU's memory")
         except KernelRaised as failure:
@@ -148,27 +153,36 @@ class TimingRunner:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
 
-    def _prepared(self, name: str, target: Target, case: Case) -> Prepared | Untimed:
+    def _prepared(self, name: str, target: Target, shape: Shape) -> Prepared | Untimed:
+        case = shape.case
         judged = self._judge(name, target, case)
         if isinstance(judged, Untimed):
             return judged
         data = timed_data.draw(case)
         arguments = arrange(case, data, device_of(self._backend), target.layout)
         shares = row_check.judge_lanes(case, data, arguments, target, self._backend)
-        copies = timed_data.copies_for(moved_bytes(case), self._cache)
-        sets = [timed_data.copied(arguments) for _ in range(copies)]
-        del arguments, data
+        del data
+        calls = self._calls(target, shape, arguments)
+        del arguments
         self._let_go()
-        calls = direct_calls.of(target, case, sets, tuned=self._backend == "gpu")
         self._row = _Row.of(calls, self._timer)
         return Prepared(
             {result: max(share, judged.get(result, 0.0)) for result, share in shares.items()},
             row_check.lanes_of(case).words,
-            copies,
+            len(calls.direct),
             calls.own,
             self._row.graph if isinstance(self._row.graph, str) else None,
             targets.provenance_of(target, case.op),
         )
+
+    def _calls(self, target: Target, shape: Shape, arguments: Arguments) -> Calls:
+        """Make the calls of a row, over copies of its arguments."""
+        if isinstance(shape, StackShape):
+            assert isinstance(target, FunctionTarget), "as refused otherwise"
+            return Calls((Stack(target, shape, arguments).step,), (), own=True)
+        copies = timed_data.copies_for(shape.moved, self._cache)
+        sets = [timed_data.copied(arguments) for _ in range(copies)]
+        return direct_calls.of(target, shape.case, sets, tuned=self._backend == "gpu")
 
     def _judge(self, name: str, target: Target, case: Case) -> Untimed | dict[str, float]:
         """Reach the verdict on the cut case of a row: once, as many rows have the same one. Returns the worst

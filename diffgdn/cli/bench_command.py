@@ -55,6 +55,11 @@ PICTURES = (".svg", ".png", ".pdf")
     help="Which shapes: those of the page of measurements, many more, or tiny ones to try the command.  "
     "[default: short; in the interpreter tiny]",
 )
+@click.option(
+    "--stack",
+    is_flag=True,
+    help="Steps of a stack of layers as Qwen3-Next has them instead: decode, and prefill of a first token.",
+)
 @click.option("--shape", "labels", multiple=True, help="Only this shape, such as 1x8192; may be given again.")
 @click.option("--heads", multiple=True, help="Only these heads, such as 16/32; may be given again.")
 @max_time_option("Begin no row after this time.")
@@ -70,6 +75,7 @@ def bench(
     pattern: str,
     targets: tuple[str, ...],
     chosen: str | None,
+    stack: bool,
     labels: tuple[str, ...],
     heads: tuple[str, ...],
     max_time: float | None,
@@ -90,7 +96,13 @@ def bench(
     _check_files(json_file, plot_file)
     where = _backend(backend)
     chosen = _set(chosen, where)
-    rows = [shape for op in operations for shape in shapes.shapes(op, chosen) if _kept(shape, labels, heads)]
+    every = shapes.stacks(where == "interpret") if stack else None
+    rows = [
+        shape
+        for op in operations
+        for shape in (shapes.shapes(op, chosen) if every is None else every)
+        if shape.case.op == op and _kept(shape, labels, heads)
+    ]
     if not rows:
         raise Problem("bench: none of these operations is timed on any of these shapes")
     with tempfile.TemporaryDirectory(prefix="diffgdn-bench-") as folder:

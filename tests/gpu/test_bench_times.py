@@ -49,20 +49,20 @@ def test_a_time_is_not_below_what_the_machine_can_do(
     target: str, op: str, label: str, runner: TimingRunner, limits: Limits
 ) -> None:
     shape = named(op, label)
-    ready = runner.prepare(target, shape.case)
+    ready = runner.prepare(target, shape)
     assert isinstance(ready, Prepared), ready
     assert ready.copies > 1  # of tensors, so that a call does not find its own in the cache
     turn = runner.turn()
     runner.release()
     assert isinstance(turn, Turn), turn
     kernel = sum(turn.kernels.values())
-    assert 0.0 < floors.floor(shape.case, limits).microseconds <= MOST_SHARE * kernel
+    assert 0.0 < floors.floor(shape.moved, shape.formed, limits).microseconds <= MOST_SHARE * kernel
     assert turn.call > 0.0
     assert turn.graph is None or 0.0 < turn.graph < 2 * turn.call + kernel
 
 
 def test_what_is_wrong_has_no_time(runner: TimingRunner) -> None:
     shape = named("gdn.decode", "8x1")
-    found = runner.prepare(f"{TOYS}:wrong", shape.case)
+    found = runner.prepare(f"{TOYS}:wrong", shape)
     assert isinstance(found, Untimed)
     assert found.kind == WRONG

@@ -114,11 +114,11 @@ def test_prefill_must_form_products_by_chunk() -> None:
 
 
 def test_the_floor_is_the_longer_of_the_two() -> None:
-    case = named("gdn.extend 1x8192 16/32").case
-    by_memory = floors.floor(case, LIMITS)
+    shape = named("gdn.extend 1x8192 16/32")
+    by_memory = floors.floor(shape.moved, shape.formed, LIMITS)
     assert by_memory.bound == "memory"
     assert by_memory.microseconds == pytest.approx(by_memory.bytes / 3e6)  # the better bandwidth, 3000 GB/s
-    by_matrix = floors.floor(case, replace(LIMITS, matrix_tflops=8.0))
+    by_matrix = floors.floor(shape.moved, shape.formed, replace(LIMITS, matrix_tflops=8.0))
     assert by_matrix.bound == "matrix"
     assert by_matrix.microseconds == pytest.approx(by_matrix.flops / 8e6)
 

@@ -32,11 +32,12 @@ def tiny(op: str) -> Shape:
     return shape
 
 
-def long_case(length: int = 300) -> Case:
+def long_shape(length: int = 300) -> Shape:
     """Longer than the cut case, and small otherwise."""
     case = tiny("gdn.extend").case
     pool = replace(case.pool, slots=1, indices=(0,))
-    return replace(case, lens=(length,), H=2, HV=4, pool=pool)
+    case = replace(case, lens=(length,), H=2, HV=4, pool=pool)
+    return Shape(case.op, f"1x{length}", case)
 
 
 # Preparing and measuring
@@ -73,7 +74,7 @@ def runner(*names: str) -> TimingRunner:
 
 def test_a_right_target_is_prepared_and_measured() -> None:
     mine = runner("vk")
-    ready = mine.prepare("vk", tiny("gdn.decode").case)
+    ready = mine.prepare("vk", tiny("gdn.decode"))
     assert isinstance(ready, Prepared)
     assert set(ready.checked) == {"o", "state"}
     assert (ready.own_call, ready.graph) == (True, "this one draws no graphs")
@@ -86,7 +87,7 @@ def test_a_right_target_is_prepared_and_measured() -> None:
 def test_the_whole_call_of_a_target_that_is_no_function_is_timed() -> None:
     name = f"{TOYS}:right"
     mine = runner(name)
-    ready = mine.prepare(name, tiny("gdn.decode").case)
+    ready = mine.prepare(name, tiny("gdn.decode"))
     assert isinstance(ready, Prepared)
     assert not ready.own_call
     turn = mine.turn()
@@ -104,7 +105,7 @@ def test_the_whole_call_of_a_target_that_is_no_function_is_timed() -> None:
 )
 def test_what_is_not_right_has_no_time(toy: str, op: str, kind: str, reason: str) -> None:
     name = f"{TOYS}:{toy}"
-    found = runner(name).prepare(name, tiny(op).case)
+    found = runner(name).prepare(name, tiny(op))
     assert isinstance(found, Untimed)
     assert found.kind == kind
     assert found.reason.startswith(reason)
@@ -112,7 +113,7 @@ def test_what_is_not_right_has_no_time(toy: str, op: str, kind: str, reason: str
 
 def test_what_is_wrong_on_the_lanes_alone_has_no_time() -> None:
     name = f"{TOYS}:wrong_when_long"
-    found = runner(name).prepare(name, long_case())
+    found = runner(name).prepare(name, long_shape())
     assert isinstance(found, Untimed)
     assert found.kind == WRONG
 
@@ -122,7 +123,7 @@ def test_a_full_memory_is_nobody_s_fault(monkeypatch: pytest.MonkeyPatch) -> Non
         raise torch.OutOfMemoryError("all taken")
 
     monkeypatch.setattr(row_check, "judge_lanes", full)
-    found = runner("eager").prepare("eager", tiny("gdn.decode").case)
+    found = runner("eager").prepare("eager", tiny("gdn.decode"))
     assert isinstance(found, Untimed)
     assert found.kind == NO_ROOM
 
@@ -133,12 +134,11 @@ def test_many_rows_with_one_cut_case_take_one_verdict(monkeypatch: pytest.Monkey
     monkeypatch.setattr(row_check, "judge_cut", lambda case, *rest: asked.append(case) or judge(case, *rest))  # type: ignore[func-returns-value]
     mine = runner("eager")
     for length in (300, 301):
-        assert isinstance(mine.prepare("eager", long_case(length)), Prepared)
+        assert isinstance(mine.prepare("eager", long_shape(length)), Prepared)
     assert len(asked) == 1
 
 
 def test_a_target_that_takes_wider_tables_gets_them() -> None:
-    case = tiny("gdn.extend").case
     narrow = get("eager")
 
     class Wide:
@@ -152,7 +152,7 @@ def test_a_target_that_takes_wider_tables_gets_them() -> None:
 
     mine = runner()
     mine._targets["wide"] = Wide()
-    assert isinstance(mine.prepare("wide", case), Prepared)
+    assert isinstance(mine.prepare("wide", tiny("gdn.extend")), Prepared)
 
 
 # The calls that are timed
@@ -188,7 +188,7 @@ def test_a_turn_is_as_many_calls_as_a_measurement_takes() -> None:
     clock = Clock()
     mine = TimingRunner("interpret", clock)
     mine.load("eager")
-    mine.prepare("eager", tiny("gdn.decode").case)
+    mine.prepare("eager", tiny("gdn.decode"))
     before = clock.made
     mine.turn()
     assert clock.made - before == 1 + 3  # a warm-up of each copy, of which there is one without a cache

@@ -147,7 +147,7 @@ def a_run() -> Run:
         return Cell.timed(name, READY, [Turn(value + 3.0, {"own": value})] * 2)
 
     def row(shape: Shape, *own: Cell) -> Row:
-        return Row(shape, floors.floor(shape.case, LIMITS), own)
+        return Row(shape, floors.floor(shape.moved, shape.formed, LIMITS), own)
 
     rows = (
         row(first, timed("vk", 10.0), timed("kv", 20.0), Cell("late", Untimed(NO_ROOM, "full"))),
