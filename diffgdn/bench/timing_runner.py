@@ -45,6 +45,9 @@ ADAPTER_CALLS = 3  # of a measurement of the whole call
 TABLE_DTYPES = (("int32", "int32"), ("int64", "int32"), ("int64", "int64"))
 
 
+FULL = Untimed(NO_ROOM, "no room in the GPU's memory")
+
+
 class TimingRunner:
     """A runner of the bench: one row at a time is prepared, measured in turns, and let go.
 
@@ -114,16 +117,12 @@ class TimingRunner:
         if refused is not None:
             return Untimed(REFUSED, refused)
         try:
-            return self._prepared(target, loaded, replace(shape, case=case))
-        except torch.OutOfMemoryError:
-            found = Untimed(NO_ROOM, "no room in the GPU's memory")
-        except KernelRaised as failure:
-            found = Untimed(RAISED, failure.message)
+            found = self._prepared(target, loaded, replace(shape, case=case))
         except CheckFailure as failure:
-            found = Untimed(WRONG, str(failure))
+            found = _failed(failure)
         except Exception as error:
             found = _raised(error)
-        return self._ended(found)
+        return self._ended(found) if isinstance(found, Untimed) else found
 
     def turn(self) -> Turn | Untimed:
         """Measure the calls of the row once."""
@@ -192,11 +191,10 @@ class TimingRunner:
             verdict = row_check.judge_cut(case, target, self._backend)
             if verdict.refused is not None:
                 return Untimed(REFUSED, verdict.refused)
-            self._judged[key] = dict(verdict.shares)
-            if isinstance(verdict.failure, KernelRaised):
-                self._judged[key] = Untimed(RAISED, verdict.failure.message)
-            elif verdict.failure is not None:
-                self._judged[key] = Untimed(WRONG, str(verdict.failure))
+            judged = dict(verdict.shares) if verdict.failure is None else _failed(verdict.failure)
+            if isinstance(judged, Untimed) and judged.kind == NO_ROOM:
+                return judged  # another time there may be
+            self._judged[key] = judged
         return self._judged[key]
 
 
@@ -243,8 +241,18 @@ def _taken(target: Target, case: Case, backend: str) -> tuple[Case, str | None]:
     return case, first
 
 
+def _failed(failure: CheckFailure) -> Untimed:
+    """Say what a check that a target has not passed means for its time."""
+    if isinstance(failure, KernelRaised):
+        full = failure.message.startswith(torch.OutOfMemoryError.__name__)
+        return FULL if full else Untimed(RAISED, failure.message)
+    return Untimed(WRONG, str(failure))
+
+
 def _raised(error: Exception) -> Untimed:
     """Put what a call raised into a line; its traceback goes to the log."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return FULL
     print("".join(traceback.format_exception(error)), file=sys.stderr, flush=True)
     line = (str(error).strip() or "no message").splitlines()[0]
     return Untimed(RAISED, f"{type(error).__name__}: {line}")

@@ -66,7 +66,12 @@ def _die(case: Case, results: dict[str, torch.Tensor]) -> None:
         os._exit(7)
 
 
+def _fill(case: Case, results: dict[str, torch.Tensor]) -> None:
+    raise torch.OutOfMemoryError("all taken")
+
+
 right = Toy("right")
+full = Toy("full", _fill)
 wrong = Toy("wrong", _off)
 wrong_when_long = Toy("wrong_when_long", _off_when_long)
 hole_when_long = Toy("hole_when_long", _hole_when_long)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diffgdn.bench import direct_calls, row_check, shapes
-from diffgdn.bench.bench_records import NO_ROOM, RAISED, REFUSED, WRONG, Prepared, Turn, Untimed
+from diffgdn.bench.bench_records import CRASHED, NO_ROOM, RAISED, REFUSED, WRONG, Prepared, Turn, Untimed
 from diffgdn.bench.direct_calls import Call
 from diffgdn.bench.floors import Limits
 from diffgdn.bench.shapes import Shape
@@ -118,14 +118,31 @@ def test_what_is_wrong_on_the_lanes_alone_has_no_time() -> None:
     assert found.kind == WRONG
 
 
-def test_a_full_memory_is_nobody_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*given: object) -> None:
-        raise torch.OutOfMemoryError("all taken")
-
-    monkeypatch.setattr(row_check, "judge_lanes", full)
-    found = runner("eager").prepare("eager", tiny("gdn.decode"))
+def test_a_full_memory_is_nobody_s_fault() -> None:
+    """And the next row may find room: it is asked again."""
+    name = f"{TOYS}:full"
+    mine = runner(name)
+    found = mine.prepare(name, tiny("gdn.decode"))
     assert isinstance(found, Untimed)
     assert found.kind == NO_ROOM
+    mine._targets[name] = get(f"{TOYS}:right")
+    assert isinstance(mine.prepare(name, tiny("gdn.decode")), Prepared)
+
+
+def test_what_breaks_the_context_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong result may be the last thing that was seen of it."""
+    name = f"{TOYS}:wrong"
+    mine = runner(name)
+
+    def broken() -> None:
+        raise RuntimeError("an illegal memory access\nand more")
+
+    mine.release()
+    monkeypatch.setattr(mine, "release", lambda: None)
+    monkeypatch.setattr(mine, "_let_go", broken)
+    found = mine.prepare(name, tiny("gdn.decode"))
+    assert found == Untimed(CRASHED, "the kernel broke its GPU context: an illegal memory access")
+    assert mine.broken == "an illegal memory access"
 
 
 def test_many_rows_with_one_cut_case_take_one_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
