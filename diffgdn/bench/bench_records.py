@@ -221,7 +221,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         "heads": shape.heads,
         "variant": shape.variant,
         "case": shape.case.to_json(),
-        "floor": None if row.floor is None else dataclasses.asdict(row.floor),
+        "floor": None if row.floor is None else _floor_json(row.floor),
         "targets": {cell.target: _cell_json(row, cell) for cell in row.cells},
     }
 
@@ -234,7 +234,9 @@ def _cell_json(row: Row, cell: Cell) -> dict[str, Any]:
     if row.floor is not None and cell.time is not None:
         achieved = {
             "gb_per_s": row.floor.bytes / cell.time / 1e3,
+            "bandwidth_share": row.floor.memory / cell.time,
             "tflops": row.floor.flops / cell.time / 1e6,
+            "matrix_share": row.floor.matrix / cell.time,
         }
     return {
         "status": "timed",
@@ -253,6 +255,10 @@ def _cell_json(row: Row, cell: Cell) -> dict[str, Any]:
         "checked": {"lanes": cell.prepared.lanes, "shares_of_bounds": dict(cell.prepared.checked)},
         "provenance": dict(cell.prepared.provenance),
     }
+
+
+def _floor_json(floor: Floor) -> dict[str, Any]:
+    return {**dataclasses.asdict(floor), "microseconds": floor.microseconds, "bound": floor.bound}
 
 
 def _spread_json(spread: Spread | None) -> dict[str, float] | None:

@@ -41,14 +41,23 @@ class Floor:
 
     Attributes:
         bytes: that must be moved; flops: of the products that must be formed.
-        microseconds: the longer of what the two take at the limits.
-        bound: which of them that is, "memory" or "matrix".
+        memory, matrix: microseconds that the two take at the limits.
     """
 
     bytes: int
     flops: int
-    microseconds: float
-    bound: str
+    memory: float
+    matrix: float
+
+    @property
+    def microseconds(self) -> float:
+        """The longer of the two: they may go on at the same time."""
+        return max(self.memory, self.matrix)
+
+    @property
+    def bound(self) -> str:
+        """Which of the two is the longer, "memory" or "matrix"."""
+        return "memory" if self.memory >= self.matrix else "matrix"
 
 
 def token_bytes(case: Case) -> int:
@@ -93,8 +102,7 @@ def flops(case: Case) -> int:
 
 def floor(moved: int, formed: int, limits: Limits) -> Floor:
     """Say how long it takes at best to move some bytes and to form products of some FLOPs."""
-    memory, matrix = moved / (limits.bandwidth * 1e3), formed / (limits.matrix_tflops * 1e6)
-    return Floor(moved, formed, max(memory, matrix), "memory" if memory >= matrix else "matrix")
+    return Floor(moved, formed, moved / (limits.bandwidth * 1e3), formed / (limits.matrix_tflops * 1e6))
 
 
 def _size(case: Case, name: str) -> int:

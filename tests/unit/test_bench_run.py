@@ -174,7 +174,11 @@ def test_the_json_says_all_that_there_is() -> None:
     assert second["vk"]["kernel"] == {"median": 100.0, "low": 100.0, "high": 100.0}
     share = second["vk"]["floor_share"]
     assert share == pytest.approx(0.9, abs=0.01)
+    assert second["vk"]["bandwidth_share"] == share
     assert second["vk"]["gb_per_s"] == pytest.approx(share * LIMITS.bandwidth)
+    assert second["vk"]["tflops"] == pytest.approx(second["vk"]["matrix_share"] * LIMITS.matrix_tflops)
+    assert 0.0 < second["vk"]["matrix_share"] < share
+    assert data["rows"][1]["floor"]["bound"] == "memory"
     assert second["kv"]["ratio"] == 8.0
     assert second["late"] == {"status": "wrong", "reason": "o: off by 1"}
     assert second["vk"]["checked"]["shares_of_bounds"] == {"o": 0.3, "state": 0.2}
