@@ -46,7 +46,7 @@ class Prepared:
     checked: what was asked of its results, and how near to the bounds they came, in words and shares by
     result. copies: sets of tensors that calls take in turn. own_call: whether the package's own function is
     timed, without what the adapter does around it. graph: why calls cannot be captured, None if they can.
-    provenance: what ran.
+    provenance: what ran. seconds: that preparing took, by part.
     """
 
     checked: Mapping[str, float]
@@ -55,6 +55,7 @@ class Prepared:
     own_call: bool
     graph: str | None = None
     provenance: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,16 @@ class Run:
             for target, by_op in found.items()
         }
 
+    def seconds(self) -> dict[str, float]:
+        """Add up what preparing took, by part: of each row the slowest target, as they prepare together."""
+        out: dict[str, float] = {}
+        for row in self.rows:
+            ready = [cell.prepared.seconds for cell in row.cells if cell.prepared is not None]
+            slowest = max(ready, key=lambda parts: sum(parts.values()), default={})
+            for part, seconds in slowest.items():
+                out[part] = out.get(part, 0.0) + seconds
+        return out
+
     def to_json(self) -> dict[str, Any]:
         """Write everything as plain data. Times are in microseconds, ratios are to the base."""
         return {
@@ -254,6 +265,7 @@ def _cell_json(row: Row, cell: Cell) -> dict[str, Any]:
         "copies": cell.prepared.copies,
         "checked": {"lanes": cell.prepared.lanes, "shares_of_bounds": dict(cell.prepared.checked)},
         "provenance": dict(cell.prepared.provenance),
+        "seconds": dict(cell.prepared.seconds),
     }
 
 

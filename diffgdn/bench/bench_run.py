@@ -40,11 +40,13 @@ def rows(
     """Time shapes on targets, one row after the other.
 
     workers: by target, the base first. limits: None for rows without a floor. enough: asked before each row
-    whether that is to be the end.
+    but the first of its operation whether to leave it out.
     """
+    begun: set[str] = set()
     for shape in shapes:
-        if enough():
-            return
+        if shape.op in begun and enough():
+            continue
+        begun.add(shape.op)
         floor = None if limits is None else floors.floor(shape.moved, shape.formed, limits)
         yield Row(shape, floor, tuple(_cells(shape, workers)))
 

@@ -81,5 +81,8 @@ def end_lines(run: Run) -> Iterator[str]:
             if cell.untimed is not None and cell.untimed.kind in FAULTS:
                 where = f"{cell.target} on {row.shape.name}"
                 yield f"{cell.untimed.kind} and not timed: {where}: {cell.untimed.reason}"
+    if run.seconds():
+        parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in run.seconds().items())
+        yield f"preparing took, in seconds: {parts}"
     if run.left:
         yield f"left out for lack of time: {', '.join(run.left)}"

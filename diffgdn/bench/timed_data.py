@@ -17,29 +17,33 @@ from diffgdn.tensors import inputs
 from diffgdn.tensors.arena import Arguments
 from diffgdn.tensors.inputs import Data
 
-TOKEN_PERIOD = 1021
-STATE_PERIOD = 53
+TOKEN_PERIOD = 509
+STATE_PERIOD = 13
 TOKENS = ("q", "k", "v", "g", "beta", "a", "b")
 ROTATED_CACHES = 4  # how many times the L2 cache all copies together fill
 LEAST_COPIES, MOST_COPIES = 2, 64
 
 
-def draw(case: Case) -> Data:
-    """Draw the tensors of a case as `inputs.draw` does, but with tokens and states that repeat."""
+def draw(case: Case, device: str = "cpu") -> Data:
+    """Draw the tensors of a case as `inputs.draw` does, but with tokens and states that repeat.
+
+    device: where they are repeated, and come back.
+    """
     sequences = min(len(case.lens), STATE_PERIOD)
     states = inputs.draw(_of_lengths(case, (1,) * sequences))
-    tokens = inputs.draw(_of_lengths(case, _token_lengths(case)))
-    order = torch.arange(case.total) % min(case.total, TOKEN_PERIOD)
-    out = {name: tensor[order] if name in TOKENS else tensor for name, tensor in tokens.items()}
+    period = min(case.total, TOKEN_PERIOD)
+    out = inputs.draw(_of_lengths(_of_any_length(case), (period,)))
+    order = torch.arange(case.total, device=device) % period
+    out |= {name: tensor.to(device)[order] for name, tensor in out.items() if name in TOKENS}
     if "state" in states:
-        out["state"] = states["state"][torch.arange(len(case.lens)) % sequences]
+        order = torch.arange(len(case.lens), device=device) % sequences
+        out["state"] = states["state"].to(device)[order]
     return out
 
 
-def _token_lengths(case: Case) -> tuple[int, ...]:
-    """As many tokens as one period has: of one sequence, or of as many as it takes of single tokens."""
-    count = min(case.total, TOKEN_PERIOD)
-    return (1,) * count if case.operation.single_token else (count,)
+def _of_any_length(case: Case) -> Case:
+    """Packed decode has the tensors of decode, which takes several tokens of one sequence."""
+    return replace(case, op=case.op.replace("packed_decode", "decode"))
 
 
 def _of_lengths(case: Case, lens: tuple[int, ...]) -> Case:

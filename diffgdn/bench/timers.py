@@ -58,7 +58,7 @@ class CudaTimer:
         from torch.profiler import ProfilerActivity, profile
 
         torch.cuda.synchronize()
-        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        with profile(activities=[ProfilerActivity.CUDA], acc_events=True) as seen:
             for i in range(count):
                 calls[i % len(calls)]()
             torch.cuda.synchronize()

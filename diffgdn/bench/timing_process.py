@@ -18,6 +18,8 @@ from diffgdn.runner.kernel_child import Ended, KernelChild, TimedOut
 from diffgdn.runner.messages import Answer, Request, RunnerError
 
 MODULE = "diffgdn.bench.timing_child"
+# Several children prepare at once: with threads of their own, each on every core, they would only queue.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 PREPARE_SECONDS = 300.0  # for compiling, for a package's own tuning, and for the oracle
 TURN_SECONDS = 120.0
 
@@ -34,7 +36,7 @@ class TimingProcess:
 
     def _new(self) -> KernelChild:
         self._loading = False
-        return KernelChild(self._backend, self._log, module=MODULE)
+        return KernelChild(self._backend, self._log, ENVIRONMENT, MODULE)
 
     def machine(self) -> Machine:
         """Say what there is to run on. Raises RunnerError."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -153,18 +156,22 @@ class TimingRunner:
             torch.cuda.empty_cache()
 
     def _prepared(self, name: str, target: Target, shape: Shape) -> Prepared | Untimed:
-        case = shape.case
-        judged = self._judge(name, target, case)
+        case, device, spent = shape.case, device_of(self._backend), _Parts()
+        with spent("cut case"):
+            judged = self._judge(name, target, case)
         if isinstance(judged, Untimed):
             return judged
-        data = timed_data.draw(case)
-        arguments = arrange(case, data, device_of(self._backend), target.layout)
-        shares = row_check.judge_lanes(case, data, arguments, target, self._backend)
-        del data
-        calls = self._calls(target, shape, arguments)
-        del arguments
-        self._let_go()
-        self._row = _Row.of(calls, self._timer)
+        with spent("tensors"):
+            data = timed_data.draw(case, device)
+            arguments = arrange(case, data, device, target.layout)
+        with spent("lanes"):
+            shares = row_check.judge_lanes(case, data, arguments, target, self._backend)
+        with spent("calls"):
+            del data
+            calls = self._calls(target, shape, arguments)
+            del arguments
+            self._let_go()
+            self._row = _Row.of(calls, self._timer)
         return Prepared(
             {result: max(share, judged.get(result, 0.0)) for result, share in shares.items()},
             row_check.lanes_of(case).words,
@@ -172,6 +179,7 @@ class TimingRunner:
             calls.own,
             self._row.graph if isinstance(self._row.graph, str) else None,
             targets.provenance_of(target, case.op),
+            spent.seconds,
         )
 
     def _calls(self, target: Target, shape: Shape, arguments: Arguments) -> Calls:
@@ -214,6 +222,7 @@ class _Row:
         timer.between(calls.direct, some)  # compiles, and tunes
         wanted = TURN_MICROSECONDS / max(timer.between(calls.direct, some), 1e-3)
         count = max(some, LEAST_CALLS, min(MOST_CALLS, math.ceil(wanted)))
+        timer.kernels(calls.direct, some)  # its first use takes long
         graph = timer.capture(calls.direct)
         return cls(calls, count, graph, max(1, min(MOST_REPLAYS, math.ceil(wanted / some))))
 
@@ -226,6 +235,19 @@ class _Row:
         graph = None if isinstance(self.graph, str) else self.graph.replay(self.replays)
         whole = timer.kernels(self.calls.whole, ADAPTER_CALLS) if self.calls.whole else {}
         return Turn(call, kernels, graph, sum(whole.values()) or None)
+
+
+class _Parts:
+    """Adds up the seconds of parts, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - began
 
 
 def _taken(target: Target, case: Case, backend: str) -> tuple[Case, str | None]:

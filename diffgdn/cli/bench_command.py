@@ -62,7 +62,9 @@ PICTURES = (".svg", ".png", ".pdf")
 )
 @click.option("--shape", "labels", multiple=True, help="Only this shape, such as 1x8192; may be given again.")
 @click.option("--heads", multiple=True, help="Only these heads, such as 16/32; may be given again.")
-@max_time_option("Begin no row after this time.")
+@max_time_option(
+    "Begin no row after this time, counted from the end of the first; the first of each operation always."
+)
 @backend_option
 @json_option("Write the figures to this file, after each row.")
 @click.option(
@@ -170,27 +172,44 @@ def _run(
     folder: Path,
 ) -> int:
     """Time the rows; the exit status."""
-    began = time.monotonic()
     with contextlib.ExitStack() as stack:
         run, workers = _begun(targets, where, folder, stack)
         click.echo(f"{run.machine.device}, {_versions(run)}\n{bench_table.limits_line(run.limits)}")
         click.echo(bench_table.head(run.targets))
         _write(run, json_file)
-        enough = lambda: max_time is not None and time.monotonic() - began >= max_time
+        enough = _Clock(max_time)
         try:
             for row in bench_run.rows(rows, workers, run.limits, enough):
                 run = replace(run, rows=(*run.rows, row))
                 click.echo("\n".join(bench_table.row_lines(row)))
                 _write(run, json_file)
+                enough.start()
         except KeyboardInterrupt:
             run = replace(run, interrupted=True)
-    run = replace(run, left=tuple(shape.name for shape in rows[len(run.rows) :]))
+    done = {row.shape.name for row in run.rows}
+    run = replace(run, left=tuple(shape.name for shape in rows if shape.name not in done))
     _write(run, json_file)
     for line in bench_table.end_lines(run):
         click.echo(line)
     if plot_file is not None:
         bench_plot.draw(run, plot_file)
     return _status(run)
+
+
+class _Clock:
+    """Says whether the time is up, which runs from the end of the first row on: before it, children are
+    started and kernels compiled."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds, self._began = seconds, 0.0
+
+    def start(self) -> None:
+        self._began = self._began or time.monotonic()
+
+    def __call__(self) -> bool:
+        if self._seconds is None or not self._began:
+            return False
+        return time.monotonic() - self._began >= self._seconds
 
 
 def _status(run: Run) -> int:

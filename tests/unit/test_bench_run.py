@@ -134,9 +134,11 @@ def test_a_crash_amid_the_turns_leaves_the_others_theirs() -> None:
 
 
 def test_no_row_begins_once_there_is_enough() -> None:
-    answers = iter([False, True])
-    workers = {"a": Fake("a", [], FIVE)}
-    assert len(list(bench_run.rows(SHAPES, workers, LIMITS, lambda: next(answers)))) == 1
+    """But the first of each operation."""
+    workers = {"a": Fake("a", [], [*FIVE, *FIVE])}
+    every = [*SHAPES, *shapes.shapes("gdn.verify")]
+    found = [row.shape.name for row in bench_run.rows(every, workers, LIMITS, lambda: True)]
+    assert found == ["gdn.decode 1x1 16/32", "gdn.verify 1x4 16/32"]
 
 
 def a_run() -> Run:
@@ -322,8 +324,19 @@ def test_what_was_measured_before_an_interrupt_is_kept(
     assert data["left"] == ["gdn.decode 2x1 1/2", "gdn.packed_decode 2x1 1/2", "gdn.verify 2x3 1/2"]
 
 
-def test_no_row_begins_after_the_time_is_up(tmp_path: Path) -> None:
+def test_the_rows_that_no_time_is_left_for_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time runs from the end of the first row."""
+    tiny = shapes.SETS["tiny"]
+    monkeypatch.setitem(
+        shapes.SETS,
+        "tiny",
+        lambda op: (replace(one, label=label) for one in tiny(op) for label in ("first", "second")),
+    )
     path = tmp_path / "bench.json"
-    assert bench("--op", "gdn.*", "--target", "eager", "--max-time", "0.001s", "--json", str(path)) == 2
+    assert (
+        bench("--op", "gdn.decode", "--target", "eager", "--max-time", "0.000001s", "--json", str(path)) == 0
+    )
     data = json.loads(path.read_text())
-    assert (data["rows"], len(data["left"])) == ([], 4)
+    assert [row["shape"] for row in data["rows"]] == ["first"]
+    assert data["left"] == ["gdn.decode second 1/2"]
+    assert set(data["rows"][0]["targets"]["eager"]["seconds"]) == {"cut case", "tensors", "lanes", "calls"}
