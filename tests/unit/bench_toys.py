@@ -70,7 +70,12 @@ def _fill(case: Case, results: dict[str, torch.Tensor]) -> None:
     raise torch.OutOfMemoryError("all taken")
 
 
+def _count_threads(case: Case, results: dict[str, torch.Tensor]) -> None:
+    raise RuntimeError(f"{torch.get_num_threads()} threads")
+
+
 right = Toy("right")
+counting = Toy("counting", _count_threads)
 full = Toy("full", _fill)
 wrong = Toy("wrong", _off)
 wrong_when_long = Toy("wrong_when_long", _off_when_long)

@@ -13,7 +13,8 @@ from diffgdn.bench.floors import Limits
 from diffgdn.bench.shapes import Shape
 from diffgdn.cases.case import Case
 from diffgdn.cases.operations import OPERATIONS
-from diffgdn.reference import oracle
+from diffgdn.reference import noise, oracle
+from diffgdn.reference.noise import CHUNKED
 from diffgdn.targets import get
 from diffgdn.tensors import inputs
 from diffgdn.tensors.layout import arrange
@@ -196,6 +197,19 @@ def test_lanes_are_a_case_of_their_own(op: str) -> None:
     rows = torch.cat([torch.arange(length), torch.arange(2 * length, 3 * length)])
     assert torch.equal(own.o, whole.o[rows][:, [0, 3]])
     assert torch.equal(own.state, whole.state[[0, 2]][:, [0, 3]])
+
+
+def test_the_truth_of_lanes_may_come_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is that of the recurrence, which is not run then."""
+    case, stored = long_case(), [("o", torch.bfloat16), ("state", torch.float32)]
+    data = timed_data.draw(case)
+    stepped = noise.reference(case, data, CHUNKED, stored)
+    monkeypatch.setattr(oracle, "along", lambda *given: pytest.fail("the recurrence was run"))
+    chunked = noise.reference(case, data, CHUNKED, stored, by_chunks=True)
+    for name, truth in stepped.truth.items().items():
+        other = chunked.truth.items()[name]
+        assert (other - truth).abs().max() <= 1e-9 * truth.abs().max()
+        assert torch.allclose(chunked.noise[name], stepped.noise[name])
 
 
 def judged(toy: str, case: Case) -> dict[str, float]:

@@ -14,6 +14,7 @@ from diffgdn.bench import bench_plot, bench_run, bench_table, floors, shapes
 from diffgdn.bench.bench_records import (
     CRASHED,
     NO_ROOM,
+    RAISED,
     REFUSED,
     WRONG,
     Cell,
@@ -252,6 +253,13 @@ def test_a_target_that_ends_its_process_is_asked_about_the_next_row_in_a_new_one
     assert first.faulty
     assert second.cells[0].time is not None
     assert not second.faulty
+
+
+def test_a_child_has_one_thread(hired: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several prepare at once: with threads on every core they would wait for each other."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (row,) = bench_run.rows(shapes.shapes("gdn.decode", "tiny"), {"counting": hired("counting")}, None)
+    assert row.cells[0].untimed == Untimed(RAISED, "RuntimeError: 1 threads")
 
 
 def bench(*arguments: str) -> int:
