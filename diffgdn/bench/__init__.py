@@ -1,1 +1,1 @@
-"""Time kernels: GPU kernel time of each operation on the shapes that serving sees."""
+"""Time kernels: how long each operation takes on the shapes that serving sees, beside what the GPU allows."""

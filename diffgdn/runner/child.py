@@ -12,8 +12,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from typing import Protocol
 
 from diffgdn.backend import revision
 from diffgdn.backend import selection as backends
@@ -22,7 +24,26 @@ from diffgdn.runner.messages import Answer, RunnerError
 from diffgdn.verdict.failures import Verdict
 
 
+class Serving(Protocol):
+    """What requests are put to: each names a method. broken: why nothing more can be asked of it, or None."""
+
+    @property
+    def broken(self) -> str | None: ...
+
+
 def main(backend: str, descriptor: int, parent: int) -> None:
+    """Answer the requests to a runner in this process."""
+
+    def runner() -> Serving:
+        from diffgdn.runner.in_process import InProcess
+
+        return InProcess(backend)
+
+    serve(backend, descriptor, parent, runner)
+
+
+def serve(backend: str, descriptor: int, parent: int, make: Callable[[], Serving]) -> None:
+    """Answer requests to what `make` makes once the backend has been entered, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     end_with(parent)
     keep_memory()
@@ -32,10 +53,8 @@ def main(backend: str, descriptor: int, parent: int) -> None:
         sys.path += [entry for entry in pipe.recv() if entry not in sys.path]
         revision.enter()
         backends.enter(backend)
-        from diffgdn.runner.in_process import InProcess
-
         try:
-            runner = InProcess(backend)
+            runner = make()
         except RunnerError as error:
             pipe.recv()
             pipe.send(Answer(error=error, spent=True))

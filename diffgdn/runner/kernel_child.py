@@ -32,16 +32,23 @@ class TimedOut(Exception):
 class KernelChild(ChildProcess):
     """A child that runs kernels: it answers requests to a runner, within limits of time and memory.
 
-    It will be ready when it has imported what it needs. cases: asked for so far; history: the calls among
+    It will be ready when it has imported what it needs. module: what it runs, whose requests those of
+    `runner.child` or others are. cases: asked for so far; history: the calls among
     them; loaded: targets.
     """
 
-    def __init__(self, backend: str, log: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        backend: str,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        module: str = "diffgdn.runner.child",
+    ) -> None:
         self.cases = 0
         self.history = History()
         self.loaded: set[str] = set()
         self._pending = 0
-        super().__init__("diffgdn.runner.child", [backend], log, environment)
+        super().__init__(module, [backend], log, environment)
 
     def prepare(self, request: Request) -> None:
         """Ask for something whose answer nobody waits for."""
@@ -51,7 +58,7 @@ class KernelChild(ChildProcess):
     def settle(self, seconds: float, most_bytes: int) -> None:
         """Wait for answers that nobody has waited for. Raises as `ask` does."""
         while self._pending:
-            self._receive(seconds, most_bytes)
+            self.receive(seconds, most_bytes)
             self._pending -= 1
 
     def ask(self, request: Request, seconds: float, most_bytes: int) -> Answer:
@@ -61,9 +68,10 @@ class KernelChild(ChildProcess):
         seconds: the limit; most_bytes: of host memory.
         """
         self.send(request)
-        return self._receive(seconds, most_bytes)
+        return self.receive(seconds, most_bytes)
 
-    def _receive(self, seconds: float, most_bytes: int) -> Answer:
+    def receive(self, seconds: float, most_bytes: int) -> Answer:
+        """The answer to a request that has been sent. Raises as `ask` does, and ends the process then."""
         try:
             return self._answer(seconds, most_bytes)
         except BaseException:

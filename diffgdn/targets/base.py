@@ -187,11 +187,16 @@ class FunctionTarget:
             return f"it has no keyword {sorted(missing)[0]}"
         return self._refuses(case) if self._refuses else None
 
-    def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
+    def given(self, case: Case, arguments: Arguments) -> dict[str, Any]:
+        """Collect the keyword arguments that its function is called with."""
         given, accepts = calls.keywords(case, arguments), self._accepts[case.op]
-        if accepts is not None:
-            dropped = calls.EXTRAS - calls.NATIVE.get(case.op, frozenset()) - accepts
-            given = {name: value for name, value in given.items() if name not in dropped}
+        if accepts is None:
+            return given
+        dropped = calls.EXTRAS - calls.NATIVE.get(case.op, frozenset()) - accepts
+        return {name: value for name, value in given.items() if name not in dropped}
+
+    def run(self, case: Case, arguments: Arguments) -> dict[str, Tensor]:
+        given = self.given(case, arguments)
         returned = self.functions[case.op](**given)
         exact = self.promises.of(case.op).result_form == EXACT
         return calls.results(case, arguments, returned, self.declares(case.op, given), exact)

@@ -109,6 +109,19 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
+_shipped: list[None] = []  # one for each `as_shipped` that is active
+
+
+@contextmanager
+def as_shipped() -> Iterator[None]:
+    """While active, `pinned` pins nothing: autotuners choose by their own benchmarks, as for any caller."""
+    _shipped.append(None)
+    try:
+        yield
+    finally:
+        _shipped.pop()
+
+
 @contextmanager
 def pinned(tuners: Iterable[Any], entry: int) -> Iterator[None]:
     """While active, autotuners launch entry `entry`, modulo the length of their list, without benchmarks.
@@ -116,6 +129,7 @@ def pinned(tuners: Iterable[Any], entry: int) -> Iterator[None]:
     Entries that the tuner's own early pruning takes out for a call do not count. One that does not fit the
     device (see UNFIT) gives way to the next, as it would under autotuning; if none fits, its error is raised.
     """
+    tuners = () if _shipped else tuners
     changed = [(tuner, tuner.configs, vars(tuner).get("run")) for tuner in tuners]
     for tuner, configs, _ in changed:
         tuner.run = _Pin(tuner, configs, entry)

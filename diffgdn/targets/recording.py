@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Again = functools.partial[Any]  # a call with its arguments, to be made once more
+
 
 class NotMade(Exception):
     """Ends a call that was to be recorded only."""
@@ -40,6 +42,8 @@ def watched(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*args: Any, **given: Any) -> Any:
+        if _keeping:
+            _keeping[-1].append(functools.partial(function, *args, **given))
         if not _listening:
             return function(*args, **given)
         made = Recorded({**{str(n): value for n, value in enumerate(args)}, **given}, _defaults(function))
@@ -73,6 +77,7 @@ class _Listener:
 
 
 _listening: list[_Listener] = []
+_keeping: list[list[Again]] = []
 
 
 @contextmanager
@@ -84,6 +89,18 @@ def recorded(only: bool = False) -> Iterator[list[Recorded]]:
         yield listener.calls
     finally:
         _listening.remove(listener)
+
+
+@contextmanager
+def kept() -> Iterator[list[Again]]:
+    """While active, list the calls of watched functions, which are made as always. Each can be made again on
+    the very tensors that it had: without what an adapter does before and after."""
+    calls: list[Again] = []
+    _keeping.append(calls)
+    try:
+        yield calls
+    finally:
+        _keeping.remove(calls)
 
 
 @contextmanager

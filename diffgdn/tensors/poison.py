@@ -87,7 +87,8 @@ class Fresh:
             fill(self._bytes[:GUARD_BYTES].view(torch.int16))
         if "guards" in parts or "after" in parts:
             tail = self._bytes[self._end :]
-            tail.copy_(full((numel,), torch.uint8)[self._end % 2 :][: tail.numel()])
+            words = full((2 * (tail.numel() // 2 + 1),), torch.uint8)
+            tail.copy_(words[self._end % 2 :][: tail.numel()])
         if "inside" in parts:
             fill(self._inside, pattern)
         self._guards = self.guards().clone()

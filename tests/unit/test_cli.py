@@ -333,7 +333,7 @@ def every_command(group: click.Group = cli, above: str = "") -> Iterator[tuple[s
 
 SHARED = {
     "--op": {"fuzz", "calibrate", "resolution", "selftest resolution", "bench", "probe"},
-    "--max-time": {"fuzz", "calibrate", "serving", "mutants", "probe"}
+    "--max-time": {"fuzz", "calibrate", "serving", "mutants", "probe", "bench"}
     | {"resolution", "selftest resolution", "shrink"},
     "--max-cases": {"fuzz", "calibrate", "serving", "resolution", "selftest resolution", "selftest faults"},
     "--seed": {"fuzz", "calibrate", "serving", "mutants"}
@@ -358,7 +358,7 @@ SHARED = {
     "--from": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "targets"}
     | {"probe", "report", "corpus causes"},
     "--backend": {"fuzz", "calibrate", "serving", "mutants", "replay", "show", "shrink", "selftest faults"}
-    | {"probe", "report", "bisect", "corpus causes"},
+    | {"bench", "probe", "report", "bisect", "corpus causes"},
     "--hang-after": {"fuzz", "calibrate", "serving", "replay", "shrink", "probe"}
     | {"report", "bisect", "corpus causes"},
     "--isolation": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "corpus prune"}

@@ -168,5 +168,10 @@ def chunked_form(
     if case.parents:
         raise ValueError("the chunked form has no trees")
     rounding = rounding or Exact()
-    o, S, before = chunked.run(lanes.make(case, data, rounding, device), rounding, case.chunk_size)
+    return chunks_along(case, lanes.make(case, data, rounding, device), rounding)
+
+
+def chunks_along(case: Case, batch: lanes.Lanes, rounding: Rounding) -> Expected:
+    """Run the chunked form on lanes that have been made already; results are those of `chunked_form`."""
+    o, S, before = chunked.run(batch, rounding, case.chunk_size)
     return assemble(case, o, S, None, before if every(case) else None)
