@@ -22,6 +22,7 @@ OPERATIONS = (
     *("minimumf", "minnumf", "maximumf", "maxnumf", "clampf", "floor", "ceil"),
     *("sqrt", "precise_sqrt", "rsqrt", "exp", "exp2", "log", "log2", "sin", "cos", "erf"),
 )
+BF16 = tl.bfloat16.name
 COMPARISONS = [f"fcmp{order}{name}" for order in "OU" for name in ("LT", "GT", "LE", "GE", "EQ", "NE")]
 
 
@@ -49,7 +50,7 @@ def _widened(original: Callable[..., Any], rounds: bool) -> Callable[..., Any]:
     """
 
     def operation(self: Any, first: Any, *rest: Any) -> Any:
-        if first.dtype.scalar != tl.bfloat16:
+        if first.dtype.name != BF16:
             return original(self, first, *rest)
         result = original(self, widen(first), *(widen(value) for value in rest))
         return narrow(result) if rounds else result

@@ -58,6 +58,12 @@ REPAIRS = (
     ),
     Repair("types are made once", "3.6 and newer", "types:types_are_made_anew", "types:keep_types"),
     Repair(
+        "operands of one type are not converted to it",
+        "3.6 and newer",
+        "operand_types:rules_are_asked_each_time",
+        "operand_types:settle_at_once",
+    ),
+    Repair(
         "32-bit integers wrap around, unchecked",
         "3.6 and newer",
         "language:overflow_is_checked",

@@ -13,6 +13,7 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 SHAPE, COUNT = "_diffgdn_shape", "_diffgdn_numel"  # of a block type: what its tensors carry
+SIZES = "_diffgdn_sizes"  # of a block type: its shape in plain integers
 
 
 def types_are_made_anew() -> bool:
@@ -24,7 +25,6 @@ def keep_types() -> None:
     """Let block types, tensors and numpy's types be looked up where they were made before."""
     _keep_block_types()
     _keep_numpy_types()
-    _broadcast_equal_shapes_at_once()
     interpreter.TensorHandle.__post_init__ = lambda self: None  # an assertion about the interpreter itself
 
 
@@ -38,7 +38,12 @@ def _keep_block_types() -> None:
         if key not in made:
             original(self, element_ty, list(sizes))
             shared = [tl.constexpr(size) for size in sizes]
-            made[key] = {**vars(self), SHAPE: tl.tuple(shared), COUNT: tl.constexpr(math.prod(sizes))}
+            made[key] = {
+                **vars(self),
+                SHAPE: tl.tuple(shared),
+                COUNT: tl.constexpr(math.prod(sizes)),
+                SIZES: sizes,
+            }
         vars(self).update(made[key])
         self.element_ty = element_ty
 
@@ -64,16 +69,3 @@ def _keep_numpy_types() -> None:
         return found[name]
 
     interpreter._get_np_dtype = get_np_dtype
-
-
-def _broadcast_equal_shapes_at_once() -> None:
-    semantic = type(interpreter.interpreter_semantic)
-    original = semantic.broadcast_impl_value
-
-    def broadcast_impl_value(self: Any, lhs: Any, rhs: Any) -> Any:
-        mine, other = vars(lhs.type), vars(rhs.type)
-        if SHAPE in mine and mine[SHAPE] is other.get(SHAPE):
-            return lhs, rhs
-        return original(self, lhs, rhs)
-
-    semantic.broadcast_impl_value = broadcast_impl_value
