@@ -34,6 +34,7 @@ EXTREME_A_LOG = [-math.inf, -60.0, -6.0, 5.0, 89.0]
 EXTREME_A = [3000.0, 100.0, 88.5, 20.0, 0.5, -3.0]
 STRONGEST_SEEN = 316.0  # |g| of a token, in a checkpoint
 NORMAL_STD = 65536.0 * 0.5773502691896258  # of the sum of four uniform 16-bit integers
+LOWER = np.uint64(0x0000FFFF0000FFFF)  # the lower 16 bits of each half of a hash
 EXACT_HALVES = 2  # how often beta = 1/2 may occur in one sequence of an exact case: each adds a bit
 
 Data = dict[str, Tensor]
@@ -55,10 +56,15 @@ def _hashes(case: Case, name: str, shape: tuple[int, ...], stream: int = 0) -> H
         + stream * 0x8CB92BA72F3D8DD7
     ) % 2**64
     with np.errstate(over="ignore"):
-        z = (np.arange(1, count + 1, dtype=np.uint64) + np.uint64(key)) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return (z ^ (z >> np.uint64(31))).reshape(shape)
+        z = np.arange(1, count + 1, dtype=np.uint64)
+        z += np.uint64(key)
+        z *= np.uint64(0x9E3779B97F4A7C15)
+        z ^= z >> np.uint64(30)
+        z *= np.uint64(0xBF58476D1CE4E5B9)
+        z ^= z >> np.uint64(27)
+        z *= np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+        return z.reshape(shape)
 
 
 def _uniform(bits: Hashes) -> Floats:
@@ -69,9 +75,11 @@ def _uniform(bits: Hashes) -> Floats:
 def _normal(bits: Hashes) -> Integers:
     """Turn hashes into nearly normal integers of standard deviation NORMAL_STD: the centred sum of four
     uniform 16-bit integers."""
-    parts = bits.view(np.uint16).reshape(*bits.shape, 4)
-    sums: Integers = parts.sum(axis=-1, dtype=np.int64)
-    return sums - 131070
+    pairs = bits & LOWER  # two sums side by side, which are below 2**17
+    pairs += (bits >> np.uint64(16)) & LOWER
+    sums: Integers = ((pairs & np.uint64(0xFFFFFFFF)) + (pairs >> np.uint64(32))).view(np.int64)
+    sums -= 131070
+    return sums
 
 
 def _choose(bits: Hashes, options: list[float]) -> Floats:
