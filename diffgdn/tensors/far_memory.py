@@ -21,9 +21,13 @@ from diffgdn.tensors import poison
 from diffgdn.tensors.region import Change, Region, locate
 
 # Elements watched on either side of a run of elements: so many, or fewer where there are many runs.
-WATCHED_BESIDE, LEAST_BESIDE, WATCHED_IN_ALL = 4096, 64, 1 << 16
+WATCHED_BESIDE = 4096
+LEAST_BESIDE = 64
+WATCHED_IN_ALL = 1 << 16
 SPARE_BYTES = 1 << 30  # GPU memory that must stay free beside a far argument
-WAIT_SECONDS, AGAIN_SECONDS, PAUSE_SECONDS = 20.0, 60.0, 0.1  # how long to wait for it, and how often
+WAIT_SECONDS = 20.0  # for memory, at most
+AGAIN_SECONDS = 60.0  # after a wait in vain, until the next one
+PAUSE_SECONDS = 0.1  # between two looks
 MAP_NORESERVE = 0x4000  # Linux; in Python's mmap from 3.13 on
 
 _in_vain = -AGAIN_SECONDS  # when a wait last ended without
