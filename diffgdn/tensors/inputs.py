@@ -104,14 +104,14 @@ def _unit_rows(integers: Integers) -> Floats:
 def _vectors(case: Case, name: str, rows: int, heads: int, dim: int, unit: bool) -> Floats:
     """Draw q, k, v or state rows, [rows, heads, dim], by the case's law. unit: of length at most one."""
     law, shape = case.values.law, (rows, heads, dim)
-    bits = _hashes(case, name, shape)
     if law == "zero":
         return np.zeros(shape)
     if law == "ones":
         length = 2.0 ** -math.ceil(math.log2(dim) / 2) if unit else 1.0
         return np.full(shape, length)
     if law == "exact":
-        return _exact_vectors(case, name, bits)
+        return _exact_vectors(case, name, shape)
+    bits = _hashes(case, name, shape)
     if law == "uniform":
         integers = (bits >> np.uint64(48)).astype(np.int64) - 32768
     else:
@@ -127,10 +127,10 @@ def _vectors(case: Case, name: str, rows: int, heads: int, dim: int, unit: bool)
     return _unit_rows(integers) if unit else integers / NORMAL_STD
 
 
-def _exact_vectors(case: Case, name: str, bits: Hashes) -> Floats:
+def _exact_vectors(case: Case, name: str, shape: tuple[int, int, int]) -> Floats:
     """Draw numbers that are exact in bf16, [rows, heads, dim]: one-hot keys, queries with at most two nonzero
-    channels, small whole values and states. bits: of that shape, for values and states."""
-    rows, heads, dim = bits.shape
+    channels, small whole values and states."""
+    rows, heads, dim = shape
     if name == "k":
         # A few channels only, so that later tokens overwrite what earlier ones wrote.
         used = min(dim, 3)
@@ -144,7 +144,7 @@ def _exact_vectors(case: Case, name: str, bits: Hashes) -> Floats:
             for i in (1, 2)
         )
         return first.astype(np.float64) - 2.0 * (second & ~first)
-    return _choose(bits, [1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 4.0])
+    return _choose(_hashes(case, name, shape), [1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 4.0])
 
 
 def _one_hot(channel: Integers, dim: int) -> NDArray[np.bool_]:
@@ -329,9 +329,9 @@ def _state(case: Case) -> Tensor:
     for n, slot in enumerate(slots):
         if slot >= 0 and case.values.state == "law":
             rows = _vectors(case, f"state.{slot}", case.HV, case.V, case.K, unit=False)
-            out[n] = np.ldexp(rows, case.values.v_exponent)
-    live = np.array([slot >= 0 for slot in slots]).reshape(-1, 1, 1, 1)
-    out = np.where(live, _keep_only(case, "state", out), 0.0)
+            np.multiply(rows, 2.0**case.values.v_exponent, out=out[n])
+    out = _keep_only(case, "state", out)
+    out[[n for n, slot in enumerate(slots) if slot < 0]] = 0.0
     return torch.from_numpy(out).to(torch.float32).to(DTYPE[pool.dtype])
 
 
