@@ -55,7 +55,8 @@ def with_lays(draw: st.DrawFn, case: Case, build: Build, backend: str, own: Prom
         found = []
     named = {one.tensor for one in fixed}
     free = tuple(one for one in found if one is not None and one != Lay(one.tensor) and _fits(case, one))
-    return replace(case, lay=(*fixed, *(one for one in free if one.tensor not in named)))
+    lays = (*fixed, *(one for one in free if one.tensor not in named))
+    return case if lays == case.lay else replace(case, lay=lays)
 
 
 def is_usual(case: Case) -> bool:

@@ -1,6 +1,7 @@
 """What a case may be: values of its fields, and which of them fit together.
 
-`check` is called whenever a case is made, so no case that exists is outside of its operation's contract.
+`check` is called whenever a case is made, so no case that exists is outside of its operation's contract. That
+is often: a message that takes long to write, as one with a whole record, is written only for its error.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def check(case: Case) -> None:
 def _choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
     """Check that a value is one of a few."""
     allowed = tuple(allowed)
-    require(value in allowed, f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
 def _check_sizes(case: Case) -> None:
@@ -123,7 +125,8 @@ def _check_layout(case: Case) -> None:
 def _check_slots(case: Case) -> None:
     """Check the pool and which of its slots the sequences name."""
     pool = case.pool
-    require(pool.slots >= 1 and pool.pitch >= 0, f"pool: slots >= 1 and pitch >= 0, got {pool}")
+    if pool.slots < 1 or pool.pitch < 0:
+        raise ValueError(f"pool: slots >= 1 and pitch >= 0, got {pool}")
     if not case.operation.has_pool:
         require(pool.indices == (), f"pool.indices: {case.op} has a dense state, got {pool.indices}")
         return
@@ -147,10 +150,9 @@ def _check_step_buffer(case: Case) -> None:
     """Check the intermediate buffer of the operations that keep the state after every step."""
     pool = case.pool
     if not case.has_rows:
-        require(
-            not pool.rows and pool.steps == 0 and pool.buffer == 0,
-            f"pool.rows, steps, buffer: only verify, verify_commit and update have them, got {pool}",
-        )
+        if pool.rows or pool.steps or pool.buffer:
+            words = "pool.rows, steps, buffer: only verify, verify_commit and update have them"
+            raise ValueError(f"{words}, got {pool}")
         return
     require(case.inplace or not case.operation.commits, f"inplace: {case.op} always writes its states")
     require(

@@ -120,19 +120,19 @@ def check(case: Case) -> None:
 
 def _check_softplus(case: Case) -> None:
     operands = case.operands
-    require(
-        0.0 < operands.softplus_beta < float("inf") and 0.0 <= operands.softplus_threshold <= MOST_THRESHOLD,
-        f"operands.softplus: beta above 0, threshold 0 to {MOST_THRESHOLD:g}, got {operands}",
-    )
+    factor, threshold = operands.softplus_beta, operands.softplus_threshold
+    if not (0.0 < factor < float("inf") and 0.0 <= threshold <= MOST_THRESHOLD):
+        raise ValueError(
+            f"operands.softplus: beta above 0, threshold 0 to {MOST_THRESHOLD:g}, got {operands}"
+        )
     takes = case.operation.is_sigmoid_gating and case.gates.lower_bound is None
     require(operands.plain_softplus or takes, "operands.softplus: of unbounded gates in decode and verify")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    require(
-        value in allowed,
-        f"operands.{name}: expected one of {', '.join(dict.fromkeys(allowed))}, got {value!r:.40}",
-    )
+    if value not in allowed:
+        expected = ", ".join(dict.fromkeys(allowed))
+        raise ValueError(f"operands.{name}: expected one of {expected}, got {value!r:.40}")
 
 
 def asked(case: Case) -> Iterator[tuple[str, Any]]:
