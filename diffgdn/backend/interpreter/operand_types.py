@@ -164,7 +164,7 @@ def _unwrap_at_once() -> None:
     names[UNWRAP] = FunctionType(function.__code__, names)
     names[PLAIN] = frozenset((tl.tensor, tl.dtype, bool, int, float, str, type(None)))
 
-    def unwrap(o):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 (annotations are no part of its code)
+    def unwrap(o):  # type: ignore[no-untyped-def]
         kind = o.__class__
         if kind is constexpr:  # type: ignore[name-defined]  # noqa: F821 (globals of triton.language.core)
             return o.value
