@@ -8,7 +8,7 @@ from diffgdn.mutants.generated import generated
 from diffgdn.mutants.hunts import Terms, hunts
 
 # One of a prefill, one of the recurrent kernel.
-QUICK = ("drop-scale@output.output_kernel.1", "double-decay@recurrent_steps.advance.1")
+QUICK = ("drop-scale@output.output_kernel.1", "double-decay@recurrent_steps.decayed.1")
 
 
 def test_two_of_them_are_found_side_by_side(tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ SLIPS = {
     "the buffer's pitch is the number of steps asked for": Slip(
         "kda.verify",
         "recurrent_launch.py",
-        "*strides(cache, (0, 1, 2, 3)),",
-        "*((cache_steps * cache.stride(1), *strides(cache, (1, 2, 3))) if cache is not None else (0,) * 4),",
+        "strides(cache, (0, 1, 2, 3))),",
+        "(cache_steps * cache.stride(1), *strides(cache, (1, 2, 3))) if cache is not None else (0,) * 4),",
         smallest(
             "kda.verify", StateOptions(cache_steps="longest"), Pool(steps=2, buffer=2, rows=(1,)), lens=(1,)
         ),

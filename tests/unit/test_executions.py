@@ -98,7 +98,7 @@ def test_eager_must_be_promised() -> None:
 def test_on_a_gpu_one_case_in_eight_is_executed_otherwise(op: str) -> None:
     seen: Counter[str] = Counter()
 
-    @settings(DRAWN, max_examples=400)
+    @settings(DRAWN, max_examples=1000)
     @given(cases(op, backend="gpu"))
     def draw(case: Case) -> None:
         seen[case.execution] += 1
