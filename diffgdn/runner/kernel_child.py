@@ -32,9 +32,8 @@ class TimedOut(Exception):
 class KernelChild(ChildProcess):
     """A child that runs kernels: it answers requests to a runner, within limits of time and memory.
 
-    It will be ready when it has imported what it needs. module: what it runs, whose requests those of
-    `runner.child` or others are. cases: asked for so far; history: the calls among
-    them; loaded: targets.
+    It will be ready when it has imported what it needs. module: what it runs; it answers
+    requests as `runner.child` does. cases: asked for so far; history: the calls among them; loaded: targets.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class KernelChild(ChildProcess):
         return self.receive(seconds, most_bytes)
 
     def receive(self, seconds: float, most_bytes: int) -> Answer:
-        """The answer to a request that has been sent. Raises as `ask` does, and ends the process then."""
+        """Return the answer to a request that has been sent. Raises as `ask` does, and ends the process then."""
         try:
             return self._answer(seconds, most_bytes)
         except BaseException:

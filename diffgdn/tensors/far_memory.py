@@ -159,8 +159,8 @@ def lazily(words: int, device: torch.device | str) -> Tensor:
 def wait_for_memory(device: torch.device, needed: int) -> None:
     """Wait until other processes have given back enough GPU memory; go on without, after WAIT_SECONDS.
 
-    Who has waited in vain does not wait again for AGAIN_SECONDS: a case has several far arguments, and its
-    waits together would look like a hang.
+    After a wait in vain there is none for AGAIN_SECONDS: a case has several far arguments, and its waits
+    together would look like a hang.
     """
     global _in_vain
     began = time.monotonic()
