@@ -70,7 +70,7 @@ class KernelChild(ChildProcess):
         return self.receive(seconds, most_bytes)
 
     def receive(self, seconds: float, most_bytes: int) -> Answer:
-        """Return the answer to a request that has been sent. Raises as `ask` does, and ends the process then."""
+        """Return the answer to a request that was sent. Raises as `ask` does, and then ends the process."""
         try:
             return self._answer(seconds, most_bytes)
         except BaseException:
