@@ -60,7 +60,7 @@ COMMANDS = {
     ),
     "selftest": (
         "selftest_command:selftest",
-        "Measure how good the verdicts are: planted faults, and the smallest error that is found.",
+        "Measure how good the verdicts are: planted faults, the smallest error that is found, time to find.",
     ),
     "mutants": (
         "mutants_command:mutants",

@@ -18,6 +18,7 @@ from diffgdn.cli.options import (
     writable_file,
 )
 from diffgdn.cli.resolution_command import resolution
+from diffgdn.cli.time_to_find_command import time_to_find
 
 if TYPE_CHECKING:
     from diffgdn.cases.case import Case
@@ -28,7 +29,7 @@ DEFAULT_SEED = 1
 
 @click.group(context_settings=CONTEXT)
 def selftest() -> None:
-    """Measure how good the verdicts are: planted faults, and the smallest error that is found."""
+    """Measure how good the verdicts are: planted faults, the smallest error that is found, time to find."""
 
 
 @selftest.command(context_settings=CONTEXT)
@@ -78,3 +79,4 @@ def faults(
 
 
 selftest.add_command(resolution)
+selftest.add_command(time_to_find)

@@ -334,11 +334,12 @@ def every_command(group: click.Group = cli, above: str = "") -> Iterator[tuple[s
 SHARED = {
     "--op": {"fuzz", "calibrate", "resolution", "selftest resolution", "bench", "probe"},
     "--max-time": {"fuzz", "calibrate", "serving", "mutants", "probe", "bench"}
-    | {"resolution", "selftest resolution", "shrink"},
+    | {"resolution", "selftest resolution", "selftest time-to-find", "shrink"},
     "--max-cases": {"fuzz", "calibrate", "serving", "resolution", "selftest resolution", "selftest faults"},
     "--seed": {"fuzz", "calibrate", "serving", "mutants"}
-    | {"resolution", "selftest resolution", "selftest faults"},
+    | {"resolution", "selftest resolution", "selftest faults", "selftest time-to-find"},
     "--workers": {"fuzz", "calibrate", "serving", "mutants", "resolution", "selftest resolution"}
+    | {"selftest time-to-find"}
     | {"replay", "shrink", "corpus prune", "corpus causes", "probe"},
     "--json": {
         "fuzz",
@@ -348,6 +349,7 @@ SHARED = {
         "resolution",
         "selftest resolution",
         "selftest faults",
+        "selftest time-to-find",
         "bench",
         "probe",
         "targets",
@@ -358,7 +360,7 @@ SHARED = {
     "--from": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "targets"}
     | {"probe", "report", "corpus causes"},
     "--backend": {"fuzz", "calibrate", "serving", "mutants", "replay", "show", "shrink", "selftest faults"}
-    | {"bench", "probe", "report", "bisect", "corpus causes"},
+    | {"bench", "probe", "report", "bisect", "corpus causes", "selftest time-to-find"},
     "--hang-after": {"fuzz", "calibrate", "serving", "replay", "shrink", "probe"}
     | {"report", "bisect", "corpus causes"},
     "--isolation": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "corpus prune"}
