@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.promise_axes import shown
 from diffgdn.findings.defects import OPEN, THEIRS, Defect
-from diffgdn.probe.cells import CRASHES, HANGS, NOT_REACHED, RAISES, REFUSED, RIGHT, WRONG
+from diffgdn.probe.cells import CRASHES, HANGS, NOT_REACHED, PLAIN, RAISES, REFUSED, RIGHT, WRONG
 from diffgdn.report import scoreboard_runs
 from diffgdn.report.scoreboard_runs import ProbeRun, Score
 from diffgdn.search import needs
@@ -83,7 +83,10 @@ def _of_run(run: ProbeRun, defects: Sequence[Defect]) -> Iterator[str]:
         yield f"| {op} | {counts} | {pairs} |"
     lines = [(op, list(_not_right(run, op, score, defects))) for op, score in scores]
     if any(some for _, some in lines):
-        yield "\nNot right:\n"
+        broken = [(op, name) for op, score in scores for name in _broken(score)]
+        read = sum(any(explains(one, run, op, name) for one in defects) for op, name in broken)
+        said = f" ({len(broken)} promised, of which {read} have a defect below)" if broken else ""
+        yield f"\nNot right{said}:\n"
     for op, some in lines:
         yield from [f"- {op}: {'; '.join(some)}"] if some else []
     yield ""
@@ -92,7 +95,7 @@ def _of_run(run: ProbeRun, defects: Sequence[Defect]) -> Iterator[str]:
 def _not_right(run: ProbeRun, op: str, score: Score, defects: Sequence[Defect]) -> Iterator[str]:
     """List the features of an operation that are not right, an axis at a time, each with its defects."""
     if score.plain != RIGHT:
-        yield f"the plain case {score.plain}"
+        yield f"the plain case {score.plain}{_links(run, op, PLAIN, defects)}"
         return
     for status, names in score.others.items():
         if status in (REFUSED, NOT_REACHED):
@@ -107,16 +110,30 @@ def _not_right(run: ProbeRun, op: str, score: Score, defects: Sequence[Defect]) 
         yield f"of pairs {', '.join(score.pairs_not_right)}"
 
 
+def _broken(score: Score) -> list[str]:
+    """List the features of an operation that break a promise: not right, and promised."""
+    asked = [
+        name
+        for status, names in score.others.items()
+        if status not in (REFUSED, NOT_REACHED)
+        for name in names
+    ]
+    return [PLAIN] if score.plain != RIGHT else [name for name in asked if name in score.promised]
+
+
 def _links(run: ProbeRun, op: str, feature: str, defects: Sequence[Defect]) -> str:
     found = [defect for defect in defects if explains(defect, run, op, feature)]
     return f" ({', '.join(f'[{one.id}](#{_anchor(one.id)})' for one in found)})" if found else ""
 
 
 def explains(defect: Defect, run: ProbeRun, op: str, feature: str) -> bool:
-    """Tell whether a cell that is not right is a defect's: its case has the feature, or it names it."""
+    """Tell whether a cell that is not right is a defect's: its case has the feature, or it names it.
+
+    What was seen in the interpreter is in the source, and so on a GPU too; the reverse need not hold.
+    """
     if defect.target != run.target or op not in defect.operations:
         return False
-    if run.version in defect.right_in or defect.backend not in ("", run.backend):
+    if run.version in defect.right_in or (defect.backend == "gpu" and run.backend != "gpu"):
         return False
     if defect.features:
         return any(fnmatchcase(feature, pattern) for pattern in defect.features)

@@ -151,6 +151,7 @@ def test_a_page_links_what_is_not_right_to_its_defect() -> None:
         "- gdn.decode: strides gapped states wrong ([theirs-gapped-states](#theirs-gapped-states)); "
         "strides (gapped tokens) wrong; dt_bias none raises; of pairs ratio=2 and batch=dense"
     )
+    assert "\nNot right (2 promised, of which 1 have a defect below):\n" in page
     assert "1 in all: 1 theirs. Of 1 a patched copy passed." in page
     assert "- sglang: 1.9, 1.10\n" in page
     assert "[Rows of states are taken to lie \\| together](#theirs-gapped-states)" in page
@@ -173,6 +174,14 @@ def test_versions_are_written_as_ranges_of_those_that_were_run(versions: list[st
     assert scoreboard_page.spans(versions, ["1.2", "1.9", "1.10", "1.11", "2.0"]) == said
 
 
+def test_a_plain_case_that_is_not_right_is_a_broken_promise_with_its_defect() -> None:
+    rows = probed()["operations"]["gdn.decode"]
+    run = a_run(operations={"gdn.decode": {**rows, "plain": {**rows["plain"], "status": "wrong"}}})
+    page = scoreboard_page.page([run], [a_defect(mend='features = ["plain"]')])
+    assert "\nNot right (1 promised, of which 1 have a defect below):\n" in page
+    assert "- gdn.decode: the plain case wrong ([theirs-gapped-states](#theirs-gapped-states))\n" in page
+
+
 def test_a_page_of_nothing_says_so() -> None:
     page = scoreboard_page.page([], [])
     assert scoreboard_page.NO_RUNS in page
@@ -191,6 +200,7 @@ def test_a_defect_explains_cells_of_its_target_operation_version_and_features() 
     assert not explained(one, "strides=gapped states", target="fla")
     assert not scoreboard_page.explains(one, a_run(), "gdn.verify", "strides=gapped states")
     assert not explained(a_defect(result='backend = "gpu"'), "strides=gapped states")
+    assert explained(a_defect(result='backend = "interpret"'), "strides=gapped states", backend="gpu")
     named = a_defect(mend='features = ["strides=far *"]')
     assert explained(named, "strides=far states")
     assert not explained(named, "strides=gapped states")
