@@ -54,9 +54,9 @@ class Config:
     start-up, replay and compilation do not count; max_cases: cases explored, without those of shrinks and
     those that the target refuses. None: no such limit. corpus: the folder of findings; it need not exist.
     shard: which part of the seed's stream to explore, and of how many. storage: URL of what the folder is
-    exchanged with, so that many machines share their findings. hang_seconds, memory_bytes, isolation,
-    coverage, known, base: as of `Workers`. allow_unreached: operations
-    that no case reached, or that were given up, are no problem.
+    exchanged with, so that many machines share their findings. cluster: of a joint campaign, where its parts
+    run, in words. hang_seconds, memory_bytes, isolation, coverage, known, base: as of `Workers`.
+    allow_unreached: operations that no case reached, or that were given up, are no problem.
     """
 
     target: str
@@ -77,6 +77,7 @@ class Config:
     base: Base | None = None
     shard: tuple[int, int] = (1, 1)
     storage: str | None = None
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in (

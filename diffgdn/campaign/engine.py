@@ -16,7 +16,7 @@ from diffgdn.campaign import events, tasks
 from diffgdn.campaign.config import GRACE_SECONDS, Config, Outcome, shrink_seconds
 from diffgdn.campaign.depth import Shrinks
 from diffgdn.campaign.events import Listener
-from diffgdn.campaign.exchange import INTERRUPTED_SECONDS, LAST_SECONDS, Exchange, Pulled
+from diffgdn.campaign.exchange import INTERRUPTED_SECONDS, LAST_SECONDS, Exchange, Pulled, Sharing
 from diffgdn.campaign.inbox import Inbox, Unable
 from diffgdn.campaign.overtime import LEEWAY_SECONDS
 from diffgdn.campaign.reach import problem
@@ -52,27 +52,34 @@ def _in_turns(builds: list[tasks.RunCase]) -> list[tasks.RunCase]:
     return sorted(slowest, key=lambda task: turn[id(task)])
 
 
-def run(config: Config, listener: Listener) -> Outcome:
+def findings_of(config: Config, corpus: Corpus) -> list[Finding]:
+    """List the findings of a folder that a campaign replays. Raises CorpusError for a file that is none."""
+    old = [finding for finding in corpus.findings() if finding.target == config.target]
+    return [finding for finding in old if finding.operation in config.operations]
+
+
+def run(config: Config, listener: Listener, sharing: Sharing | None = None) -> Outcome:
     """Run a campaign to its end, or to Ctrl-C. Kernel faults become findings; a set-up problem ends up in the
     outcome.
+
+    sharing: how findings are shared, where that is not a storage that the configuration names.
 
     Raises CorpusError if the corpus holds a file that is no finding, before anything else happens.
     """
     corpus = Corpus(config.corpus)
-    exchange = None if config.storage is None else Exchange(Storage.at(config.storage), corpus)
-    if exchange is not None:
+    if config.storage is not None:
+        sharing = exchange = Exchange(Storage.at(config.storage), corpus)
         exchange.start()
-    old = [finding for finding in corpus.findings() if finding.target == config.target]
-    old = [finding for finding in old if finding.operation in config.operations]
+    old = findings_of(config, corpus)
     with tempfile.TemporaryDirectory(prefix="diffgdn-") as folder:
-        return _Campaign(config, listener, corpus, Pool(config.pool, Path(folder)), exchange).run(old)
+        return _Campaign(config, listener, corpus, Pool(config.pool, Path(folder)), sharing).run(old)
 
 
 class _Campaign:
     """The phases of one campaign, and the tasks that its workers are given."""
 
     def __init__(
-        self, config: Config, listener: Listener, corpus: Corpus, pool: Pool, exchange: Exchange | None = None
+        self, config: Config, listener: Listener, corpus: Corpus, pool: Pool, exchange: Sharing | None = None
     ) -> None:
         self.config, self.listener, self.pool, self.exchange = config, listener, pool, exchange
         self.inbox = Inbox(config, self.emit, corpus, pool)

@@ -175,6 +175,23 @@ class StorageSaid(Event):
 
 
 @dataclass(frozen=True)
+class SeatJoined(Event):
+    """A part of a joint campaign is ready. seat: where, such as a node's GPU; part: which one, from 1."""
+
+    seat: str
+    device: str
+    part: int
+
+
+@dataclass(frozen=True)
+class SeatLost(Event):
+    """A part of a joint campaign is gone, with the cases that it was running."""
+
+    seat: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class OperationSkipped(Event):
     """An operation takes no (further) part in the campaign."""
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
 from diffgdn.campaign.events import Event, FindingFound, FindingShrunk
 from diffgdn.findings.corpus import Corpus
@@ -49,6 +50,19 @@ class Said:
 
     words: str
     gone: bool
+
+
+class Sharing(Protocol):
+    """How a campaign shares findings with others: a listener that has news, and is closed in the end."""
+
+    def __call__(self, event: Event) -> None:
+        """Hear what the campaign has found."""
+
+    def news(self) -> Iterator[Pulled | Said]:
+        """Give what has happened since this was last asked."""
+
+    def close(self, seconds: float) -> str | None:
+        """Hand on what is left within so many seconds. Returns, in one line, why not all of it was."""
 
 
 class Exchange:

@@ -36,6 +36,7 @@ from diffgdn.cli.report_options import REPORT_OPTIONS, check_files, problems, re
 from diffgdn.report.finding_lines import DEFAULT_CORPUS
 
 if TYPE_CHECKING:
+    from diffgdn.campaign.config import Config, Outcome
     from diffgdn.campaign.events import Listener
 
 DEFAULT_SECONDS = 60.0
@@ -105,7 +106,15 @@ def campaign_options(command: Command) -> Command:
 )
 @coverage_option
 @against_option
-def fuzz(pattern: str, relations: bool, vacuity: bool, against: str | None, **asked: Any) -> int:
+@click.option(
+    "--ray",
+    "cluster",
+    metavar="ADDRESS",
+    help="Explore on every GPU of a Ray cluster at once: auto, HOST:PORT or ray://HOST:PORT.",
+)
+def fuzz(
+    pattern: str, relations: bool, vacuity: bool, against: str | None, cluster: str | None, **asked: Any
+) -> int:
     """Generate cases, run them on a target, check them against the oracle, shrink and save what fails.
 
     Start-up, replay and compilation do not count toward the limits; kernels are compiled ahead for --max-time
@@ -114,6 +123,9 @@ def fuzz(pattern: str, relations: bool, vacuity: bool, against: str | None, **as
 
     With --against every case that fails is run on the base too, in a process of its own. What fails there in
     the same way is counted apart, and no finding.
+
+    With --ray each GPU of the cluster, or in the interpreter each node, explores a part of its own; nodes may
+    join and go. Findings of all come here. --workers is then for each part.
 
     Exit status: 0 all that was asked for was run and nothing new found, 1 findings, or a known failure that
     fails no more, 2 usage or set-up problem, or operations of the target that were asked for and not reached,
@@ -125,8 +137,20 @@ def fuzz(pattern: str, relations: bool, vacuity: bool, against: str | None, **as
         raise Problem(
             "--vacuity: it runs no kernel, so that there is nothing to compare; leave out --against"
         )
+    if cluster is not None:
+        _check_joint(against, **asked)
     mode = "relations" if relations else "vacuity" if vacuity else "oracle"
-    return explore(operations_matching(pattern), mode, against=against, **asked)
+    return explore(operations_matching(pattern), mode, against=against, cluster=cluster, **asked)
+
+
+def _check_joint(against: str | None, *, max_cases: int | None, shard: tuple[int, int], **_: Any) -> None:
+    """Raise Problem for what a joint campaign cannot take."""
+    if max_cases is not None:
+        raise Problem("--max-cases: parts on a cluster do not count together; give --max-time")
+    if shard != (1, 1):
+        raise Problem("--shard: each part on the cluster has a shard of its own; leave it out")
+    if against is not None:
+        raise Problem("--against: the base lies on this machine alone; leave out --ray")
 
 
 def explore(
@@ -152,12 +176,14 @@ def explore(
     backend: str | None,
     coverage: bool = False,
     against: str | None = None,
+    cluster: str | None = None,
     also: tuple[Listener, ...] = (),
 ) -> int:
     """Run a campaign over the selected operations with these options; its exit status.
 
     mode: one of question.MODES. coverage: whether to count what of the domain is reached. against: what else
-    each failure is asked of. also: who else listens. Raises Problem.
+    each failure is asked of. cluster: address of a Ray cluster to run on. also: who else listens. Raises
+    Problem.
     """
     backend, known = chosen_backend(backend), known_failures(run_known_crashes)
     target = placed(target, place)
@@ -193,6 +219,7 @@ def explore(
         mode=mode,
         coverage=coverage,
         known=known,
+        cluster=None if cluster is None else f"Ray at {cluster}",
     )
     with base_of(target, against) as base, ConsoleReport(Console(highlight=False)) as console:
         config = replace(config, base=base)
@@ -200,10 +227,27 @@ def explore(
         if json_file is not None:
             files.append(JsonFile(json_file))
         try:
-            outcome = campaign.run(config, told([console, *also], files))
+            listener = told([console, *also], files)
+            outcome = (
+                campaign.run(config, listener)
+                if cluster is None
+                else _run_on(cluster, config, listener, own_workers=bool(workers))
+            )
         except CorpusError as error:
             raise Problem(f"--corpus: {error}") from None
     unable = [*([outcome.problem] if outcome.problem else []), *problems(files)]
     for problem in unable:
         click.echo(f"diffgdn: {problem}", err=True)
     return outcome.exit_code or (2 if unable else 0)
+
+
+def _run_on(address: str, config: Config, listener: Listener, own_workers: bool) -> Outcome:
+    """Run a campaign on a Ray cluster. Raises Problem if there is none."""
+    from diffgdn.campaign.joint import joint_campaign
+    from diffgdn.campaign.joint.ray_seats import RayError, RaySeats
+
+    try:
+        seats = RaySeats(address, config.backend)
+    except RayError as error:
+        raise Problem(f"--ray {error}") from None
+    return joint_campaign.run(config, listener, seats, own_workers)

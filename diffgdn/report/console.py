@@ -77,6 +77,10 @@ class ConsoleReport:
                 self._print(f"from another machine: {findings.headline(event.finding)}", style="yellow")
             case events.StorageSaid():
                 self._print(event.words, style="yellow")
+            case events.SeatJoined():
+                self._print(f"joined: {event.seat} on {event.device}, part {event.part}", style="dim")
+            case events.SeatLost():
+                self._print(f"lost: {event.seat}, {event.reason}; what it had found is kept", style="red")
             case events.OperationSkipped():
                 self._skipped.setdefault(event.reason, []).append(event.operation)
                 return
@@ -106,6 +110,7 @@ class ConsoleReport:
             *([f"{config.max_cases} {mode.word}s"] if config.max_cases is not None else []),
         ]
         workers = "1 worker" if config.workers == 1 else f"{config.workers} workers"
+        workers = workers if config.cluster is None else f"parts on {config.cluster}"
         self._print(
             f"{mode.command} {config.target} on backend {config.backend}: "
             f"{' or '.join(limits) or 'no limit'}, {workers}, seed {config.seed}"

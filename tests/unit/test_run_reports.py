@@ -279,6 +279,8 @@ def every_event(made: ModuleType, folder: Path) -> list[Event]:
     more = [
         events.FindingPulled(made.finding(), "f.json"),
         events.StorageSaid("s3://team: gone", True),
+        events.SeatJoined("node-1/0", "NVIDIA H100", 3),
+        events.SeatLost("node-1/0", "its node is gone"),
         events.CompileProgress("gdn.decode", 0.5),
         events.FindingShrunk(made.finding(), "f.json", "before", 1.0),
         events.CasesLeftOut("geometries", 3, "outside"),

@@ -1,0 +1,1 @@
+"""One campaign on many machines at once: a part in each seat, their events joined."""
