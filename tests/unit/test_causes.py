@@ -94,6 +94,14 @@ def test_a_failure_needs_what_it_passes_without() -> None:
     assert told.case.lens == (1,)
 
 
+def test_of_several_tensors_that_lie_apart_the_one_that_matters_is_named() -> None:
+    gaps = Lay("state", gaps=(0, 16, 0, 0)), Lay("indices", gaps=(64,)), Lay("cu_seqlens", gaps=(1,))
+    case = replace(PITCHED, HV=2, pool=Pool(), lay=gaps)
+    told = needed(case, asking(lambda case: case.HV == 2 and any(lay.tensor == "state" for lay in case.lay)))
+    assert told.case.lay == gaps[:1]
+    assert told.core == {"strides": "gapped states"}
+
+
 def test_sizes_name_a_cause_where_nothing_else_does() -> None:
     told = needed(BUSY, asking(lambda case: case.HV > case.H))
     assert set(told.core) == {"ratio"}
