@@ -60,11 +60,11 @@ BUGS = (
             Edit("chunk/pipeline.py", "\n\ndef run(\n", "\n_tuned = set()\n\n\ndef run(\n"),
             Edit(
                 "chunk/pipeline.py",
-                "            h, v_new = state_pass(k, w, u, gc, *rest, **pool)\n",
-                "            if k.shape not in _tuned:\n"
-                "                _tuned.add(k.shape)\n"
-                "                state_pass(k, w, u, gc, *rest, **pool)\n"
-                "            h, v_new = state_pass(k, w, u, gc, *rest, **pool)\n",
+                "                h, v_new = state_pass(k, w, u, gc, *rest, **pool)\n",
+                "                if k.shape not in _tuned:\n"
+                "                    _tuned.add(k.shape)\n"
+                "                    state_pass(k, w, u, gc, *rest, **pool)\n"
+                "                h, v_new = state_pass(k, w, u, gc, *rest, **pool)\n",
             ),
         ),
         "gdn.extend",

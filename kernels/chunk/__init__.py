@@ -10,6 +10,13 @@ The stages, in the order they run, each a kernel of its own:
     state      the running state over the chunks of a sequence: h before each chunk, v_new, the final state
     output     o from h, v_new and the attention within the chunk
 
+gdn in bf16, with chunks of 64 and heads of 64 or 128, takes three others behind tile_table, by which w, u, h
+and v_new never reach memory:
+
+    chunk_matrices  the inverse, the attention within the chunk, and l2norm as factors of rows
+    segment_starts  the states from which segments of a long sequence start, where it is cut into them
+    walk            state and o together, chunk after chunk
+
 This is the chunkwise form of the delta rule by Yang, Wang, Zhang, Shen and Kim (2024, "Parallelizing Linear
 Transformers with the Delta Rule over Sequence Length", section 3). It rests on the WY representation of
 products of Householder matrices (Bischof and Van Loan 1987, "The WY Representation for Products of

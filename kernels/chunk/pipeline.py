@@ -7,11 +7,14 @@ import torch
 import triton
 
 from ..current_device import current
+from .chunk_matrices import chunk_matrices
+from .chunk_tiles import is_walked, walk_segments
 from .gates import kda_gates
 from .normalise import normalise
 from .output import output
 from .state import state_pass
 from .tile_table import chunk_count, chunk_table
+from .walk import walk
 from .wy_gdn import wy_gdn
 from .wy_kda import wy_kda
 
@@ -67,35 +70,46 @@ def run(
         if not dense and not boundary_states:
             chunks = table.shape[0]  # at least as many as there are
 
-        if l2norm:
-            q, k = normalise(q), normalise(k)
-        pool = {
+        rest = initial_state, indices, final, cu_seqlens, first, chunks
+        shared = {
             "write_pool": inplace_update and initial_state is not None,
             "layout": layout,
             "chunk_size": chunk_size,
-            "batch_invariant": batch_invariant,
             "has_initial": has_initial,
-            "track": track,
-            "track_chunk": track_chunk,
         }
-        rest = initial_state, indices, final, cu_seqlens, first, chunks
-        if g.ndim == 3:
-            gc, w, u = wy_gdn(
-                k, v, g, beta, table, chunk_size, dtype=dtype, A_log=A_log, dt_bias=dt_bias,
-                raw_beta=raw_beta, neg_eigval=neg_eigval,
+        raw = {"A_log": A_log, "dt_bias": dt_bias, "raw_beta": raw_beta, "neg_eigval": neg_eigval}
+        if g.ndim == 3 and is_walked(dtype, chunk_size, K, V) and not _observers:
+            o = torch.empty(B, T, HV, V, dtype=q.dtype, device=v.device)
+            matrices = chunk_matrices(q, k, g, beta, o, table, chunk_size, l2norm=l2norm, **raw)
+            segments = 1 if batch_invariant or not l2norm else walk_segments(N, HV, V, chunks)
+            h = walk(
+                q, k, v, *matrices, o, *rest, scale, boundary_states=boundary_states, segments=segments,
+                **shared,
             )  # fmt: skip
-            h, v_new = state_pass(k, w, u, gc, *rest, **pool)
-            stages = q, k, v_new, gc, None
         else:
-            gc = kda_gates(g, A_log, dt_bias, lower_bound, table, chunk_size)
-            w, kg, qg, u, A = wy_kda(
-                q, k, v, gc, beta, table, chunk_size, dtype=dtype, raw_beta=raw_beta, neg_eigval=neg_eigval
-            )
-            h, v_new = state_pass(kg, w, u, gc, *rest, **pool)
-            stages = qg, None, v_new, None, A
-        o = output(*stages, h, scale, table, dtype=q.dtype, layout=layout, chunk_size=chunk_size)
-        for observer in _observers:
-            observer(locals())
+            if l2norm:
+                q, k = normalise(q), normalise(k)
+            pool = shared | {
+                "batch_invariant": batch_invariant, "track": track, "track_chunk": track_chunk,
+            }  # fmt: skip
+            if g.ndim == 3:
+                gc, w, u = wy_gdn(
+                    k, v, g, beta, table, chunk_size, dtype=dtype, A_log=A_log, dt_bias=dt_bias,
+                    raw_beta=raw_beta, neg_eigval=neg_eigval,
+                )  # fmt: skip
+                h, v_new = state_pass(k, w, u, gc, *rest, **pool)
+                stages = q, k, v_new, gc, None
+            else:
+                gc = kda_gates(g, A_log, dt_bias, lower_bound, table, chunk_size)
+                w, kg, qg, u, A = wy_kda(
+                    q, k, v, gc, beta, table, chunk_size, dtype=dtype, raw_beta=raw_beta,
+                    neg_eigval=neg_eigval,
+                )  # fmt: skip
+                h, v_new = state_pass(kg, w, u, gc, *rest, **pool)
+                stages = qg, None, v_new, None, A
+            o = output(*stages, h, scale, table, dtype=q.dtype, layout=layout, chunk_size=chunk_size)
+            for observer in _observers:
+                observer(locals())
     if not boundary_states:
         return o, final, None
     h = h.to(k.dtype)

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 UNIT_BYTES = 16  # the widest load
+FAR = 2**24  # elements from one token to the next: 64 tokens of as many reach 2^30
 
 
 @triton.jit
@@ -20,16 +21,17 @@ def chunk_and_head(i_ch, HV):
 def in_units(*tensors):
     """Return strides of all but the last dimension, tensor by tensor, in units of UNIT elements; and UNIT.
 
-    UNIT is 16 bytes' worth of elements where every stride is a multiple of it and every tensor starts on
-    one (the kernel multiplies by the constant UNIT, which is how the compiler learns that wide loads are
-    aligned), else 1.
+    UNIT is 16 bytes' worth of elements where every stride is a multiple of it, every tensor starts on one
+    (the kernel multiplies by the constant UNIT, which is how the compiler learns that wide loads are
+    aligned), and a chunk's tokens are within 2^31 elements; else 1. tensors: [B, T, ...].
     """
     unit = UNIT_BYTES // tensors[0].element_size()
     strides = []
     for x in tensors:
         # The stride of an axis with one element is arbitrary and never used: 0 spoils no alignment.
         strides += [s if n > 1 else 0 for n, s in zip(x.shape[:-1], x.stride()[:-1], strict=True)]
-        if x.element_size() * unit != UNIT_BYTES or x.data_ptr() % UNIT_BYTES:
+        far = x.shape[1] > 1 and x.stride(1) >= FAR
+        if x.element_size() * unit != UNIT_BYTES or x.data_ptr() % UNIT_BYTES or far:
             unit = 1
     if any(s % unit for s in strides):
         unit = 1
