@@ -132,12 +132,13 @@ def hunt(
     operations: tuple[str, ...] = tuple(OPERATIONS),
     hang_seconds: float | None = None,
     memory_bytes: int | None = None,
+    isolation: str | None = None,
 ) -> Kill:
     """Fuzz a mutant over all operations until it is found and a finding is shrunk, or the time is up.
 
     max_time: seconds of exploration. folder: where its findings go. shrink: False to end at the first
     finding. operations: others than all. hang_seconds: after which a case counts as hung, memory_bytes:
-    that a process may occupy; None for the usual.
+    that a process may occupy, isolation: where kernels run; None for the usual.
     Raises RuntimeError if the campaign could not run, KeyboardInterrupt if the user ended it.
     """
     config = campaign.Config(
@@ -150,6 +151,7 @@ def hunt(
         max_time=max_time,
         hang_seconds=hang_seconds,
         memory_bytes=memory_bytes,
+        isolation=isolation,
         allow_unreached=True,
     )
     watch = _Watch(shrink)

@@ -52,12 +52,19 @@ REDUCED = """
 
 
 def command(
-    pattern: str, max_time: float, workers: int, seed: int, peers: bool, no_hunt: bool = False
+    pattern: str,
+    max_time: float,
+    workers: int,
+    seed: int,
+    peers: bool,
+    no_hunt: bool = False,
+    isolation: str | None = None,
 ) -> str:
     """Return the command that makes a page."""
     options = [f"--id '{pattern}'"] if pattern != "*" else []
     options += ["--no-hunt"] if no_hunt else [f"--max-time {max_time:g}s --seed {seed}"]
     options += [f"--workers {workers}", *(["--peers"] if peers else [])]
+    options += [f"--isolation {isolation}"] if isolation is not None else []
     return f"diffgdn mutants {' '.join(options)} --page docs/mutants.md"
 
 

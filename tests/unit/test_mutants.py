@@ -102,10 +102,16 @@ def test_a_mutant_that_survives_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         "harmless", "nowhere", "nothing", (Edit("chunk/state.py", SUM, f"{SUM}            # same\n"),)
     )
     monkeypatch.setitem(MUTANTS, "harmless", plain)
-    monkeypatch.setattr(
-        hunting, "hunt", lambda mutant, *rest: hunting.Kill(mutant.id, False, 60.0, cases=3000)
-    )
-    result = CliRunner().invoke(mutants, ["--id", "harmless"], standalone_mode=False)
+    asked = []
+
+    def hunt(mutant: Mutant, *_: object, isolation: str | None) -> hunting.Kill:
+        asked.append(isolation)
+        return hunting.Kill(mutant.id, False, 60.0, cases=3000)
+
+    monkeypatch.setattr(hunting, "hunt", hunt)
+    options = ["--id", "harmless", "--isolation", "none"]
+    result = CliRunner().invoke(mutants, options, standalone_mode=False)
+    assert asked == ["none"]
     assert result.return_value == 1
     assert "harmless" in result.output
     assert "SURVIVED  3000 cases in 60 s" in result.output
