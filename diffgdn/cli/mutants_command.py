@@ -162,9 +162,7 @@ def mutants(
         if mutant.id not in table.kills:
             with tempfile.TemporaryDirectory(prefix="diffgdn-mutant-") as folder:
                 where = Path(folder)
-                kill = hunt(
-                    mutant, backend, seed, longest, count, where, not no_shrink, isolation=isolation
-                )
+                kill = hunt(mutant, backend, seed, longest, count, where, not no_shrink, isolation=isolation)
                 table.add(kill)
         click.echo(kill_table.line(table.kills[mutant.id]))
     unasked = [mutant for mutant in chosen if peers and mutant.id not in table.peers]
