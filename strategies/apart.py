@@ -13,7 +13,7 @@ from diffgdn.cases import axis_values, operand_options
 from diffgdn.cases.axis_values import NONE, UNSIZED
 from diffgdn.cases.lay import FORMS, KINDS
 from diffgdn.strategies.informative import STEADY
-from diffgdn.strategies.laws import ACROSS
+from diffgdn.strategies.laws import ACROSS, AT_THRESHOLD
 
 ANY = ()
 EVERY_AXIS = "*"  # in place of the name of one
@@ -44,7 +44,9 @@ OPERANDS: tuple[Rule, ...] = (
     ("dtype", "float32", "mixed_beta", "yes"),
     # A threshold is looked for with gates on either side of it.
     ("softplus", ANY, "lower_bound", Not((NONE,))),
-    ("softplus", "yes", "gate_law", Not((ACROSS, "zero", "exact"))),
+    ("softplus", "yes", "gate_law", Not((ACROSS, AT_THRESHOLD, "zero", "exact"))),
+    ("softplus", "no", "gate_law", AT_THRESHOLD),
+    ("lower_bound", Not((NONE,)), "gate_law", AT_THRESHOLD),
     ("softplus", "yes", "jump", ANY),
     ("softplus", "yes", "strength", ("1", "under 1/16")),
 )

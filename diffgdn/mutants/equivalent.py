@@ -195,9 +195,6 @@ NOT_LOOKED_AT = _by_name(
         "softplus below 6e-8, which shows where exp(A_log) is past 1e5: no model has it, and no case": """
             drop-where@device.softplus.2
         """,
-        "it shows where softplus' argument is its threshold to the bit, which cases meet by chance alone": """
-            off-by-one@device.softplus.1
-        """,
         "raw gates as [B, HV, K]: no case passes them so to packed decode, as no caller does": """
             ignore-option@packed_decode._packed_decode.1 drop-condition@packed_decode._packed_decode.3
         """,
