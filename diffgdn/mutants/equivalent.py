@@ -195,9 +195,6 @@ NOT_LOOKED_AT = _by_name(
         "softplus below 6e-8, which shows where exp(A_log) is past 1e5: no model has it, and no case": """
             drop-where@device.softplus.2
         """,
-        "raw gates as [B, HV, K]: no case passes them so to packed decode, as no caller does": """
-            ignore-option@packed_decode._packed_decode.1 drop-condition@packed_decode._packed_decode.3
-        """,
         "it reads past an end what it throws away: no trace, unless the read ends the process": """
             drop-mask@gates.kda_gate_kernel.1 drop-mask@wy_kda.wy_kda_kernel.10
             drop-condition@output.output_kernel.4 .5 drop-condition@recurrent_steps.read_state.2
