@@ -28,11 +28,11 @@ SHRINK_SECONDS = 60.0  # ... and that it may take then, if something is left to 
 class Kill:
     """What a campaign made of a mutant.
 
-    found: whether it found anything. seconds, cases: until then; on a GPU with those of the compilation before
-    exploration, in which each build is run once. operation, kind, result: of the first finding; shrunk: its
-    case as it was left; shrink_seconds: how long it took, shrink_steps: how many cases were run for it; all
-    None if it was not. problem: why nothing can be said of one that was not found: its campaign could not
-    run, or did not end. compile_seconds: what that compilation took of the seconds.
+    found: whether it found anything. seconds, cases: until then; on a GPU with those of the compilation
+    before exploration, in which each build is run once. operation, kind, result: of the first finding;
+    shrunk: its case as it was left; shrink_seconds: how long it took, shrink_steps: how many cases were run
+    for it; all None if it was not. problem: why nothing can be said of one that was not found: its campaign
+    could not run, or did not end. compile_seconds: what that compilation took of the seconds.
     """
 
     mutant: str

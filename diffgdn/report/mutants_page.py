@@ -33,7 +33,7 @@ READ_PEERS = """
   and run on the mutant in the place of that project's kernels, in a child process: one that dies or hangs is
   seen. `not covered`: no test calls the operation, or passes the option, that the mutant is in. On the
   kernels as they are all of them pass. What lies past an end goes by chance: tests of {by_chance}, which
-  reads there and shows only where that is no number, are run up to {runs} times, and one that fails is enough.
+  reads there and shows only where that is no number, are run up to {runs} times; one that fails is enough.
 - The values follow the laws of those tests, not their random numbers. Forward passes alone are compared, each
   with the reference that the test has: a recurrence (here in float64), or another call of the same kernels.
   Where a test compares two kernels of that project which are one here, both have the bug, and it cancels.

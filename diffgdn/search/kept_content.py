@@ -25,9 +25,9 @@ def structure(case: Case) -> Iterator[Case | None]:
 
 def from_state(case: Case) -> Iterator[Case | None]:
     """Take a state by its law in place of one of zeros, and one token of each sequence, or one less of the
-    longest: what a token less would have put there, the state may have from the start.
+    longest: what a token that goes put there, the state may have from the start.
 
-    Kept are gates and beta as they are, and of the other tensors all, then what is kept of them, then no keys.
+    Kept are gates and beta as they are, of the other tensors all, then what was kept of them, then no keys.
     """
     if case.values.state != "zero" or max(case.lens) < 2 or case.parents:
         return

@@ -24,7 +24,8 @@ from diffgdn.search.changes import changed, smaller_numbers, with_lengths
 SIMPLEST_DIM = 16
 DIMS = (16, 1, 2, 4, 8, 17, 32, 33, 64, 65, 128)
 SHORTEST_CHUNK = 16
-RESEEDED = range(1, 13)  # seeds that may have what another one has further on
+# Seeds that may have what another one has further on: in one head, in one token, in one token less.
+ONE_HEAD, ONE_TOKEN, ONE_LESS = range(1, 13), range(1, 7), range(1, 4)
 STRONG = 200.0  # a decay of exp(-200), and its inverse, are past what fp32 holds
 UNSEEDED_GATES, UNSEEDED_VALUES = ("zero", "constant", "alternating"), ("ones", "zero")  # of no seed
 FEW = 6  # sequences, each of which is tried alone
@@ -258,16 +259,17 @@ def redrawn(case: Case) -> Iterator[Case | None]:
     other numbers: where a rare one is needed, another seed may have it at once."""
     if case.gates.law in UNSEEDED_GATES and case.values.law in UNSEEDED_VALUES:
         return
-    heads: dict[str, Any] = {"H": 1, "HV": 1} if case.HV > 1 else {}
+    heads: dict[str, Any] = {"H": 1, "HV": 1}
     short = tuple(min(length, 1) for length in case.lens)
     lens = short if max(case.lens) > 1 and not case.parents else case.lens
-    shapes = [(lens, heads), (case.lens, heads), (lens, {})]
+    shapes = [(lens, heads, ONE_HEAD), (case.lens, heads, ONE_HEAD)] if case.HV > 1 else []
+    if lens != case.lens:
+        shapes.append((lens, {}, ONE_TOKEN))
     if len(case.lens) == 1 and lens != case.lens:
-        shapes.append(((case.lens[0] - 1,), {}))
-    for shape in shapes:
-        if shape != (case.lens, {}):
-            for seed in RESEEDED:
-                yield with_lengths(case, shape[0], **shape[1], values=replace(case.values, seed=seed))
+        shapes.append(((case.lens[0] - 1,), {}, ONE_LESS))
+    for tokens, fewer, seeds in shapes:
+        for seed in seeds:
+            yield with_lengths(case, tokens, **fewer, values=replace(case.values, seed=seed))
 
 
 def two_tokens(case: Case) -> Iterator[Case | None]:

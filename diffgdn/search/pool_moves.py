@@ -60,7 +60,9 @@ def _in_order(case: Case) -> Iterator[Pool]:
 
 
 def _compact(case: Case) -> Iterator[Pool]:
-    """Leave out slots behind the last one that is named, or all but one, and room between slots; hold fp32."""
+    """Leave out slots behind the last one that is named, or all but one, and room between slots; hold fp32,
+    and reach as far by fewer slots.
+    """
     pool = case.pool
     last = max(0, *pool.indices)
     yield replace(pool, slots=last + 1)

@@ -132,7 +132,9 @@ def met(factor: float, threshold: float, dtype: str = "float32") -> Case:
     pool = Pool(steps=2, buffer=1, rows=(0,))
     gates = Gates("threshold", dtype=dtype, beta="uniform")
     operands = Operands(softplus_beta=factor, softplus_threshold=threshold)
-    return Case("kda.verify", (2,), HV=3, dtype=dtype, pool=pool, gates=gates, operands=operands, values=VALUES)
+    return Case(
+        "kda.verify", (2,), HV=3, dtype=dtype, pool=pool, gates=gates, operands=operands, values=VALUES
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

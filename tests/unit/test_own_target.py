@@ -44,11 +44,13 @@ def test_a_kernel_that_takes_them_in_one_form_alone_is_found(mutant: str) -> Non
 
 @pytest.mark.parametrize(
     ("view", "op", "dimensions"),
-    [("gapped", "kda.packed_decode", 3), ("packed", "kda.packed_decode", 2), ("gapped", "gdn.packed_decode", 2)],
+    [
+        ("gapped", "kda.packed_decode", 3),
+        ("packed", "kda.packed_decode", 2),
+        ("gapped", "gdn.packed_decode", 2),
+    ],
 )
-def test_the_axis_is_there_where_gates_of_channels_lie_with_gaps(
-    view: str, op: str, dimensions: int
-) -> None:
+def test_the_axis_is_there_where_gates_of_channels_lie_with_gaps(view: str, op: str, dimensions: int) -> None:
     target: Any = targets.get("vk")
     one = case(view, op)
     arguments = layout.arrange(one, inputs.draw(one), torch.device("cpu"))
