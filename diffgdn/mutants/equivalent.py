@@ -84,7 +84,7 @@ _BY_REASON = {
         ignore-option@inverse.diagonal_blocks.1 ignore-option@inverse.merge.1 ignore-option@inverse.invert.1
         ignore-option@wy_kda.wy_kda_kernel.2 ignore-option@recurrent.recurrent_kernel.3
         ignore-option@recurrent_steps.state_offsets.1
-        drop-condition@recurrent_launch.launch.8
+        drop-condition@recurrent_launch.launch.10 ignore-option@recurrent_launch.launch.2
     """,
     "a mask that is all true is used in place of none": """
         ignore-option@recurrent_steps.read.1 ignore-option@recurrent_steps.write.1
@@ -92,8 +92,8 @@ _BY_REASON = {
     """,
     "what the compiler is told of alignment, which the interpreter does not read": """
         drop-condition@recurrent.recurrent_kernel.1 .2 drop-condition@recurrent_steps.replay.1 .2
-        drop-condition@recurrent_steps.walk.3 .4 ignore-option@recurrent_steps.row.1
-        ignore-option@recurrent_launch.launch.2
+        drop-condition@recurrent_steps.walk.3 .4 .5 .6 ignore-option@recurrent_steps.row.1
+        ignore-option@recurrent_launch.launch.3
         drop-condition@recurrent_launch.is_aligned.1 .2 off-by-one@recurrent_launch.is_aligned.1
         off-by-one@strides.in_units.1
         ignore-option@strides.in_units.2
@@ -148,7 +148,7 @@ _BY_REASON = {
         ignore-option@recurrent_launch.launch.1
     """,
     "without the new axis the interpreter spreads the vector along the same one": """
-        ignore-option@recurrent_steps.advance.3
+        ignore-option@recurrent_steps.decayed.1
     """,
     "gates of gdn have two dimensions here, as was checked": """
         drop-condition@packed_decode._packed_decode.2
