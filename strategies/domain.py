@@ -260,7 +260,7 @@ def _part(op: str, backend: str, picks: Mapping[str, Any], own: Promises, config
 
 def _meets_threshold(op: str, backend: str, picks: Mapping[str, Any], own: Promises, listed: bool) -> bool:
     """Tell whether a threshold of softplus may be other than the usual one, so that gates lie at it."""
-    if backend == "interpret" and listed:
+    if listed:
         return usual(True) in domain_options.words(op, backend, own).get("softplus", ())
     return any(not build.operands.plain_softplus for build in picks["like"])
 
