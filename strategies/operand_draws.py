@@ -14,7 +14,7 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.promises import Promises
 from diffgdn.strategies import inside
 from diffgdn.strategies.batch_layout import among, rarely, whole
-from diffgdn.strategies.laws import ACROSS, AT_THRESHOLD, BOUNDS, EXPONENTS_HALF, FAR_ACROSS
+from diffgdn.strategies.laws import AT_THRESHOLD, BOUNDS, EXPONENTS_HALF
 from diffgdn.strategies.operand_forms import MOST_VALUES, Form, fitted, ways
 
 SHARE = 7
@@ -46,8 +46,7 @@ def having(case: Case, form: Form, bound: float, wild: bool) -> Case:
     """Return the case in another form, with the rest as it has to be then.
 
     bound: of its gates, if any. wild: gates that become raw have a law that draws a, A_log and dt_bias apart:
-    others have short numbers there, which lose nothing in a narrower dtype. Raw gates with a threshold of
-    softplus lie at it then, else on either side.
+    others have short numbers there, which lose nothing in a narrower dtype.
     """
     gates, values = case.gates, case.values
     if (form.raw, form.operands) == (gates.raw, case.operands):
@@ -55,8 +54,7 @@ def having(case: Case, form: Form, bound: float, wild: bool) -> Case:
     lower = (gates.lower_bound or bound) if form.bounded else None
     beta = "one" if gates.beta == "two" and form.raw_beta else gates.beta
     if not (form.operands.plain_softplus or values.law == "exact"):
-        law, strength = (AT_THRESHOLD, 1.0) if wild else (ACROSS, FAR_ACROSS)
-        gates = replace(gates, law=law, strength=strength, at=0)
+        gates = replace(gates, law=AT_THRESHOLD, strength=1.0, at=0)
     if wild and form.raw and not gates.raw and values.law != "exact" and form.operands.plain_softplus:
         gates = replace(gates, law="checkpoint", at=0)
     gates = replace(gates, raw=form.raw, lower_bound=lower, beta=beta)

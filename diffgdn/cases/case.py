@@ -70,8 +70,8 @@ class Gates(Record):
     `at` is the token at which the law `jump` jumps. `beta` names the law of beta. `dtype` is that of g and
     beta, or of the raw gates a and b. `checkpoint` and `extreme` draw raw a, A_log and dt_bias themselves,
     whatever the strength: over the range that checkpoints hold, and where exp(A_log) overflows or is 0.
-    `threshold` puts raw gates without a bound where softplus becomes linear, to the bit, and a step of their
-    dtype below and above.
+    `threshold` puts raw gates without a bound where softplus becomes linear, to the bit, a step of their
+    dtype below and above, and on either side.
 
     `lower_bound` (kda, raw gates) selects g = lower_bound * sigmoid(exp(A_log) * (a + dt_bias)). With `raw`,
     extend and recurrent get the raw gate, A_log, dt_bias and raw beta in place of g and beta; `Operands` says

@@ -32,6 +32,7 @@ FORGET = -16384.0  # a log decay whose exponential underflows in every format; e
 # bias never 0, nor so low that softplus is 0 itself.
 EXTREME_A_LOG = [-math.inf, -60.0, -6.0, 5.0, 89.0]
 EXTREME_A = [3000.0, 100.0, 88.5, 20.0, 0.5, -3.0]
+ACROSS = 2.0  # of a threshold of softplus, on either side
 FRACTION_BITS = {"float32": 23, "float16": 10, "bfloat16": 7}
 STRONGEST_SEEN = 316.0  # |g| of a token, in a checkpoint
 NORMAL_STD = 65536.0 * 0.5773502691896258  # of the sum of four uniform 16-bit integers
@@ -260,11 +261,13 @@ def _wild_gates(case: Case, heads: tuple[int, ...]) -> tuple[Floats, Floats, Flo
 
 
 def _at_threshold(case: Case, shape: tuple[int, ...]) -> Floats:
-    """Draw raw gates a at which softplus becomes linear, to the bit, or a step of their dtype below or above
-    it; around 0 the steps are those of 1."""
+    """Draw raw gates a at which softplus becomes linear, to the bit, a step of their dtype below or above
+    it, or within ACROSS on either side. Around 0 the steps are those of 1."""
     at = case.operands.softplus_threshold / case.operands.softplus_beta
     step = 2.0 ** (math.frexp(at or 1.0)[1] - 1 - FRACTION_BITS[case.gates.dtype])
-    return at + step * ((_hashes(case, "a", shape) % np.uint64(3)).astype(np.float64) - 1.0)
+    bits = _hashes(case, "a", shape)
+    side = (bits % np.uint64(4)).astype(np.float64) - 1.0
+    return at + np.where(side == 2.0, ACROSS * (2.0 * _uniform(bits) - 1.0), step * side)
 
 
 def _raw_beta(beta: Floats) -> Floats:

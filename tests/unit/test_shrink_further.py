@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from diffgdn.search import by_field, kept_content, moves, sparsify
 STEP = Pool(steps=1, buffer=1, rows=(0,))
 STRONG = Gates("constant", strength=moves.STRONG)
 FAR = 1 << 30
-SHORT = {"chunk_size": 16}
+SHORT: dict[str, Any] = {"chunk_size": 16}
 
 
 def overflows(case: Case) -> bool:
@@ -92,7 +93,7 @@ FAR_K = (Lay("k", gaps=(0, 56512768, 0, 0)), Lay("cu_seqlens", gaps=(FAR,)))
     ],
 )
 def test_what_is_left_is_the_simplest(
-    case: Case, fails: Callable[[Case], bool], expected: dict[str, object]
+    case: Case, fails: Callable[[Case], bool], expected: dict[str, Any]
 ) -> None:
     assert fails(case)
     assert by_field.simplest(case, fails) == least(case.op, **expected)
