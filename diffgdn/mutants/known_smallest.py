@@ -262,7 +262,8 @@ OTHER_WAYS: dict[str, tuple[tuple[str, Case], ...]] = {
     ),
     # What is not to be written is the state of the whole call.
     "verify-state-advanced": tuple(
-        ("slot_changed", least(op, inplace=False)) for op in ("gdn.decode", "kda.decode")
+        ("slot_changed", least(op, inplace=False))
+        for op in ("gdn.decode", "kda.decode", "gdn.update", "kda.update")
     ),
     # Gates that are computed are raw in an extend alone where that is asked for.
     "dt-bias-per-head": (("beyond_bound", least("kda.extend", gates=Gates(law="constant", raw=True))),),
