@@ -13,7 +13,7 @@ from diffgdn.cases import axis_values, operand_options
 from diffgdn.cases.axis_values import NONE, UNSIZED
 from diffgdn.cases.lay import FORMS, KINDS
 from diffgdn.strategies.informative import STEADY
-from diffgdn.strategies.laws import ACROSS
+from diffgdn.strategies.laws import AT_THRESHOLD
 
 ANY = ()
 EVERY_AXIS = "*"  # in place of the name of one
@@ -42,11 +42,13 @@ OPERANDS: tuple[Rule, ...] = (
     ("beta_law", "two", "neg_eigval", ANY),
     # Of fp32 q, beta has no other dtype.
     ("dtype", "float32", "mixed_beta", "yes"),
-    # A threshold is looked for with gates on either side of it.
+    # A threshold is looked for with gates at it, or with such as only decay a state.
     ("softplus", ANY, "lower_bound", Not((NONE,))),
-    ("softplus", "yes", "gate_law", Not((ACROSS, "zero", "exact"))),
+    ("softplus", "yes", "gate_law", Not((AT_THRESHOLD, "uniform", "zero", "exact"))),
+    ("softplus", "no", "gate_law", AT_THRESHOLD),
+    ("lower_bound", Not((NONE,)), "gate_law", AT_THRESHOLD),
     ("softplus", "yes", "jump", ANY),
-    ("softplus", "yes", "strength", ("1", "under 1/16")),
+    ("softplus", "yes", "strength", ("1", "over 1", "under 1/16")),
 )
 OF_STEPS = ("step_update", "step_rows", "cache_steps", "token_slots")
 STATES: tuple[Rule, ...] = (

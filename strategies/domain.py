@@ -248,6 +248,7 @@ def _part(op: str, backend: str, picks: Mapping[str, Any], own: Promises, config
         if name in picks:
             words[axis] = {str(v) if axis == "chunk_size" else usual(v) for v in picks[name]}
     words |= _batch(op, picks, own) | _pool(op, picks, own) | _laws(op, picks, own)
+    words["gate_law"] |= {laws.AT_THRESHOLD} if _meets_threshold(op, backend, picks, own, listed) else set()
     words["order"] = set(generate.ORDERS) if backend == "interpret" else {"ascending"}
     words["config"] = {str(n) for n in picks.get("config", range(configs))}
     if operation.is_chunked:
@@ -255,6 +256,13 @@ def _part(op: str, backend: str, picks: Mapping[str, Any], own: Promises, config
     if backend == "interpret" and listed:
         words |= domain_options.words(op, backend, own)
     return Part({axis: some for axis, some in words.items() if some}, together)
+
+
+def _meets_threshold(op: str, backend: str, picks: Mapping[str, Any], own: Promises, listed: bool) -> bool:
+    """Tell whether a threshold of softplus may be other than the usual one, so that gates lie at it."""
+    if listed:
+        return usual(True) in domain_options.words(op, backend, own).get("softplus", ())
+    return any(not build.operands.plain_softplus for build in picks["like"])
 
 
 def _rooms(op: str, backend: str, picks: Mapping[str, Any], own: Promises) -> Iterator[tuple[str, ...]]:

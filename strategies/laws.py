@@ -33,7 +33,7 @@ GATES = (
     "extreme",
     "exact",
 )
-ACROSS, FAR_ACROSS = "uniform", 4.0  # raw gates on either side of a threshold of softplus, and seen
+AT_THRESHOLD = "threshold"  # raw gates at a threshold of softplus, to the bit, and on either side of it
 STRENGTHS = (1.0, 1.0, 0.125, 0.0078125, 4.0)
 BETAS = ("one", "half", "zero", "uniform", "near_one", "near_one", "uniform", "exact", "two")
 BETAS_RAW = BETAS[:-1]  # no sigmoid is 2
@@ -99,7 +99,7 @@ def draw_gates(
         law = "zero" if law == "zero" or build.bounded else "exact"  # a bounded gate is never below its bound
         beta = beta if beta in ("one", "zero") else "exact"
     elif not build.operands.plain_softplus:
-        law, strength = ACROSS, FAR_ACROSS
+        law, strength = AT_THRESHOLD, 1.0
     return Gates(
         law=law,
         strength=1.0 if law in ("zero", "exact") else strength,

@@ -14,7 +14,7 @@ from diffgdn.cases.case import Case
 from diffgdn.cases.promises import Promises
 from diffgdn.strategies import inside
 from diffgdn.strategies.batch_layout import among, rarely, whole
-from diffgdn.strategies.laws import ACROSS, BOUNDS, EXPONENTS_HALF, FAR_ACROSS
+from diffgdn.strategies.laws import AT_THRESHOLD, BOUNDS, EXPONENTS_HALF
 from diffgdn.strategies.operand_forms import MOST_VALUES, Form, fitted, ways
 
 SHARE = 7
@@ -54,7 +54,7 @@ def having(case: Case, form: Form, bound: float, wild: bool) -> Case:
     lower = (gates.lower_bound or bound) if form.bounded else None
     beta = "one" if gates.beta == "two" and form.raw_beta else gates.beta
     if not (form.operands.plain_softplus or values.law == "exact"):
-        gates = replace(gates, law=ACROSS, strength=FAR_ACROSS, at=0)
+        gates = replace(gates, law=AT_THRESHOLD, strength=1.0, at=0)
     if wild and form.raw and not gates.raw and values.law != "exact" and form.operands.plain_softplus:
         gates = replace(gates, law="checkpoint", at=0)
     gates = replace(gates, raw=form.raw, lower_bound=lower, beta=beta)

@@ -19,7 +19,7 @@ from diffgdn.cases.trace import Trace
 FAR = 2**30  # elements between slots: the second or third slot lies past 2**31
 ALIGNED = 64  # elements: a pitch that is a multiple of it keeps every slot aligned
 NONE = "none"
-UNSIZED = ("zero", "exact", "checkpoint", "extreme")  # gate laws that take no strength
+UNSIZED = ("zero", "exact", "checkpoint", "extreme", "threshold")  # gate laws that take no strength
 # Fields of a case that hold what differs from the usual call, and the modules of their records. A module that
 # has `asked(case)` says there, for promises, what is counted; of others each field is an axis.
 RECORDS = {

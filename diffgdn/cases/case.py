@@ -26,7 +26,7 @@ from diffgdn.cases.state_options import StateOptions
 
 # Each older version is still read, and written where it will do.
 # 2: `only`, and values of law "zero"; 3: `order`, and LATER_GATE_LAWS; 4: how a call is made, and
-# what is called before it; 5: the operations that commit.
+# what is called before it; 5: the operations that commit, and gates of law "threshold".
 FORMAT_VERSION = 5
 ADDED = {
     "only": 2,
@@ -70,6 +70,8 @@ class Gates(Record):
     `at` is the token at which the law `jump` jumps. `beta` names the law of beta. `dtype` is that of g and
     beta, or of the raw gates a and b. `checkpoint` and `extreme` draw raw a, A_log and dt_bias themselves,
     whatever the strength: over the range that checkpoints hold, and where exp(A_log) overflows or is 0.
+    `threshold` puts raw gates without a bound where softplus becomes linear, to the bit, a step of their
+    dtype below and above, and on either side.
 
     `lower_bound` (kda, raw gates) selects g = lower_bound * sigmoid(exp(A_log) * (a + dt_bias)). With `raw`,
     extend and recurrent get the raw gate, A_log, dt_bias and raw beta in place of g and beta; `Operands` says
@@ -353,7 +355,8 @@ class Case(Record):
         needed = [version for name, version in ADDED.items() if getattr(self, name) != _defaults()[name]]
         laws = [2] * (self.values.law == "zero") + [3] * (self.gates.law in LATER_GATE_LAWS)
         raw = [4] * (self.gates.raw and self.op != "kda.extend")
-        return max([1, *needed, *laws, *raw, *[5] * self.operation.commits])
+        latest = self.operation.commits or self.gates.law == "threshold"
+        return max([1, *needed, *laws, *raw, *[5] * latest])
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict of all fields, defaults included, and `format_version`."""

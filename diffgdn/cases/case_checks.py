@@ -34,6 +34,7 @@ GATE_LAWS = (
     "huge",
     "checkpoint",
     "extreme",
+    "threshold",
 )
 LATER_GATE_LAWS = ("checkpoint", "extreme")  # that came with format version 3
 BETA_LAWS = ("one", "half", "zero", "two", "exact", "uniform", "near_one")
@@ -194,6 +195,11 @@ def _check_gates(case: Case) -> None:
         not gates.raw or operand_options.takes_either_form(case),
         f"gates.raw: only extend and recurrent take either form, got {case.op}",
     )
+    if gates.law == "threshold":
+        require(
+            case.raw_gates and gates.lower_bound is None,
+            f"gates.law: 'threshold' of raw gates without a bound, got {gates}",
+        )
     if case.raw_beta:
         require(gates.beta != "two", "gates.beta: a sigmoid cannot be 2")
 

@@ -17,6 +17,7 @@ from diffgdn.cli.options import (
     Workers,
     backend_option,
     chosen_backend,
+    isolation_option,
     json_option,
     seed_option,
     writable_file,
@@ -82,6 +83,7 @@ DEFAULT_SEED = 1
 )
 @seed_option(f"Of every campaign.  [default: {DEFAULT_SEED}]")
 @json_option("Write the table to this file; what it holds already is taken from it.")
+@isolation_option
 @backend_option
 def mutants(
     pattern: str,
@@ -100,6 +102,7 @@ def mutants(
     page_file: Path | None,
     seed: int | None,
     json_file: Path | None,
+    isolation: str | None,
     backend: str | None,
 ) -> int:
     """Put bugs that shipped elsewhere back into copies of the kernels, and look for each.
@@ -116,6 +119,8 @@ def mutants(
     set-up problem, 130 interrupted.
     """
     seed = DEFAULT_SEED if seed is None else seed
+    if operators and isolation is not None:
+        raise Problem("--isolation is not of --operators: each of those runs in a child")
     if operators:
         made = operators_run.choose(pattern, sample, seed, equivalent)
         if listed:
@@ -156,7 +161,9 @@ def mutants(
     for mutant in chosen if not no_hunt else ():
         if mutant.id not in table.kills:
             with tempfile.TemporaryDirectory(prefix="diffgdn-mutant-") as folder:
-                table.add(hunt(mutant, backend, seed, longest, count, Path(folder), not no_shrink))
+                where = Path(folder)
+                kill = hunt(mutant, backend, seed, longest, count, where, not no_shrink, isolation=isolation)
+                table.add(kill)
         click.echo(kill_table.line(table.kills[mutant.id]))
     unasked = [mutant for mutant in chosen if peers and mutant.id not in table.peers]
     for name, seen_by in seen.look_at_all(unasked, backend, count):
@@ -170,7 +177,7 @@ def mutants(
     if markdown:
         click.echo("\n".join(kill_table.markdown(kills, about, answers)))
     if page_file is not None:
-        command = mutants_page.command(pattern, longest, count, seed, bool(answers), no_hunt)
+        command = mutants_page.command(pattern, longest, count, seed, bool(answers), no_hunt, isolation)
         page_file.write_text("\n".join(mutants_page.page(kills, about, answers, command, backend)))
     return 0 if all(kill.found or kill.mutant in OPEN for kill in kills) else 1
 

@@ -65,7 +65,10 @@ _BY_REASON = {
     "in kda q and k come here with a head for each value head, so that G is 1": """
         h-for-hv@output.output_kernel.6 h-for-hv@state.state_kernel.8
     """,
-    "words of an error that no case raises": "h-for-hv@packed_decode._packed_decode.2",
+    "words of an error that no case raises": """
+        h-for-hv@packed_decode._packed_decode.2 h-for-hv@draft_calls._heads.2
+    """,
+    "no case is without a sequence": "ignore-option@fold.launch_fold.2",
     "a tensor apart takes final states where there are no indices: the slot is the sequence's number": """
         wrong-slot@recurrent.recurrent_kernel.6
     """,
@@ -84,7 +87,7 @@ _BY_REASON = {
         ignore-option@inverse.diagonal_blocks.1 ignore-option@inverse.merge.1 ignore-option@inverse.invert.1
         ignore-option@wy_kda.wy_kda_kernel.2 ignore-option@recurrent.recurrent_kernel.3
         ignore-option@recurrent_steps.state_offsets.1
-        drop-condition@recurrent_launch.launch.8
+        drop-condition@recurrent_launch.launch.10 ignore-option@recurrent_launch.launch.2
     """,
     "a mask that is all true is used in place of none": """
         ignore-option@recurrent_steps.read.1 ignore-option@recurrent_steps.write.1
@@ -92,11 +95,12 @@ _BY_REASON = {
     """,
     "what the compiler is told of alignment, which the interpreter does not read": """
         drop-condition@recurrent.recurrent_kernel.1 .2 drop-condition@recurrent_steps.replay.1 .2
-        drop-condition@recurrent_steps.walk.3 .4 ignore-option@recurrent_steps.row.1
-        ignore-option@recurrent_launch.launch.2
+        drop-condition@recurrent_steps.walk.3 .4 .5 .6 ignore-option@recurrent_steps.row.1
+        ignore-option@recurrent_launch.launch.3
         drop-condition@recurrent_launch.is_aligned.1 .2 off-by-one@recurrent_launch.is_aligned.1
         off-by-one@strides.in_units.1
         ignore-option@strides.in_units.2
+        drop-condition@recurrent_launch.launch.11 ignore-option@step_changes.rows_of.1
     """,
     "it picks a tile or tells the compiler of alignment, of which the interpreter does neither": """
         drop-option@packed_decode._packed_decode.10 drop-option@pool_calls.check_pool.11
@@ -107,7 +111,8 @@ _BY_REASON = {
         ignore-option@normalise.normalise.2 ignore-option@tile_table.chunk_table.1
     """,
     "programs store the same numbers to the same places, whichever does": """
-        guard-always@tile_table.chunk_table_kernel.1
+        guard-always@tile_table.chunk_table_kernel.1 guard-always@recurrent_steps.write_change.1 .2
+        drop-condition@recurrent_steps.change_places.1 .2
     """,
     "a block has no more rows than the limit, which its own size holds": """
         drop-clamp@tile_table.chunk_table_kernel.5
@@ -117,7 +122,7 @@ _BY_REASON = {
         drop-int64@tile_table.chunk_table_kernel.1
         drop-int64@recurrent.recurrent_kernel.1 .2 .4 .5 .6 .7 .8
         drop-int64@recurrent_steps.state_offsets.1 .2 drop-int64@recurrent_steps.walk.1 .2
-        drop-int64@recurrent_steps.ancestors.1
+        drop-int64@recurrent_steps.ancestors.1 drop-int64@fold.fold_kernel.1 .2 .3 .4 .5
     """,
     "a small count, whose stride is of 64 bits already": "drop-int64@recurrent.recurrent_kernel.3",
     "it shows past 2^31 elements of the stages' own tensors alone: more memory than a case may have": """
@@ -145,10 +150,10 @@ _BY_REASON = {
     "the state of an empty sequence is read and written back, to the same bits": """
         off-by-one@recurrent.recurrent_kernel.3 guard-never@recurrent.recurrent_kernel.2
         drop-condition@recurrent_launch.launch.1 ignore-option@recurrent.recurrent_kernel.2
-        ignore-option@recurrent_launch.launch.1
+        ignore-option@recurrent_launch.launch.1 off-by-one@fold.fold_kernel.1
     """,
     "without the new axis the interpreter spreads the vector along the same one": """
-        ignore-option@recurrent_steps.advance.3
+        ignore-option@recurrent_steps.decayed.1
     """,
     "gates of gdn have two dimensions here, as was checked": """
         drop-condition@packed_decode._packed_decode.2
@@ -158,7 +163,7 @@ _BY_REASON = {
     """,
     "it keeps tables that were not validated from leading outside; in the domain they do not": """
         drop-clamp@recurrent.recurrent_kernel.1 .3 drop-clamp@recurrent_steps.ancestors.3 .5
-        drop-clamp@recurrent_steps.walk.1 .3
+        drop-clamp@recurrent_steps.walk.1 .3 drop-clamp@fold.fold_kernel.1 .3 .5
     """,
     "the clamp of the next line makes of it what the mask does": """
         drop-mask@recurrent_steps.walk.1 drop-condition@recurrent_steps.walk.1 .2
@@ -194,12 +199,6 @@ NOT_LOOKED_AT = _by_name(
     {
         "softplus below 6e-8, which shows where exp(A_log) is past 1e5: no model has it, and no case": """
             drop-where@device.softplus.2
-        """,
-        "it shows where softplus' argument is its threshold to the bit, which cases meet by chance alone": """
-            off-by-one@device.softplus.1
-        """,
-        "raw gates as [B, HV, K]: no case passes them so to packed decode, as no caller does": """
-            ignore-option@packed_decode._packed_decode.1 drop-condition@packed_decode._packed_decode.3
         """,
         "it reads past an end what it throws away: no trace, unless the read ends the process": """
             drop-mask@gates.kda_gate_kernel.1 drop-mask@wy_kda.wy_kda_kernel.10

@@ -17,6 +17,9 @@ from diffgdn.findings.finding import COMPLETE
 from diffgdn.mutants.mutant import Mutant
 from diffgdn.mutants.mutant_targets import name_of
 
+COMPILING = "compile"  # the phase in which a GPU's campaign runs each build once
+LOOKING = (COMPILING, *events.COUNTED)  # phases in which a mutant may be found
+
 SHRINK_WAIT = 10.0  # seconds that the campaign may go on to shrink the first finding, ...
 SHRINK_SECONDS = 60.0  # ... and that it may take then, if something is left to shrink
 
@@ -25,10 +28,11 @@ SHRINK_SECONDS = 60.0  # ... and that it may take then, if something is left to 
 class Kill:
     """What a campaign made of a mutant.
 
-    found: whether it found anything. seconds, cases: of exploration until then. operation, kind, result: of
-    the first finding; shrunk: its case as it was left; shrink_seconds: how long it took, shrink_steps: how
-    many cases were run for it; all None if it was not. problem: why nothing can be said of one that was not
-    found: its campaign could not run, or did not end.
+    found: whether it found anything. seconds, cases: until then; on a GPU with those of the compilation
+    before exploration, in which each build is run once. operation, kind, result: of the first finding;
+    shrunk: its case as it was left; shrink_seconds: how long it took, shrink_steps: how many cases were run
+    for it; all None if it was not. problem: why nothing can be said of one that was not found: its campaign
+    could not run, or did not end. compile_seconds: what that compilation took of the seconds.
     """
 
     mutant: str
@@ -42,6 +46,7 @@ class Kill:
     shrink_seconds: float | None = None
     shrink_steps: int | None = None
     problem: str | None = None
+    compile_seconds: float = 0.0
 
     def to_json(self) -> dict[str, object]:
         """Return a JSON-ready dict."""
@@ -67,7 +72,8 @@ class _Watch:
     def __init__(self, shrink: bool) -> None:
         self.shrink, self.begin, self.cases = shrink, 0.0, 0
         self.first: events.FindingFound | None = None
-        self.seconds = 0.0
+        self.seconds, self.compile_seconds = 0.0, 0.0
+        self.compiling = False
         self.smaller: events.FindingShrunk | None = None
         self.shrink_seconds, self.shrink_steps = 0.0, 0
         self.ended = False
@@ -79,16 +85,22 @@ class _Watch:
     def __call__(self, event: events.Event) -> None:
         if self.ended or isinstance(event, events.CampaignEnded):
             return  # what a campaign still says while it ends, and what nothing is left to end after
-        if isinstance(event, events.PhaseStarted) and event.phase in events.COUNTED and not self.begin:
+        if isinstance(event, events.PhaseStarted) and event.phase in LOOKING and not self.begin:
             self.begin = time.monotonic()
-        if isinstance(event, events.CaseRun) and event.phase in events.COUNTED and self.first is None:
+        if isinstance(event, events.PhaseStarted):
+            self.compiling = event.phase == COMPILING
+        if isinstance(event, events.PhaseEnded) and event.phase == COMPILING and self.first is None:
+            self.compile_seconds = event.seconds
+        if isinstance(event, events.CaseRun) and event.phase in LOOKING and self.first is None:
             self.cases += not event.shrinking
         if isinstance(event, events.CaseRun) and event.shrinking and self._is_of_its_operation(event):
             self.shrink_steps += 1
         if isinstance(event, events.FindingFound) and self.first is None:
             now = time.monotonic()
-            self.begin = self.begin or now  # found while kernels were compiled, before any case that counts
+            self.begin = self.begin or now  # found in a replay, before any case that counts
             self.first, self.seconds = event, now - self.begin
+            if self.compiling:
+                self.compile_seconds = self.seconds
             if not self.shrink:
                 self._end()
         if isinstance(event, events.FindingShrunk) and self._is_of_the_first(event):
@@ -120,12 +132,13 @@ def hunt(
     operations: tuple[str, ...] = tuple(OPERATIONS),
     hang_seconds: float | None = None,
     memory_bytes: int | None = None,
+    isolation: str | None = None,
 ) -> Kill:
     """Fuzz a mutant over all operations until it is found and a finding is shrunk, or the time is up.
 
     max_time: seconds of exploration. folder: where its findings go. shrink: False to end at the first
     finding. operations: others than all. hang_seconds: after which a case counts as hung, memory_bytes:
-    that a process may occupy; None for the usual.
+    that a process may occupy, isolation: where kernels run; None for the usual.
     Raises RuntimeError if the campaign could not run, KeyboardInterrupt if the user ended it.
     """
     config = campaign.Config(
@@ -138,6 +151,7 @@ def hunt(
         max_time=max_time,
         hang_seconds=hang_seconds,
         memory_bytes=memory_bytes,
+        isolation=isolation,
         allow_unreached=True,
     )
     watch = _Watch(shrink)
@@ -147,7 +161,8 @@ def hunt(
     if watch.first is None:
         if outcome.problem is not None:
             raise RuntimeError(f"{mutant.id}: {outcome.problem}")
-        return Kill(mutant.id, False, max_time, watch.cases)
+        spent = watch.compile_seconds
+        return Kill(mutant.id, False, max_time + spent, watch.cases, compile_seconds=spent)
     first = watch.first.finding
     smaller, seconds, steps = _made_small(watch, backend) if shrink else (None, None, None)
     return Kill(
@@ -161,6 +176,7 @@ def hunt(
         smaller,
         seconds,
         steps,
+        compile_seconds=watch.compile_seconds,
     )
 
 

@@ -17,6 +17,7 @@ from diffgdn.cases.lay import Lay
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.cases.sparsity import Only
 from diffgdn.cases.state_options import StateOptions
+from diffgdn.findings import bucket
 
 SMALLEST, ONE_STEP, FURTHER = "smallest", "one step", "further"
 GRADES = (SMALLEST, ONE_STEP, FURTHER)
@@ -232,6 +233,7 @@ KNOWN_SMALLEST: dict[str, Case] = {
 }
 
 _STEPS = Pool(slots=2, indices=(1,))
+_DENSE, _NO_KEYS = Pool(indices=()), Only("k", tokens=())
 _ACCEPTED: dict[str, Any] = {"slots": ((0, 1),), "accepted": (2,)}
 
 # By mutant: (kind of failure, case), each the smallest of its operation and kind, or of its laws.
@@ -243,7 +245,46 @@ OTHER_WAYS: dict[str, tuple[tuple[str, Case], ...]] = {
     # The same without edits: columns past K, of which the gate is zero.
     "inf-times-zero-gate": tuple(
         ("not_finite", least(op, K=1, gates=Gates(law="extreme", lower_bound=-1.0), values=Values(seed=459)))
-        for op in ("kda.verify", "kda.decode")
+        for op in ("kda.verify", "kda.decode", "kda.packed_decode")
+    ),
+    # Gates of the second sequence are taken for 0 where they are raw; given, what is read is poison.
+    "cumsum-ignores-chunks": (
+        (
+            "beyond_bound",
+            least("gdn.extend", lens=(1, 1), pool=_TWO, gates=Gates(raw=True), only=(_NO_KEYS,)),
+        ),
+    ),
+    # A number of the first sequence is read for the second's, and no poison.
+    "ab-not-gathered": tuple(
+        ("beyond_bound", least(op, lens=(2, 1), pool=pool, gates=Gates(beta="uniform")))
+        for kind, pool in (("recurrent", _DENSE), ("decode", _TWO))
+        for op in (f"gdn.{kind}", f"kda.{kind}")
+    ),
+    # What is not to be written is the state of the whole call.
+    "verify-state-advanced": tuple(
+        ("slot_changed", least(op, inplace=False))
+        for op in ("gdn.decode", "kda.decode", "gdn.update", "kda.update")
+    ),
+    # Gates that are computed are raw in an extend alone where that is asked for.
+    "dt-bias-per-head": (("beyond_bound", least("kda.extend", gates=Gates(law="constant", raw=True))),),
+    # In fp32 what is read behind the last token is poison still when it is written, and no trace.
+    "uniform-verify-length": (
+        ("guard_written", least("gdn.recurrent", lens=(2, 1), dtype="bfloat16", pool=_DENSE)),
+    ),
+    "pad-slot-unguarded-extend": (
+        ("guard_written", least("gdn.extend", dtype="bfloat16", pool=Pool(indices=(-1,)))),
+    ),
+    # What is read lies where another tensor does, and the process lives on.
+    "token-offset-int32": (
+        (
+            "beyond_bound",
+            least(
+                "gdn.extend",
+                lens=(1, 2),
+                pool=_TWO,
+                lay=(Lay("k", gaps=(0, 1 << 30, 0, 0)), Lay("cu_seqlens", gaps=(1 << 30,))),
+            ),
+        ),
     ),
     # Slot 0 belongs to another sequence: what is read there is a number, and no poison.
     "pad-slot-clamped": tuple(
@@ -303,6 +344,7 @@ OTHER_WAYS: dict[str, tuple[tuple[str, Case], ...]] = {
 
 def nearest(mutant: str, case: Case, kind: str) -> str:
     """Say how a shrunk case of a mutant compares with the smallest that is known, of all ways in which it
-    fails so. kind: of failure."""
-    others = [other for of, other in OTHER_WAYS.get(mutant, ()) if of == kind and other.op == case.op]
+    fails so. kind: of failure, which a shrink keeps as a bucket does."""
+    ways = OTHER_WAYS.get(mutant, ())
+    others = [other for of, other in ways if bucket.fault(of) == bucket.fault(kind) and other.op == case.op]
     return min((grade(case, known) for known in (KNOWN_SMALLEST[mutant], *others)), key=GRADES.index)

@@ -10,7 +10,7 @@ from diffgdn.mutants.catalogue import MUTANTS
 from diffgdn.mutants.generated import generated
 from diffgdn.mutants.mutated_kernels import load
 from diffgdn.targets import FunctionTarget, calls
-from diffgdn.targets.own import PROMISES
+from diffgdn.targets.own import PROMISES, OwnTarget
 
 
 def name_of(mutant: str) -> str:
@@ -28,4 +28,4 @@ def __getattr__(name: str) -> FunctionTarget:
         for op, operation in OPERATIONS.items()
         if layout in operation.layouts
     }
-    return FunctionTarget(name, functions, layout, promises=PROMISES, heads_compiled=False)
+    return OwnTarget(name, functions, layout, promises=PROMISES, heads_compiled=False)

@@ -32,7 +32,8 @@ READ_PEERS = """
   They are re-created as data, with the file and the revision that they are from (`diffgdn/mutants/peers/`),
   and run on the mutant in the place of that project's kernels, in a child process: one that dies or hangs is
   seen. `not covered`: no test calls the operation, or passes the option, that the mutant is in. On the
-  kernels as they are all of them pass.
+  kernels as they are all of them pass. What lies past an end goes by chance: tests of {by_chance}, which
+  reads there and shows only where that is no number, are run up to {runs} times; one that fails is enough.
 - The values follow the laws of those tests, not their random numbers. Forward passes alone are compared, each
   with the reference that the test has: a recurrence (here in float64), or another call of the same kernels.
   Where a test compares two kernels of that project which are one here, both have the bug, and it cancels.
@@ -52,12 +53,19 @@ REDUCED = """
 
 
 def command(
-    pattern: str, max_time: float, workers: int, seed: int, peers: bool, no_hunt: bool = False
+    pattern: str,
+    max_time: float,
+    workers: int,
+    seed: int,
+    peers: bool,
+    no_hunt: bool = False,
+    isolation: str | None = None,
 ) -> str:
     """Return the command that makes a page."""
     options = [f"--id '{pattern}'"] if pattern != "*" else []
     options += ["--no-hunt"] if no_hunt else [f"--max-time {max_time:g}s --seed {seed}"]
     options += [f"--workers {workers}", *(["--peers"] if peers else [])]
+    options += [f"--isolation {isolation}"] if isolation is not None else []
     return f"diffgdn mutants {' '.join(options)} --page docs/mutants.md"
 
 
@@ -108,4 +116,5 @@ def _about_peers(backend: str) -> Iterator[str]:
             for name, tests in seen.TESTS.items()
         ]
         reduced = REDUCED.format(counts=" and ".join(counts)).strip("\n")
-    yield READ_PEERS.format(names=names, reduced=reduced).strip("\n")
+    by_chance, runs = " and ".join(seen.BY_CHANCE), seen.RUNS
+    yield READ_PEERS.format(names=names, reduced=reduced, by_chance=by_chance, runs=runs).strip("\n")

@@ -9,7 +9,7 @@ from diffgdn.cases import lay as lays
 from diffgdn.cases.case import Case
 from diffgdn.cases.lay import FAR, Lay
 from diffgdn.cases.size_limits import MOST_REACH
-from diffgdn.search.changes import changed
+from diffgdn.search.changes import changed, with_lengths
 
 GAPS = (1, 2, 8, 64, FAR, 2 * FAR)  # tried for larger ones
 LARGE = 1 << 24  # elements; such a gap may be far for an axis with so many indices
@@ -29,15 +29,18 @@ def fewer(case: Case) -> Iterator[Case | None]:
 
 def _farther(case: Case) -> Iterator[Case | None]:
     """Make large gaps larger, so that the first or second index lies as far as the last one did, and the axis
-    can become shorter.
+    can become shorter; sequences of few tokens at once, as what else lies far may go by how many there are.
     """
+    few = (*(min(length, 1) for length in case.lens[:-1]), min(case.lens[-1], 2))
     for n, (one, shape, _) in enumerate(lays.placed(case)):
-        for axis, gap in enumerate(one.gaps if len(case.lay) == 1 else ()):
+        for axis, gap in enumerate(one.gaps):
             for size in (2 * FAR, FAR) if LARGE <= gap < FAR else ():
                 gaps = tuple(size if m == axis else own for m, own in enumerate(one.gaps))
-                wider = replace(one, gaps=gaps)
-                if lays.reach(shape, lays.strides(shape, wider)) <= MOST_REACH:
-                    yield changed(case, lay=(*case.lay[:n], wider, *case.lay[n + 1 :]))
+                wider = (*case.lay[:n], replace(one, gaps=gaps), *case.lay[n + 1 :])
+                if few != case.lens:
+                    yield with_lengths(case, few, lay=wider)
+                if len(case.lay) == 1 and lays.reach(shape, lays.strides(shape, wider[n])) <= MOST_REACH:
+                    yield changed(case, lay=wider)
 
 
 def plainer(case: Case) -> Iterator[Case | None]:

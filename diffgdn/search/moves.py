@@ -24,7 +24,9 @@ from diffgdn.search.changes import changed, smaller_numbers, with_lengths
 SIMPLEST_DIM = 16
 DIMS = (16, 1, 2, 4, 8, 17, 32, 33, 64, 65, 128)
 SHORTEST_CHUNK = 16
-RESEEDED = range(1, 7)  # seeds that may have what another one has further on
+# Seeds that may have what another one has further on: in one head, in one token, in one token less.
+ONE_HEAD, ONE_TOKEN, ONE_LESS = range(1, 13), range(1, 7), range(1, 4)
+STRONG = 200.0  # a decay of exp(-200), and its inverse, are past what fp32 holds
 UNSEEDED_GATES, UNSEEDED_VALUES = ("zero", "constant", "alternating"), ("ones", "zero")  # of no seed
 FEW = 6  # sequences, each of which is tried alone
 # Fields that are at their default or not, and nothing else of the case goes by them.
@@ -225,10 +227,16 @@ def _flags(case: Case) -> Iterator[Case | None]:
 
 
 def gates(case: Case) -> Iterator[Case | None]:
-    """Set one field of the gates to its default, or take a constant law, or let g jump earlier."""
+    """Set one field of the gates to its default, or take a constant law, as strong as it was or past what
+    fp32 holds, or let g jump earlier.
+    """
     yield from _nested(case, "gates", Gates)
-    if case.gates.law not in ("zero", "constant", "exact") and case.values.law != "exact":
-        yield changed(case, gates=replace(case.gates, law="constant", at=0))
+    strong = replace(case.gates, law="constant", at=0, strength=STRONG)
+    if case.values.law == "exact":  # which goes with gates of few laws
+        yield changed(case, gates=replace(strong, beta=Gates.beta), values=Values(state=case.values.state))
+    elif case.gates.law not in ("zero", "constant", "exact"):
+        yield changed(case, gates=replace(strong, strength=case.gates.strength))
+        yield changed(case, gates=strong)
     chunk = case.chunk_size if case.operation.is_chunked else 2
     for at in smaller_numbers(case.gates.at, chunk - 1, chunk):
         yield changed(case, gates=replace(case.gates, at=at))
@@ -247,17 +255,30 @@ def values(case: Case) -> Iterator[Case | None]:
 
 
 def redrawn(case: Case) -> Iterator[Case | None]:
-    """Take one token of each sequence and one head, or one of the two, with other numbers: where a rare one
-    is needed, another seed may have it at once."""
+    """Take one token of each sequence and one head, or one of the two, or one token less of the longest, with
+    other numbers: where a rare one is needed, another seed may have it at once."""
     if case.gates.law in UNSEEDED_GATES and case.values.law in UNSEEDED_VALUES:
         return
-    heads: dict[str, Any] = {"H": 1, "HV": 1} if case.HV > 1 else {}
+    heads: dict[str, Any] = {"H": 1, "HV": 1}
     short = tuple(min(length, 1) for length in case.lens)
     lens = short if max(case.lens) > 1 and not case.parents else case.lens
-    for shape in ((lens, heads), (case.lens, heads), (lens, {})):
-        if shape != (case.lens, {}):
-            for seed in RESEEDED:
-                yield with_lengths(case, shape[0], **shape[1], values=replace(case.values, seed=seed))
+    shapes = [(lens, heads, ONE_HEAD), (case.lens, heads, ONE_HEAD)] if case.HV > 1 else []
+    if lens != case.lens:
+        shapes.append((lens, {}, ONE_TOKEN))
+    if len(case.lens) == 1 and lens != case.lens:
+        shapes.append(((case.lens[0] - 1,), {}, ONE_LESS))
+    for tokens, fewer, seeds in shapes:
+        for seed in seeds:
+            yield with_lengths(case, tokens, **fewer, values=replace(case.values, seed=seed))
+
+
+def two_tokens(case: Case) -> Iterator[Case | None]:
+    """Take two tokens of each sequence, with values that differ: of equal ones it may take many to differ in
+    what comes out."""
+    if max(case.lens) > 2 and case.values.law in ("ones", "zero") and not case.parents:
+        for law in ("uniform", "normal"):
+            lens = tuple(min(length, 2) for length in case.lens)
+            yield with_lengths(case, lens, values=replace(case.values, law=law))
 
 
 def _nested(case: Case, name: str, kind: type[Gates] | type[Values]) -> Iterator[Case | None]:
@@ -330,7 +351,20 @@ MOVES = (
     gates,
     values,
     redrawn,
+    two_tokens,
     company_moves.words,
     order,
     execution_moves.execution,
+)
+# What may become plainer once a case's content is sparse: sizes, and what content goes by.
+AROUND_CONTENT = (
+    _sequences,
+    _heads,
+    _dims,
+    _lengths,
+    pool_moves.pool,
+    state_moves.states,
+    _parents,
+    _flags,
+    operand_moves.operands,
 )

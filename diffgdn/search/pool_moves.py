@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from diffgdn.cases.axis_values import FAR
 from diffgdn.cases.case import Case, Pool
 from diffgdn.cases.state_options import StateOptions
 from diffgdn.search.changes import changed, smaller_numbers
@@ -59,23 +60,32 @@ def _in_order(case: Case) -> Iterator[Pool]:
 
 
 def _compact(case: Case) -> Iterator[Pool]:
-    """Leave out slots behind the last one that is named, and room between slots; hold fp32."""
+    """Leave out slots behind the last one that is named, or all but one, and room between slots; hold fp32,
+    and reach as far by fewer slots.
+    """
     pool = case.pool
-    yield replace(pool, slots=max(0, *pool.indices) + 1)
+    last = max(0, *pool.indices)
+    yield replace(pool, slots=last + 1)
+    if pool.slots > last + 2:
+        yield replace(pool, slots=last + 2)
     yield replace(pool, pitch=0)
     yield replace(pool, pitch=min(1, pool.pitch))
+    if pool.pitch >= FAR and last > 1 and len(pool.indices) == 1:
+        yield replace(pool, slots=2, indices=(1,), pitch=last * pool.pitch)  # as far, by fewer slots
     yield replace(pool, dtype=Pool.dtype)
 
 
 def _slot_by_slot(case: Case) -> Iterator[Pool]:
-    """Move one sequence at a time: padding to the first free slot, which makes it live, and a live sequence
-    to that slot or another one before its own.
+    """Move one sequence at a time: padding to the first free slot, which makes it live, with a row of the
+    buffer or without, and a live sequence to that slot or another one before its own.
     """
     pool = case.pool
     for n, index in enumerate(pool.indices):
         free = _first_free(pool.indices)
         if case.values.state != "none" and (index < 0 or index > free):
             yield _in_slot(pool, n, free, **(_in_free_row(pool, n) if pool.rows and index < 0 else {}))
+            if pool.rows and index < 0:
+                yield _in_slot(pool, n, free)
         for slot in smaller_numbers(index):
             if slot not in pool.indices:
                 yield _in_slot(pool, n, slot)

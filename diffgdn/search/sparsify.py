@@ -13,7 +13,7 @@ from typing import Any
 
 from diffgdn.cases.case import Case, Gates, Values
 from diffgdn.cases.sparsity import AXES, Kept, Only, kept, places
-from diffgdn.search import by_field, moves
+from diffgdn.search import by_field, kept_content, moves
 
 # Kinds of failure, as `bucket.fault` names them, that may depend on numbers; others say nothing about them.
 SPARSIFIED = ("wrong", "not_finite", "never_written", "poison_leaked", "not_repeatable")
@@ -77,6 +77,7 @@ class _Content:
         self.follow(_plain, moves.gates, _values)
         self.values(tensors)
         self.follow(_plain, _values)
+        self.follow(kept_content.from_state, kept_content.structure)
         return self.best
 
     def follow(self, *ways: Callable[[Case], Iterator[Case | None]]) -> None:

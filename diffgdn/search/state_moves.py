@@ -20,6 +20,8 @@ def states(case: Case) -> Iterator[Case | None]:
     if options == StateOptions():
         return
     yield _without(case)
+    if options.slots and case.operation.kind == "update":
+        yield changed(case, state_options=StateOptions(), pool=_in_buffer(case))
     yield from _each(case)
     if options.slots:
         yield from _token_slots(case)
@@ -30,7 +32,7 @@ def states(case: Case) -> Iterator[Case | None]:
 
 
 def _without(case: Case) -> Case | None:
-    """Leave all options out; steps that went to slots go to a buffer."""
+    """Leave all options out; steps that went to slots go to a buffer where the operation always has one."""
     return changed(case, state_options=StateOptions(), pool=_plain_pool(case))
 
 
@@ -38,11 +40,16 @@ def _plain_pool(case: Case) -> Pool:
     """Return the pool without slots for each token."""
     if not case.state_options.slots:
         return case.pool
+    if case.operation.keeps_steps:
+        return _in_buffer(case)
+    return replace(_in_buffer(case), steps=0, buffer=0, rows=())
+
+
+def _in_buffer(case: Case) -> Pool:
+    """Return the pool with a slot for each sequence, and a buffer for the state after each step."""
     N, padding = len(case.lens), [slot < 0 for slot in case.pool.indices]
     order = tuple(-1 if none else n for n, none in enumerate(padding))
     pool = Pool(N, order, case.pool.pitch, case.pool.dtype)
-    if not case.operation.keeps_steps:
-        return pool
     return replace(pool, steps=max(1, *case.lens), buffer=N, rows=order)
 
 
@@ -60,18 +67,23 @@ def _each(case: Case) -> Iterator[Case | None]:
 
 
 def _accepted(case: Case) -> Iterator[Case | None]:
-    """Accept all steps of a draft, or fewer, each alone; first, of chains as many as of trees."""
+    """Accept all steps of each draft; else fewer, each alone; first, of chains as many as of trees."""
     counts = case.accepted
     if case.state_options.accepted:
         yield _without(case)
     if case.parents:
         accepted = tuple(map(len, case.accepted_paths))
-        options = replace(case.state_options, accepted=accepted)
-        yield changed(case, parents=(), state_options=options)
-    for n, count in enumerate(counts):
+        yield _with_accepted(case, accepted, parents=())
+    for n, count in enumerate(counts if case.state_options.accepted else ()):
         for other in dict.fromkeys((case.lens[n], 0, *smaller_numbers(count))):
             if other != count:
-                yield _changed(case, accepted=(*counts[:n], other, *counts[n + 1 :]))
+                yield _with_accepted(case, (*counts[:n], other, *counts[n + 1 :]))
+
+
+def _with_accepted(case: Case, counts: tuple[int, ...], **changes: Any) -> Case | None:
+    """Accept so many steps of each draft; all of them are said by saying nothing."""
+    accepted = () if counts == case.lens else counts
+    return changed(case, state_options=replace(case.state_options, accepted=accepted), **changes)
 
 
 def _token_slots(case: Case) -> Iterator[Case | None]:

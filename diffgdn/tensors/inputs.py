@@ -32,6 +32,8 @@ FORGET = -16384.0  # a log decay whose exponential underflows in every format; e
 # bias never 0, nor so low that softplus is 0 itself.
 EXTREME_A_LOG = [-math.inf, -60.0, -6.0, 5.0, 89.0]
 EXTREME_A = [3000.0, 100.0, 88.5, 20.0, 0.5, -3.0]
+ACROSS = 2.0  # of a threshold of softplus, on either side
+FRACTION_BITS = {"float32": 23, "float16": 10, "bfloat16": 7}
 STRONGEST_SEEN = 316.0  # |g| of a token, in a checkpoint
 NORMAL_STD = 65536.0 * 0.5773502691896258  # of the sum of four uniform 16-bit integers
 LOWER = np.uint64(0x0000FFFF0000FFFF)  # the lower 16 bits of each half of a hash
@@ -258,6 +260,16 @@ def _wild_gates(case: Case, heads: tuple[int, ...]) -> tuple[Floats, Floats, Flo
     return 24.0 * _uniform(bits) - 12.0, 11.0 * _uniform(rates) - 6.0, 8.0 * bias - 4.0
 
 
+def _at_threshold(case: Case, shape: tuple[int, ...]) -> Floats:
+    """Draw raw gates a at which softplus becomes linear, to the bit, a step of their dtype below or above
+    it, or within ACROSS on either side. Around 0 the steps are those of 1."""
+    at = case.operands.softplus_threshold / case.operands.softplus_beta
+    step = 2.0 ** (math.frexp(at or 1.0)[1] - 1 - FRACTION_BITS[case.gates.dtype])
+    bits = _hashes(case, "a", shape)
+    side = (bits % np.uint64(4)).astype(np.float64) - 1.0
+    return at + np.where(side == 2.0, ACROSS * (2.0 * _uniform(bits) - 1.0), step * side)
+
+
 def _raw_beta(beta: Floats) -> Floats:
     """Invert the sigmoid roughly: a raw b with sigmoid(b) near beta; exact for 0, 1/2 and 1."""
     odds = _rough_log2(np.clip(beta, 2.0**-20, 1.0)) - _rough_log2(np.clip(1.0 - beta, 2.0**-20, 1.0))
@@ -313,6 +325,9 @@ def _gate_data(case: Case) -> Data:
     if case.gates.law in LATER_GATE_LAWS:
         wild, A_log, bias = _wild_gates(case, heads)
         raw = np.where(_is_kept(case, "g", wild.shape), wild, -SATURATED)
+    if case.gates.law == "threshold":
+        raw, bias = _at_threshold(case, raw.shape), np.zeros(heads)
+        raw = np.where(_is_kept(case, "g", raw.shape), raw, -SATURATED)
     data = {"a": _tokens(case, raw, dtype)} | _beta_data(case)
     data["A_log"] = torch.from_numpy(A_log).to(torch.float32).to(_own_dtype(case, "A_log"))
     if operands.dt_bias != NONE:

@@ -94,8 +94,8 @@ WORDS = {
     "edits": "g, k, none, q, v",
     "final": "no, yes",
     "gate_dtype": "bfloat16, float16, float32",
-    "gate_law": "alternating, checkpoint, constant, exact, extreme, huge, jump, mixed, model, underflow, "
-    "uniform, zero",
+    "gate_law": "alternating, checkpoint, constant, exact, extreme, huge, jump, mixed, model, "
+    "threshold, underflow, uniform, zero",
     "index_dtype": "int32, int64",
     "initial_state": "no, yes",
     "inplace": "no, yes",

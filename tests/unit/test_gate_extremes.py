@@ -11,13 +11,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import find, settings
 
 from diffgdn import targets
 from diffgdn.backend import selection
 from diffgdn.cases.case import Case, Gates, Pool, Values
+from diffgdn.cases.operand_options import Operands
 from diffgdn.cases.operations import OPERATIONS
+from diffgdn.mutants import mutant_targets
 from diffgdn.reference import noise, oracle
 from diffgdn.reference.oracle import Exact
+from diffgdn.strategies import cases
 from diffgdn.tensors import inputs
 from diffgdn.verdict import execute
 
@@ -118,3 +122,61 @@ def worst(points: dict[str, str | None]) -> float:
 def test_softplus_may_round_its_sum() -> None:
     """1 + exp(x) in fp32 is off by a unit, which a rate of a hundred makes large beside a slow decay."""
     assert worst({}) < noise.MAX_SIGMAS < worst({"softplus_sum": None})
+
+
+AT = [(1.0, 2.0), (2.0, 20.0), (2.0, 0.0), (0.5, 2.0), (1.0, 60.0)]  # factor and threshold of softplus
+
+
+def met(factor: float, threshold: float, dtype: str = "float32") -> Case:
+    """Gates of many channels at a threshold of softplus."""
+    pool = Pool(steps=2, buffer=1, rows=(0,))
+    gates = Gates("threshold", dtype=dtype, beta="uniform")
+    operands = Operands(softplus_beta=factor, softplus_threshold=threshold)
+    return Case(
+        "kda.verify", (2,), HV=3, dtype=dtype, pool=pool, gates=gates, operands=operands, values=VALUES
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("factor", "threshold"), AT)
+def test_raw_gates_lie_at_a_threshold_to_the_bit_and_next_to_it(
+    factor: float, threshold: float, dtype: str
+) -> None:
+    data = inputs.draw(met(factor, threshold, dtype))
+    z = factor * (data["a"].float() + data["dt_bias"].float())
+    near = (z - threshold).abs() <= 2.0**-6 * max(threshold, 1.0)
+    assert bool((z == threshold).any())
+    for side in (z < threshold, z > threshold):
+        assert bool((side & near).any() and (side & ~near).any())
+
+
+@pytest.mark.parametrize("target", ["vk", "eager"])
+@pytest.mark.parametrize(("factor", "threshold"), AT)
+def test_kernels_agree_with_the_oracle_at_a_threshold(factor: float, threshold: float, target: str) -> None:
+    for dtype in ("float32", "bfloat16"):
+        execute.assert_correct(met(factor, threshold, dtype), targets.get(target), BACKEND)
+
+
+@pytest.mark.parametrize(("factor", "threshold"), [(1.0, 2.0), (2.0, 0.0), (0.5, 2.0)])
+def test_a_gate_at_the_threshold_is_not_past_it(factor: float, threshold: float) -> None:
+    mutant = mutant_targets.name_of("off-by-one@device.softplus.1")  # >= for >
+    failure = execute.run(met(factor, threshold), targets.get(mutant), BACKEND).failure
+    assert failure is not None
+    assert failure.kind == "beyond_bound"
+
+
+def test_gates_at_a_threshold_are_drawn() -> None:
+    for op in ("gdn.decode", "kda.verify"):
+        case = find(
+            cases(op),
+            lambda case: case.gates.law == "threshold",
+            settings=settings(max_examples=2000, database=None, derandomize=True, deadline=None),
+        )
+        assert not case.operands.plain_softplus
+
+
+def test_gates_that_are_given_or_bounded_meet_no_threshold() -> None:
+    with pytest.raises(ValueError, match="threshold"):
+        Case("gdn.update", gates=Gates("threshold"))
+    with pytest.raises(ValueError, match="threshold"):
+        Case("kda.decode", gates=Gates("threshold", lower_bound=-5.0))

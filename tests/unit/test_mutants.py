@@ -102,10 +102,16 @@ def test_a_mutant_that_survives_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         "harmless", "nowhere", "nothing", (Edit("chunk/state.py", SUM, f"{SUM}            # same\n"),)
     )
     monkeypatch.setitem(MUTANTS, "harmless", plain)
-    monkeypatch.setattr(
-        hunting, "hunt", lambda mutant, *rest: hunting.Kill(mutant.id, False, 60.0, cases=3000)
-    )
-    result = CliRunner().invoke(mutants, ["--id", "harmless"], standalone_mode=False)
+    asked = []
+
+    def hunt(mutant: Mutant, *_: object, isolation: str | None) -> hunting.Kill:
+        asked.append(isolation)
+        return hunting.Kill(mutant.id, False, 60.0, cases=3000)
+
+    monkeypatch.setattr(hunting, "hunt", hunt)
+    options = ["--id", "harmless", "--isolation", "none"]
+    result = CliRunner().invoke(mutants, options, standalone_mode=False)
+    assert asked == ["none"]
     assert result.return_value == 1
     assert "harmless" in result.output
     assert "SURVIVED  3000 cases in 60 s" in result.output
@@ -223,16 +229,33 @@ def found(op: str) -> Finding:
     return Finding(Case(op), "vk", "interpret", "beyond_bound", "it is wrong")
 
 
-def test_time_to_find_counts_from_the_first_phase_whose_cases_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter((100.0, 103.0, 103.0))
+def at_times(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> hunting._Watch:
+    """Return a watch whose clock says these seconds, one after the other."""
+    clock = iter(seconds)
     monkeypatch.setattr("diffgdn.mutants.hunt.time.monotonic", lambda: next(clock))
-    watch = hunting._Watch(shrink=True)
+    return hunting._Watch(shrink=True)
+
+
+def test_time_to_find_counts_from_the_first_phase_in_which_kernels_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch = at_times(monkeypatch, 100.0, 109.0, 109.0)
+    watch(events.PhaseStarted("start"))
     watch(events.PhaseStarted("compile"))
-    watch(events.PhaseStarted("geometries"))
     watch(events.CaseRun("gdn.decode", "compile", 1.0))
+    watch(events.PhaseEnded("compile", 6.0))
+    watch(events.PhaseStarted("geometries"))
     watch(events.CaseRun("gdn.decode", "geometries", 1.0))
     watch(events.FindingFound(found("gdn.decode"), "a"))
-    assert (watch.seconds, watch.cases) == (3.0, 1)
+    assert (watch.seconds, watch.compile_seconds, watch.cases) == (9.0, 6.0, 2)
+
+
+def test_what_is_found_while_kernels_compile_took_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = at_times(monkeypatch, 100.0, 104.0, 104.0, 104.5)
+    watch(events.PhaseStarted("compile"))
+    watch(events.FindingFound(found("gdn.decode"), "a"))
+    watch(events.PhaseEnded("compile", 4.5))
+    assert (watch.seconds, watch.compile_seconds) == (4.0, 4.0)
 
 
 def test_what_is_shrunk_is_the_finding_that_was_first() -> None:

@@ -199,16 +199,20 @@ def test_noise_has_the_jump_where_rounding_may_cross_the_threshold_and_nowhere_e
         "gdn.decode", K=16, V=16, gates=Gates("uniform", beta="zero"), values=Values("ones"), operands=own
     )
     data = inputs.draw(case)
-    data["dt_bias"].zero_()
     data["A_log"].zero_()
     data["a"].fill_(2.0)
+    data["dt_bias"].fill_(2.0**-30)  # a sum that fp32 does not hold
     at = spread(case, data)
+    data["dt_bias"].zero_()
+    to_the_bit = spread(case, data)
     data["a"].fill_(2.0 + 2.0**-16)
+    data["dt_bias"].fill_(2.0**-30)
     beside = spread(case, data)
     jump = float(torch.log1p(torch.exp(torch.tensor(-2.0))))
     decay = float(torch.exp(torch.tensor(-2.0)))
     assert at > 0.5 * jump * decay  # of a state of ones, which is decayed alone
     assert beside < 1e-6
+    assert to_the_bit < 1e-6
 
 
 def test_without_dt_bias_a_is_not_rounded() -> None:

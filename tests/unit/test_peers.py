@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -78,6 +79,7 @@ def test_every_test_has_its_source_and_calls_an_operation() -> None:
 
 
 def test_needs_and_their_mutants_exist() -> None:
+    assert set(seen.BY_CHANCE) <= set(MUTANTS)
     assert set(seen.NEEDS) <= set(MUTANTS)
 
 
@@ -195,6 +197,26 @@ def test_a_mutant_that_ends_the_process_is_seen(monkeypatch: pytest.MonkeyPatch)
     printed = "\n".join(map(json.dumps, lines))
     assert seen.read((printed, "crashed (signal 11)")) == seen.Seen("yes", "b: crashed (signal 11)", 1)
     assert seen.read((printed, "")) == seen.Seen("no", "", 1)
+
+
+def ran(*failures: str | None) -> Iterator[tuple[str, str]]:
+    """What children print, one after the other, whose one test fails so, or passes."""
+    for failed in failures:
+        yield json.dumps({"test": "test_x", "failed": failed, "begins": False}), ""
+
+
+def test_what_shows_by_chance_is_asked_again_and_all_else_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    children = ran(None, None, "o: ratio nan", None)
+    monkeypatch.setattr(seen, "run", lambda *_: next(children))
+    assert seen.look(MUTANTS["k-mask-missing"], "FLA", "interpret").answer == "yes"
+    assert seen.look(MUTANTS["qk-scale-twice"], "FLA", "interpret").answer == "no"
+    assert next(children, None) is None
+
+
+def test_what_never_shows_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    children = ran(*[None] * seen.RUNS)
+    monkeypatch.setattr(seen, "run", lambda *_: next(children))
+    assert seen.look(MUTANTS["k-mask-missing"], "FLA", "interpret") == seen.Seen("no", "", 1)
 
 
 def test_what_no_test_calls_is_not_covered() -> None:

@@ -85,6 +85,9 @@ class Item(NamedTuple):
     share: float = 0.0
 
 
+SIGMOID_GATING = tuple(op for op in EVERY if OPERATIONS[op].is_sigmoid_gating)  # softplus has numbers there
+
+
 def beta_is(law: str) -> Callable[[Case], bool]:
     return lambda case: case.gates.beta == law
 
@@ -153,7 +156,8 @@ ITEMS = {
         f"beta {law}": Item(beta_is(law), share=0.02)
         for law in ("one", "zero", "half", "exact", "uniform", "near_one")
     },
-    **{f"gates {law}": Item(gates_are(law), share=0.01) for law in GATE_LAWS},
+    **{f"gates {law}": Item(gates_are(law), share=0.01) for law in GATE_LAWS if law != "threshold"},
+    "gates threshold": Item(gates_are("threshold"), SIGMOID_GATING),
     "values ones": Item(lambda c: c.values.law == "ones"),
     **{
         f"values {law}": Item(values_are(law), share=0.02)

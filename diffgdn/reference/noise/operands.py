@@ -135,7 +135,7 @@ def _of_scaled_softplus(
     The derivative by z is -rate sigmoid(z) / c; c x rounds once, and so does the quotient by c, where c is
     not 1; the sum 1 + exp(z) as without c. Where z is so near the threshold that its roundings may carry it
     across, either formula may be taken: an error of 0 or of their distance, rate log(1 + exp(-z)) / c, each
-    as likely.
+    as likely. An x and a z that fp32 holds are not rounded, as gates are computed in fp32 at least.
 
     Args:
         x: a + dt_bias, float64. rate: exp(A_log), in the working precision. of_x: absolute errors of x.
@@ -157,7 +157,8 @@ def _of_scaled_softplus(
         error = error + rate * value * unit * draws.of_function(value.double(), "softplus_beta")
     of_sum = torch.minimum(rate * sizes["softplus_sum"].unit / factor, rate * value)
     error = error + of_sum * draws.by_value(z, "softplus_sum")
-    near = (z - threshold).abs() <= MAX_SIGMAS * 2.0 * unit * z.abs()
+    rounded = (x != x.float()) | (z != z.float())
+    near = rounded & ((z - threshold).abs() <= MAX_SIGMAS * 2.0 * unit * z.abs())
     jump = torch.where(near, torch.log1p(torch.exp(-z.abs())) / factor, 0.0).to(draws.dtype)
     either: Tensor = 0.5**0.5 * rate * jump * draws.by_value(z, "threshold")
     return error + either
