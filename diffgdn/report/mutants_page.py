@@ -20,7 +20,8 @@ FIRST = (
 )
 READ = """
 - *found by*: the operation that failed first, the kind of failure and the result. *cases*, *seconds*: of
-  exploration until then. *shrink*: cases that were run to make it smaller, and the seconds that took.
+  exploration until then, on a GPU with those of running each build once. *shrink*: cases that were run to
+  make it smaller, and the seconds that took.
 - *known smallest*: how the shrunk case compares with the smallest one in which the mutant is known to fail
   (`diffgdn/mutants/known_smallest.py`). `smallest`: no dimension is larger, and as few fields are other than
   the simplest; `one step`: one dimension is larger, by one or by as much again, or one field more is other;
