@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ import torch
 from diffgdn import kernels
 from diffgdn.cases.operations import OPERATIONS
 from diffgdn.kernels import tiles
+from diffgdn.mutants import mutated_kernels
 from diffgdn.mutants.catalogue import MUTANTS
 from diffgdn.mutants.mutant import Edit, Mutant
-from diffgdn.mutants.peers import peer_calls, peer_inputs, peer_run, seen
+from diffgdn.mutants.peers import peer_calls, peer_child, peer_inputs, peer_run, seen
 from diffgdn.mutants.peers.peer_test import (
     PEERS,
     PLAIN,
@@ -252,3 +254,14 @@ def test_only_what_a_mutant_changes_is_run_in_the_interpreter() -> None:
     assert len(seen.tests_for(MUTANTS["qk-scale-twice"], "FLA", "gpu")) == sum(
         test.operation == "gdn.extend" for test in seen.TESTS["FLA"]
     )
+
+
+@pytest.mark.parametrize(("name", "two"), [("scale-loop-bound", False), ("split-truncated", True)])
+def test_peers_meet_a_mutant_in_the_stages_that_it_is_in(
+    name: str, two: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = mutated_kernels.load(MUTANTS[name])
+    chunk_tiles = importlib.import_module(f"{module.__name__}.chunk.chunk_tiles")
+    monkeypatch.setattr(chunk_tiles, "TWO_STAGES", True)
+    peer_child.reach(module, MUTANTS[name])
+    assert chunk_tiles.TWO_STAGES is two
