@@ -99,7 +99,6 @@ _BY_REASON = {
         ignore-option@recurrent_launch.launch.3
         drop-condition@recurrent_launch.is_aligned.1 .2 off-by-one@recurrent_launch.is_aligned.1
         off-by-one@strides.in_units.1
-        ignore-option@strides.in_units.2
         drop-condition@recurrent_launch.launch.11 ignore-option@step_changes.rows_of.1
     """,
     "it picks a tile or tells the compiler of alignment, of which the interpreter does neither": """

@@ -59,7 +59,16 @@ class _Content:
         self.seen = {case.id}
 
     def simplest(self) -> Case:
-        """Take all steps in turn, the largest first."""
+        """Make the content sparse, what is around it plainer, and what that brought back sparse again."""
+        self.make_sparse()
+        before = self.best
+        self.follow(kept_content.from_state, kept_content.structure)
+        if len(self.best.only) < len(before.only):
+            self.make_sparse()
+        return self.best
+
+    def make_sparse(self) -> None:
+        """Take all steps to sparse content in turn, the largest first."""
         self.try_case(gates=_no_gates(self.best))
         zero = replace(self.best.values, law="zero", v_exponent=0, q_exponent=0)  # gates go by the seed too
         if self.best.values.law == "zero" or self.try_case(values=zero, edits=()):
@@ -77,8 +86,6 @@ class _Content:
         self.follow(_plain, moves.gates, _values)
         self.values(tensors)
         self.follow(_plain, _values)
-        self.follow(kept_content.from_state, kept_content.structure)
-        return self.best
 
     def follow(self, *ways: Callable[[Case], Iterator[Case | None]]) -> None:
         """Follow moves to plainer laws for what is left."""

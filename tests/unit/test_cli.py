@@ -363,7 +363,7 @@ SHARED = {
     | {"bench", "probe", "report", "bisect", "corpus causes", "selftest time-to-find"},
     "--hang-after": {"fuzz", "calibrate", "serving", "replay", "shrink", "probe"}
     | {"report", "bisect", "corpus causes"},
-    "--isolation": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "corpus prune"}
+    "--isolation": {"fuzz", "calibrate", "serving", "replay", "show", "shrink", "corpus prune", "mutants"}
     | {"bisect", "corpus causes"},
     "--run-known-crashes": {"fuzz", "calibrate", "serving", "replay", "probe"},
 }

@@ -23,7 +23,7 @@ FIRST = Case(
     gates=Gates("uniform"),
     values=Values("normal", seed=5),
 )
-MOST_RUNS = 80
+MOST_RUNS = 105
 
 
 class Runs:
@@ -36,7 +36,10 @@ class Runs:
         self.asked.append(case.id)
         data = inputs.draw(case)
         data.setdefault("state", data["v"].new_zeros(2, 4, 8, 16))
-        return self.condition(data)
+        try:
+            return self.condition(data)
+        except IndexError:
+            return False  # the case has no such element
 
 
 def some(*elements: tuple[str, tuple[int, ...]]) -> Callable[[inputs.Data], bool]:
@@ -68,8 +71,8 @@ CASES: dict[str, tuple[Callable[[inputs.Data], bool], Values, Gates, tuple[Only,
         PLAIN,
         Gates(),
         (
-            Only("q", tokens=(30,), heads=(0,), K=(1,)),
-            Only("k", tokens=(2,), heads=(0,), K=(1,)),
+            Only("q", tokens=(30,), K=(1,)),  # a case of one head is enough
+            Only("k", tokens=(2,), K=(1,)),
             Only("v", tokens=()),
         ),
     ),
@@ -77,7 +80,7 @@ CASES: dict[str, tuple[Callable[[inputs.Data], bool], Values, Gates, tuple[Only,
         some(("v", (4, 0, 0)), ("v", (5, 0, 0))),
         PLAIN,
         Gates(),
-        (Only("q", tokens=()), Only("k", tokens=()), Only("v", tokens=((4, 5),), heads=(0,), V=(0,))),
+        (Only("q", tokens=()), Only("k", tokens=()), Only("v", tokens=((4, 5),), V=(0,))),
     ),
     "a state": (
         some(("state", (1, 2, 3, 4))),
@@ -104,7 +107,7 @@ CASES: dict[str, tuple[Callable[[inputs.Data], bool], Values, Gates, tuple[Only,
     ),
     "a size that ones do not have": (
         lambda data: float(data["v"][8, 1, 2]) > 1.5,
-        PLAIN,
+        Values(),
         Gates(),
         (Only("q", tokens=()), Only("k", tokens=()), Only("v", tokens=(8,), heads=(1,), V=(2,), value=2.0)),
     ),

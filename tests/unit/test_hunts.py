@@ -20,7 +20,7 @@ from diffgdn.mutants.mutant import Mutant
 from diffgdn.runner.child_process import ChildProcess
 
 TERMS = Terms("interpret", 1, 30.0, 120.0, 1)
-SCALES = "drop-scale@*"  # two mutants
+SCALES = "drop-scale@[or]*"  # two mutants
 FIRST, SECOND = "drop-scale@output.output_kernel.1", "drop-scale@recurrent_steps.query.1"
 
 

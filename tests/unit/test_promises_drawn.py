@@ -127,7 +127,7 @@ def test_numbers_that_are_never_drawn_otherwise_are_drawn_where_they_are_promise
         K=(72, 200), V=Span(40, 80, 8), tail=(7,), length=(5, 9), lower_bound=(-3.5,), pitch=(24,)
     )
     promises = replace(promises, bounded=(True,), batch=("packed",))
-    found = drawn("kda.verify", 800, promises=promises)
+    found = drawn("kda.verify", 1600, promises=promises)
     assert {case.K for case in found} == {72, 200}
     assert {case.V for case in found} == {40, 48, 56, 64, 72, 80}
     assert {case.tail for case in found} == {7}
