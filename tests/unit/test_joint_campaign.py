@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from diffgdn.campaign import events
 from diffgdn.campaign.config import Config, Outcome
 from diffgdn.campaign.joint import joint_campaign
 from diffgdn.campaign.joint.part_messages import Ended, Files, Lost, Start
-from diffgdn.campaign.joint.ray_seats import RaySeats
+from diffgdn.campaign.joint.ray_seats import PartActor, RayError, RaySeats
 from diffgdn.cases.case import Case
 from diffgdn.cli import run
 from diffgdn.findings.corpus import Corpus
@@ -180,6 +182,40 @@ def test_a_seat_that_loses_part_after_part_is_left_alone(
     assert outcome.problem == "no seat is left: a: it has diffgdn 0, not 1"
     none, _ = joint(tmp_path, ScriptedSeats([]))
     assert none.problem == "no seat for a part within 0 s"
+
+
+def test_a_short_campaign_waits_for_its_first_seat_too(tmp_path: Path) -> None:
+    def comes(seats: ScriptedSeats) -> None:
+        seats.seats.append("a")
+
+    seats = ScriptedSeats([], [], comes, [("a", EXPLORES)])
+    outcome, _ = joint(tmp_path, seats, max_time=5.0)
+    assert [seat for seat, _ in seats.started] == ["a"]
+    assert outcome.problem is None
+
+
+def test_a_phase_ends_also_where_the_campaign_cannot_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joint_campaign, "SEATS_SECONDS", 0.0)
+    _, heard = joint(tmp_path, ScriptedSeats([]))
+    assert [event.phase for event in of(events.PhaseEnded, heard)] == ["start"]
+
+
+def test_another_version_of_diffgdn_on_a_node_is_refused_and_nothing_is_started(tmp_path: Path) -> None:
+    actor = PartActor()
+    config = Config("vk", ("gdn.decode",), "interpret", 1, 1, tmp_path, max_time=1.0)
+    said = actor.start("0.0.1", Start(config, True))
+    assert said == f"it has diffgdn {metadata.version('diffgdn')}, not 0.0.1"
+    actor.tell(finding())
+    actor.interrupt()
+    actor.close()
+
+
+def test_without_ray_a_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    with pytest.raises(RayError, match="Ray is not installed"):
+        RaySeats("auto", "interpret")
 
 
 def test_what_no_part_has_reached_is_a_problem_and_what_one_has_is_none(tmp_path: Path) -> None:

@@ -88,20 +88,23 @@ class _Joint:
         self.seatless = time.monotonic()  # since when there has been no part
         self.said: set[tuple[str, ...]] = set()  # what is told once, whichever part says it
         self.unsaved: str | None = None
+        self.last_loss = ""
+        self.old: list[Finding] = []
+        self.phase, self.phase_began = "start", time.monotonic()
 
     def run(self, old: list[Finding]) -> Outcome:
         begin, interrupted, unable = time.monotonic(), False, None
         self.old = old
         try:
             self.emit(events.CampaignStarted(self.config))
-            self.emit(events.PhaseStarted("start"))
-            self.phase, self.phase_began = "start", begin
+            self.emit(events.PhaseStarted(self.phase))
             try:
                 self._drive()
             except KeyboardInterrupt:
                 interrupted = True
                 self._end_parts()
-            self.emit(events.PhaseEnded(self.phase, time.monotonic() - self.phase_began))
+            finally:
+                self.emit(events.PhaseEnded(self.phase, time.monotonic() - self.phase_began))
         except KeyboardInterrupt:
             interrupted = True
         except Unable as error:
@@ -130,7 +133,7 @@ class _Joint:
 
     def _is_waiting(self) -> bool:
         """Whether a seat may yet come, without which nothing goes on. Raises Unable if none ever was."""
-        if self.outcomes or self._seconds_left() < LEAST_SECONDS:
+        if self.outcomes or not self._has_time():
             return False
         if time.monotonic() - self.seatless < SEATS_SECONDS:
             return True
@@ -141,9 +144,14 @@ class _Joint:
     def _seconds_left(self) -> float:
         return self.max_time if self.deadline is None else self.deadline - time.monotonic()
 
+    def _has_time(self) -> bool:
+        """Whether enough is left to start a part; a campaign that is as short as that has it at first."""
+        return self._seconds_left() >= min(LEAST_SECONDS, self.max_time)
+
     def _start_parts(self) -> None:
+        """Start a part in each seat that is free, with what is left of the time."""
         left = self._seconds_left()
-        if left < min(LEAST_SECONDS, self.max_time):
+        if not self._has_time():
             return
         for seat in self.seats.free():
             spent = seat in self.parts or seat in self.done or self.lost[seat] >= MOST_LOST

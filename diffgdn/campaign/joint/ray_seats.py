@@ -76,9 +76,10 @@ class PartActor:
                 os.kill(self._child.pid, signal.SIGINT)
 
     def close(self) -> None:
-        """End the part and what it started."""
+        """End the part and what it started, and remove what it left behind."""
         if self._child is not None:
             self._child.end()
+        self._folder.cleanup()
 
 
 class RaySeats:
