@@ -14,7 +14,6 @@ from typing import Any
 
 from diffgdn.cases.case import Case
 from diffgdn.targets import FunctionTarget, Target, pinning, recording
-from diffgdn.targets.own import OwnTarget
 from diffgdn.tensors.arena import Arguments
 
 Call = Callable[[], Any]
@@ -38,7 +37,7 @@ def of(target: Target, case: Case, sets: Sequence[Arguments], tuned: bool = True
 
     tuned: kernels are tuned as they are shipped. If not, only an adapter can pin them, and is never left out.
     """
-    if isinstance(target, FunctionTarget) and type(target) in (FunctionTarget, OwnTarget):
+    if isinstance(target, FunctionTarget) and not target.adapts:
         function = target.functions[case.op]
         made = tuple(functools.partial(function, **target.given(case, one)) for one in sets)
         return Calls(made, (), own=True)

@@ -115,7 +115,12 @@ def default_contract(op: str) -> Contract:
 
 
 class FunctionTarget:
-    """A target made of functions with the keyword arguments and return values of SGLang's functions."""
+    """A target made of functions with the keyword arguments and return values of SGLang's functions.
+
+    adapts: whether they are adapters, which call a package's own.
+    """
+
+    adapts = False
 
     def __init__(
         self,

@@ -222,6 +222,7 @@ def adapter(call: Function, keywords: frozenset[str]) -> Function:
 class ReleasedTarget(FunctionTarget):
     """A target over the functions of a released package. Autotuners launch the entry that a case draws."""
 
+    adapts = True
     batch_invariant = False  # none of them promises it
 
     def __init__(
