@@ -24,10 +24,11 @@ def structure(case: Case) -> Iterator[Case | None]:
 
 
 def from_state(case: Case) -> Iterator[Case | None]:
-    """Take a state by its law in place of one of zeros, and one token of each sequence, or one less of the
-    longest: what a token that goes put there, the state may have from the start.
+    """Start from a state drawn by its law in place of zeros, with one token in each sequence, or with one
+    less in the longest: what the tokens that go had written to the state, it may then hold from the start.
 
-    Kept are gates and beta as they are, of the other tensors all, then what was kept of them, then no keys.
+    Gates and beta stay as sparse as they are, for all tokens. The other tensors are tried whole, then as
+    sparse as they were, then without keys.
     """
     if case.values.state != "zero" or max(case.lens) < 2 or case.parents:
         return
